@@ -1,0 +1,39 @@
+# Five targets; each one prepares what it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test fmt bench
+
+help:  ## What there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 8
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("leanhouse needs Python 3.11 or later: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(READY)  ## A whole sync of an offline Lean, and what it brought (ARGS="--mtls")
+	@$(BIN)/leanhouse demo $(ARGS)
+
+dev: $(READY)  ## Dagster's UI, with the offline Lean behind it (ARGS="--port 3001")
+	@$(BIN)/leanhouse dev $(ARGS)
+
+test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint sql --disable-progress-bar
+	LEANHOUSE_HOME=var/test $(BIN)/dagster definitions validate -w workspace.yaml
+	$(BIN)/pytest -n 2 $(ARGS)
+
+fmt: $(READY)  ## Bring files into the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## Measure, and print ratios
+	$(BIN)/python benchmarks/pull.py
