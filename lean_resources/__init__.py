@@ -1,0 +1,1 @@
+"""Lean without Dagster: the catalogue, the client, the gate and an offline Lean."""
