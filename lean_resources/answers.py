@@ -1,0 +1,297 @@
+"""What an answer of Lean says: its envelope, and the error behind anything but success.
+
+The body's status decides first and the HTTP code second, because business failures arrive as
+HTTP 200. Sources: sections 4.7, 6.2 and 9 of the reference this project was written from, which
+paraphrase https://docs.leantech.me/docs/general-errors and
+https://docs.leantech.me/v2.0-KSA/docs/data-specific-errors.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from lean_resources.errors import (
+    AuthError,
+    BankPausedError,
+    ConsentError,
+    IncompleteError,
+    LeanError,
+    NotGrantedError,
+    RequestError,
+    SchemaError,
+    UnavailableError,
+)
+from lean_resources.streams import Paging, Stream
+
+__all__ = ["DUPLICATE_WAIT_SECONDS", "Envelope", "Failure", "failure", "open_envelope", "whole"]
+
+DUPLICATE_WAIT_SECONDS = 60.0
+"""How long an identical request blocks the next one. Source: data-specific errors of Lean."""
+
+_PENDING = frozenset({"PENDING", "PROCESSING_STARTED"})
+
+_BY_CODE: dict[str, type[LeanError]] = {
+    "INVALID_PARAMETERS": RequestError,
+    "MISSING_PARAMETERS": RequestError,
+    "INVALID_URL": RequestError,
+    "INVALID_HTTP_METHOD": RequestError,
+    "UNKNOWN_ENTITY": RequestError,
+    "ENTITY_NOT_FOUND": RequestError,
+    "UNKNOWN_ACCOUNT": RequestError,
+    "UNKNOWN_RESULTS_ID": RequestError,
+    "DATA_NOT_FOUND": RequestError,
+    "UNSUPPORTED_BY_BANK": NotGrantedError,
+    "CERTIFICATE_TOKEN_MISMATCH": AuthError,
+    "INVALID_CERTIFICATE": AuthError,
+    "INCORRECT_ACCESS_LEVEL": AuthError,
+    "INSUFFICIENT_ACCESS_LEVEL": AuthError,
+    "CONSENT_EXPIRED": ConsentError,
+    "RECONNECT_REQUIRED": ConsentError,
+    "EU_ACCOUNT_LOCKED": ConsentError,
+    "EU_FUNCTIONALITY_RESTRICTED": ConsentError,
+    "USER_PERMISSIONS_NOT_GRANTED": NotGrantedError,
+    "USER_TRANSACTION_RANGE_NOT_GRANTED": NotGrantedError,
+    "DISABLED_BY_LEAN": BankPausedError,
+    "DISABLED_BY_CLIENT": BankPausedError,
+    "KNOWN_UNSUPPORTED_MFA_BEHAVIOUR": RequestError,
+    "KNOWN_TRAFFIC_OUTSIDE_ALLOWED_REGION": RequestError,
+}
+"""Error of each documented code; any other code means that Lean or the bank cannot answer now."""
+
+_RETRY_NOW = frozenset({"RATE_LIMIT_EXCEEDED", "INTERNAL_SERVER_ERROR", "DUPLICATED_REQUEST"})
+"""Codes that another try within the same pull can mend. What a bank cannot answer now (BANK_ISSUE,
+BANK_MAINTENANCE, LEAN_ERROR and unknown codes) is left to a later sync: the documentation asks to
+wait for a quarter of an hour and more."""
+
+_BY_STATUS: dict[int, type[LeanError]] = {401: AuthError, 403: AuthError, 408: UnavailableError}
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What surrounds the records of one page.
+
+    Args:
+        status: Body status; `OK` where the endpoint has none.
+        results_id: Lean's receipt.
+        refreshed_at: When the bank was last asked for these records, as Lean wrote it.
+        timestamp: Lean's clock when it answered, as Lean wrote it.
+        records: How many records the page holds.
+        total_elements: Records on all pages, where the endpoint counts them.
+        total_pages: Pages in all, where the endpoint counts them.
+        is_older: Whether a record lacks what the newer generation always has.
+    """
+
+    status: str
+    results_id: str | None
+    refreshed_at: str | None
+    timestamp: str | None
+    records: int
+    total_elements: int | None
+    total_pages: int | None
+    is_older: bool
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the records are to be fetched by their receipt later."""
+        return self.status in _PENDING
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there are no records.
+
+    Args:
+        error: What the caller gets.
+        is_retriable: Whether asking again within the same pull can help.
+        wait: Seconds to wait at least before asking again.
+    """
+
+    error: LeanError
+    is_retriable: bool = False
+    wait: float = 0.0
+
+
+class _Page(msgspec.Struct):
+    total_elements: int | None = None
+    total_pages: int | None = None
+
+
+class _Bare(msgspec.Struct):
+    status: str | None = None
+    results_id: str | None = None
+    message: str | None = None
+    timestamp: str | None = None
+    refreshed_at: str | None = None
+    status_detail: Any = None
+    page: _Page | None = None
+
+
+class _Any(msgspec.Struct):
+    """The parts of any body that is an object, errors included."""
+
+    status: Any = None
+    results_id: Any = None
+    status_detail: Any = None
+    reconnect_id: Any = None
+
+
+_LENIENT = msgspec.json.Decoder(_Any)
+
+
+@cache
+def _decoder(stream: Stream) -> msgspec.json.Decoder[Any]:
+    records = list[msgspec.Raw]
+    if stream.paging is Paging.NONE:
+        return msgspec.json.Decoder(records)
+    if stream.paging is not Paging.DATA:
+        field = "content" if stream.paging is Paging.CONTENT else "data"
+        whole = msgspec.defstruct("Listing", [(field, records | None, None)], bases=(_Bare,))
+        return msgspec.json.Decoder(whole)
+    name = stream.records.partition(".")[2]
+    data = msgspec.defstruct("Data", [("page", _Page | None, None), (name, records | None, None)])
+    whole = msgspec.defstruct("DataEnvelope", [("data", data | None, None)], bases=(_Bare,))
+    return msgspec.json.Decoder(whole)
+
+
+def open_envelope(stream: Stream, body: bytes) -> Envelope:
+    """Read what surrounds the records of a page, without reading the records.
+
+    Raises:
+        SchemaError: The body is not JSON or not of the stream's documented shape.
+    """
+    try:
+        found = _decoder(stream).decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise SchemaError("the answer is not of its documented shape", stream=stream.name) from None
+    if stream.paging is Paging.NONE:
+        count = len(found)
+        return Envelope("OK", None, None, None, count, count, 1, is_older=False)
+    status = found.status or "OK"
+    if stream.paging is Paging.DATA:
+        records = getattr(found.data, stream.records.partition(".")[2], None)
+        page = found.data.page if found.data is not None else None
+    else:
+        records = getattr(found, "content" if stream.paging is Paging.CONTENT else "data")
+        page = found.page
+    if records is None and status == "OK":
+        raise SchemaError(f"the answer holds no {stream.records}", stream=stream.name)
+    return Envelope(
+        status=status,
+        results_id=found.results_id,
+        refreshed_at=found.refreshed_at,
+        timestamp=found.timestamp,
+        records=len(records or ()),
+        total_elements=page.total_elements if page else None,
+        total_pages=page.total_pages if page else None,
+        is_older=_is_older(stream, records or []),
+    )
+
+
+def _is_older(stream: Stream, records: list[msgspec.Raw]) -> bool:
+    """Whether the first record lacks the field that the newer generation always has."""
+    if stream.verbose_unless is None or not records:
+        return False
+    try:
+        first = msgspec.json.decode(records[0])
+    except msgspec.DecodeError:
+        return False
+    return isinstance(first, dict) and stream.verbose_unless not in first
+
+
+def failure(
+    status_code: int,
+    body: bytes,
+    *,
+    stream: str | None = None,
+    retry_after: str | None = None,
+    now: dt.datetime | None = None,
+    correlation_id: str | None = None,
+    trace_id: str | None = None,
+) -> Failure | None:
+    """What stands in the way, or None for an answer that holds or announces records.
+
+    Args:
+        status_code: HTTP status.
+        body: The whole body; may be anything.
+        stream: Name of the stream, for the error.
+        retry_after: Header of that name: seconds, or an HTTP date.
+        now: The instant an HTTP date is compared with; the present when not given.
+        correlation_id: The id that was sent, for the error.
+        trace_id: Lean's id of the answer, for the error.
+    """
+    known: dict[str, Any] = {
+        "stream": stream,
+        "status_code": status_code,
+        "correlation_id": correlation_id,
+        "trace_id": trace_id,
+    }
+    asked = _seconds(retry_after, now)
+    try:
+        found = msgspec.json.decode(body) if body[:1] == b"[" else _LENIENT.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        error: LeanError = UnavailableError(
+            f"HTTP {status_code} without JSON", code="NOT_JSON", retry_after=asked, **known
+        )
+        # A proxy's page in front of Lean passes; a page under a client error would come again.
+        return Failure(error, status_code < 400 or status_code >= 500, asked or 0.0)
+    if isinstance(found, list):
+        found = _Any()
+    status = found.status if isinstance(found.status, str) else None
+    known["results_id"] = found.results_id if isinstance(found.results_id, str) else None
+    if status_code < 400 and (status is None or status in {"OK", *_PENDING}):
+        return None
+    detail = found.status_detail if isinstance(found.status_detail, dict) else {}
+    granular = detail.get("granular_status_code")
+    code = granular if isinstance(granular, str) else status
+    if code == "OK" or code is None or not code.replace("_", "").isalnum():
+        code = f"HTTP_{status_code}"
+    kind = _BY_CODE.get(code) or _BY_STATUS.get(status_code)
+    if kind is None and 400 <= status_code < 500 and status_code != 429 and code not in _RETRY_NOW:
+        kind = RequestError
+    message = f"Lean answered HTTP {status_code} with {code}"
+    if kind is None or issubclass(kind, UnavailableError):
+        kind = kind or UnavailableError
+        retriable = code in _RETRY_NOW or status_code in {429, 500, 502, 503, 504}
+        retriable = retriable and kind is UnavailableError
+        wait = asked or 0.0
+        if code == "DUPLICATED_REQUEST" and status_code < 400:
+            wait = max(wait, DUPLICATE_WAIT_SECONDS)
+        return Failure(kind(message, code=code, retry_after=asked, **known), retriable, wait)
+    return Failure(kind(message, code=code, **known))
+
+
+def _seconds(header: str | None, now: dt.datetime | None) -> float | None:
+    """Seconds that a Retry-After header asks for."""
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=dt.UTC)
+    return max(0.0, (until - (now or dt.datetime.now(dt.UTC))).total_seconds())
+
+
+def whole(stream: Stream, envelopes: list[Envelope]) -> IncompleteError | None:
+    """Why the pages of one series do not make one whole, or None when they do."""
+    if len({envelope.refreshed_at for envelope in envelopes}) > 1:
+        return IncompleteError("the store was refreshed while it was read", stream=stream.name)
+    totals = {envelope.total_elements for envelope in envelopes}
+    if len(totals) > 1:
+        return IncompleteError("the count of records moved while it was read", stream=stream.name)
+    (total,) = totals
+    count = sum(envelope.records for envelope in envelopes)
+    if total is not None and count != total:
+        return IncompleteError(f"{count} records came of {total}", stream=stream.name)
+    return None

@@ -1,0 +1,639 @@
+"""LeanClient: every answer of Lean that this project reads, complete or with a reason why not."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import re
+import ssl
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+import pyarrow as pa
+import tenacity
+from httpx_aiohttp import AiohttpTransport
+
+from lean_resources.answers import Envelope, failure, open_envelope, whole
+from lean_resources.auth import auth_for
+from lean_resources.certificates import ssl_context
+from lean_resources.errors import (
+    IncompleteError,
+    LeanError,
+    RequestError,
+    SchemaError,
+    UnavailableError,
+)
+from lean_resources.gate import Gate, Page
+from lean_resources.instants import parse_instant
+from lean_resources.limits import Limits
+from lean_resources.settings import LeanSettings
+from lean_resources.streams import STREAMS, Paging, Stream
+
+__all__ = ["Answer", "LeanClient", "Read", "Refresh"]
+
+Sleep = Callable[[float], Awaitable[None]]
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_FIRST_WAIT_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One page as received, and what Lean says about it.
+
+    Args:
+        page: The body with the parameters that were asked.
+        envelope: What surrounds its records.
+        asked_path: Path and query of the request.
+        status_code: HTTP status.
+        correlation_id: The id this client sent.
+        trace_id: The id that Lean's support asks for.
+        received_at: When the body was complete, by this machine's clock.
+    """
+
+    page: Page
+    envelope: Envelope
+    asked_path: str
+    status_code: int
+    correlation_id: str
+    trace_id: str | None
+    received_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """All pages of one series of requests, proved whole.
+
+    Args:
+        stream: The stream that was read.
+        request: Parameters of the series.
+        answers: Its pages in order; one page only when nothing had changed.
+        is_unchanged: Whether the store still was as at the read before.
+        requests: Requests that it took, repeated ones included.
+        asked_at: When the first request of the successful attempt was sent, by this machine.
+    """
+
+    stream: Stream
+    request: Mapping[str, str]
+    answers: tuple[Answer, ...] = field(repr=False)
+    is_unchanged: bool
+    requests: int
+    asked_at: dt.datetime
+
+    @property
+    def pages(self) -> list[Page]:
+        """The pages, for the gate."""
+        return [answer.page for answer in self.answers]
+
+    @property
+    def refreshed_at(self) -> dt.datetime | None:
+        """When the bank was last asked, by Lean; None where Lean does not say."""
+        return _refreshed_at(self.answers[0].envelope)
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """A refresh that Lean was asked for.
+
+    Args:
+        refresh_id: Its id, or None when Lean says that one is already running.
+        is_new: Whether this call started it.
+    """
+
+    refresh_id: str | None
+    is_new: bool
+
+
+class _Response(msgspec.Struct):
+    """An HTTP answer without its transport."""
+
+    status_code: int
+    body: bytes
+    path: str
+    correlation_id: str
+    trace_id: str | None
+    retry_after: str | None
+    received_at: dt.datetime
+
+
+class LeanClient:
+    """Reads Lean for one application.
+
+    Use it as an asynchronous context manager, in one event loop. What it raises is a `LeanError`;
+    it has then done all that another try within the same pull could mend.
+
+    Args:
+        settings: Hosts, credentials and limits.
+        transport: Another way to Lean than the network, such as `httpx.ASGITransport(sandbox.app)`.
+        sleep: Waits for so many seconds.
+        now: The present in UTC.
+    """
+
+    def __init__(
+        self,
+        settings: LeanSettings,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Sleep = asyncio.sleep,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self.settings = settings
+        self.requests = 0
+        self._sleep = sleep
+        self._now = now
+        self._transport = transport
+        self._limits = Limits(
+            settings.max_concurrency, settings.requests_per_second, time.monotonic, sleep
+        )
+        self._older: set[str] = set()
+        self._ahead: dt.timedelta | None = None
+        self._http: httpx.AsyncClient | None = None
+
+    def __repr__(self) -> str:
+        return f"LeanClient({self.settings.api_url!r})"
+
+    async def __aenter__(self) -> Self:
+        transport = self._transport
+        if transport is None:
+            transport = _network(self.settings)
+        self._http = httpx.AsyncClient(
+            base_url=self.settings.api_url,
+            auth=auth_for(self.settings),
+            transport=transport,
+            timeout=httpx.Timeout(
+                self.settings.timeout_seconds, connect=self.settings.connect_timeout_seconds
+            ),
+            headers={"accept": "application/json", "user-agent": "leanhouse"},
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    # Streams.
+
+    async def read(
+        self,
+        stream: Stream | str,
+        request: Mapping[str, str],
+        *,
+        unless_refreshed_at: dt.datetime | None = None,
+    ) -> Read:
+        """Read all pages of one series of requests.
+
+        A series is read again when the pages do not make one whole: the store was refreshed
+        between two of them, or the count of records moved.
+
+        Args:
+            stream: The stream or its name.
+            request: Parameters of the request, such as `entity_id` and `account_id`; days are
+                UTC days as YYYY-MM-DD, both inclusive.
+            unless_refreshed_at: The store's instant at the read before; when it is still the same,
+                the first page is all that is read and the result says `is_unchanged`.
+
+        Raises:
+            IncompleteError: The pages did not make one whole at any attempt.
+            ConsentError: The consent has ended, or does not cover what is asked.
+            UnavailableError: Lean or the bank cannot answer now.
+            RequestError: Lean does not know what is asked, or an id is not one.
+            AuthError: Lean refuses the credentials.
+            SchemaError: An answer is not of the documented shape.
+        """
+        stream = STREAMS[stream] if isinstance(stream, str) else stream
+        before = self.requests
+        problem: LeanError = IncompleteError("not read", stream=stream.name)
+        for attempt in range(self.settings.attempts):
+            if attempt:
+                await self._sleep(min(_FIRST_WAIT_SECONDS * 2**attempt, _LONGEST_WAIT_SECONDS))
+            asked_at = self._now()
+            answers = [answer async for answer in self._series(stream, request, unless_refreshed_at)]
+            listed = [answer.envelope for answer in answers if not answer.page.is_detail]
+            unchanged = _is_of(listed[0], unless_refreshed_at)
+            incomplete = None if unchanged else whole(stream, listed)
+            if incomplete is None:
+                return Read(
+                    stream=stream,
+                    request=request,
+                    answers=tuple(answers),
+                    is_unchanged=unchanged,
+                    requests=self.requests - before,
+                    asked_at=asked_at,
+                )
+            problem = incomplete
+            problem.correlation_id = answers[-1].correlation_id
+            problem.trace_id = answers[-1].trace_id
+            problem.results_id = answers[-1].envelope.results_id
+        raise problem
+
+    async def table(self, stream: Stream | str, **request: str) -> pa.Table:
+        """Read a stream into typed rows; what does not fit its column is left out.
+
+        Returns:
+            A table of the stream's schema, one row per record that fits.
+
+        Raises:
+            LeanError: As `read`.
+        """
+        read = await self.read(stream, request)
+        gated = Gate(read.stream)(read.pages)
+        return gated.rows.select(read.stream.schema.names)
+
+    async def _series(
+        self, stream: Stream, request: Mapping[str, str], unless_refreshed_at: dt.datetime | None
+    ) -> AsyncIterator[Answer]:
+        """Pages of one attempt, the first one settling whether older answers are told in full."""
+        series_id = uuid.uuid4().hex
+        entity = request.get("entity_id", "")
+        verbose = self.settings.verbose == "always" or entity in self._older
+        first = await self._page(stream, request, series_id, 0, 0, verbose=verbose)
+        if self.settings.verbose == "auto" and first.envelope.is_older and not verbose:
+            verbose = True
+            self._older.add(entity)
+            first = await self._page(stream, request, series_id, 0, 0, verbose=True)
+        yield first
+        if _is_of(first.envelope, unless_refreshed_at):
+            return
+        seen = first.envelope.records
+        pages = first.envelope.total_pages
+        number = 1
+        while number < (pages if pages is not None else 1):
+            answer = await self._page(stream, request, series_id, number, seen, verbose=verbose)
+            yield answer
+            seen += answer.envelope.records
+            number += 1
+        if stream.detail is not None and seen:
+            yield await self._detail(stream, request, first, number, seen)
+
+    async def _page(
+        self,
+        stream: Stream,
+        request: Mapping[str, str],
+        series_id: str,
+        number: int,
+        first_record: int,
+        *,
+        verbose: bool,
+    ) -> Answer:
+        path = _path(stream, request)
+        query = _query(stream, request, number, self.settings.page_size)
+        if verbose and stream.verbose_unless is not None:
+            query["verbose"] = "true"
+        response = await self._get(path, query, stream)
+        envelope = open_envelope(stream, response.body)
+        if envelope.is_pending:
+            response, envelope = await self._result(stream, envelope, number)
+        return Answer(
+            page=Page(series_id, number, first_record, response.body, dict(request)),
+            envelope=envelope,
+            asked_path=response.path,
+            status_code=response.status_code,
+            correlation_id=response.correlation_id,
+            trace_id=response.trace_id,
+            received_at=response.received_at,
+        )
+
+    async def _result(
+        self, stream: Stream, pending: Envelope, number: int
+    ) -> tuple[_Response, Envelope]:
+        """Wait for a result that Lean promised, up to the deadline."""
+        if pending.results_id is None:
+            raise SchemaError("a pending answer has no results_id", stream=stream.name)
+        path = f"/data/v2/results/{_checked(pending.results_id, 'results_id')}"
+        query = {"page": str(number), "size": str(self.settings.page_size)}
+        waited = 0.0
+        while waited < self.settings.pending_deadline_seconds:
+            await self._sleep(self.settings.pending_poll_seconds)
+            waited += self.settings.pending_poll_seconds
+            try:
+                response = await self._get(path, query, stream)
+            except RequestError as error:
+                # Lean answers so for a result that it has not finished.
+                if error.code != "UNKNOWN_RESULTS_ID":
+                    raise
+                continue
+            envelope = open_envelope(stream, response.body)
+            if not envelope.is_pending:
+                return response, envelope
+        raise UnavailableError(
+            f"no result after {waited:.0f} s", code="PENDING", stream=stream.name
+        )
+
+    async def _detail(
+        self, stream: Stream, request: Mapping[str, str], first: Answer, number: int, seen: int
+    ) -> Answer:
+        """What the stream's detail path says of the newest record."""
+        assert stream.detail is not None  # noqa: S101 - the caller has asked
+        records = msgspec.json.decode(first.page.body)[stream.records]
+        newest = max(records, key=lambda record: str(record.get("created_at")))
+        key = stream.key[0]
+        path = stream.detail.format(**{key: _checked(str(newest.get(key)), key)})
+        response = await self._get(path, {}, stream)
+        page = Page(
+            first.page.series_id, number, seen, response.body, dict(request), is_detail=True
+        )
+        envelope = Envelope("OK", None, None, None, 1, None, None, is_older=False)
+        return Answer(
+            page=page,
+            envelope=envelope,
+            asked_path=response.path,
+            status_code=response.status_code,
+            correlation_id=response.correlation_id,
+            trace_id=response.trace_id,
+            received_at=response.received_at,
+        )
+
+    async def server_time(self) -> dt.datetime:
+        """Lean's clock in UTC, to the second: the upper bound of what may be asked for.
+
+        Learnt from the `Date` header; this machine's clock where Lean sends none.
+
+        Raises:
+            LeanError: As `read`.
+        """
+        if self._ahead is None:
+            await self.read("banks", {"account_type": "PERSONAL"})
+        return self._now() + (self._ahead or dt.timedelta())
+
+    # Refreshes, events.
+
+    async def refresh(self, entity_id: str) -> Refresh:
+        """Ask Lean to ask the bank again; this costs one of the entity's scarce refreshes.
+
+        Raises:
+            ConsentError: The customer has to connect again.
+            LeanError: As `read`.
+        """
+        path = "/data/v2/refreshes"
+        body = {"entity_id": _checked(entity_id, "entity_id")}
+        try:
+            response = await self._request("POST", path, {}, None, body)
+        except UnavailableError as error:
+            if error.code != "DUPLICATED_REQUEST":
+                raise
+            return Refresh(None, is_new=False)
+        return Refresh(str(_object(response).get("refresh_id")), is_new=True)
+
+    async def refresh_state(self, refresh_id: str) -> dict[str, Any]:
+        """The state of one refresh as Lean tells it, `data_status` included.
+
+        Raises:
+            LeanError: As `read`.
+        """
+        path = f"/data/v2/refreshes/{_checked(refresh_id, 'refresh_id')}"
+        return _object(await self._get(path, {}, None))
+
+    async def events(
+        self, from_at: dt.datetime, to_at: dt.datetime, *, kind: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Webhook events that Lean sent between two instants, at most 90 days back.
+
+        Raises:
+            RequestError: The application's region has no events (code INVALID_URL).
+            LeanError: As `read`.
+
+        Source: https://docs.leantech.me/reference (events)
+        """
+        events: list[dict[str, Any]] = []
+        number = 0
+        while True:
+            query = {
+                "page": str(number),
+                "size": "100",
+                "from": _stamp(from_at),
+                "to": _stamp(to_at),
+                **({"type": kind} if kind else {}),
+            }
+            found = _object(await self._get("/events/v1", query, None))
+            events += found.get("data") or []
+            number += 1
+            if number >= ((found.get("page") or {}).get("total_pages") or 0):
+                return events
+
+    # HTTP.
+
+    async def _get(self, path: str, query: Mapping[str, str], stream: Stream | None) -> _Response:
+        return await self._request("GET", path, query, stream, None)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        stream: Stream | None,
+        body: Mapping[str, str] | None,
+    ) -> _Response:
+        """One request, repeated as long as that can help."""
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            asked = getattr(state.outcome.exception() if state.outcome else None, "wait", 0.0)
+            return max(backoff(state), asked)
+
+        backoff = tenacity.wait_random_exponential(
+            multiplier=_FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS
+        )
+        try:
+            async for attempt in tenacity.AsyncRetrying(
+                sleep=self._sleep,
+                stop=tenacity.stop_after_attempt(self.settings.attempts),
+                wait=wait,
+                retry=tenacity.retry_if_exception_type(_AgainError),
+                reraise=True,
+            ):
+                with attempt:
+                    return await self._once(method, path, query, stream, body)
+        except _AgainError as again:
+            raise again.error from None
+        raise AssertionError("a retry loop ends by an answer or an error")  # pragma: no cover
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        stream: Stream | None,
+        body: Mapping[str, str] | None,
+    ) -> _Response:
+        if self._http is None:
+            raise RuntimeError("a LeanClient is used inside `async with`")
+        name = stream.name if stream is not None else None
+        correlation_id = uuid.uuid4().hex
+        request = self._http.build_request(
+            method,
+            path,
+            params=query,
+            json=body,
+            headers={"lean-correlation-id": correlation_id},
+        )
+        async with self._limits:
+            self.requests += 1
+            try:
+                response = await self._http.send(request, stream=True)
+                try:
+                    content = await self._content(response)
+                finally:
+                    await response.aclose()
+            except httpx.TimeoutException:
+                raise _AgainError(
+                    UnavailableError(
+                        f"no answer within {self.settings.timeout_seconds:.0f} s",
+                        code="TIMEOUT",
+                        stream=name,
+                        correlation_id=correlation_id,
+                    )
+                ) from None
+            except (httpx.TransportError, httpx.DecodingError) as error:
+                raise _AgainError(
+                    UnavailableError(
+                        f"the connection failed: {type(error).__name__}",
+                        code="CONNECTION",
+                        stream=name,
+                        correlation_id=correlation_id,
+                    )
+                ) from None
+        self._learn_time(response.headers.get("date"))
+        trace_id = response.headers.get("lean-trace-id")
+        retry_after = response.headers.get("retry-after")
+        problem = failure(
+            response.status_code,
+            content,
+            stream=name,
+            retry_after=retry_after,
+            now=self._now(),
+            correlation_id=correlation_id,
+            trace_id=trace_id,
+        )
+        if problem is not None:
+            if not problem.is_retriable or (method == "POST" and response.status_code == 429):
+                raise problem.error
+            if problem.wait:
+                self._limits.pause(min(problem.wait, _LONGEST_WAIT_SECONDS))
+            raise _AgainError(problem.error, problem.wait)
+        return _Response(
+            response.status_code,
+            content,
+            request.url.raw_path.decode(),
+            correlation_id,
+            trace_id,
+            retry_after,
+            self._now(),
+        )
+
+    def _learn_time(self, header: str | None) -> None:
+        """Note how far Lean's clock is ahead of this machine's."""
+        try:
+            told = parsedate_to_datetime(header) if header else None
+        except ValueError:
+            return
+        if told is not None and told.tzinfo is not None:
+            self._ahead = told - self._now()
+
+    async def _content(self, response: httpx.Response) -> bytes:
+        """The body, if it is not larger than allowed."""
+        limit = self.settings.max_response_bytes
+        chunks = []
+        size = 0
+        async for chunk in response.aiter_bytes():
+            size += len(chunk)
+            if size > limit:
+                raise SchemaError(f"an answer is larger than {limit} bytes")
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+class _AgainError(Exception):
+    """Another try can help."""
+
+    def __init__(self, error: LeanError, wait: float = 0.0) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait = wait
+
+
+def _refreshed_at(envelope: Envelope) -> dt.datetime | None:
+    try:
+        return parse_instant(envelope.refreshed_at) if envelope.refreshed_at else None
+    except ValueError:
+        return None
+
+
+def _is_of(envelope: Envelope, known: dt.datetime | None) -> bool:
+    """Whether the store still is of a known instant."""
+    return known is not None and _refreshed_at(envelope) == known
+
+
+def _network(settings: LeanSettings) -> httpx.AsyncBaseTransport:
+    """The network, through aiohttp: a quarter of the CPU of httpx's own transport."""
+    verify: ssl.SSLContext | bool = True
+    if settings.api_url.startswith("https") or settings.token_url.startswith("https"):
+        verify = ssl_context(settings)
+    limits = httpx.Limits(
+        max_connections=settings.max_concurrency + 1,
+        max_keepalive_connections=settings.max_concurrency + 1,
+        keepalive_expiry=30.0,
+    )
+    return AiohttpTransport(verify=verify, limits=limits, trust_env=False)
+
+
+def _checked(value: str, name: str) -> str:
+    """An id that may stand in a path.
+
+    Raises:
+        RequestError: It holds more than letters, digits, hyphens and underscores.
+    """
+    if not _ID.fullmatch(value):
+        raise RequestError(f"{name} is not an id", code="INVALID_ID")
+    return value
+
+
+def _path(stream: Stream, request: Mapping[str, str]) -> str:
+    if "{account_id}" not in stream.path:
+        return stream.path
+    return stream.path.format(account_id=_checked(request.get("account_id", ""), "account_id"))
+
+
+def _query(stream: Stream, request: Mapping[str, str], number: int, size: int) -> dict[str, str]:
+    query = {}
+    for name, source in stream.query.items():
+        value = source[1:] if source.startswith("=") else request.get(source)
+        if value is not None:
+            query[name] = _checked(value, name) if name.endswith("_id") else value
+    page, size_name = _PAGE_PARAMETERS[stream.paging]
+    if page:
+        query |= {page: str(number), size_name: str(size)}
+    return query
+
+
+_PAGE_PARAMETERS = {
+    Paging.DATA: ("page", "size"),
+    Paging.CONTENT: ("page", "size"),
+    Paging.UNDERSCORE: ("page_number", "page_size"),
+    Paging.CAMEL: ("pageNumber", "pageSize"),
+    Paging.NONE: ("", ""),
+}
+
+
+def _object(response: _Response) -> dict[str, Any]:
+    found = msgspec.json.decode(response.body)
+    if not isinstance(found, dict):
+        raise SchemaError("the answer is not an object")
+    return found
+
+
+def _stamp(instant: dt.datetime) -> str:
+    return instant.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
