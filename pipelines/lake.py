@@ -1,0 +1,292 @@
+"""The lake: where files lie, and how they get there.
+
+Files are only ever added. A batch writes its files beside their places and renames them, the
+ledger's file last; a file whose batch is not in the ledger does not count. So a crash at any
+instant leaves the old truth or the new one, and two writers need no lock.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lean_resources.gate import QUARANTINE_SCHEMA
+from lean_resources.streams import STREAMS, Stream, Window
+from pipelines.ledger import LEDGER_SCHEMA, Pull, new_id, to_table
+
+__all__ = ["RAW_SCHEMA", "Batch", "Lake", "lake_schema"]
+
+RAW_SCHEMA = pa.schema(
+    [
+        ("series_id", pa.string()),
+        ("page_number", pa.int32()),
+        ("first_record", pa.int32()),
+        ("is_detail", pa.bool_()),
+        ("request", pa.map_(pa.string(), pa.string())),
+        ("asked_path", pa.string()),
+        ("status_code", pa.int16()),
+        ("correlation_id", pa.string()),
+        ("trace_id", pa.string()),
+        ("received_at", pa.timestamp("us", tz="UTC")),
+        ("body", pa.binary()),
+    ]
+)
+"""One row per answer, as received: enough to type it again without asking Lean."""
+
+_SQL = Path(__file__).resolve().parent.parent / "sql" / "lake"
+_MACROS = {
+    "readable_entities": "wanted_permission, at_instant",
+    "readable_accounts": "wanted_permission, at_instant",
+}
+_DAY_SECONDS = 86_400
+
+
+def lake_schema(stream: Stream) -> pa.Schema:
+    """Columns of a stream's files: the typed row, and where it came from."""
+    return pa.schema(
+        [
+            *stream.schema,
+            pa.field("pull_id", pa.string()),
+            pa.field("page_number", pa.int32()),
+            pa.field("record_number", pa.int32()),
+        ]
+    )
+
+
+class Lake:
+    """The files of one environment; sandbox and production never share one.
+
+    Args:
+        root: Folder that holds the environments.
+        environment: `sandbox` or `production`.
+    """
+
+    def __init__(self, root: Path, environment: str) -> None:
+        self.environment = environment
+        self.folder = Path(root).resolve() / environment
+        self.warehouse = self.folder / "leanhouse.duckdb"
+
+    def __repr__(self) -> str:
+        return f"Lake({str(self.folder)!r})"
+
+    def place(self, stream: Stream) -> Path:
+        """Folder of a stream's typed files."""
+        return self.folder / stream.name
+
+    def raw(self, stream: Stream) -> Path:
+        """Folder of a stream's answers as received."""
+        return self.folder / "raw" / stream.name
+
+    def quarantine(self, stream: Stream) -> Path:
+        """Folder of a stream's records that did not fit."""
+        return self.folder / "quarantine" / stream.name
+
+    @property
+    def pulls(self) -> Path:
+        """Folder of the ledger."""
+        return self.folder / "pulls"
+
+    def batch(self, now: dt.datetime | None = None) -> Batch:
+        """Start a set of files that will count together."""
+        return Batch(self, now or dt.datetime.now(dt.UTC))
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB in memory that sees the lake as it stands: `pulls`, `claims` and each stream.
+
+        Streams show their resolved rows. What was committed after this call does not show.
+        """
+        connection = duckdb.connect()
+        connection.execute("set TimeZone = 'UTC'")
+        self.attach_to(connection)
+        return connection
+
+    def attach_to(
+        self, connection: duckdb.DuckDBPyConnection, streams: Sequence[Stream] | None = None
+    ) -> None:
+        """Create `pulls`, `claims` and a view per stream in a connection.
+
+        The ledger is copied, so that every view speaks of one instant; rows are read where they
+        lie.
+        """
+        ledger = self._files(self.pulls, LEDGER_SCHEMA)
+        connection.execute(f"create or replace table pulls as {ledger}")
+        claims = (_SQL / "claims.sql").read_text()
+        connection.execute(f"create or replace table claims as {claims}")
+        for stream in STREAMS.values() if streams is None else streams:
+            connection.execute(f'create or replace view "{stream.name}" as {self.resolved(stream)}')
+        for name, parameters in _MACROS.items():
+            body = (_SQL / f"{name}.sql").read_text()
+            connection.execute(f"create or replace macro {name}({parameters}) as table {body}")
+
+    def resolved(self, stream: Stream) -> str:
+        """The SELECT of a stream's rows that count, over `claims` and the stream's files."""
+        files = self._files(self.place(stream), lake_schema(stream))
+        columns = ", ".join(f'rows."{name}"' for name in lake_schema(stream).names)
+        placed = ""
+        if stream.window is Window.MONTHS:
+            instants = ", ".join(f'rows."{name}"' for name in stream.placed_by)
+            placed = (
+                f" and (coalesce({instants}) at time zone 'UTC')::date"
+                " between claims.claimed_from and claims.claimed_to"
+            )
+        return (
+            f"select {columns} from ({files}) as rows inner join claims"
+            f" on claims.stream = '{stream.name}' and rows.pull_id = claims.pull_id{placed}"
+        )
+
+    def all_rows(self, stream: Stream) -> str:
+        """The SELECT of every row that a stream ever showed, superseded ones included."""
+        return self._files(self.place(stream), lake_schema(stream))
+
+    def quarantined(self, stream: Stream) -> str:
+        """The SELECT of a stream's quarantine."""
+        return self._files(self.quarantine(stream), QUARANTINE_SCHEMA)
+
+    def raw_pages(self, stream: Stream) -> str:
+        """The SELECT of a stream's answers as received."""
+        return self._files(self.raw(stream), RAW_SCHEMA)
+
+    def _files(self, folder: Path, schema: pa.Schema) -> str:
+        """The SELECT over a folder's files; typed and empty before the first one.
+
+        A column that older files lack is null, one that the schema does not name does not show.
+        """
+        columns = ", ".join(f'null::{_sql_type(f.type)} as "{f.name}"' for f in schema)
+        empty = f"select {columns} where false"
+        if not any(folder.glob("*/*.parquet")):
+            return empty
+        names = ", ".join(f'"{name}"' for name in schema.names)
+        pattern = str(folder / "*" / "*.parquet").replace("'", "''")
+        return (
+            f"select {names} from ({empty} union all by name select * from read_parquet("
+            f"'{pattern}', union_by_name = true, hive_partitioning = false))"
+        )
+
+    def vacuum(self, *, older_than_seconds: float = _DAY_SECONDS) -> list[Path]:
+        """Delete files that no ledger row vouches for, such as those of a crashed run.
+
+        Args:
+            older_than_seconds: Files younger than this stay, because their batch may be under way.
+
+        Returns:
+            The files that were deleted.
+        """
+        vouched = {file.stem for file in self.pulls.glob("*/*.parquet")}
+        limit = time.time() - older_than_seconds
+        deleted = []
+        for file in self._data_files():
+            is_stray = file.suffix == ".tmp" or file.stem not in vouched
+            if is_stray and file.stat().st_mtime < limit:
+                file.unlink(missing_ok=True)
+                deleted.append(file)
+        return deleted
+
+    def _data_files(self) -> Iterator[Path]:
+        """Files of batches, whole or half written; models and the warehouse are not among them."""
+        for stream in STREAMS.values():
+            for folder in (self.place(stream), self.raw(stream), self.quarantine(stream)):
+                yield from folder.glob("*/*.parquet")
+                yield from folder.glob("*/*.parquet.tmp")
+        yield from self.pulls.glob("*/*.parquet.tmp")
+
+
+class Batch:
+    """Files that start to count at one instant, when the ledger's file is renamed into place."""
+
+    def __init__(self, lake: Lake, now: dt.datetime) -> None:
+        self.id = new_id()
+        self.bytes = 0
+        self._lake = lake
+        self._pulled_on = f"pulled_on={now.astimezone(dt.UTC):%Y-%m-%d}"
+        self._staged: list[tuple[Path, Path]] = []
+
+    def rows(self, stream: Stream, table: pa.Table, *, month: str | None = None) -> None:
+        """Add typed rows, those of one month for a stream with months."""
+        partition = self._pulled_on if month is None else f"month={month}"
+        self._stage(self._lake.place(stream) / partition, table.cast(lake_schema(stream)))
+
+    def raw(self, stream: Stream, table: pa.Table) -> None:
+        """Add answers as received."""
+        self._stage(self._lake.raw(stream) / self._pulled_on, table)
+
+    def quarantine(self, stream: Stream, table: pa.Table) -> None:
+        """Add records that did not fit."""
+        self._stage(self._lake.quarantine(stream) / self._pulled_on, table)
+
+    def commit(self, pulls: Sequence[Pull]) -> None:
+        """Make the rows of committed pulls count, and keep the others' outcomes."""
+        for temporary, final in self._staged:
+            temporary.replace(final)
+        for folder in {final.parent for _, final in self._staged}:
+            _sync(folder)
+        self._staged.clear()
+        self._stage(self._lake.pulls / self._pulled_on, to_table(pulls, self.id))
+        [(temporary, final)] = self._staged
+        temporary.replace(final)
+        _sync(final.parent)
+
+    def _stage(self, folder: Path, table: pa.Table) -> None:
+        if table.num_rows == 0:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        final = folder / f"{self.id}.parquet"
+        temporary = folder / f"{self.id}.parquet.tmp"
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, compression="zstd", compression_level=1)
+            file.flush()
+            os.fsync(file.fileno())
+            self.bytes += file.tell()
+        self._staged.append((temporary, final))
+
+
+def _sync(folder: Path) -> None:
+    """Make renames within a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_SQL_TYPES: Mapping[pa.DataType, str] = {
+    pa.string(): "varchar",
+    pa.binary(): "blob",
+    pa.int16(): "smallint",
+    pa.int32(): "integer",
+    pa.int64(): "bigint",
+    pa.bool_(): "boolean",
+    pa.date32(): "date",
+    pa.timestamp("us", tz="UTC"): "timestamptz",
+}
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of an Arrow type.
+
+    Raises:
+        ValueError: The lake does not use that type.
+    """
+    if kind in _SQL_TYPES:
+        return _SQL_TYPES[kind]
+    if pa.types.is_decimal(kind):
+        return f"decimal({kind.precision}, {kind.scale})"
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_map(kind):
+        return f"map({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
+    if pa.types.is_struct(kind):
+        return f"struct({', '.join(f'{_quoted(f.name)} {_sql_type(f.type)}' for f in kind)})"
+    raise ValueError(f"no SQL type for {kind}")
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+

@@ -1,0 +1,126 @@
+"""The ledger: one row per pull, whatever its outcome; a row of data counts only if it says so."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+
+__all__ = ["LEDGER_SCHEMA", "Outcome", "Pull", "new_id", "to_table"]
+
+
+class Outcome(StrEnum):
+    """How a pull ended."""
+
+    COMMITTED = "COMMITTED"
+    UNCHANGED = "UNCHANGED"
+    SKIPPED = "SKIPPED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """One complete read of one stream for one parent, and for one month where it has months.
+
+    Args:
+        pull_id: Its id; later pulls have greater ids.
+        series_id: The series of requests that brought it; several months may share one.
+        stream: The stream.
+        parent_id: What the pull is of: an account, an entity, or a fixed name.
+        entity_id: The entity, where there is one.
+        bank_identifier: Its bank.
+        month: UTC month as YYYY-MM, for a stream with months.
+        claimed_from: First UTC day that the pull speaks for.
+        claimed_to: Last UTC day that the pull speaks for, inclusive.
+        outcome: How it ended.
+        code: Lean's code or this project's, where it did not commit.
+        remedy: What the reader has to do about it.
+        rows: Rows that count.
+        quarantined: Records that did not fit.
+        pages: Pages of the series.
+        requests: Requests of the series, repeated ones included; on its first pull only, so that
+            sums are right.
+        bytes: Bytes of the series' bodies, decoded; on its first pull only.
+        refreshed_at: When the bank was last asked, by Lean.
+        asked_at: When the first request of the read was sent, by this machine.
+        finished_at: When the read ended, by this machine.
+        results_id: Lean's receipt of the last answer.
+        correlation_id: The id sent with the last request.
+        trace_id: Lean's id of the last answer, for its support.
+        run_id: The run that pulled.
+    """
+
+    pull_id: str
+    series_id: str
+    stream: str
+    parent_id: str
+    outcome: Outcome
+    asked_at: dt.datetime
+    finished_at: dt.datetime
+    entity_id: str | None = None
+    bank_identifier: str | None = None
+    month: str | None = None
+    claimed_from: dt.date | None = None
+    claimed_to: dt.date | None = None
+    code: str | None = None
+    remedy: str | None = None
+    rows: int = 0
+    quarantined: int = 0
+    pages: int = 0
+    requests: int = 0
+    bytes: int = 0
+    refreshed_at: dt.datetime | None = None
+    results_id: str | None = None
+    correlation_id: str | None = None
+    trace_id: str | None = None
+    run_id: str | None = None
+
+
+_INSTANT = pa.timestamp("us", tz="UTC")
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("pull_id", pa.string()),
+        ("series_id", pa.string()),
+        ("stream", pa.string()),
+        ("parent_id", pa.string()),
+        ("outcome", pa.string()),
+        ("asked_at", _INSTANT),
+        ("finished_at", _INSTANT),
+        ("entity_id", pa.string()),
+        ("bank_identifier", pa.string()),
+        ("month", pa.string()),
+        ("claimed_from", pa.date32()),
+        ("claimed_to", pa.date32()),
+        ("code", pa.string()),
+        ("remedy", pa.string()),
+        ("rows", pa.int64()),
+        ("quarantined", pa.int64()),
+        ("pages", pa.int64()),
+        ("requests", pa.int64()),
+        ("bytes", pa.int64()),
+        ("refreshed_at", _INSTANT),
+        ("results_id", pa.string()),
+        ("correlation_id", pa.string()),
+        ("trace_id", pa.string()),
+        ("run_id", pa.string()),
+        ("batch_id", pa.string()),
+    ]
+)
+"""Columns of the ledger's files; `batch_id` names the files that the pull was written with."""
+
+
+def to_table(pulls: Sequence[Pull], batch_id: str) -> pa.Table:
+    """Rows of the ledger for some pulls of one batch."""
+    rows = [{**asdict(pull), "batch_id": batch_id} for pull in pulls]
+    return pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
+
+
+def new_id() -> str:
+    """An id that sorts by the time it was made, unique across processes."""
+    return f"{time.time_ns() // 1000:014x}{secrets.token_hex(9)}"

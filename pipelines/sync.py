@@ -1,0 +1,645 @@
+"""A sync of one stream: plan, read, type, write, commit.
+
+Answers are read by many requests at once and written in batches by one thread, so that memory
+holds a few batches whatever the size of the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lean_resources.client import LeanClient, Read
+from lean_resources.errors import IncompleteError, LeanError, NotGrantedError
+from lean_resources.gate import QUARANTINE_SCHEMA, Gate, Gated
+from lean_resources.streams import STREAMS, Stream, Window
+from pipelines.lake import RAW_SCHEMA, Lake
+from pipelines.ledger import Outcome, Pull, new_id
+from pipelines.parents import Parent, claims_by_month, parents_of, windows_of
+from pipelines.planner import PlannedMonth, Policy, plan
+
+__all__ = ["Report", "Selection", "Task", "sync", "tasks_of"]
+
+_FIRST_DAY = "2015-01-01"  # before Lean existed
+_BATCH_BYTES = 12_000_000
+_BUFFER_BYTES = 32_000_000
+_BATCH_READS = 20_000
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a run is narrowed to.
+
+    Args:
+        entity_ids: Only these entities; None for all.
+        account_ids: Only these accounts; None for all.
+        months: Months as YYYY-MM to read whatever is there already; None for what is missing.
+        insights: Whether to ask Lean for its categories of transactions.
+    """
+
+    entity_ids: Collection[str] | None = None
+    account_ids: Collection[str] | None = None
+    months: Collection[str] | None = None
+    insights: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One series of requests to make.
+
+    Args:
+        parent: What it is of.
+        request: Parameters of the requests.
+        months: The pulls it commits, for a stream with months.
+        unless_refreshed_at: When the store still is of this instant, nothing is new.
+    """
+
+    parent: Parent
+    request: dict[str, str]
+    months: tuple[PlannedMonth, ...] = ()
+    unless_refreshed_at: dt.datetime | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What a sync of one stream did.
+
+    Args:
+        parents: Parents that were looked at.
+        outcomes: Pulls by outcome.
+        codes: Pulls that did not commit, by code.
+        rows: Rows that were committed, by stream (a stream may bring another along).
+        quarantined: Records that did not fit.
+        requests: Requests made.
+        received: Bytes of bodies, decoded.
+        written: Bytes of files.
+        seconds: Wall time.
+        drift: Records with a field that the catalogue does not know, by path.
+    """
+
+    parents: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    quarantined: int = 0
+    requests: int = 0
+    received: int = 0
+    written: int = 0
+    seconds: float = 0.0
+    drift: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def failed_share(self) -> float:
+        """Failed pulls among those that were tried, from 0 to 1."""
+        failed = self.outcomes[Outcome.FAILED]
+        tried = self.outcomes.total() - self.outcomes[Outcome.SKIPPED]
+        return failed / tried if tried else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A task that was tried."""
+
+    task: Task
+    result: Read | LeanError
+    requests: int
+    asked_at: dt.datetime
+    finished_at: dt.datetime
+    attempt: int
+
+    @property
+    def size(self) -> int:
+        if isinstance(self.result, LeanError):
+            return 0
+        return sum(len(answer.page.body) for answer in self.result.answers)
+
+
+def tasks_of(
+    stream: Stream, lake: Lake, now: dt.datetime, policy: Policy, selection: Selection
+) -> tuple[list[Task], list[Parent]]:
+    """What to read now, and the parents that may not be read.
+
+    Args:
+        stream: The stream.
+        lake: The lake, which alone says what there is.
+        now: Lean's clock.
+        policy: How eagerly to pull.
+        selection: What the run is narrowed to.
+    """
+    with lake.connect() as connection:
+        parents = parents_of(
+            stream, connection, now, selection.entity_ids, selection.account_ids
+        )
+        readable = [parent for parent in parents if parent.skip_code is None]
+        skipped = [parent for parent in parents if parent.skip_code is not None]
+        if stream.window is Window.SNAPSHOT:
+            days = {"start_date": _FIRST_DAY, "end_date": f"{now:%Y-%m-%d}"}
+            extra = {name: days[name] for name in stream.query if name in days}
+            return [
+                Task(p, {**p.request, **extra}, unless_refreshed_at=p.refreshed_at)
+                for p in readable
+            ], skipped
+        claims = claims_by_month(stream, connection)
+    by_id = {parent.parent_id: parent for parent in readable}
+    series = plan(windows_of(readable), claims, now.date(), policy, selection.months)
+    tasks = []
+    for planned in series:
+        parent = by_id[planned.window.account_id]
+        request = {
+            **parent.request,
+            "start_date": planned.from_date.isoformat(),
+            "end_date": planned.to_date.isoformat(),
+        }
+        if selection.insights:
+            request["insights"] = "true"
+        tasks.append(Task(parent, request, planned.months, planned.unless_refreshed_at))
+    return tasks, skipped
+
+
+async def sync(
+    stream: Stream,
+    client: LeanClient,
+    lake: Lake,
+    *,
+    policy: Policy,
+    selection: Selection,
+    run_id: str | None = None,
+    progress: Progress = lambda _done, _total: None,
+) -> Report:
+    """Bring a stream up to date, or read again what is selected.
+
+    One parent's failure stops no other; it ends in the ledger with its code and remedy.
+
+    Args:
+        stream: The stream; those that are exploded from it come along.
+        client: An open client.
+        lake: Where to write.
+        policy: How eagerly to pull.
+        selection: What the run is narrowed to.
+        run_id: The run, for the ledger.
+        progress: Is told how many series are done, of how many.
+
+    Raises:
+        AuthError: Lean refuses the application; nothing can be pulled.
+        UnavailableError: Lean cannot be reached at all.
+    """
+    started = time.monotonic()
+    before = client.requests
+    now = await client.server_time()
+    tasks, skipped = await asyncio.to_thread(tasks_of, stream, lake, now, policy, selection)
+    writer = _Writer(stream, lake, run_id)
+    writer.report.parents = len({task.parent.parent_id for task in tasks}) + len(skipped)
+    writer.skip(skipped)
+    progress(0, len(tasks))
+    await _pull(stream, client, tasks, writer, progress)
+    await asyncio.to_thread(writer.finish)
+    writer.report.requests = client.requests - before
+    writer.report.seconds = time.monotonic() - started
+    return writer.report
+
+
+async def _pull(
+    stream: Stream,
+    client: LeanClient,
+    tasks: Sequence[Task],
+    writer: _Writer,
+    progress: Progress,
+) -> None:
+    """Read every task with as many requests at once as the settings allow, and write beside it."""
+    todo: asyncio.Queue[tuple[Task, int] | None] = asyncio.Queue()
+    results: asyncio.Queue[_Done] = asyncio.Queue()
+    buffer = _Buffer(_BUFFER_BYTES)
+    for task in tasks:
+        todo.put_nowait((task, 0))
+
+    async def read_on() -> None:
+        while (following := await todo.get()) is not None:
+            ended = await _read(stream, client, *following)
+            await buffer.enter(ended.size)
+            results.put_nowait(ended)
+
+    async def write(batch: list[_Done], size: int) -> int:
+        again = await asyncio.to_thread(writer.write, batch)
+        await buffer.leave(size)
+        for task in again:
+            todo.put_nowait(task)
+        return len(again)
+
+    workers = min(client.settings.max_concurrency, len(tasks))
+    unread = len(tasks)
+    done = size = 0
+    batch: list[_Done] = []
+    writing: asyncio.Task[int] | None = None
+    async with asyncio.TaskGroup() as group:
+        for _ in range(workers):
+            group.create_task(read_on())
+        while unread or batch or writing is not None:
+            if unread:
+                batch.append(await results.get())
+                unread -= 1
+                done += 1
+                size += batch[-1].size
+            is_full = size >= _BATCH_BYTES or len(batch) >= _BATCH_READS
+            if writing is not None and (is_full or not unread):
+                repeated = await writing
+                writing = None
+                unread += repeated
+                done -= repeated
+            if batch and writing is None and (is_full or not unread):
+                writing = asyncio.create_task(write(batch, size))
+                batch, size = [], 0
+                progress(done, len(tasks))
+        for _ in range(workers):
+            todo.put_nowait(None)
+    progress(done, len(tasks))
+
+
+class _Buffer:
+    """Bytes that were read and are not yet written, bounded."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._freed = asyncio.Condition()
+
+    async def enter(self, size: int) -> None:
+        """Wait until less than the limit is held.
+
+        The last to enter may exceed it: a read of any size passes, and what is held always
+        suffices for a batch, so nobody waits for ever.
+        """
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._held < self._limit)
+            self._held += size
+
+    async def leave(self, size: int) -> None:
+        """Make room."""
+        async with self._freed:
+            self._held -= size
+            self._freed.notify_all()
+
+
+async def _read(stream: Stream, client: LeanClient, task: Task, attempt: int) -> _Done:
+    """Try one task; Lean's refusals are results, the application's are errors."""
+    asked_at = dt.datetime.now(dt.UTC)
+    result: Read | LeanError
+    try:
+        result = await client.read(
+            stream, task.request, unless_refreshed_at=task.unless_refreshed_at
+        )
+        requests = result.requests
+        asked_at = result.asked_at
+    except LeanError as error:
+        result = error
+        requests = 1
+    return _Done(task, result, requests, asked_at, dt.datetime.now(dt.UTC), attempt)
+
+
+class _Writer:
+    """Types and commits what was read; used by one thread at a time."""
+
+    def __init__(self, stream: Stream, lake: Lake, run_id: str | None) -> None:
+        self.report = Report()
+        self._lake = lake
+        self._run_id = run_id
+        self._stream = stream
+        self._streams = (
+            stream,
+            *(s for s in STREAMS.values() if s.exploded_from == stream.name),
+        )
+        self._gates = {s.name: Gate(s) for s in self._streams}
+        # Pulls without rows wait for a batch with rows, so that nothing new makes one file.
+        self._pulls: list[Pull] = []
+
+    def skip(self, parents: Sequence[Parent]) -> None:
+        """Note parents that may not be read, once per reason and sync."""
+        now = dt.datetime.now(dt.UTC)
+        for parent in parents:
+            self._note(
+                Pull(
+                    pull_id=new_id(),
+                    series_id=new_id(),
+                    stream=self._stream.name,
+                    parent_id=parent.parent_id,
+                    entity_id=parent.entity_id,
+                    bank_identifier=parent.bank_identifier,
+                    outcome=Outcome.SKIPPED,
+                    code=parent.skip_code,
+                    remedy=NotGrantedError.remedy,
+                    asked_at=now,
+                    finished_at=now,
+                    run_id=self._run_id,
+                )
+            )
+
+    def write(self, batch: Sequence[_Done]) -> list[tuple[Task, int]]:
+        """Commit what is whole.
+
+        Returns:
+            Tasks to be read again, because a record came twice, each with its next attempt.
+        """
+        again: list[tuple[Task, int]] = []
+        whole: dict[str, tuple[_Done, Read]] = {}
+        for done in batch:
+            if isinstance(done.result, LeanError):
+                self._fail(done, done.result)
+            elif done.result.is_unchanged:
+                self._unchanged(done, done.result)
+            else:
+                whole[done.result.pages[0].series_id] = (done, done.result)
+        gated = {
+            s.name: self._gates[s.name]([page for _, read in whole.values() for page in read.pages])
+            for s in self._streams
+        }
+        doubled = {
+            series_id
+            for s in self._streams
+            for series_id in _doubled(s, gated[s.name].rows)
+        }
+        for series_id in doubled:
+            done, _ = whole.pop(series_id)
+            if done.attempt < 2:  # noqa: PLR2004 - three reads in all
+                again.append((done.task, done.attempt + 1))
+            else:
+                self._fail(
+                    done,
+                    IncompleteError("a record came twice", code="DOUBLED", stream=self._stream.name),
+                )
+        if whole:
+            self._commit(whole, gated)
+        elif len(self._pulls) >= _BATCH_READS:
+            self._flush()
+        return again
+
+    def finish(self) -> None:
+        """Write what was noted since the last batch."""
+        if self._pulls:
+            self._flush()
+
+    def _flush(self) -> None:
+        batch = self._lake.batch()
+        batch.commit(self._pulls)
+        self.report.written += batch.bytes
+        self._pulls = []
+
+    def _commit(self, whole: dict[str, tuple[_Done, Read]], gated: dict[str, Gated]) -> None:
+        batch = self._lake.batch()
+        batch.raw(self._stream, _raw_table([read for _, read in whole.values()]))
+        for stream in self._streams:
+            found = gated[stream.name]
+            pulls, rows, quarantine = _claimed(stream, whole, found, self._run_id)
+            for month, part in _by_month(stream, rows):
+                batch.rows(stream, part, month=month)
+            batch.quarantine(stream, quarantine)
+            for pull in pulls:
+                self._note(pull)
+            self.report.drift.update(found.drift if stream is self._stream else {})
+        batch.commit(self._pulls)
+        self.report.written += batch.bytes
+        self._pulls = []
+
+    def _note(self, pull: Pull) -> None:
+        self._pulls.append(pull)
+        report = self.report
+        report.quarantined += pull.quarantined
+        report.rows[pull.stream] += pull.rows
+        if pull.stream == self._stream.name:
+            report.outcomes[pull.outcome] += 1
+            report.received += pull.bytes
+            if pull.code is not None:
+                report.codes[pull.code] += 1
+
+    def _unchanged(self, done: _Done, read: Read) -> None:
+        for month in done.task.months or (None,):
+            self._note(
+                _pull_of(
+                    self._stream, done, month, self._run_id, Outcome.UNCHANGED, read=read
+                )
+            )
+
+    def _fail(self, done: _Done, error: LeanError) -> None:
+        outcome = Outcome.SKIPPED if isinstance(error, NotGrantedError) else Outcome.FAILED
+        for stream in self._streams:
+            for month in done.task.months or (None,):
+                self._note(
+                    _pull_of(stream, done, month, self._run_id, outcome, error=error)
+                )
+
+
+def _pull_of(
+    stream: Stream,
+    done: _Done,
+    month: PlannedMonth | None,
+    run_id: str | None,
+    outcome: Outcome,
+    *,
+    read: Read | None = None,
+    error: LeanError | None = None,
+    claimed_to: dt.date | None = None,
+    rows: int = 0,
+    quarantined: int = 0,
+    is_first: bool = True,
+) -> Pull:
+    """The ledger's row of one pull."""
+    last = read.answers[-1] if read is not None else None
+    task = done.task
+    return Pull(
+        pull_id=new_id(),
+        series_id=last.page.series_id if last is not None else new_id(),
+        stream=stream.name,
+        parent_id=task.parent.parent_id,
+        entity_id=task.parent.entity_id,
+        bank_identifier=task.parent.bank_identifier,
+        month=month.month if month is not None else None,
+        claimed_from=month.from_date if month is not None else None,
+        claimed_to=claimed_to if claimed_to is not None else month.to_date if month else None,
+        outcome=outcome,
+        code=error.code if error is not None else None,
+        remedy=error.remedy if error is not None else None,
+        rows=rows,
+        quarantined=quarantined,
+        pages=len(read.answers) if read is not None else 0,
+        requests=done.requests if is_first else 0,
+        bytes=done.size if is_first else 0,
+        refreshed_at=read.refreshed_at if read is not None else None,
+        asked_at=done.asked_at,
+        finished_at=done.finished_at,
+        results_id=last.envelope.results_id if last else error.results_id if error else None,
+        correlation_id=last.correlation_id if last else error.correlation_id if error else None,
+        trace_id=last.trace_id if last else error.trace_id if error else None,
+        run_id=run_id,
+    )
+
+
+def _doubled(stream: Stream, rows: pa.Table) -> set[str]:
+    """Series in which a key occurs twice."""
+    keys = ["series_id", *stream.key]
+    distinct = rows.select(keys).group_by(keys, use_threads=False).aggregate([([], "count_all")])
+    if distinct.num_rows == rows.num_rows:
+        return set()
+    twice = distinct.filter(pc.greater(distinct["count_all"], 1))
+    return set(twice["series_id"].to_pylist())
+
+
+def _raw_table(reads: Sequence[Read]) -> pa.Table:
+    answers = [answer for read in reads for answer in read.answers]
+    return pa.table(
+        [
+            [answer.page.series_id for answer in answers],
+            pa.array([answer.page.number for answer in answers], pa.int32()),
+            pa.array([answer.page.first_record for answer in answers], pa.int32()),
+            [answer.page.is_detail for answer in answers],
+            pa.array(
+                [list(answer.page.request.items()) for answer in answers],
+                RAW_SCHEMA.field("request").type,
+            ),
+            [answer.asked_path for answer in answers],
+            pa.array([answer.status_code for answer in answers], pa.int16()),
+            [answer.correlation_id for answer in answers],
+            pa.array([answer.trace_id for answer in answers], pa.string()),
+            pa.array([answer.received_at for answer in answers], pa.timestamp("us", tz="UTC")),
+            pa.array([answer.page.body for answer in answers], pa.binary()),
+        ],
+        schema=RAW_SCHEMA,
+    )
+
+
+def _claimed(
+    stream: Stream,
+    whole: dict[str, tuple[_Done, Read]],
+    gated: Gated,
+    run_id: str | None,
+) -> tuple[list[Pull], pa.Table, pa.Table]:
+    """Pulls of whole series, the rows that they claim, and the quarantine.
+
+    Returns:
+        The pulls; the rows with `pull_id` in place of `series_id`, and `month` for a stream with
+        months; the quarantine, with records that no day can be told of.
+    """
+    slots: list[tuple[str, PlannedMonth | None, dt.date | None]] = []
+    for series_id, (done, read) in whole.items():
+        if stream.window is Window.SNAPSHOT:
+            slots.append((series_id, None, None))
+            continue
+        # A store knows nothing of the days after it was refreshed.
+        known_to = read.refreshed_at.date() if read.refreshed_at is not None else dt.date.max
+        slots += [
+            (series_id, month, min(month.to_date, known_to))
+            for month in done.task.months
+            if month.from_date <= known_to
+        ]
+    rows, quarantine = gated.rows, gated.quarantine
+    in_whole = pa.array(list(whole), pa.string())
+    rows = rows.filter(pc.is_in(rows["series_id"], value_set=in_whole))
+    quarantine = quarantine.filter(pc.is_in(quarantine["series_id"], value_set=in_whole))
+    index: np.ndarray
+    if stream.window is Window.SNAPSHOT:
+        places = {series_id: place for place, (series_id, _, _) in enumerate(slots)}
+        index = np.array([places[s] for s in rows["series_id"].to_pylist()], np.int64)
+    else:
+        rows, quarantine = _placed(stream, rows, quarantine)
+        index = _slot_of_row(stream, rows, slots)
+        rows = rows.filter(pa.array(index >= 0))
+        index = index[index >= 0]
+    counts = np.bincount(index, minlength=len(slots)) if slots else np.zeros(0, np.int64)
+    wrong = Counter(quarantine["series_id"].to_pylist())
+    pulls: list[Pull] = []
+    seen: set[str] = set()
+    for place, (series_id, month, claimed_to) in enumerate(slots):
+        done, read = whole[series_id]
+        is_first = series_id not in seen
+        seen.add(series_id)
+        pulls.append(
+            _pull_of(
+                stream,
+                done,
+                month,
+                run_id,
+                Outcome.COMMITTED,
+                read=read,
+                claimed_to=claimed_to,
+                rows=int(counts[place]),
+                quarantined=wrong[series_id] if is_first else 0,
+                is_first=is_first and stream.exploded_from is None,
+            )
+        )
+    ids = pa.array([pull.pull_id for pull in pulls], pa.string())
+    columns = [rows[name] for name in stream.schema.names]
+    columns += [ids.take(pa.array(index)), rows["page_number"], rows["record_number"]]
+    names = [*stream.schema.names, "pull_id", "page_number", "record_number"]
+    if stream.window is Window.MONTHS:
+        named = pa.array([pull.month for pull in pulls], pa.string())
+        columns.append(named.take(pa.array(index)))
+        names.append("month")
+    return pulls, pa.table(columns, names=names), quarantine
+
+
+def _day_of_row(stream: Stream, rows: pa.Table) -> pa.ChunkedArray:
+    """The UTC day that a row stands on."""
+    instants = pc.coalesce(*(rows[name] for name in stream.placed_by))
+    return instants.cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
+
+
+def _placed(
+    stream: Stream, rows: pa.Table, quarantine: pa.Table
+) -> tuple[pa.Table, pa.Table]:
+    """Move rows that stand on no day to the quarantine."""
+    homeless = pc.is_null(pc.coalesce(*(rows[name] for name in stream.placed_by)))
+    if not pc.any(homeless).as_py():
+        return rows, quarantine
+    lost = rows.filter(homeless).select(["series_id", "page_number", "record_number"])
+    count = lost.num_rows
+    lost = lost.append_column("column_name", pa.array([stream.placed_by[0]] * count))
+    reason = f"none of {', '.join(stream.placed_by)} says on which day it stands"
+    lost = lost.append_column("reason", pa.array([reason] * count)).cast(QUARANTINE_SCHEMA)
+    return rows.filter(pc.invert(homeless)), pa.concat_tables([quarantine, lost])
+
+
+def _slot_of_row(
+    stream: Stream,
+    rows: pa.Table,
+    slots: Sequence[tuple[str, PlannedMonth | None, dt.date | None]],
+) -> np.ndarray:
+    """For each row the place of the pull that claims its day, or -1."""
+    if rows.num_rows == 0 or not slots:
+        return np.full(rows.num_rows, -1, np.int64)
+    epoch = dt.date(1970, 1, 1)
+    encoded = rows["series_id"].combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    number = {series_id: place for place, series_id in enumerate(encoded.dictionary.to_pylist())}
+    # Claims of one series are neighbours, so the last claim that begins by a row's day is its only
+    # candidate; days fit 20 bits.
+    starts, ends, order = [], [], []
+    for place, (series_id, month, claimed_to) in enumerate(slots):
+        if series_id in number and month is not None and claimed_to is not None:
+            base = number[series_id] << 20
+            starts.append(base + (month.from_date - epoch).days)
+            ends.append(base + (claimed_to - epoch).days)
+            order.append(place)
+    sort = np.argsort(starts)
+    start, end, place_of = (np.array(values, np.int64)[sort] for values in (starts, ends, order))
+    days = _day_of_row(stream, rows).cast(pa.int32()).to_numpy().astype(np.int64)
+    keys = (encoded.indices.to_numpy().astype(np.int64) << 20) + days
+    found = np.searchsorted(start, keys, side="right") - 1
+    valid = (found >= 0) & (keys <= end[found])
+    return np.where(valid, place_of[found], -1)
+
+
+def _by_month(stream: Stream, rows: pa.Table) -> Iterable[tuple[str | None, pa.Table]]:
+    if stream.window is Window.SNAPSHOT:
+        yield None, rows
+        return
+    for month in sorted(pc.unique(rows["month"]).to_pylist()):
+        part = rows.filter(pc.equal(rows["month"], month))
+        yield month, part.drop_columns(["month"])
