@@ -1,0 +1,261 @@
+"""One asset per stream, derived from the catalogue."""
+
+import asyncio
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from lean_resources.errors import ConfigError, LeanError, UnavailableError
+from lean_resources.resource import LeanResource
+from lean_resources.streams import STREAMS, Column, Stream, Window
+from pipelines.resources import LakeResource, Progress
+from pipelines.sync import Report, Selection, sync
+from pipelines.warehouse import publish
+
+__all__ = ["FIRST_MONTH", "MONTHS", "SyncConfig", "TransactionsConfig", "stream_assets", "warehouse"]
+
+FIRST_MONTH = "2015-01"
+MONTHS = dg.MonthlyPartitionsDefinition(
+    start_date=FIRST_MONTH, end_offset=1, timezone="UTC", fmt="%Y-%m"
+)
+"""UTC months of booking, the current one included. Lean did not exist before the first."""
+
+OWNERS = ["team:data-engineering"]
+
+
+class SyncConfig(dg.Config):
+    """What a run is narrowed to."""
+
+    entity_ids: list[str] = Field(default=[], description="Only these entities; none means all.")
+    account_ids: list[str] = Field(default=[], description="Only these accounts; none means all.")
+
+
+class TransactionsConfig(SyncConfig):
+    """What a run of the transactions is narrowed to, and whether it reads what is there already."""
+
+    only_missing: bool = Field(
+        default=False,
+        description="Read what is missing or still open in any month, as a sync does, instead of "
+        "everything in the chosen months, as a backfill does.",
+    )
+    insights: bool = Field(default=True, description="Ask Lean for its categories.")
+
+
+def column_schema(columns: Sequence[Column]) -> dg.TableSchema:
+    """The columns as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=str(column.type),
+                description=column.doc,
+                constraints=dg.TableColumnConstraints(nullable=not column.required),
+                tags={"pii": "true"} if column.pii else None,
+            )
+            for column in columns
+        ]
+    )
+
+
+def _spec(stream: Stream) -> dg.AssetSpec:
+    deps = {name for name in (stream.parent, stream.exploded_from) if name is not None}
+    if stream.permission is not None or stream.parent == "accounts":
+        deps.add("consents")
+    if stream.exploded_from is not None:
+        deps = {stream.exploded_from}
+    return dg.AssetSpec(
+        key=stream.name,
+        deps=sorted(deps),
+        description=stream.doc,
+        group_name="lean",
+        owners=OWNERS,
+        kinds={"parquet", "python"},
+        partitions_def=MONTHS if stream.window is Window.MONTHS else None,
+        metadata={
+            "dagster/column_schema": column_schema(stream.columns),
+            "key": ", ".join(stream.key),
+            "permission": stream.permission or "none",
+            "source": dg.MetadataValue.url(stream.source),
+        },
+    )
+
+
+_CHECKS = {
+    "is_complete": "Every pull of the sync committed, was unchanged or was not permitted.",
+    "fits_the_catalogue": "No record went to quarantine.",
+    "is_known": "No record holds a field that the catalogue does not know.",
+}
+
+
+def _asset(stream: Stream) -> dg.AssetsDefinition:
+    """The asset of a stream, together with the streams that are exploded from it."""
+    streams = [stream, *(s for s in STREAMS.values() if s.exploded_from == stream.name)]
+    config_type = TransactionsConfig if stream.window is Window.MONTHS else SyncConfig
+
+    @dg.multi_asset(
+        name=f"pull_{stream.name}",
+        specs=[_spec(s) for s in streams],
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=stream.name, description=text)
+            for name, text in _CHECKS.items()
+        ],
+        partitions_def=MONTHS if stream.window is Window.MONTHS else None,
+        backfill_policy=(
+            dg.BackfillPolicy.single_run() if stream.window is Window.MONTHS else None
+        ),
+        pool="lean_api",
+    )
+    def pull(
+        context: dg.AssetExecutionContext,
+        config: config_type,  # type: ignore[valid-type]
+        lean: LeanResource,  # type: ignore[valid-type]
+        lake: LakeResource,
+        progress: dg.ResourceParam[Progress],
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        months = None
+        if stream.window is Window.MONTHS and not config.only_missing:  # type: ignore[attr-defined]
+            months = set(context.partition_keys)
+        report = _run(
+            stream,
+            lean,
+            lake,
+            Selection(
+                entity_ids=set(config.entity_ids) or None,  # type: ignore[attr-defined]
+                account_ids=set(config.account_ids) or None,  # type: ignore[attr-defined]
+                months=months,
+                insights=getattr(config, "insights", True),
+            ),
+            context.run_id,
+            progress,
+        )
+        for made in streams:
+            yield dg.MaterializeResult(
+                asset_key=made.name,
+                metadata=_metadata(made, report),
+                check_results=_checks(stream, report) if made is stream else [],
+            )
+        _judge(stream, report, lake)
+
+    return pull
+
+
+def _run(
+    stream: Stream,
+    lean: LeanResource,  # type: ignore[valid-type]
+    lake: LakeResource,
+    selection: Selection,
+    run_id: str,
+    progress: Progress,
+) -> Report:
+    """Sync the stream, with Lean's errors turned into what Dagster can act on."""
+
+    async def work() -> Report:
+        async with lean.client() as client:  # type: ignore[attr-defined]
+            return await sync(
+                stream,
+                client,
+                lake.lake(),
+                policy=lake.policy(),
+                selection=selection,
+                run_id=run_id,
+                progress=lambda done, total: progress(stream.name, done, total),
+            )
+
+    try:
+        return asyncio.run(work())
+    except UnavailableError as error:
+        raise dg.RetryRequested(
+            max_retries=2, seconds_to_wait=error.retry_after or 60
+        ) from _failure(error)
+    except LeanError as error:
+        raise _failure(error) from None
+
+
+def _failure(error: LeanError) -> dg.Failure:
+    return dg.Failure(
+        f"{error.message}. {error.remedy}" if isinstance(error, ConfigError) else error.message,
+        metadata={
+            "remedy": error.remedy,
+            "code": error.code,
+            "correlation_id": error.correlation_id or "none",
+            "trace_id": error.trace_id or "none",
+        },
+        allow_retries=False,
+    )
+
+
+def _metadata(stream: Stream, report: Report) -> dict[str, Any]:
+    return {
+        "dagster/partition_row_count" if stream.window is Window.MONTHS else "dagster/row_count": (
+            report.rows[stream.name]
+        ),
+        "parents": report.parents,
+        "pulls": dg.MetadataValue.json(dict(report.outcomes)),
+        "codes": dg.MetadataValue.json(dict(report.codes)),
+        "requests": report.requests,
+        "bytes_received": report.received,
+        "bytes_written": report.written,
+        "seconds": round(report.seconds, 3),
+        "quarantined": report.quarantined,
+        "drift": dg.MetadataValue.json(dict(report.drift)),
+    }
+
+
+def _checks(stream: Stream, report: Report) -> list[dg.AssetCheckResult]:
+    passed: dict[str, tuple[bool, dict[str, Any]]] = {
+        "is_complete": (report.outcomes["FAILED"] == 0, {"codes": dict(report.codes)}),
+        "fits_the_catalogue": (report.quarantined == 0, {"quarantined": report.quarantined}),
+        "is_known": (not report.drift, {"paths": dict(report.drift)}),
+    }
+    return [
+        dg.AssetCheckResult(
+            check_name=name,
+            asset_key=stream.name,
+            passed=ok,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata=metadata,
+        )
+        for name, (ok, metadata) in passed.items()
+    ]
+
+
+def _judge(stream: Stream, report: Report, lake: LakeResource) -> None:
+    """Fail the run when too much failed, after what succeeded is committed."""
+    threshold = lake.policy().failure_threshold
+    if report.failed_share > threshold:
+        raise dg.Failure(
+            f"{report.failed_share:.0%} of the pulls of {stream.name} failed, above {threshold:.0%}",
+            metadata={
+                "codes": dg.MetadataValue.json(dict(report.codes)),
+                "remedy": "Read the ledger (select code, remedy, count(*) from pulls group by all);"
+                " what succeeded is committed, and the next sync asks for the rest.",
+            },
+            allow_retries=False,
+        )
+
+
+stream_assets = [_asset(stream) for stream in STREAMS.values() if stream.exploded_from is None]
+
+
+@dg.asset(
+    deps=sorted(STREAMS),
+    group_name="warehouse",
+    owners=OWNERS,
+    kinds={"duckdb"},
+    pool="warehouse",
+    description="The DuckDB file that analysts open: resolved rows of every stream.",
+)
+def warehouse(lake: LakeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Build the file beside the old one and swap it in."""
+    started = dt.datetime.now(dt.UTC)
+    published = publish(lake.lake())
+    return dg.MaterializeResult(
+        metadata={
+            "path": dg.MetadataValue.path(published.path),
+            "rows": dg.MetadataValue.json(published.rows),
+            "seconds": (dt.datetime.now(dt.UTC) - started).total_seconds(),
+        }
+    )

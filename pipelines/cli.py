@@ -1,0 +1,246 @@
+"""The command line: demo, dev, sandbox, doctor, sync, status, query and dictionary."""
+
+import asyncio
+import datetime as dt
+import os
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import duckdb
+import typer
+from rich.console import Console
+
+from lean_resources.errors import LeanError
+from lean_resources.sandbox import Sandbox, serve
+from lean_resources.sandbox import run as run_sandbox
+from pipelines.tables import show, write_csv
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Bank data from Lean in a warehouse that people trust.",
+)
+console = Console()
+_ROOT = Path(__file__).resolve().parent.parent
+
+Customers = Annotated[int, typer.Option(min=0, help="Customers of the offline application.")]
+Months = Annotated[int, typer.Option(min=1, max=60, help="Months of history.")]
+Seed = Annotated[int, typer.Option(help="The same seed makes the same world.")]
+Home = Annotated[Path | None, typer.Option(help="Folder of the state; LEANHOUSE_HOME or var.")]
+
+
+class CertificateFault(StrEnum):
+    """What the demo can get wrong on purpose under mTLS."""
+
+    NO_CLIENT = "no-client-certificate"
+    EXPIRED_CLIENT = "expired-client-certificate"
+    FOREIGN_CLIENT = "foreign-client-certificate"
+    FOREIGN_SERVER = "foreign-server-certificate"
+
+
+def _fail(message: str) -> typer.Exit:
+    Console(stderr=True).print(f"[red]error[/red] {message}", soft_wrap=True, highlight=False)
+    return typer.Exit(1)
+
+
+@app.command()
+def demo(
+    customers: Customers = 20,
+    months: Months = 12,
+    seed: Seed = 7,
+    home: Annotated[Path, typer.Option(help="Folder of the demo's state.")] = _ROOT / "var/demo",
+    mtls: Annotated[bool, typer.Option(help="Ask for a client certificate.")] = False,
+    certificate_fault: Annotated[
+        CertificateFault | None, typer.Option(help="Get a certificate wrong (with --mtls).")
+    ] = None,
+) -> None:
+    """Sync an offline Lean through Dagster and show what it brought."""
+    from pipelines.demo import demo as run_demo
+    from pipelines.run import SyncFailedError
+
+    try:
+        run_demo(
+            home,
+            customers=customers,
+            months=months,
+            seed=seed,
+            mtls=mtls or certificate_fault is not None,
+            certificate_fault=certificate_fault,
+            console=console,
+        )
+    except SyncFailedError as error:
+        raise _fail(str(error)) from None
+
+
+@app.command()
+def sandbox(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8600,
+    host: Annotated[str, typer.Option(help="Loopback unless you know better.")] = "127.0.0.1",
+    customers: Customers = 20,
+    months: Months = 12,
+    seed: Seed = 7,
+    today: Annotated[str | None, typer.Option(help="Its date, YYYY-MM-DD; today when left.")] = None,
+    mtls: Annotated[bool, typer.Option(help="Ask for a client certificate.")] = False,
+) -> None:
+    """Serve the offline Lean until it is interrupted."""
+    try:
+        day = dt.date.fromisoformat(today) if today else dt.datetime.now(dt.UTC).date()
+    except ValueError:
+        raise _fail("--today is not a date: write it as YYYY-MM-DD") from None
+    world = Sandbox(customers=customers, months=months, seed=seed, today=day)
+    run_sandbox(world, host=host, port=port, mtls=mtls)
+
+
+@app.command()
+def dev(
+    customers: Customers = 20,
+    months: Months = 12,
+    seed: Seed = 7,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of Dagster's UI.")] = 3000,
+) -> None:
+    """Open Dagster's UI with the offline Lean behind it."""
+    from pipelines.definitions import environment_of
+    from pipelines.run import prepare_home
+
+    home = _ROOT / "var" / "dev"
+    world = Sandbox(
+        customers=customers, months=months, seed=seed, today=dt.datetime.now(dt.UTC).date()
+    )
+    with serve(world, port=0, mtls=False) as server:
+        prepare_home(home / "dagster")
+        environment = environment_of(
+            {
+                "region": "sa",
+                "environment": "sandbox",
+                "api_url": server.url,
+                "token_url": server.token_url,
+                "client_id": world.client_id,
+                "client_secret": world.client_secret,
+                "requests_per_second": "500",
+            },
+            home,
+        )
+        console.print(f"Offline Lean at {server.url}, Dagster at http://127.0.0.1:{port}")
+        command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
+        with subprocess.Popen(command, cwd=_ROOT, env=os.environ | environment) as process:
+            try:
+                raise typer.Exit(process.wait())
+            except KeyboardInterrupt:
+                process.terminate()
+                process.wait(timeout=30)
+
+
+@app.command()
+def sync(
+    entity: Annotated[
+        list[str] | None, typer.Option(help="Only this entity; may be given again.")
+    ] = None,
+) -> None:
+    """Bring every stream up to date and publish the warehouse, in this process."""
+    from pipelines.definitions import HOME, lake, lean
+    from pipelines.demo import lines_table, progress_bars
+    from pipelines.run import SyncFailedError, instance_at, sync_all
+
+    try:
+        with progress_bars(console) as progress, instance_at(HOME / "dagster") as instance:
+            lines = sync_all(lean, lake, progress, instance=instance, entity_ids=entity or ())
+    except SyncFailedError as error:
+        raise _fail(str(error)) from None
+    console.print(lines_table(lines))
+
+
+@app.command()
+def doctor() -> None:
+    """Check settings, credentials, certificates and the way to Lean, without touching data."""
+    from pipelines.definitions import lake, lean
+
+    try:
+        client = lean.client()
+        console.print(f"settings   in order, {client.settings.api_url}")
+
+        async def knock() -> tuple[int, dt.datetime]:
+            async with client:
+                read = await client.read("banks", {"account_type": "PERSONAL"})
+                return read.answers[0].envelope.records, await client.server_time()
+
+        banks, server_time = asyncio.run(knock())
+    except LeanError as error:
+        raise _fail(f"{error.code}: {error.message}\n      {error.remedy}") from None
+    apart = abs((server_time - dt.datetime.now(dt.UTC)).total_seconds())
+    console.print(f"Lean       answers, {banks} banks, its clock is {apart:.0f} s from ours")
+    folder = lake.lake().folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (probe := folder / ".doctor").write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise _fail(f"the lake at {folder} cannot be written: {error.strerror}") from None
+    console.print(f"lake       can be written, {folder}")
+
+
+@app.command()
+def status(home: Home = None) -> None:
+    """What the ledger says of each stream."""
+    query = """
+        select
+            stream,
+            count(*) filter (where outcome = 'COMMITTED') as committed,
+            count(*) filter (where outcome = 'UNCHANGED') as unchanged,
+            count(*) filter (where outcome = 'SKIPPED') as skipped,
+            count(*) filter (where outcome = 'FAILED') as failed,
+            sum(rows) as rows,
+            sum(quarantined) as quarantined,
+            sum(requests) as requests,
+            max(finished_at) as last_pull,
+            arg_max(code, finished_at) filter (where outcome = 'FAILED') as last_failure
+        from pulls group by all order by stream
+    """
+    with _lake_of(home).connect() as connection:
+        show(connection.execute(query), console)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT over the warehouse.")],
+    home: Home = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Write CSV instead of a table.")] = False,
+) -> None:
+    """Ask the warehouse."""
+    from pipelines.warehouse import connect
+
+    try:
+        with connect(_lake_of(home)) as connection:
+            result = connection.execute(sql)
+            if csv:
+                write_csv(result)
+            else:
+                show(result, console)
+    except (FileNotFoundError, duckdb.Error) as error:
+        raise _fail(str(error)) from None
+
+
+@app.command()
+def dictionary() -> None:
+    """Print the data dictionary, as it stands in docs/dictionary.md."""
+    from pipelines.dictionary import dictionary as written
+
+    sys.stdout.write(written())
+
+
+def _lake_of(home: Path | None):  # type: ignore[no-untyped-def] # noqa: ANN202 - imported late
+    from pipelines.definitions import lake
+    from pipelines.lake import Lake
+
+    configured = lake.lake()
+    return configured if home is None else Lake(home / "lake", configured.environment)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,45 @@
+"""The composition root: the only file that names environment variables."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+
+from lean_resources.resource import LeanResource
+from lean_resources.settings import VARIABLES
+from pipelines.assets import stream_assets, warehouse
+from pipelines.resources import LakeResource, silent
+
+__all__ = ["HOME", "defs", "environment_of", "lake", "lean"]
+
+HOME = Path(os.environ.get("LEANHOUSE_HOME") or Path(__file__).resolve().parent.parent / "var")
+
+lean = LeanResource(
+    **{v.field: dg.EnvVar(v.name) for v in VARIABLES if os.environ.get(v.name)}
+)
+
+lake = LakeResource(
+    root=str(HOME / "lake"),
+    environment=os.environ.get("LEAN_ENVIRONMENT") or "sandbox",
+)
+
+defs = dg.Definitions(
+    assets=[*stream_assets, warehouse],
+    resources={"lean": lean, "lake": lake, "progress": silent},
+)
+
+
+def environment_of(values: Mapping[str, str], home: Path) -> dict[str, str]:
+    """The environment that makes these definitions use given settings and folders.
+
+    Args:
+        values: Settings by field name.
+        home: Folder of the state; Dagster's own lies in `dagster` inside it.
+    """
+    names = {variable.field: variable.name for variable in VARIABLES}
+    return {
+        **{names[field]: value for field, value in values.items()},
+        "LEANHOUSE_HOME": str(home),
+        "DAGSTER_HOME": str(home / "dagster"),
+    }

@@ -1,0 +1,200 @@
+"""The demo: a whole sync against an offline Lean, and what it brought."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lean_resources.resource import LeanResource
+from lean_resources.sandbox import Sandbox, serve
+from lean_resources.streams import STREAMS
+from pipelines.resources import LakeResource
+from pipelines.run import Line, instance_at, sync_all
+from pipelines.tables import show
+from pipelines.warehouse import connect
+
+__all__ = ["SAMPLES", "demo", "progress_bars"]
+
+SAMPLES = {
+    "Where the money is: booked balances by bank": """
+select
+    entities.bank_identifier as bank,
+    balances.currency,
+    count(distinct balances.account_id) as accounts,
+    sum(
+        case when balances.credit_debit_indicator = 'DEBIT' then -balances.amount
+        else balances.amount end
+    )::decimal(18, 2) as booked
+from balances
+inner join entities on balances.entity_id = entities.entity_id
+where balances.balance_type = 'INTERIM_BOOKED'
+group by all
+order by accounts desc, bank
+limit 8
+""",
+    "Salaries that arrived, by month": """
+select
+    strftime(booked_at, '%Y-%m') as month,
+    currency,
+    count(*) as salaries,
+    sum(amount)::decimal(18, 2) as total
+from transactions
+where list_contains(flags, 'PAYROLL') and status = 'BOOKED'
+group by all
+order by month desc
+limit 6
+""",
+    "What is known, and until when: the ledger behind it": """
+select
+    stream,
+    count(*) filter (where outcome = 'COMMITTED') as committed,
+    count(*) filter (where outcome = 'UNCHANGED') as unchanged,
+    count(*) filter (where outcome = 'SKIPPED') as skipped,
+    count(*) filter (where outcome = 'FAILED') as failed,
+    max(refreshed_at) as newest_store
+from pulls
+group by all
+order by stream
+""",
+}
+
+
+@contextlib.contextmanager
+def progress_bars(console: Console) -> Iterator[Any]:
+    """One bar per stream, driven by the sync."""
+    bars = Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    tasks: dict[str, Any] = {}
+
+    def tell(stream: str, done: int, total: int) -> None:
+        if stream not in tasks:
+            tasks[stream] = bars.add_task(stream, total=total)
+        bars.update(tasks[stream], completed=done, total=total)
+
+    with bars:
+        yield tell
+
+
+def lines_table(lines: Sequence[Line]) -> Table:
+    """What a sync did, one line per stream."""
+    table = Table(title="Pulled")
+    table.add_column("stream")
+    for name in ("parents", "pulls", "rows", "requests", "seconds"):
+        table.add_column(name, justify="right")
+    for line in lines:
+        table.add_row(
+            line.stream,
+            f"{line.parents:,}",
+            f"{sum(line.pulls.values()):,}",
+            f"{line.rows:,}",
+            f"{line.requests:,}",
+            f"{line.seconds:.1f}",
+        )
+    return table
+
+
+def demo(
+    home: Path,
+    *,
+    customers: int,
+    months: int,
+    seed: int,
+    mtls: bool,
+    certificate_fault: str | None,
+    console: Console,
+) -> None:
+    """Start the sandbox, sync everything through Dagster, and show what it brought.
+
+    Args:
+        home: Folder for the demo's lake and runs.
+        customers: Customers of the offline application.
+        months: Months of history.
+        seed: Of the world.
+        mtls: Whether the sandbox asks for a client certificate.
+        certificate_fault: What to get wrong on purpose under mTLS, or None.
+        console: Where to write.
+
+    Raises:
+        SyncFailedError: A step failed.
+    """
+    started = time.monotonic()
+    sandbox = Sandbox(
+        customers=customers, months=months, seed=seed, today=dt.datetime.now(dt.UTC).date()
+    )
+    with serve(sandbox, port=0, mtls=mtls) as server:
+        console.print(f"Offline Lean with {customers} customers at [bold]{server.url}[/bold]")
+        values = {
+            "region": "sa",
+            "environment": "sandbox",
+            "api_url": server.url,
+            "token_url": server.token_url,
+            "client_id": sandbox.client_id,
+            "client_secret": sandbox.client_secret,
+            "requests_per_second": "2000",
+        }
+        if mtls:
+            values |= _certificates(server.certificates, certificate_fault)
+        lake = LakeResource(root=str(home / "lake"), environment="sandbox")
+        with (
+            progress_bars(console) as progress,
+            instance_at(home / "dagster") as instance,
+        ):
+            lines = sync_all(LeanResource(**values), lake, progress, instance=instance)
+    console.print(lines_table(lines))
+    with connect(lake.lake()) as connection:
+        for title, query in SAMPLES.items():
+            console.print(f"\n[bold]{title}[/bold]")
+            console.print(f"[dim]{query.strip()}[/dim]")
+            show(connection.execute(query), console)
+        held = connection.execute("select count(*) from transactions").fetchone()
+    console.print(
+        f"\n{len(STREAMS)} streams, {held[0] if held else 0:,} transactions in the warehouse,"
+        f" {time.monotonic() - started:.0f} s.\n"
+        "\nNext:\n"
+        f'  .venv/bin/leanhouse query --home {_short(home)} "select * from accounts limit 5"\n'
+        "  make demo    again: nothing new is asked for, no row comes twice\n"
+        "  make dev     Dagster's UI, with the offline Lean behind it\n"
+        "  README.md    connecting a real application at Lean"
+    )
+
+
+def _certificates(issued: Any, fault: str | None) -> dict[str, str]:
+    """Settings of the client certificate and the trust root, with one of them wrong if asked."""
+    right = {
+        "trust_root": str(issued.authority),
+        "client_cert": str(issued.client_cert),
+        "client_key": str(issued.client_key),
+    }
+    match fault:
+        case None:
+            return right
+        case "no-client-certificate":
+            return {"trust_root": right["trust_root"]}
+        case "expired-client-certificate":
+            cert, key = issued.expired_client()
+            return {**right, "client_cert": str(cert), "client_key": str(key)}
+        case "foreign-client-certificate":
+            cert, key = issued.foreign_client()
+            return {**right, "client_cert": str(cert), "client_key": str(key)}
+        case _:
+            return {**right, "trust_root": str(issued.foreign_authority())}
+
+
+def _short(path: Path) -> Path:
+    """The path relative to the working folder, where it lies inside."""
+    with contextlib.suppress(ValueError):
+        return path.relative_to(Path.cwd())
+    return path

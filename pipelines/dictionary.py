@@ -1,0 +1,72 @@
+"""The data dictionary, written from the catalogue."""
+
+from __future__ import annotations
+
+from lean_resources.streams import STREAMS, Column, Kind, Stream, Window
+from pipelines.ledger import Pull
+
+__all__ = ["dictionary"]
+
+_HEAD = """\
+# Data dictionary
+
+Every stream of the lake and every column, written from `lean_resources/streams.py` by
+`leanhouse dictionary`; a test keeps this page current. Each row also carries `pull_id` (the pull
+in the ledger that brought it), `page_number` and `record_number` (its place in the answer).
+Columns marked **pii** are personal.
+"""
+
+
+def dictionary() -> str:
+    """The page, in Markdown."""
+    parts = [_HEAD, *(_section(stream) for stream in STREAMS.values()), _ledger()]
+    return "\n".join(parts)
+
+
+def _section(stream: Stream) -> str:
+    facts = [
+        f"Key: `{'`, `'.join(stream.key)}`.",
+        f"Permission: `{stream.permission}`." if stream.permission else "Needs no permission.",
+        "Partitioned by UTC month of "
+        + ", else ".join(f"`{name}`" for name in stream.placed_by)
+        + "."
+        if stream.window is Window.MONTHS
+        else "A snapshot: the newest pull of each parent shows.",
+        f"Request: `GET {stream.path}`.",
+        f"[Reference]({stream.source}).",
+    ]
+    rows = [
+        "| column | type | meaning | documented values |",
+        "|---|---|---|---|",
+        *(line for column in stream.columns for line in _rows(column)),
+    ]
+    return "\n".join([f"## {stream.name}", "", stream.doc, "", " ".join(facts), "", *rows, ""])
+
+
+def _rows(column: Column, outer: str = "") -> list[str]:
+    marks = [
+        mark for mark, on in (("required", column.required), ("**pii**", column.pii)) if on
+    ]
+    doc = column.doc + (f" ({', '.join(marks)})" if marks else "")
+    values = ", ".join(f"`{value}`" for value in column.values)
+    kind = "list of records" if column.kind is Kind.ITEMS else str(column.type)
+    lines = [f"| `{outer}{column.name}` | {kind} | {doc} | {values} |"]
+    for inner in column.fields:
+        lines += _rows(inner, f"{outer}{column.name}[].")
+    return lines
+
+
+def _ledger() -> str:
+    documented = (Pull.__doc__ or "").split("Args:")[1]
+    entries: list[list[str]] = []
+    for line in documented.splitlines():
+        text = line.strip()
+        if line.startswith("        ") and not line.startswith("         ") and ":" in text:
+            entries.append(list(text.split(": ", 1)))
+        elif text and entries:
+            entries[-1][1] += f" {text}"
+    rows = [f"| `{name}` | {doc} |" for name, doc in entries]
+    return "\n".join(
+        ["## pulls", "", "The ledger, one row per pull, whatever its outcome.", ""]
+        + ["| column | meaning |", "|---|---|", *rows, ""]
+    )

@@ -1,0 +1,140 @@
+"""One whole sync in this process, through Dagster: the same assets that schedules use."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from lean_resources.streams import STREAMS
+from pipelines.assets import FIRST_MONTH, stream_assets, warehouse
+from pipelines.resources import LakeResource, Progress
+
+__all__ = ["Line", "SyncFailedError", "instance_at", "prepare_home", "sync_all"]
+
+_LOG_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class SyncFailedError(Exception):
+    """A step of the sync failed; the message is its reason, without personal values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a sync did for one stream.
+
+    Args:
+        stream: The stream.
+        parents: Parents looked at.
+        pulls: Pulls by outcome.
+        rows: Rows committed.
+        requests: Requests made.
+        seconds: Wall time.
+    """
+
+    stream: str
+    parents: int
+    pulls: Mapping[str, int]
+    rows: int
+    requests: int
+    seconds: float
+
+
+def sync_all(
+    lean: Any,
+    lake: LakeResource,
+    progress: Progress,
+    *,
+    instance: dg.DagsterInstance,
+    entity_ids: Sequence[str] = (),
+) -> list[Line]:
+    """Bring every stream up to date and publish the warehouse.
+
+    Args:
+        lean: The application at Lean, as a `LeanResource`.
+        lake: Where to write.
+        progress: Is told of every stream.
+        instance: Where the run is recorded.
+        entity_ids: Only these entities; none means all.
+
+    Returns:
+        One line per stream, in the order of the catalogue.
+
+    Raises:
+        SyncFailedError: A step failed.
+    """
+    narrowed = {"entity_ids": list(entity_ids)} if entity_ids else {}
+    ops = {
+        asset.node_def.name: {"config": dict(narrowed)}
+        for asset in stream_assets
+        if narrowed or asset.node_def.name == "pull_transactions"
+    }
+    ops["pull_transactions"]["config"]["only_missing"] = True  # type: ignore[assignment]
+    result = dg.materialize(
+        [*stream_assets, warehouse],
+        instance=instance,
+        resources={"lean": lean, "lake": lake, "progress": progress},
+        run_config={**_LOG_CONFIG, "ops": ops},
+        tags={
+            "dagster/asset_partition_range_start": FIRST_MONTH,
+            "dagster/asset_partition_range_end": f"{dt.datetime.now(dt.UTC):%Y-%m}",
+        },
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise SyncFailedError("; ".join(_reasons(result)))
+    return [_line(result, name) for name in STREAMS]
+
+
+def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
+    reasons = []
+    for event in result.get_step_failure_events():
+        data = event.step_failure_data
+        error = data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        described = data.user_failure_data.description if data.user_failure_data else None
+        reason = described or (error.message.strip() if error is not None else "unknown reason")
+        reasons.append(f"{event.step_key}: {reason}")
+    return reasons or ["the run did not start"]
+
+
+def _line(result: dg.ExecuteInProcessResult, name: str) -> Line:
+    for event in result.get_asset_materialization_events():
+        if event.asset_key == dg.AssetKey(name):
+            metadata = event.materialization.metadata
+            break
+    else:
+        raise SyncFailedError(f"{name} was not materialised")
+    rows = metadata.get("dagster/row_count") or metadata["dagster/partition_row_count"]
+    return Line(
+        stream=name,
+        parents=int(_value(metadata["parents"])),
+        pulls=_value(metadata["pulls"]),
+        rows=int(_value(rows)),
+        requests=int(_value(metadata["requests"])),
+        seconds=float(_value(metadata["seconds"])),
+    )
+
+
+def _value(found: Any) -> Any:
+    return found.value
+
+
+def prepare_home(home: Path) -> None:
+    """Make a folder a Dagster home with this project's settings, unless it has its own."""
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        shipped = Path(__file__).resolve().parent.parent / "dagster.yaml"
+        settings.write_text(shipped.read_text())
+
+
+def instance_at(home: Path) -> dg.DagsterInstance:
+    """The Dagster instance that keeps its runs in a folder, made when it does not exist."""
+    prepare_home(home)
+    return dg.DagsterInstance.from_config(str(home))
