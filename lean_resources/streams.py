@@ -93,6 +93,7 @@ _ARROW = {
     Kind.JSON: pa.string(),
 }
 
+_RESERVED = {"pull_id", "series_id", "page_number", "record_number", "month", "pulled_on"}
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _SEGMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\[0\])?")
 _REGIONAL = "regional_data.data."
@@ -233,7 +234,7 @@ class Stream:
         names = [column.name for column in self.columns]
         if doubled := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"columns declared twice: {sorted(doubled)}")
-        if reserved := set(names) & {"pull_id", "month", "pulled_on"}:
+        if reserved := set(names) & _RESERVED:
             raise ValueError(f"columns named like the lake's own: {sorted(reserved)}")
         if not self.key or (unknown := set(self.key) - set(names)):
             raise ValueError(f"key {self.key} is not made of its columns")
@@ -1365,7 +1366,7 @@ _IDENTITY = Stream(
     records="data.identities",
     parent="entities",
     parent_key="entity_id",
-    key=("entity_id", "record_number"),
+    key=("entity_id", "party_index"),
     permission="identity",
     verbose_unless="entity_id",
     source=f"{_DOCS}/get-identity",
@@ -1373,8 +1374,8 @@ _IDENTITY = Stream(
         _ENTITY_ID,
         _column(
             Kind.INTEGER,
-            "record_number",
-            "Place of the record in the answer, from 0; parties have no other dependable id.",
+            "party_index",
+            "Place of the party in the answer, from 0; parties have no other dependable id.",
             required=True,
             request="record_number",
         ),
@@ -1390,14 +1391,14 @@ _IDENTITIES = Stream(
     records="data.identities",
     parent="accounts",
     parent_key="account_id",
-    key=("account_id", "record_number"),
+    key=("account_id", "party_index"),
     permission="identities",
     verbose_unless="entity_id",
     source=f"{_DOCS}/get-identities",
     columns=(
         _ENTITY_ID,
         _ACCOUNT_ID,
-        _IDENTITY.column("record_number"),
+        _IDENTITY.column("party_index"),
         *_person(),
     ),
 )

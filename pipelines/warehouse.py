@@ -64,8 +64,12 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     """
     if not lake.warehouse.exists():
         raise FileNotFoundError(f"{lake.warehouse} does not exist: run a sync first")
-    connection = duckdb.connect(str(lake.warehouse), read_only=True)
+    # Attached rather than opened: within one process DuckDB hands out the database that it has
+    # open under a path, which after a swap would be the old one.
+    connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
+    connection.execute(f"attach '{_quoted(str(lake.warehouse))}' as leanhouse (read_only)")
+    connection.execute("use leanhouse")
     return connection
 
 

@@ -1,0 +1,190 @@
+"""The catalogue refuses wrong declarations, by name."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from lean_resources.streams import PERMISSIONS, STREAMS, Column, Kind, Stream, Window, segments
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TEXT = Column(name="id", kind=Kind.TEXT, doc="An id.", paths=("id",), required=True)
+
+
+def stream(**changes):
+    """A valid declaration with some changes."""
+    given = {
+        "name": "things",
+        "doc": "Things, one row per thing.",
+        "path": "/things",
+        "key": ("id",),
+        "columns": (TEXT,),
+        "source": "https://docs.leantech.me",
+    }
+    return Stream(**(given | changes))
+
+
+def test_the_fourteen_streams_of_the_design_are_declared():
+    """Every stream of Lean that the project reads has one entry."""
+    assert list(STREAMS) == [
+        "banks",
+        "customers",
+        "entities",
+        "consents",
+        "refreshes",
+        "accounts",
+        "balances",
+        "transactions",
+        "identity",
+        "identities",
+        "beneficiaries",
+        "direct_debits",
+        "scheduled_payments",
+        "standing_orders",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"name": "Things"}, "lower case"),
+        ({"doc": "Things"}, "sentence"),
+        ({"columns": (TEXT, TEXT)}, "declared twice"),
+        ({"key": ("other",)}, "key"),
+        ({"permission": "balances"}, "permission"),
+        ({"window": Window.MONTHS}, "placed_by"),
+        ({"window": Window.MONTHS, "placed_by": ("id",)}, "not an instant"),
+        ({"path": "/things/{colour}"}, "colour"),
+    ],
+)
+def test_a_wrong_stream_fails_at_its_declaration_by_name(changes, reason):
+    """A stream that contradicts itself cannot be declared."""
+    with pytest.raises(ValueError, match=reason) as failure:
+        stream(**changes)
+
+    assert f"stream {changes.get('name', 'things')}" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"name": "Id"}, "lower case"),
+        ({"doc": "An id"}, "sentence"),
+        ({"paths": ()}, "neither"),
+        ({"paths": ("a..b",)}, "not a path"),
+        ({"kind": Kind.ITEMS}, "fields"),
+        ({"aliases": {"A": "B"}}, "lead to"),
+    ],
+)
+def test_a_wrong_column_fails_at_its_declaration_by_name(changes, reason):
+    """A column that contradicts itself cannot be declared."""
+    given = {"name": "id", "kind": Kind.TEXT, "doc": "An id.", "paths": ("id",)}
+
+    with pytest.raises(ValueError, match=reason):
+        Column(**(given | changes))
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_every_stream_is_documented_to_the_last_column(name):
+    """Docs end as sentences, sources are pages, keys are required, parents exist."""
+    found = STREAMS[name]
+
+    assert found.source.startswith("https://docs.leantech.me")
+    assert "one row per" in found.doc
+    assert all(column.doc.endswith(".") for column in found.columns)
+    assert all(found.column(key).required for key in found.key)
+    assert found.permission in {None, *PERMISSIONS}
+    assert set(found.parents) <= set(STREAMS)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_money_is_decimal_and_instants_are_utc(name):
+    """No column of any stream is a float, and no instant lacks its zone."""
+    for field in STREAMS[name].schema:
+        assert not pa.types.is_floating(field.type), field.name
+        if pa.types.is_timestamp(field.type):
+            assert field.type.tz == "UTC"
+
+
+def test_money_never_travels_without_its_currency():
+    """Each money column stands directly before the column of its currency."""
+    for found in STREAMS.values():
+        names = [column.name for column in found.columns]
+        for place, column in enumerate(found.columns):
+            if column.kind is Kind.MONEY:
+                assert names[place + 1] == column.name.replace("amount", "currency")
+
+
+@pytest.mark.parametrize("word", ["name", "identification", "email", "phone", "national_id", "birth"])
+def test_columns_that_sound_personal_are_marked(word):
+    """Names and numbers of people and accounts are pii; names of banks and firms are not."""
+    firms = {
+        "name", "arabic_name", "commercial_name", "merchant_name", "servicer_identification",
+        "creditor_agent_name", "debtor_agent_name", "creditor_agent_identification",
+        "debtor_agent_identification", "creditor_agent_street_name", "debtor_agent_street_name",
+        "creditor_agent_town_name", "debtor_agent_town_name", "mandate_identification",
+        "exchange_contract_identification", "commercial_name_arabic",
+    }  # fmt: skip
+    for found in STREAMS.values():
+        for column in found.columns:
+            if word in column.name and column.name not in firms:
+                assert column.pii, f"{found.name}.{column.name}"
+
+
+def test_paths_step_into_fields_and_first_elements():
+    """A path is a dotted list of names, each perhaps the first of a list."""
+    steps = segments("regional_data.data.creditor_account[0].name")
+
+    assert [step.name for step in steps] == ["regional_data", "data", "creditor_account", "name"]
+    assert [step.first for step in steps] == [False, False, True, False]
+
+
+def test_lean_is_usable_without_dagster_and_pandas():
+    """Importing the client and everything under it loads neither Dagster nor pandas."""
+    code = (
+        "import sys, lean_resources.client, lean_resources.gate, lean_resources.sandbox, json;"
+        "print(json.dumps([m for m in ('dagster', 'pandas', 'pipelines') if m in sys.modules]))"
+    )
+
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+
+    assert json.loads(found.stdout) == []
+
+
+def test_only_the_composition_root_reads_the_environment():
+    """`os.environ` is named in definitions.py; the command line passes it on to a child."""
+    readers = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("lean_resources", "pipelines")
+        for path in (ROOT / folder).rglob("*.py")
+        if any(word in path.read_text() for word in ("environ", "getenv"))
+        and "os.environ" in path.read_text()
+    }
+
+    assert readers <= {"pipelines/definitions.py", "pipelines/cli.py"}
+
+
+def test_imports_run_one_way():
+    """`lean_resources` never imports `pipelines`, and Dagster only in resource.py."""
+    for path in (ROOT / "lean_resources").rglob("*.py"):
+        text = path.read_text()
+        assert "import pipelines" not in text
+        assert "from pipelines" not in text
+        if path.name != "resource.py":
+            assert "import dagster" not in text
+            assert "import pandas" not in text
+
+
+def test_the_data_dictionary_is_current():
+    """docs/dictionary.md is what the catalogue says."""
+    from pipelines.dictionary import dictionary
+
+    written = (ROOT / "docs" / "dictionary.md").read_text()
+
+    assert written == dictionary(), "run: .venv/bin/leanhouse dictionary > docs/dictionary.md"
