@@ -14,7 +14,7 @@ import datetime as dt
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
@@ -49,6 +49,7 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 """A record that did not fit, without its values: those stay in the raw page."""
 
+_REGIONAL = "regional_data"
 _SCALE = {Kind.MONEY: 9, Kind.RATE: 18}
 _PRECISION = 38
 # A number whose text fits both scales without a look at its value.
@@ -116,8 +117,8 @@ class Gate:
         self._connection = connection or duckdb.connect()
         self._connection.execute("set TimeZone = 'UTC'")
         self._reader = _Reader(stream)
-        self._validator = None if _always_read(stream) else _Validator(stream)
-        self._query = None if self._validator is None else _query(stream)
+        # Flat records are cheaper to transform when nothing regional is looked for.
+        self._ways = () if _always_read(stream) else tuple(_Way(stream, p) for p in (_flat, _all))
         self._schema = pa.schema([*stream.schema, *TRACE_SCHEMA])
 
     def __call__(self, pages: Sequence[Page]) -> Gated:
@@ -126,16 +127,19 @@ class Gate:
         Raises:
             SchemaError: A body is not JSON, or holds no list of records where the stream has it.
         """
-        clean: list[Page] = []
-        other: list[Page] = []
-        for page in pages:
-            is_clean = self._validator is not None and self._validator.accepts(page.body)
-            (clean if is_clean else other).append(page)
+        other = list(pages)
+        misfits: list[Page] = []
         tables: list[pa.Table] = []
-        if clean:
-            rows, misfits = self._transform(clean)
-            other += [page for page in clean if (page.series_id, page.number) in misfits]
-            tables.append(rows)
+        for way in self._ways:
+            tried, other = other, []
+            clean: list[Page] = []
+            for page in tried:
+                (clean if way.accepts(page.body) else other).append(page)
+            if clean:
+                rows, wrong = self._transform(way, clean)
+                tables.append(rows)
+                misfits += wrong
+        other += misfits
         read = self._reader.read(other)
         tables.append(read.rows)
         rows = pa.concat_tables(tables) if len(tables) > 1 else tables[0]
@@ -143,18 +147,17 @@ class Gate:
             rows = _last_by_key(rows, self._stream)
         return Gated(rows, read.quarantine, read.drift)
 
-    def _transform(self, pages: Sequence[Page]) -> tuple[pa.Table, set[tuple[str, int]]]:
+    def _transform(self, way: _Way, pages: Sequence[Page]) -> tuple[pa.Table, list[Page]]:
         """Rows of clean pages, and the pages that turned out to hold a misfit after all."""
-        assert self._query is not None  # noqa: S101 - narrows the type
         self._connection.register("pages", _page_table(self._stream, pages))
         try:
-            table = self._connection.sql(self._query).to_arrow_table()
+            table = self._connection.sql(way.query).to_arrow_table()
         finally:
             self._connection.unregister("pages")
         is_misfit = table.column("is_misfit")
         table = table.drop_columns(["is_misfit"]).cast(self._schema)
         if not pc.any(is_misfit).as_py():
-            return table, set()
+            return table, []
         wrong = table.filter(is_misfit).select(["series_id", "page_number"]).to_pylist()
         misfits = {(row["series_id"], row["page_number"]) for row in wrong}
         places = zip(
@@ -162,7 +165,8 @@ class Gate:
             table.column("page_number").to_pylist(),
             strict=True,
         )
-        return table.filter(pa.array([place not in misfits for place in places])), misfits
+        kept = table.filter(pa.array([place not in misfits for place in places]))
+        return kept, [page for page in pages if (page.series_id, page.number) in misfits]
 
 
 def _always_read(stream: Stream) -> bool:
@@ -216,24 +220,38 @@ class _Node:
         return node
 
 
+Places = Callable[[Column], tuple[str, ...]]
+"""Which of a column's paths are looked at."""
+
+
+def _all(column: Column) -> tuple[str, ...]:
+    return column.paths
+
+
+def _flat(column: Column) -> tuple[str, ...]:
+    return tuple(path for path in column.paths if not path.startswith(f"{_REGIONAL}."))
+
+
 @cache
-def _shape(stream: Stream) -> _Node:
+def _shape(stream: Stream, places: Places = _all) -> _Node:
     """The documented shape of a record."""
     root = _Node()
-    _grow(root, stream.columns)
+    _grow(root, stream.columns, places)
+    if places is _flat:
+        root.fields[_REGIONAL] = _Node()
     return root
 
 
-def _grow(root: _Node, columns: Sequence[Column]) -> None:
+def _grow(root: _Node, columns: Sequence[Column], places: Places) -> None:
     for column in columns:
-        for path in column.paths:
+        for path in places(column):
             node = root.at(path)
             if node.kind not in (None, column.kind):
                 raise ValueError(f"{column.name}: {path} is read as {node.kind} elsewhere")
             node.kind = column.kind
             if column.kind is Kind.ITEMS:
                 node.is_list = True
-                _grow(node, column.fields)
+                _grow(node, column.fields, places)
 
 
 # -- the fast way ------------------------------------------------------------------------------
@@ -252,12 +270,17 @@ _LEAF_TYPES: dict[Kind, Any] = {
 _NULL = msgspec.Raw(b"null")
 
 
-class _Validator:
-    """Decides whether every record of a page is of the documented shape, to the last field."""
+class _Way:
+    """One fast way through the gate: what it accepts, and the SELECT that types it.
 
-    def __init__(self, stream: Stream) -> None:
+    A page is accepted when every record is of the documented shape to the last field, and every
+    number's text fits its column.
+    """
+
+    def __init__(self, stream: Stream, places: Places) -> None:
+        self.query = _query(stream, places)
         self._numbers: list[tuple[str, ...]] = []
-        record = self._struct("Record", _shape(stream), ())
+        record = self._struct("Record", _shape(stream, places), ())
         for name in reversed(stream.records.split(".") if stream.records else []):
             inner = list[record] if record.__name__ == "Record" else record  # type: ignore[valid-type]
             record = msgspec.defstruct("Envelope", [(name, inner)])
@@ -273,11 +296,11 @@ class _Validator:
                 struct: Any = self._struct(key, child, (*here, "*") if child.is_list else here)
                 fields.append((key, (list[struct] if child.is_list else struct) | None, None))
             else:
-                assert child.kind is not None  # noqa: S101 - a leaf is made by a column
                 is_number = child.kind in _SCALE
                 if is_number:
                     self._numbers.append(here)
-                fields.append((key, _LEAF_TYPES[child.kind], _NULL if is_number else None))
+                leaf = _LEAF_TYPES[child.kind] if child.kind is not None else None
+                fields.append((key, leaf, _NULL if is_number else None))
         return msgspec.defstruct(name, fields, forbid_unknown_fields=True, gc=False)
 
     def accepts(self, body: bytes) -> bool:
@@ -324,28 +347,34 @@ def _structure(node: _Node) -> Any:
     if not node.fields:
         assert node.kind is not None  # noqa: S101 - a leaf is made by a column
         return _TRANSFORM[node.kind]
-    found = {name: _structure(child) for name, child in node.fields.items()}
+    found = {
+        name: _structure(child)
+        for name, child in node.fields.items()
+        if child.fields or child.kind is not None
+    }
     return [found] if node.is_list else found
 
 
-def _query(stream: Stream) -> str:
+def _query(stream: Stream, places: Places) -> str:
     """The SELECT that types the records of `pages`."""
-    structure: Any = [_structure(_shape(stream))]
+    structure: Any = [_structure(_shape(stream, places))]
     for name in reversed(stream.records.split(".") if stream.records else []):
         structure = {name: structure}
-    place = f"json_transform(body, '{json.dumps(structure)}')"
+    listed = f"json_transform(body, '{json.dumps(structure)}')"
     if stream.records:
-        place += "." + ".".join(f'"{name}"' for name in stream.records.split("."))
-    typed = ",\n        ".join(f'{_typed(c)} as "{c.name}"' for c in stream.columns)
+        listed += "." + ".".join(f'"{name}"' for name in stream.records.split("."))
+    typed = ",\n        ".join(f'{_typed(c, places)} as "{c.name}"' for c in stream.columns)
     columns = ", ".join(f'"{c.name}"' for c in stream.columns)
-    texts = {c.name: _first(c) for c in stream.columns if c.kind in (Kind.INSTANT, Kind.DATE)}
+    texts = {
+        c.name: _first(c, places) for c in stream.columns if c.kind in (Kind.INSTANT, Kind.DATE)
+    }
     odd = [f'"{c.name}" is null' for c in stream.columns if c.required]
     for name, text in texts.items():
         odd.append(f'(({text}) is not null and "{name}" is null)')
         odd.append(f"coalesce(\"{name}\" < '{EARLIEST_YEAR}-01-01', false)")
     return f"""
     with listed as (
-        select * exclude (body), {place} as records
+        select * exclude (body), {listed} as records
         from pages
     ),
     spread as (
@@ -372,18 +401,18 @@ def _access(base: str, path: str) -> str:
     return expression
 
 
-def _first(column: Column, base: str = "r") -> str:
+def _first(column: Column, places: Places, base: str = "r") -> str:
     """The first value that is not null, untyped."""
-    places = [_access(base, path) for path in column.paths]
+    values = [_access(base, path) for path in places(column)]
     if column.request is not None:
         asked = column.request
-        places.append("first_record + place" if asked == "record_number" else f"asked_{asked}")
-    return places[0] if len(places) == 1 else f"coalesce({', '.join(places)})"
+        values.append("first_record + place" if asked == "record_number" else f"asked_{asked}")
+    return values[0] if len(values) == 1 else f"coalesce({', '.join(values) or 'null'})"
 
 
-def _typed(column: Column, base: str = "r") -> str:
+def _typed(column: Column, places: Places, base: str = "r") -> str:
     """The column's value in its type."""
-    value = _first(column, base)
+    value = _first(column, places, base)
     if column.kind is Kind.INSTANT:
         return f"try_cast({value} as timestamptz)"
     if column.kind is Kind.DATE:
@@ -396,12 +425,12 @@ def _typed(column: Column, base: str = "r") -> str:
             f" else [{value}->>'$'] end"
         )
     if column.kind is Kind.ITEMS:
-        packed = ", ".join(f'"{f.name}" := {_typed(f, "x")}' for f in column.fields)
-        places = [
+        packed = ", ".join(f'"{f.name}" := {_typed(f, _all, "x")}' for f in column.fields)
+        lists = [
             f"list_transform({_access(base, path)}, lambda x: struct_pack({packed}))"
-            for path in column.paths
+            for path in places(column)
         ]
-        return places[0] if len(places) == 1 else f"coalesce({', '.join(places)})"
+        return lists[0] if len(lists) == 1 else f"coalesce({', '.join(lists)})"
     if column.aliases:
         pairs = " ".join(
             f"when '{_quoted(old)}' then '{_quoted(new)}'" for old, new in column.aliases.items()

@@ -15,7 +15,14 @@ from pipelines.resources import LakeResource, Progress
 from pipelines.sync import Report, Selection, sync
 from pipelines.warehouse import publish
 
-__all__ = ["FIRST_MONTH", "MONTHS", "SyncConfig", "TransactionsConfig", "stream_assets", "warehouse"]
+__all__ = [
+    "FIRST_MONTH",
+    "MONTHS",
+    "SyncConfig",
+    "TransactionsConfig",
+    "stream_assets",
+    "warehouse",
+]
 
 FIRST_MONTH = "2015-01"
 MONTHS = dg.MonthlyPartitionsDefinition(

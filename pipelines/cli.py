@@ -85,7 +85,9 @@ def sandbox(
     customers: Customers = 20,
     months: Months = 12,
     seed: Seed = 7,
-    today: Annotated[str | None, typer.Option(help="Its date, YYYY-MM-DD; today when left.")] = None,
+    today: Annotated[
+        str | None, typer.Option(help="Its date, YYYY-MM-DD; today when left.")
+    ] = None,
     mtls: Annotated[bool, typer.Option(help="Ask for a client certificate.")] = False,
 ) -> None:
     """Serve the offline Lean until it is interrupted."""

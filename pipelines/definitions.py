@@ -15,9 +15,7 @@ __all__ = ["HOME", "defs", "environment_of", "lake", "lean"]
 
 HOME = Path(os.environ.get("LEANHOUSE_HOME") or Path(__file__).resolve().parent.parent / "var")
 
-lean = LeanResource(
-    **{v.field: dg.EnvVar(v.name) for v in VARIABLES if os.environ.get(v.name)}
-)
+lean = LeanResource(**{v.field: dg.EnvVar(v.name) for v in VARIABLES if os.environ.get(v.name)})
 
 lake = LakeResource(
     root=str(HOME / "lake"),

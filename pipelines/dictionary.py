@@ -44,9 +44,7 @@ def _section(stream: Stream) -> str:
 
 
 def _rows(column: Column, outer: str = "") -> list[str]:
-    marks = [
-        mark for mark, on in (("required", column.required), ("**pii**", column.pii)) if on
-    ]
+    marks = [mark for mark, on in (("required", column.required), ("**pii**", column.pii)) if on]
     doc = column.doc + (f" ({', '.join(marks)})" if marks else "")
     values = ", ".join(f"`{value}`" for value in column.values)
     kind = "list of records" if column.kind is Kind.ITEMS else str(column.type)

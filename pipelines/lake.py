@@ -288,5 +288,3 @@ def _sql_type(kind: pa.DataType) -> str:
 
 def _quoted(name: str) -> str:
     return f'"{name}"'
-
-

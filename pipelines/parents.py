@@ -18,6 +18,7 @@ __all__ = ["APPLICATION", "Parent", "claims_by_month", "parents_of", "windows_of
 APPLICATION = "application"
 """Parent of the streams that Lean lists for the whole application."""
 
+
 @dataclass(frozen=True, slots=True)
 class Parent:
     """One thing that a stream is read for.

@@ -129,7 +129,11 @@ def plan(
         have = claims.get(window.account_id, {})
         run: list[PlannedMonth] = []
         for name, first, last in months(window.from_date, min(window.to_date, today)):
-            wanted = name in only if only is not None else _is_wanted(have.get(name, ()), name, first, last, policy)
+            wanted = (
+                name in only
+                if only is not None
+                else _is_wanted(have.get(name, ()), name, first, last, policy)
+            )
             if run and (not wanted or len(run) == policy.longest_series_months):
                 yield _series(window, run, have, today, is_forced=only is not None)
                 run = []

@@ -137,9 +137,7 @@ def tasks_of(
         selection: What the run is narrowed to.
     """
     with lake.connect() as connection:
-        parents = parents_of(
-            stream, connection, now, selection.entity_ids, selection.account_ids
-        )
+        parents = parents_of(stream, connection, now, selection.entity_ids, selection.account_ids)
         readable = [parent for parent in parents if parent.skip_code is None]
         skipped = [parent for parent in parents if parent.skip_code is not None]
         if stream.window is Window.SNAPSHOT:
@@ -362,9 +360,7 @@ class _Writer:
             for s in self._streams
         }
         doubled = {
-            series_id
-            for s in self._streams
-            for series_id in _doubled(s, gated[s.name].rows)
+            series_id for s in self._streams for series_id in _doubled(s, gated[s.name].rows)
         }
         for series_id in doubled:
             done, _ = whole.pop(series_id)
@@ -373,7 +369,9 @@ class _Writer:
             else:
                 self._fail(
                     done,
-                    IncompleteError("a record came twice", code="DOUBLED", stream=self._stream.name),
+                    IncompleteError(
+                        "a record came twice", code="DOUBLED", stream=self._stream.name
+                    ),
                 )
         if whole:
             self._commit(whole, gated)
@@ -422,18 +420,14 @@ class _Writer:
     def _unchanged(self, done: _Done, read: Read) -> None:
         for month in done.task.months or (None,):
             self._note(
-                _pull_of(
-                    self._stream, done, month, self._run_id, Outcome.UNCHANGED, read=read
-                )
+                _pull_of(self._stream, done, month, self._run_id, Outcome.UNCHANGED, read=read)
             )
 
     def _fail(self, done: _Done, error: LeanError) -> None:
         outcome = Outcome.SKIPPED if isinstance(error, NotGrantedError) else Outcome.FAILED
         for stream in self._streams:
             for month in done.task.months or (None,):
-                self._note(
-                    _pull_of(stream, done, month, self._run_id, outcome, error=error)
-                )
+                self._note(_pull_of(stream, done, month, self._run_id, outcome, error=error))
 
 
 def _pull_of(
@@ -590,9 +584,7 @@ def _day_of_row(stream: Stream, rows: pa.Table) -> pa.ChunkedArray:
     return instants.cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
 
 
-def _placed(
-    stream: Stream, rows: pa.Table, quarantine: pa.Table
-) -> tuple[pa.Table, pa.Table]:
+def _placed(stream: Stream, rows: pa.Table, quarantine: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Move rows that stand on no day to the quarantine."""
     homeless = pc.is_null(pc.coalesce(*(rows[name] for name in stream.placed_by)))
     if not pc.any(homeless).as_py():

@@ -33,7 +33,9 @@ def record(**changes):
 
 def page(*records, text=None):
     """One page that holds the records, or a text in their place."""
-    body = text if text is not None else ",".join(json.dumps(r, ensure_ascii=False) for r in records)
+    body = (
+        text if text is not None else ",".join(json.dumps(r, ensure_ascii=False) for r in records)
+    )
     whole = '{"status":"OK","data":{"type":"transactions","transactions":[' + body + "]}}"
     return Page("series", 0, 0, whole.encode(), {"entity_id": "e", "account_id": "a"})
 
@@ -326,6 +328,11 @@ def test_both_ways_through_the_gate_agree(records):
 
 def test_a_page_of_the_documented_shape_takes_the_fast_way():
     """The validator accepts plain pages, so the law above compares two ways and not one."""
-    assert GATE._validator.accepts(page(record(), record(transaction_id="t-2")).body)
-    assert not GATE._validator.accepts(page(record(mood="good")).body)
-    assert not GATE._validator.accepts(money("1e3").body)
+    flat, whole = GATE._ways
+    regional = record(regional_data={"standard": "SAU.SAMA.V1", "data": {"status": "BOOKED"}})
+
+    assert flat.accepts(page(record(), record(transaction_id="t-2", regional_data=None)).body)
+    assert not flat.accepts(page(regional).body)
+    assert whole.accepts(page(regional).body)
+    assert not whole.accepts(page(record(mood="good")).body)
+    assert not whole.accepts(money("1e3").body)
