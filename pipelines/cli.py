@@ -160,10 +160,11 @@ def sync(
 @app.command()
 def doctor() -> None:
     """Check settings, credentials, certificates and the way to Lean, without touching data."""
-    from pipelines.definitions import lake, lean
+    from lean_resources.client import LeanClient
+    from pipelines.definitions import lake, settings
 
     try:
-        client = lean.client()
+        client = LeanClient(settings())
         console.print(f"settings   in order, {client.settings.api_url}")
 
         async def knock() -> tuple[int, dt.datetime]:
@@ -228,11 +229,16 @@ def query(
 
 
 @app.command()
-def dictionary() -> None:
+def dictionary(
+    settings: Annotated[
+        bool, typer.Option("--settings", help="Print .env.example instead.")
+    ] = False,
+) -> None:
     """Print the data dictionary, as it stands in docs/dictionary.md."""
     from pipelines.dictionary import dictionary as written
+    from pipelines.dictionary import env_example
 
-    sys.stdout.write(written())
+    sys.stdout.write(env_example() if settings else written())
 
 
 def _lake_of(home: Path | None):  # type: ignore[no-untyped-def] # noqa: ANN202 - imported late

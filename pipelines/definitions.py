@@ -7,11 +7,11 @@ from pathlib import Path
 import dagster as dg
 
 from lean_resources.resource import LeanResource
-from lean_resources.settings import VARIABLES
+from lean_resources.settings import VARIABLES, LeanSettings
 from pipelines.assets import stream_assets, warehouse
 from pipelines.resources import LakeResource, silent
 
-__all__ = ["HOME", "defs", "environment_of", "lake", "lean"]
+__all__ = ["HOME", "defs", "environment_of", "lake", "lean", "settings"]
 
 HOME = Path(os.environ.get("LEANHOUSE_HOME") or Path(__file__).resolve().parent.parent / "var")
 
@@ -26,6 +26,15 @@ defs = dg.Definitions(
     assets=[*stream_assets, warehouse],
     resources={"lean": lean, "lake": lake, "progress": silent},
 )
+
+
+def settings() -> LeanSettings:
+    """The settings of the environment as it is, unknown variables included.
+
+    Raises:
+        ConfigError: One is missing, half set, contradicts another, or is misspelt.
+    """
+    return LeanSettings.load(os.environ)
 
 
 def environment_of(values: Mapping[str, str], home: Path) -> dict[str, str]:

@@ -1,11 +1,14 @@
-"""The data dictionary, written from the catalogue."""
+"""Pages that are written from declarations: the data dictionary and .env.example."""
 
 from __future__ import annotations
 
+import textwrap
+
+from lean_resources.settings import VARIABLES
 from lean_resources.streams import STREAMS, Column, Kind, Stream, Window
 from pipelines.ledger import Pull
 
-__all__ = ["dictionary"]
+__all__ = ["dictionary", "env_example"]
 
 _HEAD = """\
 # Data dictionary
@@ -68,3 +71,24 @@ def _ledger() -> str:
         ["## pulls", "", "The ledger, one row per pull, whatever its outcome.", ""]
         + ["| column | meaning |", "|---|---|", *rows, ""]
     )
+
+
+_ENV_HEAD = """\
+# Settings of one application at Lean, written from lean_resources/settings.py by
+# `leanhouse dictionary --settings`; a test keeps this file current. Copy it to .env and fill in.
+# Blank means unset. Set the client id and secret, or the application token, never both.
+
+# Folder of the lake and of everything else that is kept; var in the checkout when unset.
+LEANHOUSE_HOME=
+"""
+
+
+def env_example() -> str:
+    """The file .env.example."""
+    lines = [_ENV_HEAD]
+    for variable in VARIABLES:
+        default = f" Default: {variable.default}." if variable.default else ""
+        secret = " Secret." if variable.secret else ""
+        text = f"{variable.description}{default}{secret}"
+        lines += [*(f"# {line}" for line in textwrap.wrap(text, 96)), f"{variable.name}=", ""]
+    return "\n".join(lines)

@@ -119,7 +119,9 @@ def test_money_never_travels_without_its_currency():
                 assert names[place + 1] == column.name.replace("amount", "currency")
 
 
-@pytest.mark.parametrize("word", ["name", "identification", "email", "phone", "national_id", "birth"])
+@pytest.mark.parametrize(
+    "word", ["name", "identification", "email", "phone", "national_id", "birth"]
+)
 def test_columns_that_sound_personal_are_marked(word):
     """Names and numbers of people and accounts are pii; names of banks and firms are not."""
     firms = {
@@ -188,3 +190,12 @@ def test_the_data_dictionary_is_current():
     written = (ROOT / "docs" / "dictionary.md").read_text()
 
     assert written == dictionary(), "run: .venv/bin/leanhouse dictionary > docs/dictionary.md"
+
+
+def test_the_example_of_the_settings_is_current():
+    """.env.example is what the settings declare."""
+    from pipelines.dictionary import env_example
+
+    assert (ROOT / ".env.example").read_text() == env_example(), (
+        "run: .venv/bin/leanhouse dictionary --settings > .env.example"
+    )
