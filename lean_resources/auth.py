@@ -1,0 +1,308 @@
+"""Authentication: a shared OAuth2 token or the application token, never both.
+
+Lean answers 400 to a request that carries a bearer token and `lean-app-token` at once, so each
+flow removes the other's header.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import math
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from typing import Any, Never
+
+import httpx
+from pydantic import SecretStr
+
+from lean_resources.errors import (
+    AuthError,
+    ConfigError,
+    LeanError,
+    SchemaError,
+    UnavailableError,
+)
+from lean_resources.limits import retry_after
+from lean_resources.settings import LeanSettings
+
+__all__ = ["AppToken", "OAuth2", "auth_for"]
+
+_APP_TOKEN_HEADER = "lean-app-token"  # noqa: S105  # the name of a header
+_RENEW_SECONDS = 60.0
+_RENEW_FRACTION = 0.2
+_ASSUMED_LIFE_SECONDS = 300.0
+_LARGEST_BODY = 64 * 1024
+# What a request to the token endpoint takes over from the request that needs the token.
+_SHARED_HEADERS = ("user-agent", "lean-correlation-id")
+# RFC 6749, 4.1.2.1: the two codes that ask for patience rather than for other credentials.
+_PASSING_CODES = {"server_error", "temporarily_unavailable"}
+
+
+def auth_for(settings: LeanSettings, clock: Callable[[], float] = time.monotonic) -> httpx.Auth:
+    """Choose the flow that the settings have credentials for.
+
+    Args:
+        settings: Valid settings, so with exactly one kind of credentials.
+        clock: Seconds, never going back.
+    """
+    if settings.app_token:
+        return AppToken(settings.app_token)
+    if settings.client_id and settings.client_secret:
+        return OAuth2(
+            token_url=settings.token_url,
+            client_id=settings.client_id,
+            client_secret=settings.client_secret,
+            clock=clock,
+        )
+    raise ConfigError("no credentials: set LEAN_CLIENT_ID and LEAN_CLIENT_SECRET")
+
+
+class AppToken(httpx.Auth):
+    """Names the application by its token, as the legacy production host wants it.
+
+    Args:
+        token: The application token.
+    """
+
+    def __init__(self, token: SecretStr) -> None:
+        self._token = token
+
+    def __repr__(self) -> str:
+        return "AppToken()"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Send the request with the application token."""
+        request.headers.pop("authorization", None)
+        request.headers[_APP_TOKEN_HEADER] = self._token.get_secret_value()
+        yield request
+
+
+class OAuth2(httpx.Auth):
+    """Bearer tokens by client credentials, one token shared by all requests.
+
+    The token is asked for through the same transport as everything else, so also with the client
+    certificate. It is renewed 60 seconds before its end (a fifth of its life before, if that is
+    less), and once for a request that Lean answers with 401, which is then sent again. However
+    many requests wait for a token, one call is made; if it fails, all that waited for it fail
+    with it, instead of each asking again. A connection error or timeout of that call reaches the
+    request that made it as httpx's own `TransportError`, and the others as `UnavailableError`.
+
+    One object serves one event loop.
+
+    Args:
+        token_url: The token endpoint.
+        client_id: Application id at Lean.
+        client_secret: Its secret.
+        scope: `api`, or `customer.<customer_id>` for Lean's SDK.
+        clock: Seconds, never going back.
+
+    Raises:
+        AuthError: The credentials are refused; `code` is the OAuth2 error.
+        UnavailableError: The token endpoint cannot answer now.
+        ConfigError: There is no token endpoint at `token_url`.
+        SchemaError: The answer holds no usable token.
+
+    Source: RFC 6749, 4.4 and 5; a recorded answer of Lean's sandbox for its fields and life.
+    """
+
+    def __init__(
+        self,
+        *,
+        token_url: str,
+        client_id: str,
+        client_secret: SecretStr,
+        scope: str = "api",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._token_url = token_url
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._scope = scope
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._token: SecretStr | None = None
+        self._renew_at = -math.inf
+        self._failure: LeanError | None = None
+        self._failure_count = 0
+
+    def __repr__(self) -> str:
+        return f"OAuth2(token_url={self._token_url!r}, scope={self._scope!r})"
+
+    def sync_auth_flow(self, request: httpx.Request) -> Never:  # noqa: ARG002
+        """Refuse: the token is shared by an asyncio lock.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("OAuth2 works with httpx.AsyncClient only")
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Send the request with a token, and once more with another if Lean answers 401."""
+        request.headers.pop(_APP_TOKEN_HEADER, None)
+        for is_last in (False, True):
+            token = self._current()
+            if token is None:
+                failure_count = self._failure_count
+                async with self._lock:
+                    token = self._current()
+                    if token is None:
+                        if self._failure and self._failure_count > failure_count:
+                            raise copy.copy(self._failure)
+                        asked_at = self._clock()
+                        try:
+                            response = yield self._token_request(request)
+                            token = self._accept(response, await _body(response), asked_at)
+                        except BaseException as error:
+                            self._note(error)
+                            raise
+            request.headers["authorization"] = f"Bearer {token.get_secret_value()}"
+            response = yield request
+            if response.status_code != httpx.codes.UNAUTHORIZED or is_last:
+                return
+            if self._token is token:
+                self._token = None
+            await _body(response)
+
+    def _current(self) -> SecretStr | None:
+        return self._token if self._clock() < self._renew_at else None
+
+    def _note(self, error: BaseException) -> None:
+        """Keep a failed call for the requests that wait for it; a cancelled one is no failure."""
+        if isinstance(error, LeanError):
+            self._failure = copy.copy(error)
+        else:
+            # The client closes the flow when the transport failed, but also when the task is
+            # cancelled; then another request has to make the call.
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) or (task and task.cancelling()):
+                return
+            self._failure = UnavailableError("the token endpoint did not answer")
+        self._failure_count += 1
+
+    def _token_request(self, request: httpx.Request) -> httpx.Request:
+        headers = {
+            name: request.headers[name] for name in _SHARED_HEADERS if name in request.headers
+        }
+        return httpx.Request(
+            "POST",
+            self._token_url,
+            headers={"accept": "application/json", **headers},
+            data={
+                "grant_type": "client_credentials",
+                "client_id": self._client_id,
+                "client_secret": self._client_secret.get_secret_value(),
+                "scope": self._scope,
+            },
+            # A request of a flow has no timeout of its own.
+            extensions={
+                name: value for name, value in request.extensions.items() if name == "timeout"
+            },
+        )
+
+    def _accept(self, response: httpx.Response, body: bytes, asked_at: float) -> SecretStr:
+        answer = _json_object(body)
+        if not response.is_success:
+            self._refuse(response, answer)
+        if answer is None:
+            raise UnavailableError(
+                "the token endpoint answers with something other than JSON",
+                status_code=response.status_code,
+                retry_after=retry_after(response.headers),
+            )
+        token, life_seconds = _token(answer, response.status_code)
+        margin = min(_RENEW_SECONDS, life_seconds * _RENEW_FRACTION)
+        self._token, self._renew_at = token, asked_at + life_seconds - margin
+        return token
+
+    def _refuse(self, response: httpx.Response, answer: dict[str, Any] | None) -> Never:
+        status_code = response.status_code
+        code = self._code(answer)
+        if status_code in {408, 425, 429} or status_code >= 500 or code in _PASSING_CODES:
+            raise UnavailableError(
+                f"the token endpoint answers HTTP {status_code}",
+                status_code=status_code,
+                code=code,
+                retry_after=retry_after(response.headers),
+            )
+        if status_code in {400, 401, 403}:
+            reason = f" ({code})" if code else ""
+            raise AuthError(
+                f"the token endpoint refuses the credentials{reason}",
+                status_code=status_code,
+                code=code,
+            )
+        raise ConfigError(
+            f"LEAN_TOKEN_URL answers HTTP {status_code}, so it is not a token endpoint: correct "
+            "it, or LEAN_REGION and LEAN_ENVIRONMENT",
+            status_code=status_code,
+        )
+
+    def _code(self, answer: dict[str, Any] | None) -> str | None:
+        """The error code, unless it could be something that was sent."""
+        code = (answer or {}).get("error") or (answer or {}).get("status")
+        if not isinstance(code, str) or not re.fullmatch(r"[A-Za-z_]{1,64}", code):
+            return None
+        is_echo = self._client_secret.get_secret_value() in code or self._client_id in code
+        return None if is_echo else code
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """A body that ends as an error when it is longer than any that the token endpoint sends."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > _LARGEST_BODY:
+                raise UnavailableError(f"an answer to be read whole exceeds {_LARGEST_BODY} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _body(response: httpx.Response) -> bytes:
+    if isinstance(response.stream, httpx.AsyncByteStream):
+        response.stream = _Bounded(response.stream)
+    try:
+        return await response.aread()
+    except httpx.DecodingError:
+        raise UnavailableError(
+            "an answer cannot be decompressed", status_code=response.status_code
+        ) from None
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _token(answer: dict[str, Any], status_code: int) -> tuple[SecretStr, float]:
+    def unusable(field: str) -> SchemaError:
+        return SchemaError(
+            f"the token endpoint's answer has no usable {field}", status_code=status_code
+        )
+
+    token = answer.get("access_token")
+    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise unusable("access_token")
+    if str(answer.get("token_type", "")).lower() != "bearer":
+        raise unusable("token_type")
+    try:
+        life_seconds = float(answer.get("expires_in", _ASSUMED_LIFE_SECONDS))
+    except (TypeError, ValueError, OverflowError):
+        raise unusable("expires_in") from None
+    if not (math.isfinite(life_seconds) and life_seconds > 0):
+        raise unusable("expires_in")
+    return SecretStr(token), life_seconds

@@ -1,0 +1,248 @@
+"""Certificates: the TLS context of the client, checked before any request.
+
+A certificate that is expired, of another key or in the wrong order ends as one `ConfigError` that
+names the setting and the remedy, before a handshake could fail on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+
+import certifi
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+from pydantic import SecretStr
+
+from lean_resources.errors import ConfigError
+from lean_resources.settings import LeanSettings
+
+__all__ = ["client_certificate_expires_at", "ssl_context", "untrusted_server"]
+
+_CERTIFICATE = "LEAN_CLIENT_CERT"
+_KEY = "LEAN_CLIENT_KEY"
+_PASSWORD = "LEAN_CLIENT_KEY_PASSWORD"  # noqa: S105  # the name of a variable
+_TRUST_ROOT = "LEAN_TRUST_ROOT"
+_RENEW = "generate a certificate in Lean's dashboard, Integration, Certificates"
+_DOWNLOAD = "download Lean's certificate chain again from its dashboard"
+
+
+def ssl_context(settings: LeanSettings, now: datetime | None = None) -> ssl.SSLContext:
+    """Build the TLS context of the client.
+
+    Servers are always verified, certificate and host name, with TLS 1.2 or later. They are
+    trusted by Lean's own chain when the settings name one and by nothing else then; otherwise by
+    the system's store, or certifi's where the system has none.
+
+    Args:
+        settings: Names the client certificate, its key and the trust root, if any.
+        now: The instant at which certificates have to be in date; by default the present.
+
+    Raises:
+        ConfigError: A file is missing, unreadable, not PEM, out of date, in the wrong order, or
+            the key is not the certificate's.
+    """
+    now = now or datetime.now(UTC)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.trust_root:
+        _trust(context, settings.trust_root, now)
+    else:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        if not context.cert_store_stats()["x509_ca"]:
+            context.load_verify_locations(certifi.where())
+    if settings.client_cert and settings.client_key:
+        password = settings.client_key_password
+        _present(context, settings.client_cert, settings.client_key, password, now)
+    return context
+
+
+def client_certificate_expires_at(settings: LeanSettings) -> datetime | None:
+    """Instant until which the whole client certificate file is valid, in UTC.
+
+    Returns:
+        None where the settings name no client certificate.
+
+    Raises:
+        ConfigError: The file is missing, unreadable or not PEM.
+    """
+    if not settings.client_cert:
+        return None
+    chain = _certificates(settings.client_cert, _CERTIFICATE)
+    return min(certificate.not_valid_after_utc for certificate in chain)
+
+
+def untrusted_server(error: BaseException) -> ConfigError | None:
+    """Tell whether a request failed because the server's certificate is not trusted.
+
+    Waiting does not help then, but transports report it like any failed connection: as httpx's
+    `ConnectError`, and over aiohttp even as `ConnectTimeout`.
+
+    Args:
+        error: What the transport raised.
+
+    Returns:
+        The error to raise instead, or None where the failure is another.
+    """
+    reasons: list[str] = []
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        if isinstance(link, ssl.SSLCertVerificationError):
+            # aiohttp's subclass lacks the reason; its cause has it.
+            reasons.append(getattr(link, "verify_message", ""))
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__
+    if not reasons:
+        return None
+    return ConfigError(
+        f"the server's certificate is not trusted ({max(reasons, key=len) or 'no reason given'}): "
+        f"set {_TRUST_ROOT} to Lean's certificate chain, and check LEAN_API_URL, LEAN_TOKEN_URL "
+        "and the proxies between"
+    )
+
+
+def _trust(context: ssl.SSLContext, path: Path, now: datetime) -> None:
+    roots = _certificates(path, _TRUST_ROOT)
+    for position, certificate in enumerate(roots, start=1):
+        if not _is_authority(certificate):
+            raise ConfigError(
+                f"{_TRUST_ROOT}: certificate {position} of {len(roots)} is not a certificate "
+                f"authority's: {_DOWNLOAD}"
+            )
+    _check_dates(roots, name=_TRUST_ROOT, now=now, remedy=_DOWNLOAD)
+    try:
+        context.load_verify_locations(
+            cadata="".join(root.public_bytes(Encoding.PEM).decode() for root in roots)
+        )
+    except ssl.SSLError:
+        raise ConfigError(f"{_TRUST_ROOT} is refused by OpenSSL: {_DOWNLOAD}") from None
+    # The chain that Lean hands out may end at an intermediate; what it holds is trusted as it is.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+
+
+def _present(
+    context: ssl.SSLContext, cert: Path, key_path: Path, password: SecretStr | None, now: datetime
+) -> None:
+    chain = _certificates(cert, _CERTIFICATE)
+    _check_dates(chain, name=_CERTIFICATE, now=now, remedy=_RENEW)
+    key = _private_key(key_path, password)
+    if _public_bytes(chain[0]) != _public_bytes(key):
+        if any(_public_bytes(certificate) == _public_bytes(key) for certificate in chain[1:]):
+            raise ConfigError(
+                f"{_CERTIFICATE} is in the wrong order: put the leaf first, then its issuers"
+            )
+        raise ConfigError(
+            f"{_KEY} is not the key of the first certificate in {_CERTIFICATE}: use the pair from "
+            "one download"
+        )
+    _check_order(chain)
+    try:
+        context.load_cert_chain(
+            cert,
+            key_path,
+            # Never None: OpenSSL would ask at the terminal.
+            password=password.get_secret_value() if password else "",
+        )
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"{_CERTIFICATE} or {_KEY} is refused by OpenSSL, e.g. as too weak: {_RENEW}"
+        ) from None
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        problem = "names a file that does not exist: correct the path"
+    except IsADirectoryError:
+        problem = "names a directory: name the PEM file"
+    except PermissionError:
+        problem = "names a file that may not be read: grant this process the right to read it"
+    except (OSError, ValueError):
+        problem = "names a file that cannot be read: correct the path"
+    raise ConfigError(f"{name} {problem}")
+
+
+def _certificates(path: Path, name: str) -> list[x509.Certificate]:
+    data = _read(path, name)
+    try:
+        certificates = x509.load_pem_x509_certificates(data)
+        for certificate in certificates:
+            certificate.public_key()
+            certificate.extensions  # noqa: B018  # parsed on access
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(
+            f"{name} holds no readable PEM certificate: name the file that Lean's dashboard "
+            "gave, unchanged"
+        ) from None
+    return certificates
+
+
+def _private_key(path: Path, password: SecretStr | None) -> PrivateKeyTypes:
+    data = _read(path, _KEY)
+    is_encrypted = b"ENCRYPTED" in data
+    if is_encrypted and not password:
+        raise ConfigError(f"{_KEY} is encrypted: set {_PASSWORD}")
+    try:
+        return load_pem_private_key(
+            data,
+            password.get_secret_value().encode() if password and is_encrypted else None,
+        )
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        problem = (
+            f"{_PASSWORD} does not open {_KEY}: correct the password"
+            if is_encrypted
+            else f"{_KEY} holds no readable PEM private key: name the key file of {_CERTIFICATE}"
+        )
+        raise ConfigError(problem) from None
+
+
+def _check_dates(
+    certificates: list[x509.Certificate], *, name: str, now: datetime, remedy: str
+) -> None:
+    for position, certificate in enumerate(certificates, start=1):
+        which = f"{name}: certificate {position} of {len(certificates)}"
+        begins_at, ends_at = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if now > ends_at:
+            raise ConfigError(f"{which} expired at {_instant(ends_at)}: {remedy}")
+        if now < begins_at:
+            raise ConfigError(
+                f"{which} is not valid before {_instant(begins_at)}: wait, or correct this "
+                "machine's clock"
+            )
+
+
+def _check_order(chain: list[x509.Certificate]) -> None:
+    for position, (issued, issuer) in enumerate(itertools.pairwise(chain), start=1):
+        try:
+            issued.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            raise ConfigError(
+                f"{_CERTIFICATE} is in the wrong order: certificate {position + 1} did not issue "
+                f"certificate {position}; put the leaf first, then its issuers"
+            ) from None
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    except x509.ExtensionNotFound:
+        return False
+    return constraints.value.ca
+
+
+def _public_bytes(holder: x509.Certificate | PrivateKeyTypes) -> bytes:
+    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _instant(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,241 @@
+"""Limits: how many requests at once and per second, and which banks are left alone for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import ClassVar, Literal, Self
+
+from aiolimiter import AsyncLimiter
+
+from lean_resources.errors import BankPausedError
+
+__all__ = ["BankState", "CircuitBreaker", "CircuitOpenError", "Limits", "retry_after"]
+
+BankState = Literal["closed", "open", "half_open", "paused"]
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer asks to wait, from its `Retry-After` header.
+
+    Args:
+        headers: Those of the answer, looked up by the lower-case name. A date is measured from
+            the answer's own `Date`, so that a wrong clock here does no harm.
+
+    Returns:
+        None where the header is absent or means nothing; never below zero.
+    """
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+        seconds = float(value)
+        return seconds if math.isfinite(seconds) else None
+    until = _http_date(value)
+    if until is None:
+        return None
+    answered_at = _http_date(headers.get("date", "")) or datetime.now(UTC)
+    return max(0.0, (until - answered_at).total_seconds())
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class Limits:
+    """One gate that every request passes: `async with limits: …`.
+
+    In any `t` seconds at most `burst + t * requests_per_second` requests begin, where the burst is
+    one second's worth, rounded down, but at least one. One object serves one event loop.
+
+    Args:
+        max_concurrency: Requests in flight at once.
+        requests_per_second: The rate in the long run.
+        clock: Seconds, never going back; measures pauses.
+        sleep: Waits for that many seconds; used for pauses.
+    """
+
+    def __init__(
+        self,
+        max_concurrency: int,
+        requests_per_second: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        if max_concurrency < 1:
+            raise ValueError("max_concurrency is below 1")
+        if not (requests_per_second > 0 and math.isfinite(requests_per_second)):
+            raise ValueError("requests_per_second is not a number above 0")
+        burst = max(1, math.floor(requests_per_second))
+        self._slots = asyncio.Semaphore(max_concurrency)
+        self._rate = AsyncLimiter(burst, burst / requests_per_second)
+        self._clock = clock
+        self._sleep = sleep
+        self._paused_until = -math.inf
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody begin for that many seconds; a longer pause that runs already stands."""
+        if seconds > 0:
+            self._paused_until = max(self._paused_until, self._clock() + seconds)
+
+    @property
+    def paused_seconds(self) -> float:
+        """Seconds that the pause still lasts; zero when there is none."""
+        return max(0.0, self._paused_until - self._clock())
+
+    async def __aenter__(self) -> Self:
+        await self._slots.acquire()
+        try:
+            await self._wait_for_turn()
+        except BaseException:
+            self._slots.release()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._slots.release()
+
+    async def _wait_for_turn(self) -> None:
+        waited_until = -math.inf
+        while True:
+            # A pause that was waited for once is over, also where a clock stands still.
+            while self.paused_seconds and self._paused_until > waited_until:
+                waited_until = self._paused_until
+                await self._sleep(self.paused_seconds)
+            await self._rate.acquire()
+            if not self.paused_seconds or self._paused_until <= waited_until:
+                return
+
+
+class CircuitOpenError(BankPausedError):
+    """A bank failed several times in a row and is left alone for a while."""
+
+    remedy: ClassVar[str] = (
+        "Nothing to repair here; the bank is tried again after the pause, and the next sync pulls "
+        "what is missing."
+    )
+    default_code: ClassVar[str] = "CIRCUIT_OPEN"
+
+
+@dataclass(slots=True)
+class _Circuit:
+    """What is known of one bank.
+
+    `retry_at` is None while the circuit is closed; else the instant of the next probe.
+    """
+
+    failures: int = 0
+    retry_at: float | None = None
+    is_probing: bool = False
+    is_paused: bool = False
+
+
+class CircuitBreaker:
+    """Leaves a bank alone that keeps failing, and asks with one request whether it is back.
+
+    Closed, until `failures` in a row open it; open for `cooldown_seconds`; then half open: one
+    request goes through, and its success closes the circuit while its failure opens it again. A
+    probe that reports neither within another cooldown is taken for lost, and the next one goes.
+
+    Args:
+        failures: Failures in a row that open the circuit.
+        cooldown_seconds: How long it stays open.
+        clock: Seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        failures: int = 5,
+        cooldown_seconds: float = 900,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if failures < 1:
+            raise ValueError("failures is below 1")
+        if not cooldown_seconds > 0:
+            raise ValueError("cooldown_seconds is not above 0")
+        self._failures = failures
+        self._cooldown_seconds = cooldown_seconds
+        self._clock = clock
+        self._circuits: dict[str, _Circuit] = {}
+
+    def check(self, bank: str) -> None:
+        """Return if a request to the bank may begin; when half open, it is the probe.
+
+        Raises:
+            CircuitOpenError: The bank is left alone; `retry_after` tells for how long.
+            BankPausedError: The bank was paused with `pause`.
+        """
+        circuit = self._circuits.get(bank)
+        if circuit is None:
+            return
+        if circuit.is_paused:
+            raise BankPausedError(f"bank {bank} is paused until it is announced active")
+        if circuit.retry_at is None:
+            return
+        now = self._clock()
+        if now < circuit.retry_at:
+            wait = circuit.retry_at - now
+            raise CircuitOpenError(
+                f"bank {bank} failed {circuit.failures} times in a row and is left alone for "
+                f"{math.ceil(wait)} s",
+                retry_after=wait,
+            )
+        circuit.is_probing = True
+        circuit.retry_at = now + self._cooldown_seconds
+
+    def succeeded(self, bank: str) -> None:
+        """Take note of an answer; any that is not the bank's own failure counts.
+
+        It closes a half-open circuit. While open it changes nothing, for then it is the late end
+        of a request that began before.
+        """
+        circuit = self._circuits.get(bank)
+        if circuit is None or circuit.is_paused:
+            return
+        if circuit.retry_at is None or self.state(bank) == "half_open":
+            del self._circuits[bank]
+
+    def failed(self, bank: str) -> None:
+        """Take note of a failure of the bank: an error of its own, a timeout, maintenance."""
+        circuit = self._circuits.setdefault(bank, _Circuit())
+        if circuit.is_paused or self.state(bank) == "open":
+            return
+        circuit.failures += 1
+        if circuit.retry_at is not None or circuit.failures >= self._failures:
+            circuit.retry_at = self._clock() + self._cooldown_seconds
+            circuit.is_probing = False
+
+    def pause(self, bank: str) -> None:
+        """Leave the bank alone until `resume`, as when Lean has disabled it."""
+        self._circuits.setdefault(bank, _Circuit()).is_paused = True
+
+    def resume(self, bank: str) -> None:
+        """Close the circuit, whatever it was: the bank is announced active."""
+        self._circuits.pop(bank, None)
+
+    def state(self, bank: str) -> BankState:
+        """Tell whether the bank is asked, left alone, probed or paused."""
+        circuit = self._circuits.get(bank)
+        if circuit is None:
+            return "closed"
+        if circuit.is_paused:
+            return "paused"
+        if circuit.retry_at is None:
+            return "closed"
+        if circuit.is_probing or self._clock() >= circuit.retry_at:
+            return "half_open"
+        return "open"

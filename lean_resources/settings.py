@@ -1,0 +1,456 @@
+"""Settings: region and environment to hosts, credentials, certificates and limits, validated once.
+
+The composition root reads the environment and passes a mapping; nothing here does. Every problem
+ends as one `ConfigError` that names the variables and never quotes a value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import httpx
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from lean_resources.errors import ConfigError
+
+__all__ = [
+    "HOSTS",
+    "LEGACY_HOSTS",
+    "VARIABLES",
+    "Environment",
+    "Hosts",
+    "LeanSettings",
+    "Region",
+    "Variable",
+]
+
+Region = Literal["sa", "ae"]
+Environment = Literal["sandbox", "production"]
+
+
+class Hosts(NamedTuple):
+    """Where one region and environment of Lean answers."""
+
+    api: str
+    token: str
+
+
+HOSTS: dict[tuple[Region, Environment], Hosts] = {
+    ("sa", "sandbox"): Hosts(
+        "https://sandbox.sa.leantech.me", "https://auth.sandbox.sa.leantech.me/oauth2/token"
+    ),
+    ("sa", "production"): Hosts(
+        "https://api2.sa.leantech.me", "https://auth.sa.leantech.me/oauth2/token"
+    ),
+    ("ae", "sandbox"): Hosts(
+        "https://sandbox.leantech.me", "https://auth.sandbox.leantech.me/oauth2/token"
+    ),
+    ("ae", "production"): Hosts(
+        "https://api2.leantech.me", "https://auth.leantech.me/oauth2/token"
+    ),
+}
+
+# The older production hosts want a client certificate and the application token, and no bearer.
+LEGACY_HOSTS: dict[Region, str] = {
+    "sa": "https://api.sa.leantech.me",
+    "ae": "https://api.leantech.me",
+}
+
+_CERTIFICATE_HOSTS = frozenset(
+    {*(httpx.URL(url).host for url in LEGACY_HOSTS.values()), "mtls.sandbox.leantech.me"}
+)
+_PREFIX = "LEAN_"
+_TYPO_SIMILARITY = 0.8
+_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+
+
+def _url(value: str) -> str:
+    try:
+        url = httpx.URL(value)
+    except httpx.InvalidURL:
+        raise PydanticCustomError("url", "is not a URL") from None
+    if url.scheme not in {"https", "http"} or not url.host:
+        raise PydanticCustomError("url", "must be a URL that begins with https://")
+    if url.userinfo or url.query or url.fragment:
+        raise PydanticCustomError("url", "must not hold credentials, a query or a fragment")
+    if url.scheme == "http" and not _is_loopback(url.host):
+        raise PydanticCustomError(
+            "url", "must begin with https://, since http:// is for loopback hosts only"
+        )
+    return value
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _without_slash(value: str) -> str:
+    return value.rstrip("/")
+
+
+def _header_safe(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+        raise PydanticCustomError("header", "holds characters that an HTTP header cannot carry")
+    return value
+
+
+def _default_api_url(data: dict[str, Any]) -> str:
+    if data.get("legacy_host"):
+        return LEGACY_HOSTS[data["region"]]
+    return HOSTS[data["region"], data["environment"]].api
+
+
+def _default_token_url(data: dict[str, Any]) -> str:
+    return HOSTS[data["region"], data["environment"]].token
+
+
+class LeanSettings(BaseModel):
+    """Everything that a client has to know about Lean and about its own limits.
+
+    Credentials are either `client_id` with `client_secret` or `app_token`, never both, because
+    Lean refuses a request that carries both headers.
+
+    Raises:
+        ConfigError: A value is missing, half set, out of range or contradicts another. The
+            message names every variable concerned and holds no value.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    region: Region = Field(
+        default="sa", description="Country of the application at Lean: sa (KSA) or ae (UAE)."
+    )
+    environment: Environment = Field(
+        default="sandbox", description="Lean's environment: sandbox or production."
+    )
+    legacy_host: bool = Field(
+        default=False,
+        description=(
+            "Whether to call the older production host, which requires a client certificate and "
+            "the application token: true or false."
+        ),
+    )
+    api_url: Annotated[str, AfterValidator(_url), AfterValidator(_without_slash)] = Field(
+        default_factory=_default_api_url,
+        description="Base URL of the API; by default that of the region and environment.",
+    )
+    token_url: Annotated[str, AfterValidator(_url)] = Field(
+        default_factory=_default_token_url,
+        description="URL of the OAuth2 token endpoint; by default that of the region and "
+        "environment.",
+    )
+
+    client_id: str | None = Field(
+        default=None,
+        min_length=1,
+        repr=False,
+        description="Application id from Lean's dashboard (Integration), the OAuth2 client id.",
+    )
+    client_secret: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        default=None,
+        description="OAuth2 client secret; shown once in Lean's dashboard, void when regenerated.",
+    )
+    app_token: Annotated[SecretStr, Field(min_length=1), AfterValidator(_header_safe)] | None = (
+        Field(default=None, description="Application token, instead of the OAuth2 pair.")
+    )
+
+    client_cert: Path | None = Field(
+        default=None,
+        description="Path of the client certificate in PEM: the leaf, then its issuers in order.",
+    )
+    client_key: Path | None = Field(
+        default=None, description="Path of the client certificate's private key in PEM."
+    )
+    client_key_password: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        default=None, description="Password of the private key, if it is encrypted."
+    )
+    trust_root: Path | None = Field(
+        default=None,
+        description="Path of Lean's certificate chain in PEM; when set, only servers that it "
+        "vouches for are trusted.",
+    )
+
+    max_concurrency: int = Field(
+        default=16, ge=1, le=1000, description="Requests in flight at once, 1 to 1000."
+    )
+    requests_per_second: float = Field(
+        default=20,
+        gt=0,
+        le=10_000,
+        allow_inf_nan=False,
+        description="Requests per second, above 0 and up to 10000; a burst is at most one "
+        "second's worth.",
+    )
+    timeout_seconds: float = Field(
+        default=65,
+        gt=50,
+        le=600,
+        allow_inf_nan=False,
+        description="Seconds to wait for an answer, above 50 and up to 600: after 50 Lean "
+        "answers PENDING instead.",
+    )
+    connect_timeout_seconds: float = Field(
+        default=10,
+        gt=0,
+        le=50,
+        allow_inf_nan=False,
+        description="Seconds to wait for a connection, above 0 and up to 50.",
+    )
+    max_response_bytes: int = Field(
+        default=32 * 1024 * 1024,
+        ge=64 * 1024,
+        le=1024 * 1024 * 1024,
+        description="Bytes of the largest answer that is read, decompressed, 65536 to 1073741824.",
+    )
+    attempts: int = Field(
+        default=5, ge=1, le=20, description="Attempts per request, the first included, 1 to 20."
+    )
+    pending_deadline_seconds: float = Field(
+        default=1800,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds until a PENDING answer is given up, above 0 and up to 86400.",
+    )
+    pending_poll_seconds: float = Field(
+        default=30,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds between two looks at a PENDING answer, above 0 and up to 3600.",
+    )
+    verbose: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="When to ask for verbose records (regional_data): auto (only where records "
+        "of the older generation come back without it), always or never.",
+    )
+    page_size: int = Field(
+        default=100, ge=1, le=100, description="Records per page, 1 to 100 (Lean's maximum)."
+    )
+
+    @classmethod
+    def load(cls, values: Mapping[str, str | None], prefix: str = _PREFIX) -> Self:
+        """Read the settings from a mapping like an environment.
+
+        Blank values count as unset, and white space around a value is dropped (not around the
+        key's password). Names without the prefix are left alone, and so are those with it that
+        resemble no known one, since other parts may own them.
+
+        Args:
+            values: Variable names to values, e.g. `{"LEAN_CLIENT_ID": "…"}`.
+            prefix: What the names begin with.
+
+        Raises:
+            ConfigError: Any problem, all of them in one message.
+        """
+        known = {_variable(field, prefix): field for field in cls.model_fields}
+        given: dict[str, str] = {}
+        typos: list[str] = []
+        for name, value in values.items():
+            if not name.startswith(prefix) or value is None or not value.strip():
+                continue
+            if field := known.get(name):
+                given[field] = value if field == "client_key_password" else value.strip()
+            elif meant := _nearest(name, list(known), prefix):
+                typos.append(f"{name} is unknown: did you mean {meant}")
+        return cls.model_validate(given, context=_Loading(prefix, tuple(typos)))
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether the older production host's rules apply: certificate and application token."""
+        legacy = {httpx.URL(url).host for url in LEGACY_HOSTS.values()}
+        return self.legacy_host or httpx.URL(self.api_url).host in legacy
+
+    @property
+    def requires_certificate(self) -> bool:
+        """Whether the host refuses a client without certificate."""
+        return self.is_legacy or httpx.URL(self.api_url).host in _CERTIFICATE_HOSTS
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_clear_error(
+        cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        loading = info.context if isinstance(info.context, _Loading) else _Loading()
+        problems = list(loading.problems)
+        settings: Self | None = None
+        try:
+            settings = handler(values)
+        except ValidationError as error:
+            problems += _problems(error, loading.prefix)
+        else:
+            problems += _contradictions(settings, loading.prefix)
+        # Raised outside the handler above, so that no validation error, which holds the input,
+        # stays attached as its context.
+        if problems or settings is None:
+            raise ConfigError("; ".join(problems))
+        return settings
+
+
+class _Loading(NamedTuple):
+    """What `load` tells the validator: how variables begin, and the problems found so far."""
+
+    prefix: str = _PREFIX
+    problems: tuple[str, ...] = ()
+
+
+def _variable(field: str, prefix: str = _PREFIX) -> str:
+    return prefix + field.upper()
+
+
+def _contradictions(settings: LeanSettings, prefix: str) -> Iterator[str]:
+    yield from _credential_problems(settings, prefix)
+    yield from _certificate_problems(settings, prefix)
+    yield from _host_problems(settings, prefix)
+    if settings.pending_poll_seconds > settings.pending_deadline_seconds:
+        yield (
+            f"{_variable('pending_poll_seconds', prefix)} is above "
+            f"{_variable('pending_deadline_seconds', prefix)}: set it lower"
+        )
+
+
+def _credential_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
+    identity, secret, token = (
+        _variable(field, prefix) for field in ("client_id", "client_secret", "app_token")
+    )
+    if (settings.client_id or settings.client_secret) and settings.app_token:
+        remove = f"{identity} and {secret}" if settings.is_legacy else token
+        yield (
+            f"{token} is set beside {identity} or {secret}, and Lean refuses both at once: "
+            f"remove {remove}"
+        )
+    elif settings.client_id and not settings.client_secret:
+        yield f"{identity} is set without {secret}: set both"
+    elif settings.client_secret and not settings.client_id:
+        yield f"{secret} is set without {identity}: set both"
+    elif settings.client_id and settings.is_legacy:
+        yield (
+            f"the legacy host takes no OAuth2 token: set {token} instead of {identity} and "
+            f"{secret}, or unset {_variable('legacy_host', prefix)}"
+        )
+    elif not settings.client_id and not settings.app_token:
+        wanted = token if settings.is_legacy else f"{identity} and {secret} (or {token})"
+        yield f"no credentials: set {wanted} from Lean's dashboard, Integration"
+
+
+def _certificate_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
+    certificate, key, password = (
+        _variable(field, prefix) for field in ("client_cert", "client_key", "client_key_password")
+    )
+    if settings.client_cert and not settings.client_key:
+        yield f"{certificate} is set without {key}: set both"
+    elif settings.client_key and not settings.client_cert:
+        yield f"{key} is set without {certificate}: set both"
+    elif settings.client_key_password and not settings.client_key:
+        yield f"{password} is set without {key}: set {certificate} and {key}, or remove it"
+    elif settings.requires_certificate and not settings.client_cert:
+        yield (
+            f"the host requires a client certificate: set {certificate} and {key} from "
+            "Lean's dashboard, Integration, Certificates"
+        )
+
+
+def _host_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
+    for field, value in (("api_url", settings.api_url), ("token_url", settings.token_url)):
+        labels = httpx.URL(value).host.split(".")
+        if labels[-2:] != ["leantech", "me"]:
+            continue
+        region = "sa" if "sa" in labels else "ae"
+        environment = "sandbox" if "sandbox" in labels else "production"
+        if (region, environment) != (settings.region, settings.environment):
+            yield (
+                f"{_variable(field, prefix)} (or {_variable('legacy_host', prefix)}) leads to "
+                f"Lean's host for {region} {environment}, but "
+                f"{_variable('region', prefix)} and {_variable('environment', prefix)} say "
+                f"{settings.region} {settings.environment}: make them agree"
+            )
+
+
+def _nearest(name: str, known: list[str], prefix: str) -> str | None:
+    stems = {candidate.removeprefix(prefix): candidate for candidate in known}
+    near = difflib.get_close_matches(
+        name.removeprefix(prefix).upper(), stems, n=1, cutoff=_TYPO_SIMILARITY
+    )
+    return stems[near[0]] if near else None
+
+
+def _problems(error: ValidationError, prefix: str) -> Iterator[str]:
+    for detail in error.errors(include_url=False, include_context=True, include_input=False):
+        if detail["type"] != "default_factory_not_called":
+            yield _problem(detail, prefix)
+
+
+def _problem(detail: ErrorDetails, prefix: str) -> str:
+    field = str(detail["loc"][0]) if detail["loc"] else ""
+    if field not in LeanSettings.model_fields:
+        return (
+            f"there is no setting {field}: lean_resources.settings.VARIABLES lists those there are"
+        )
+    name, description = _variable(field, prefix), LeanSettings.model_fields[field].description or ""
+    # Worded here rather than by pydantic, whose messages name types instead of remedies.
+    match detail["type"]:
+        case "literal_error" | "bool_parsing":
+            what = "is not one of its values"
+        case "int_parsing" | "int_from_float":
+            what = "is not a whole number"
+        case "float_parsing" | "finite_number":
+            what = "is not a number"
+        case kind if kind in _BOUNDS:
+            what = "is out of range"
+        case "string_too_short" | "too_short":
+            what = "is empty"
+        case "url" | "header":
+            what = detail["msg"]
+        case _:
+            what = "is not of its type"
+    return f"{name} {what} ({description.removesuffix('.')})"
+
+
+class Variable(NamedTuple):
+    """One environment variable, as documentation shows it."""
+
+    name: str
+    field: str
+    description: str
+    default: str
+    secret: bool
+
+
+def _variables() -> Iterator[Variable]:
+    for field, about in LeanSettings.model_fields.items():
+        default = None if about.default_factory else about.default
+        if default is None:
+            text = ""
+        else:
+            text = str(default).lower() if isinstance(default, bool) else str(default)
+        yield Variable(
+            name=_variable(field),
+            field=field,
+            description=about.description or "",
+            default=text,
+            secret=SecretStr.__name__ in str(about.annotation),
+        )
+
+
+VARIABLES: tuple[Variable, ...] = tuple(_variables())
