@@ -1,0 +1,62 @@
+"""Certificates for mutual TLS, made on the spot."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+__all__ = ["Certificates", "ClientCertificate"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Paths of a certificate with its chain, and of its key."""
+
+    cert: Path
+    key: Path
+
+
+class Certificates:
+    """A made-up chain of Lean's, with a server and a client certificate below it.
+
+    Args:
+        folder: Where the files are written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._authority = trustme.CA(organization_name="Lean sandbox")
+        self.authority = folder / "lean_public_cert_chain.pem"
+        self._authority.cert_pem.write_to_path(str(self.authority))
+        server = self._authority.issue_cert("localhost", "127.0.0.1")
+        self.server_cert, self.server_key = self._write("server", server)
+        self.client_cert, self.client_key = self._write(
+            "application", self._authority.issue_cert(common_name="sandbox-application")
+        )
+
+    def expired(self) -> ClientCertificate:
+        """A client certificate of the right chain whose time is over."""
+        now = dt.datetime.now(tz=dt.UTC)
+        leaf = self._authority.issue_cert(
+            common_name="sandbox-application",
+            not_before=now - dt.timedelta(days=30),
+            not_after=now - dt.timedelta(days=1),
+        )
+        return ClientCertificate(*self._write("expired", leaf))
+
+    def foreign(self) -> ClientCertificate:
+        """A client certificate of a chain that Lean does not know."""
+        other = trustme.CA(organization_name="Somebody else")
+        leaf = other.issue_cert(common_name="sandbox-application")
+        return ClientCertificate(*self._write("foreign", leaf))
+
+    def _write(self, name: str, leaf: trustme.LeafCert) -> tuple[Path, Path]:
+        cert, key = self._folder / f"{name}_cert.pem", self._folder / f"{name}_key.pem"
+        chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
+        cert.write_bytes(chain + self.authority.read_bytes())
+        key.touch(mode=0o600)
+        key.write_bytes(leaf.private_key_pem.bytes())
+        return cert, key

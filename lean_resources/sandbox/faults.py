@@ -1,0 +1,193 @@
+"""Faults: what goes wrong on request, either the next few times or at a rate.
+
+A fault is written as its kind and, after a colon, its value:
+
+    401                     the token is refused
+    429  429:5              too many requests, with a Retry-After of 1 or 5 seconds
+    429-bare                too many requests, without Retry-After
+    500                     Lean's own error
+    502  503  504           the edge's HTML page
+    FAILED:BANK_ISSUE       HTTP 200 that failed, with any granular code
+    CONSENT_EXPIRED  CONSENT_EXPIRED:2      the consent ended; from this page on
+    RECONNECT_REQUIRED      the bank wants the customer again
+    PENDING  PENDING:3      the answer comes by way of results, after 2 or 3 looks
+    PENDING-202             the same with HTTP 202
+    slow:2.5                the answer takes 2.5 seconds of real time
+    cut                     the connection ends in the middle of the body
+    html                    HTTP 200 with an HTML body
+    total-drift             `total_elements` differs on a later page
+    refresh-drift           `refreshed_at` differs on a later page
+    repeat  skip            a later page repeats a row, or leaves one out
+    refresh-failed:transactions,balances    the refresh that is started fails in these parts
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lean_resources.sandbox.ids import mix, text_hash
+
+__all__ = ["Fault", "Faults"]
+
+_KINDS = frozenset(
+    {
+        "401", "429", "429-bare", "500", "502", "503", "504", "failed", "consent_expired",
+        "reconnect_required", "pending", "pending-202", "slow", "cut", "html", "total-drift",
+        "refresh-drift", "repeat", "skip", "refresh-failed",
+    }
+)  # fmt: skip
+_ENVELOPE = frozenset({"failed", "consent_expired", "pending", "pending-202"})
+_LATER = frozenset({"total-drift", "refresh-drift", "repeat", "skip"})
+_REFRESH = frozenset({"refresh-failed"})
+_ROOM = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way to go wrong."""
+
+    kind: str
+    value: str = ""
+
+    @classmethod
+    def parse(cls, text: str | Fault) -> Fault:
+        """Read a fault from its written form.
+
+        Raises:
+            ValueError: There is no such fault.
+        """
+        if isinstance(text, Fault):
+            return text
+        kind, _, value = text.partition(":")
+        kind = kind.strip().lower()
+        if kind not in _KINDS:
+            raise ValueError(f"unknown fault {kind!r}; known are {', '.join(sorted(_KINDS))}")
+        return cls(kind, value.strip())
+
+    def fits(self, label: str, *, page: int) -> bool:
+        """Whether it can happen to a request."""
+        if self.kind in _REFRESH or (self.kind == "reconnect_required" and "POST" in label):
+            return label == "POST /data/v2/refreshes"
+        if self.kind in _LATER and page == 0:
+            return False
+        if self.kind in _ENVELOPE | _LATER | {"reconnect_required"}:
+            if "/data/v2/" not in label or "/refreshes" in label or "/results" in label:
+                return False
+            if self.kind == "consent_expired" and self.value:
+                return page >= int(self.value)
+        return True
+
+
+@dataclass(slots=True)
+class _Queued:
+    match: str
+    fault: Fault
+    left: int | None
+    entity_id: str | None
+    account_id: str | None
+
+    def takes(
+        self, label: str, entity_id: str | None, account_id: str | None, *, page: int
+    ) -> bool:
+        return (
+            self.match in label
+            and self.entity_id in (None, entity_id)
+            and self.account_id in (None, account_id)
+            and self.fault.fits(label, page=page)
+        )
+
+
+class Faults:
+    """The faults that are to happen.
+
+    Args:
+        seed: Decides which requests a rate hits.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._queue: list[_Queued] = []
+        self._rates: dict[Fault, float] = {}
+        self._seen: OrderedDict[int, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Share of requests that each fault hits."""
+        return {
+            f"{fault.kind}:{fault.value}" if fault.value else fault.kind: share
+            for fault, share in self._rates.items()
+        }
+
+    @rates.setter
+    def rates(self, rates: Mapping[str, float]) -> None:
+        self._rates = {Fault.parse(text): share for text, share in rates.items()}
+
+    def add(
+        self,
+        match: str,
+        fault: str | Fault,
+        times: int | None = 1,
+        *,
+        entity_id: str | None = None,
+        account_id: str | None = None,
+    ) -> None:
+        """Let the next matching requests fail.
+
+        Args:
+            match: Part of `GET /data/v2/accounts/{account_id}/transactions`; empty for any.
+            fault: In its written form.
+            times: How many requests; None for all that follow.
+            entity_id: Only requests for this entity.
+            account_id: Only requests for this account.
+        """
+        with self._lock:
+            self._queue.append(_Queued(match, Fault.parse(fault), times, entity_id, account_id))
+
+    def clear(self) -> None:
+        """Let nothing fail any more."""
+        with self._lock:
+            self._queue.clear()
+            self._rates = {}
+
+    def take(
+        self,
+        label: str,
+        target: str,
+        *,
+        entity_id: str | None,
+        account_id: str | None,
+        page: int,
+    ) -> Fault | None:
+        """The fault that happens to a request, if any.
+
+        `label` is the method and path template, `target` the path and query: by a rate, the same
+        request fails again or not by its own count.
+        """
+        if not self._queue and not self._rates:
+            return None
+        with self._lock:
+            for place, queued in enumerate(self._queue):
+                if queued.takes(label, entity_id, account_id, page=page):
+                    if queued.left is not None:
+                        queued.left -= 1
+                        if queued.left <= 0:
+                            del self._queue[place]
+                    return queued.fault
+            return self._by_rate(label, target, page=page) if self._rates else None
+
+    def _by_rate(self, label: str, target: str, *, page: int) -> Fault | None:
+        key = text_hash(f"{label} {target}")
+        count = self._seen.pop(key, 0)
+        self._seen[key] = count + 1
+        if len(self._seen) > _ROOM:
+            self._seen.popitem(last=False)
+        draw = mix(self._seed, 91, key, count) / 2**64
+        for fault, share in self._rates.items():
+            if draw < share:
+                return fault if fault.fits(label, page=page) else None
+            draw -= share
+        return None

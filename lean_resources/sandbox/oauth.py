@@ -1,0 +1,163 @@
+"""OAuth2 client credentials: tokens that look like Lean's and end by the sandbox clock."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_plus
+
+import orjson
+
+from lean_resources.sandbox.clock import SECOND, Clock
+from lean_resources.sandbox.ids import Codec, Kind, mix, opaque_uuid
+
+__all__ = ["Grant", "Issuer", "OAuthError"]
+
+_LIFE = 3600
+_API_SCOPES = (
+    "customer.read", "customer.write", "destination.read", "destination.write", "report.read",
+    "report.write", "bank.read", "webhook.read", "payment.read", "intent.write", "payout.read",
+    "payout.write", "deposit.read", "data.read", "reconciliation.read", "file.read",
+)  # fmt: skip
+_CUSTOMER_SCOPES = (
+    "customer.read", "beneficiary.write", "payment.read", "payment.write", "destination.read",
+    "connect.read", "connect.write", "application.read", "bank.read", "key.read",
+)  # fmt: skip
+
+
+class OAuthError(Exception):
+    """A refusal of the token endpoint, in the words of RFC 6749."""
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+
+
+class Grant:
+    """What a token allows, until when."""
+
+    __slots__ = ("expires", "scopes")
+
+    def __init__(self, expires: int, scopes: frozenset[str]) -> None:
+        self.expires = expires
+        self.scopes = scopes
+
+
+class Issuer:
+    """Issues and reads tokens; none is remembered.
+
+    Args:
+        codec: Makes the application's ids and recognises customers.
+        clock: Decides when a token ends.
+    """
+
+    def __init__(self, codec: Codec, clock: Clock) -> None:
+        seed = codec.seed
+        self.clock = clock
+        self.codec = codec
+        self.client_id = codec.encode(Kind.APPLICATION, 0)
+        self.app_token = codec.encode(Kind.APPLICATION, 1)
+        self.client_secret = "".join(f"{mix(seed, 2, part):016x}" for part in range(4))
+        self._key = hashlib.sha256(f"sandbox {seed}".encode()).digest()
+        self._grants: dict[str, Grant] = {}
+        self._issued = 0
+
+    def token(self, form: Mapping[str, str], authorization: str | None) -> dict[str, Any]:
+        """Answer a token request.
+
+        Raises:
+            OAuthError: The request or the credentials are refused.
+        """
+        client_id, client_secret = form.get("client_id"), form.get("client_secret")
+        if authorization and authorization.lower().startswith("basic "):
+            client_id, client_secret = _basic(authorization[6:])
+        grant_type = form.get("grant_type")
+        if not grant_type:
+            raise OAuthError(400, "invalid_request")
+        if client_id != self.client_id or not hmac.compare_digest(
+            (client_secret or "").encode(), self.client_secret.encode()
+        ):
+            raise OAuthError(401, "invalid_client")
+        if grant_type != "client_credentials":
+            raise OAuthError(400, "unsupported_grant_type")
+        scope = form.get("scope") or "api"
+        customer_id = scope.removeprefix("customer.") if scope.startswith("customer.") else None
+        if customer_id is None and scope != "api":
+            raise OAuthError(400, "invalid_scope")
+        if customer_id is not None and self.codec.decode(Kind.CUSTOMER, customer_id) is None:
+            raise OAuthError(400, "invalid_scope")
+        return {
+            "access_token": self._write(customer_id),
+            "scope": scope,
+            "token_type": "Bearer",
+            "expires_in": _LIFE - 1,
+        }
+
+    def read(self, token: str) -> Grant | None:
+        """What a token allows now, or None when it is not ours or has ended."""
+        grant = self._grants.get(token)
+        if grant is None:
+            grant = self._verify(token)
+            if grant is None:
+                return None
+            if len(self._grants) > 256:
+                self._grants.clear()
+            self._grants[token] = grant
+        return grant if grant.expires > self.clock.nanos else None
+
+    def _write(self, customer_id: str | None) -> str:
+        now = self.clock.nanos // SECOND
+        self._issued += 1
+        high = mix(self.codec.seed, 3, now, self._issued)
+        link = "link." if customer_id else ""
+        claims: dict[str, Any] = {
+            "sub": self.client_id,
+            "aud": f"https://{link}sandbox.sa.leantech.me",
+            "nbf": now,
+            "scope": _CUSTOMER_SCOPES if customer_id else _API_SCOPES,
+            "iss": "https://auth.sandbox.sa.leantech.me",
+            "exp": now + _LIFE,
+            "iat": now,
+            "jti": opaque_uuid(high, mix(high)),
+            "applications": [{"id": self.client_id}],
+        }
+        if customer_id:
+            claims["customers"] = [{"id": customer_id}]
+        header = {"kid": opaque_uuid(mix(self.codec.seed, 4), 0), "alg": "RS256"}
+        text = f"{_encode(orjson.dumps(header))}.{_encode(orjson.dumps(claims))}"
+        return f"{text}.{self._sign(text)}"
+
+    def _sign(self, text: str) -> str:
+        block = hmac.digest(self._key, text.encode(), "sha512")
+        return _encode(
+            block + b"".join(hashlib.sha512(block + bytes([n])).digest() for n in (1, 2, 3))
+        )
+
+    def _verify(self, token: str) -> Grant | None:
+        text, _, signature = token.rpartition(".")
+        if not hmac.compare_digest(self._sign(text).encode(), signature.encode()):
+            return None
+        claims = orjson.loads(_decode(text.partition(".")[2]))
+        return Grant(claims["exp"] * SECOND, frozenset(claims["scope"]))
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _basic(encoded: str) -> tuple[str, str]:
+    try:
+        text = base64.b64decode(encoded, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise OAuthError(401, "invalid_client") from None
+    user, _, password = text.partition(":")
+    return unquote_plus(user), unquote_plus(password)

@@ -1,0 +1,188 @@
+"""What a client may read now: one stream of one parent, and every stream as truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from lean_resources.sandbox import arrangements, records
+from lean_resources.sandbox.banks import BANKS, bank_record
+from lean_resources.sandbox.clock import DAY
+from lean_resources.sandbox.money import dump
+from lean_resources.sandbox.store import ACCOUNT_STREAMS, PERMISSION_OF, Entity, Shared, Store
+from lean_resources.sandbox.transactions import TransactionWriter
+
+__all__ = ["STREAMS", "Listing", "listing", "truth", "window"]
+
+STREAMS = (
+    "banks",
+    "customers",
+    "entities",
+    "consents",
+    "refreshes",
+    "accounts",
+    "balances",
+    "transactions",
+    "identity",
+    "identities",
+    "beneficiaries",
+    "direct_debits",
+    "scheduled_payments",
+    "standing_orders",
+)
+"""Every stream of which the sandbox knows the truth."""
+
+_ARRANGEMENTS = {
+    "beneficiaries": arrangements.beneficiaries,
+    "direct_debits": arrangements.direct_debits,
+    "scheduled_payments": arrangements.scheduled_payments,
+    "standing_orders": arrangements.standing_orders,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The records of one stream for one parent; those of a page are written when it is asked."""
+
+    total: int
+    between: Callable[[int, int], list[dict[str, Any]]]
+
+
+def window(entity: Entity) -> tuple[int, int]:
+    """First and last UTC day of which the consent allows transactions, both included."""
+    return entity.consent.window_from // DAY, entity.consent.window_to // DAY
+
+
+def listing(
+    store: Store,
+    entity: Entity,
+    stream: str,
+    shared: Shared | None = None,
+    *,
+    verbose: bool = False,
+    insights: bool = False,
+    days: tuple[int, int] | None = None,
+) -> Listing:
+    """The records that Lean's store holds.
+
+    `shared` is the account, for the streams that belong to one. `days` are the first and the
+    last UTC day of booking; the consent's window narrows them further.
+    """
+    instant = entity.marks[stream][0]
+    if stream == "accounts":
+        found = [
+            records.account_record(store, entity, one, verbose=verbose)
+            for one in store.shared(entity)
+        ]
+    elif stream == "identity":
+        found = records.identity_records(store, entity, verbose=verbose)
+    elif shared is None:
+        raise ValueError(f"{stream} belong to an account")
+    elif stream == "transactions":
+        return _transactions(
+            store, entity, shared, instant, verbose=verbose, insights=insights, days=days
+        )
+    elif stream == "balances":
+        found = records.balance_records(store, entity, shared, instant, verbose=verbose)
+    elif stream == "identities":
+        found = records.party_records(store, entity, shared, verbose=verbose)
+    else:
+        found = _ARRANGEMENTS[stream](store, entity, shared, instant, verbose=verbose)
+    return Listing(len(found), lambda start, stop: found[start:stop])
+
+
+def _transactions(
+    store: Store,
+    entity: Entity,
+    shared: Shared,
+    instant: int,
+    *,
+    verbose: bool,
+    insights: bool,
+    days: tuple[int, int] | None,
+) -> Listing:
+    statement = store.ledger.statement(shared.account, instant)
+    first, last = window(entity)
+    if days is not None:
+        first, last = max(first, days[0]), min(last, days[1])
+    low, high = statement.between(first, last)
+    writer = TransactionWriter(store, entity, shared, verbose=verbose, insights=insights)
+    rows, balances = statement.rows, statement.balances
+
+    def between(start: int, stop: int) -> list[dict[str, Any]]:
+        places = range(low + start, min(low + stop, high))
+        return [writer.record(rows[place], balances[place]) for place in places]
+
+    return Listing(max(0, high - low), between)
+
+
+def truth(store: Store, stream: str) -> Iterator[dict[str, Any]]:
+    """Everything that a client may read of a stream now, as `{"parent", "record"}`.
+
+    A record is what the API serves to a `verbose=true` request, with amounts as int or Decimal.
+
+    Raises:
+        ValueError: There is no such stream.
+    """
+    if stream not in STREAMS:
+        raise ValueError(f"unknown stream {stream}; known are {', '.join(STREAMS)}")
+    for parent, record in _everything(store, stream):
+        served = json.loads(dump(record), parse_float=Decimal)
+        yield {"parent": parent, "record": served}
+
+
+def _everything(store: Store, stream: str) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    if stream == "banks":
+        for one in BANKS.values():
+            record = bank_record(one, active=one.identifier not in store.inactive)
+            yield {"account_type": record["account_type"]}, record
+    elif stream == "customers":
+        for customer in range(store.customer_total):
+            yield {}, records.customer_record(store, customer)
+    else:
+        for place in reversed(range(store.entity_total)):
+            entity = store.entity(store.entity_key_at(place))
+            yield from _of_entity(store, stream, entity)
+
+
+def _of_entity(
+    store: Store, stream: str, entity: Entity
+) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    parent = {"customer_id": entity.customer_id, "entity_id": entity.id}
+    if stream == "entities":
+        yield {}, records.entity_record(store, entity, listed=True)
+    elif stream == "consents":
+        for consent in records.entity_record(store, entity, listed=True)["consents"]:
+            yield parent, consent
+    elif stream == "refreshes":
+        # Refreshes are told as long as the entity exists, whatever became of its consent.
+        if entity.deleted <= store.clock.nanos:
+            return
+        for refresh in reversed(entity.refreshes):
+            yield parent, records.refresh_record(store, entity, refresh, detail=True)
+    elif not entity.is_open(store.clock.nanos):
+        return
+    elif _is_readable(store, stream, entity):
+        yield from _of_store(store, stream, entity, parent)
+
+
+def _is_readable(store: Store, stream: str, entity: Entity) -> bool:
+    granted = PERMISSION_OF[stream] in entity.consent.permissions
+    return granted and stream in entity.marks and entity.bank.identifier not in store.inactive
+
+
+def _of_store(
+    store: Store, stream: str, entity: Entity, parent: dict[str, str]
+) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    if stream not in ACCOUNT_STREAMS:
+        found = listing(store, entity, stream, verbose=True)
+        for record in found.between(0, found.total):
+            yield parent, record
+        return
+    for shared in store.shared(entity):
+        found = listing(store, entity, stream, shared, verbose=True)
+        for record in found.between(0, found.total):
+            yield {**parent, "account_id": shared.account_id}, record

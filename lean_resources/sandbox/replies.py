@@ -1,0 +1,132 @@
+"""Answers in Lean's shapes: envelopes, pages, refusals and the edge's HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lean_resources.sandbox.money import dump
+
+__all__ = ["EDGE_PAGE", "MESSAGES", "Refusal", "Reply", "page_of"]
+
+EDGE_PAGE = (
+    '<!DOCTYPE html>\n<html lang="en-US">\n<head><title>sandbox.sa.leantech.me | {status}: '
+    '{reason}</title></head>\n<body><div id="cf-wrapper"><h1>{reason}</h1>'
+    '<span class="code-label">Error code {status}</span><p>Cloudflare Ray ID: 8f2c1d0e9b7a6c54'
+    "</p></div></body>\n</html>\n"
+)
+"""What the edge in front of Lean sends when Lean does not answer."""
+
+MESSAGES = {
+    "UNKNOWN_ENTITY": "The entity_id provided did not match an account in our records.",
+    "UNKNOWN_ACCOUNT": "The account_id provided does not match an account with the entity_id "
+    "provided.",
+    "UNKNOWN_RESULTS_ID": "The results_id provided has not been recognized by Lean or has not "
+    "been processed yet",
+    "UNKNOWN_REFRESH": "The refresh_id provided did not match a refresh in our records.",
+    "UNKNOWN_CUSTOMER": "The customer_id provided did not match a customer in our records.",
+    "UNKNOWN_CONSENT": "The consent_id provided did not match a consent in our records.",
+    "CUSTOMER_ALREADY_EXISTS": "A customer with this app_user_id already exists.",
+    "CONSENT_EXPIRED": "Consent was suspended, revoked, or expired. New consent is required, "
+    "please connect the entity once again.",
+    "RECONNECT_REQUIRED": "User input is required to reconnect with the bank.",
+    "USER_PERMISSIONS_NOT_GRANTED": "The user has not granted the permission that this data needs.",
+    "USER_TRANSACTION_RANGE_NOT_GRANTED": "The dates requested lie outside the range granted by "
+    "the user.",
+    "DUPLICATED_REQUEST": "Data refresh is already pending.",
+    "RATE_LIMIT_EXCEEDED": "Too many identical requests have been made. Please slow down.",
+    "INTERNAL_SERVER_ERROR": "Something has gone wrong. If you continue to see this error, please "
+    "get in touch with Lean.",
+    "INVALID_URL": "The URL requested does not exist.",
+    "INVALID_HTTP_METHOD": "The HTTP method is not supported for this URL.",
+    "INSUFFICIENT_ACCESS_LEVEL": "The token does not cover this resource.",
+    "BOTH_HEADERS": "Do not supply a 'lean-app-token' header when providing an 'Authorization' "
+    "header",
+    "BANK_ISSUE": "Your bank is currently experiencing technological problems. Please try again "
+    "later.",
+    "BANK_MAINTENANCE": "Your bank is under maintenance. Please try again later.",
+    "DISABLED_BY_LEAN": "This bank is temporarily disabled by Lean.",
+    "UNSUPPORTED_BY_BANK": "The bank does not support this data.",
+}
+"""What Lean says with each code."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer before it is put on the wire.
+
+    Args:
+        cut: End the connection in the middle of the body.
+    """
+
+    status: int
+    body: bytes
+    media_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: bool = False
+
+    @classmethod
+    def json(cls, value: object, status: int = 200) -> Reply:
+        """An answer in JSON, amounts exact."""
+        return cls(status, dump(value))
+
+    @classmethod
+    def edge(cls, status: int, reason: str) -> Reply:
+        """The edge's HTML page."""
+        html = EDGE_PAGE.format(status=status, reason=reason)
+        return cls(status, html.encode(), "text/html; charset=UTF-8")
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
+    """Lean refuses.
+
+    Args:
+        code: Lean's code.
+        message: What Lean says; by default what it always says with the code.
+        envelope: As a data envelope rather than as an error.
+        has_results_id: Whether the error carries a `results_id`.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str | None = None,
+        *,
+        envelope: bool = False,
+        has_results_id: bool = True,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.message = message or MESSAGES.get(code, code)
+        self.envelope = envelope
+        self.has_results_id = has_results_id
+        self.headers = headers or {}
+
+    @classmethod
+    def bad_value(cls, name: str, value: object) -> Refusal:
+        """A parameter that cannot be read."""
+        return cls(
+            400,
+            "INVALID_PARAMETERS",
+            "The request is badly formatted or a parameter of the wrong type has been provided, "
+            f"field: {name}, value: {value}.",
+        )
+
+    @classmethod
+    def missing(cls, name: str) -> Refusal:
+        """A parameter that is not there."""
+        return cls(400, "MISSING_PARAMETERS", f"Required parameter '{name}' is not present.")
+
+
+def page_of(number: int, size: int, total: int) -> dict[str, Any]:
+    """The page object; `size` is the size that was asked for."""
+    return {
+        "number": number,
+        "size": size,
+        "total_elements": total,
+        "total_pages": -(-total // size),
+        "sort": None,
+    }

@@ -1,0 +1,332 @@
+"""The sandbox as a whole: a world, its clock, its faults and the application that answers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from lean_resources.sandbox import reading
+from lean_resources.sandbox.app import Api
+from lean_resources.sandbox.banks import bank
+from lean_resources.sandbox.cases import example
+from lean_resources.sandbox.clock import Clock, parse_today, stamp
+from lean_resources.sandbox.faults import Fault, Faults
+from lean_resources.sandbox.money import dump
+from lean_resources.sandbox.oauth import Issuer
+from lean_resources.sandbox.store import Entity, Store
+from lean_resources.sandbox.world import PERMISSIONS, World
+
+__all__ = ["Sandbox"]
+
+
+class Sandbox:
+    """Lean, offline.
+
+    The same arguments give the same bytes, in whatever order they are asked for. Nothing of the
+    world is kept in memory but what was changed while it runs.
+
+    Args:
+        customers: How many customers there are; see `example` for the awkward ones among them.
+        months: Whole months of history before the present one.
+        seed: Another seed, another world.
+        today: Where the clock starts: a date means 07:15 UTC on that day.
+        refresh_seconds: How long the bank takes to answer a refresh, by the sandbox clock. With a
+            clock that stands still, the second look at a refresh finds it finished.
+        gzip: Compress long answers for clients that ask for it.
+
+    Raises:
+        ValueError: There would be no customer, no month, or more than the ids can count.
+    """
+
+    def __init__(
+        self,
+        customers: int = 20,
+        months: int = 12,
+        seed: int = 7,
+        today: dt.date | dt.datetime | str = "2026-03-15",
+        *,
+        refresh_seconds: float = 10.0,
+        gzip: bool = True,
+    ) -> None:
+        if not 1 <= customers < 2**35:
+            raise ValueError("customers must be at least 1 and below 2**35")
+        if not 1 <= months <= 120:
+            raise ValueError("months must be from 1 to 120")
+        start = parse_today(today)
+        self.clock = Clock(start)
+        self.world = World(customers=customers, months=months, seed=seed, start=start)
+        self.store = Store(self.world, self.clock, refresh_seconds)
+        self.faults = Faults(seed)
+        self.issuer = Issuer(self.store.codec, self.clock)
+        self.api = Api(self.store, self.issuer, self.faults, gzip=gzip)
+        self.app = self.api.app(self._own_routes())
+
+    def __repr__(self) -> str:
+        world = self.world
+        return f"Sandbox(customers={world.customers}, months={world.months}, seed={world.seed})"
+
+    @property
+    def client_id(self) -> str:
+        """The application's id."""
+        return self.issuer.client_id
+
+    @property
+    def client_secret(self) -> str:
+        """The application's secret, made up."""
+        return self.issuer.client_secret
+
+    @property
+    def app_token(self) -> str:
+        """The application's token for the older way of authentication, made up."""
+        return self.issuer.app_token
+
+    @property
+    def requests(self) -> Counter[str]:
+        """How many requests were served, by path template."""
+        return self.api.requests
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How many requests were served, by method and path template."""
+        return self.api.calls
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What Lean would have sent to a webhook, oldest first."""
+        return list(self.store.events)
+
+    @property
+    def fault_rates(self) -> dict[str, float]:
+        """Share of requests that each fault hits, e.g. `{"500": 0.02}`."""
+        return self.faults.rates
+
+    @fault_rates.setter
+    def fault_rates(self, rates: Mapping[str, float]) -> None:
+        self.faults.rates = dict(rates)
+
+    def truth(self, stream: str) -> Iterator[dict[str, Any]]:
+        """Everything that a client may read of a stream now.
+
+        Each item is `{"parent": ids of the request, "record": the record}`, the record being what
+        the API serves to a `verbose=true` request; amounts are int or Decimal.
+
+        Raises:
+            ValueError: There is no such stream.
+        """
+        return reading.truth(self.store, stream)
+
+    def example(self, kind: str) -> dict[str, Any]:
+        """The ids of an awkward case; `cases.CASES` says what there is.
+
+        Raises:
+            LookupError: There is no such case, or the world is too small to hold it.
+        """
+        return example(self.store, kind)
+
+    def fail(
+        self,
+        match: str,
+        fault: str | Fault,
+        times: int | None = 1,
+        *,
+        entity_id: str | None = None,
+        account_id: str | None = None,
+    ) -> None:
+        """Let the next matching requests fail.
+
+        Args:
+            match: Part of a method and path template, such as `transactions`; empty for any.
+            fault: As `faults` lists them, e.g. `FAILED:BANK_ISSUE`.
+            times: How many requests; None for all that follow.
+            entity_id: Only requests for this entity.
+            account_id: Only requests for this account.
+
+        Raises:
+            ValueError: There is no such fault.
+        """
+        self.faults.add(match, fault, times, entity_id=entity_id, account_id=account_id)
+
+    def heal(self) -> None:
+        """Let nothing fail any more."""
+        self.faults.clear()
+
+    def connect(
+        self,
+        customer_id: str | None = None,
+        *,
+        app_user_id: str | None = None,
+        bank_identifier: str = "LEA1_SAMAOB_SAU",
+        permissions: Iterable[str] = PERMISSIONS,
+        consent_days: int = 365,
+    ) -> dict[str, Any]:
+        """Stand in for the customer's tap: connect a bank.
+
+        The customer is the one of `customer_id`, or else of `app_user_id`, who is created when
+        there is none.
+
+        Returns:
+            `customer_id`, `app_user_id`, `entity_id`, `account_ids` and the `refresh_id` of the
+            first refresh, which is running.
+
+        Raises:
+            ValueError: The customer, the bank or a permission is unknown.
+        """
+        granted = frozenset(permissions)
+        if not granted or not granted <= set(PERMISSIONS):
+            raise ValueError(f"permissions must be some of {', '.join(PERMISSIONS)}")
+        chosen = bank(bank_identifier)
+        customer = self._customer(customer_id, app_user_id)
+        return self._connected(self.store.connect(customer, chosen, granted, consent_days))
+
+    def reconsent(self, entity_id: str, *, consent_days: int = 365) -> dict[str, Any]:
+        """The customer connects the same bank again: other account ids, the same IBANs.
+
+        Raises:
+            ValueError: The entity is unknown.
+        """
+        return self._connected(self.store.reconsent(self._entity(entity_id), consent_days))
+
+    def revoke(self, entity_id: str) -> None:
+        """The customer ends the consent.
+
+        Raises:
+            ValueError: The entity is unknown.
+        """
+        self.store.revoke(self._entity(entity_id))
+
+    def switch_bank(self, identifier: str, *, active: bool) -> None:
+        """Lean takes a bank's data offline, or brings it back.
+
+        Raises:
+            ValueError: The bank is unknown.
+        """
+        self.store.switch_bank(bank(identifier).identifier, active=active)
+
+    def _customer(self, customer_id: str | None, app_user_id: str | None) -> int:
+        if customer_id is not None:
+            customer = self.store.customer_of(customer_id)
+            if customer is None:
+                raise ValueError("unknown customer_id")
+            return customer
+        user = app_user_id or f"tap-{self.store.customer_total}"
+        known = self.store.customer_by_user(user)
+        if known is None:
+            known = self.store.create_customer(user)
+        if known is None:
+            raise ValueError("unknown app_user_id")
+        return known
+
+    def _entity(self, entity_id: str) -> Entity:
+        entity = self.store.find_entity(entity_id)
+        if entity is None:
+            raise ValueError("unknown entity_id")
+        return entity
+
+    def _connected(self, entity: Entity) -> dict[str, Any]:
+        refresh = entity.refreshes[-1]
+        return {
+            "customer_id": entity.customer_id,
+            "app_user_id": self.store.app_user_id(entity.blueprint.customer),
+            "entity_id": entity.id,
+            "account_ids": [shared.account_id for shared in self.store.shared(entity)],
+            "refresh_id": self.store.refresh_id(entity, refresh),
+        }
+
+    # The same over HTTP, where Lean has nothing: no credential is asked for.
+
+    def _own_routes(self) -> list[Route]:
+        root = "/_sandbox"
+        return [
+            Route(f"{root}/truth/{{stream}}", self._truth),
+            Route(f"{root}/clock", self._read_clock),
+            Route(f"{root}/clock", self._advance_clock, methods=["POST"]),
+            Route(f"{root}/faults", self._add_faults, methods=["POST"]),
+            Route(f"{root}/faults", self._clear_faults, methods=["DELETE"]),
+            Route(f"{root}/connect", self._connect, methods=["POST"]),
+            Route(f"{root}/entities/{{entity_id}}/reconsent", self._reconsent, methods=["POST"]),
+            Route(f"{root}/requests", self._requests),
+            Route(f"{root}/examples/{{kind}}", self._example),
+        ]
+
+    async def _truth(self, request: Request) -> Response:
+        stream = request.path_params["stream"]
+        if stream not in reading.STREAMS:
+            return _json({"error": f"unknown stream {stream}"}, 404)
+
+        lines = (dump(item) + b"\n" for item in self.truth(stream))
+        return StreamingResponse(iterate_in_threadpool(lines), media_type="application/x-ndjson")
+
+    async def _read_clock(self, _: Request) -> Response:
+        return _json({"now": stamp(self.clock.nanos, 6)})
+
+    async def _advance_clock(self, request: Request) -> Response:
+        try:
+            seconds = float((await _body(request))["advance_seconds"])
+            self.clock.advance(dt.timedelta(seconds=seconds))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return _json({"error": "advance_seconds must be a number that is not negative"}, 400)
+        return await self._read_clock(request)
+
+    async def _add_faults(self, request: Request) -> Response:
+        body = await _body(request)
+        try:
+            if "rates" in body:
+                self.fault_rates = body["rates"]
+            if "fault" in body:
+                self.fail(
+                    str(body.get("match", "")),
+                    str(body["fault"]),
+                    body.get("times", 1),
+                    entity_id=body.get("entity_id"),
+                    account_id=body.get("account_id"),
+                )
+        except (ValueError, AttributeError) as error:
+            return _json({"error": str(error)}, 400)
+        return _json({"rates": self.fault_rates})
+
+    async def _clear_faults(self, _: Request) -> Response:
+        self.heal()
+        return _json({})
+
+    async def _connect(self, request: Request) -> Response:
+        known = ("customer_id", "app_user_id", "bank_identifier", "permissions", "consent_days")
+        body = await _body(request)
+        try:
+            return _json(self.connect(**{name: body[name] for name in known if name in body}))
+        except (ValueError, TypeError) as error:
+            return _json({"error": str(error)}, 400)
+
+    async def _reconsent(self, request: Request) -> Response:
+        try:
+            return _json(self.reconsent(request.path_params["entity_id"]))
+        except ValueError as error:
+            return _json({"error": str(error)}, 404)
+
+    async def _requests(self, _: Request) -> Response:
+        return _json(dict(self.calls))
+
+    async def _example(self, request: Request) -> Response:
+        try:
+            return _json(self.example(request.path_params["kind"]))
+        except LookupError as error:
+            return _json({"error": str(error)}, 404)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        value = orjson.loads(await request.body() or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(dump(value), status, media_type="application/json")

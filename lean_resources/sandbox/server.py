@@ -1,0 +1,128 @@
+"""The sandbox on a loopback port, in a background thread or until it is interrupted."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from lean_resources.sandbox.certificates import Certificates
+from lean_resources.sandbox.sandbox import Sandbox
+
+__all__ = ["Server", "run", "serve"]
+
+_PATIENCE = 30.0
+
+
+class Server:
+    """A sandbox that is being served.
+
+    Args:
+        certificates: Under mutual TLS, what a client needs to get in.
+    """
+
+    def __init__(self, sandbox: Sandbox, url: str, certificates: Certificates | None) -> None:
+        self.sandbox = sandbox
+        self.url = url
+        self.certificates = certificates
+
+    @property
+    def token_url(self) -> str:
+        """Where tokens are asked for."""
+        return f"{self.url}/oauth2/token"
+
+    @property
+    def requests(self) -> Counter[str]:
+        """How many requests were served, by path template."""
+        return self.sandbox.requests
+
+
+def _config(sandbox: Sandbox, certificates: Certificates | None) -> uvicorn.Config:
+    secured = certificates is not None
+    return uvicorn.Config(
+        sandbox.app,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # The sandbox tells its own clock's date.
+        date_header=False,
+        backlog=2048,
+        ssl_certfile=certificates.server_cert if certificates else None,
+        ssl_keyfile=certificates.server_key if certificates else None,
+        ssl_ca_certs=str(certificates.authority) if certificates else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if secured else ssl.CERT_NONE,
+    )
+
+
+@contextmanager
+def serve(sandbox: Sandbox, port: int = 0, mtls: bool = False) -> Iterator[Server]:
+    """Serve a sandbox on loopback while the block runs.
+
+    Port 0 takes a free one. With `mtls` it is served over TLS, and only to clients that show a
+    certificate of the sandbox's chain.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="lean-sandbox-") as folder:
+        certificates = Certificates(Path(folder)) if mtls else None
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        with listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            bound = listener.getsockname()[1]
+            url = f"https://localhost:{bound}" if mtls else f"http://127.0.0.1:{bound}"
+            inner = uvicorn.Server(_config(sandbox, certificates))
+            thread = threading.Thread(
+                target=inner.run, kwargs={"sockets": [listener]}, name="sandbox", daemon=True
+            )
+            thread.start()
+            try:
+                _wait_until_started(inner, thread)
+                yield Server(sandbox, url, certificates)
+            finally:
+                inner.should_exit = True
+                inner.force_exit = True
+                thread.join(_PATIENCE)
+
+
+def _wait_until_started(inner: uvicorn.Server, thread: threading.Thread) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not inner.started:
+        if not thread.is_alive() or time.monotonic() > deadline:
+            raise RuntimeError("The sandbox server did not start.")
+        time.sleep(0.005)
+
+
+def run(
+    sandbox: Sandbox,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    mtls: bool = False,
+    announce: Callable[[Server], None] | None = None,
+) -> None:
+    """Serve a sandbox until it is interrupted.
+
+    `announce` is called with the server just before it listens; under mutual TLS the files of
+    its certificates exist from then until the end.
+    """
+    with tempfile.TemporaryDirectory(prefix="lean-sandbox-") as folder:
+        certificates = Certificates(Path(folder)) if mtls else None
+        config = _config(sandbox, certificates)
+        config.host, config.port = host, port
+        if announce is not None:
+            url = f"https://localhost:{port}" if mtls else f"http://{host}:{port}"
+            announce(Server(sandbox, url, certificates))
+        uvicorn.Server(config).run()

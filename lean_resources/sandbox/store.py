@@ -1,0 +1,535 @@
+"""What changes while the sandbox runs: connections, consents, refreshes and the events they cause.
+
+Lean keeps a store per entity and answers from it; only a refresh moves it. An entity's state is
+built from its blueprint when it is first asked for, and kept only once it differs from it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from lean_resources.sandbox.banks import BANKS, Bank, bank_record
+from lean_resources.sandbox.clock import (
+    DAY,
+    NEVER,
+    SECOND,
+    Clock,
+    day_text,
+    first_day,
+    month_of,
+    stamp,
+)
+from lean_resources.sandbox.ids import Codec, Kind, mix, opaque_uuid
+from lean_resources.sandbox.ledger import Ledger
+from lean_resources.sandbox.world import (
+    PERMISSIONS,
+    Account,
+    Blueprint,
+    ConsentPlan,
+    Slot,
+    World,
+    usual_consent,
+    usual_kinds,
+)
+
+__all__ = [
+    "ACCOUNT_STREAMS",
+    "PERMISSION_OF",
+    "Entity",
+    "Refresh",
+    "Shared",
+    "Store",
+]
+
+PERMISSION_OF = {
+    "accounts": "accounts",
+    "balances": "balance",
+    "transactions": "transactions",
+    "identity": "identity",
+    "identities": "identities",
+    "beneficiaries": "beneficiaries",
+    "direct_debits": "direct_debits",
+    "scheduled_payments": "scheduled_payments",
+    "standing_orders": "standing_orders",
+}
+"""The permission that opens each stream of the store."""
+
+ACCOUNT_STREAMS = tuple(name for name in PERMISSION_OF if name not in {"accounts", "identity"})
+"""Streams that are asked for per account."""
+
+_LANDING = {
+    name: (place + 1) * 700_000_000 + 43_000_000 for place, name in enumerate(PERMISSION_OF)
+}
+_POLLS = 2
+_ROOM = 2048
+
+
+@dataclass(slots=True)
+class Refresh:
+    """Lean asking the bank once.
+
+    Args:
+        finished: When it ended, or None while it is pending.
+        failed: Streams that the bank did not give.
+        left_out: Streams that nobody asked for; their stored copy stays as it is.
+        polls: How often somebody looked at it.
+    """
+
+    ordinal: int
+    created: int
+    finished: int | None
+    failed: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+    polls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """An account as one entity sees it."""
+
+    account_id: str
+    account: Account
+
+
+@dataclass(slots=True)
+class Entity:
+    """A connection as it stands.
+
+    Args:
+        marks: For each stream, the instant the stored copy shows and the one it is stamped with.
+    """
+
+    id: str
+    customer_id: str
+    blueprint: Blueprint
+    consents: list[ConsentPlan]
+    generation: int
+    deleted: int
+    updated: int
+    refreshes: list[Refresh]
+    marks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    known: tuple[int, tuple[Shared, ...]] | None = None
+
+    @property
+    def bank(self) -> Bank:
+        """The bank it connects to."""
+        return self.blueprint.bank
+
+    @property
+    def consent(self) -> ConsentPlan:
+        """The latest consent."""
+        return self.consents[-1]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Its place in the world: customer and ordinal."""
+        return self.blueprint.customer, self.blueprint.ordinal
+
+    def is_open(self, now: int) -> bool:
+        """Whether its data may be read now."""
+        consent = self.consent
+        return self.deleted > now and consent.revoked > now and consent.expires > now
+
+    def pending(self) -> Refresh | None:
+        """The refresh that is running."""
+        last = self.refreshes[-1] if self.refreshes else None
+        return last if last is not None and last.finished is None else None
+
+
+class Store:
+    """Everything that is known of the entities at this moment.
+
+    Args:
+        refresh_seconds: How long the bank takes to answer a refresh, by the sandbox clock.
+    """
+
+    def __init__(self, world: World, clock: Clock, refresh_seconds: float) -> None:
+        self.world = world
+        self.clock = clock
+        self.codec = Codec(world.seed)
+        self.ledger = Ledger(world)
+        self.refresh_nanos = int(refresh_seconds * SECOND)
+        self.lock = threading.RLock()
+        self.events: deque[dict[str, Any]] = deque(maxlen=10_000)
+        self.inactive: set[str] = set()
+        self.new_customers: list[str] = []
+        self._new_customer_index: dict[str, int] = {}
+        self._changed: dict[tuple[int, int], Entity] = {}
+        self._added: dict[int, list[int]] = {}
+        self._added_in_order: list[tuple[int, int]] = []
+        self._fresh: OrderedDict[tuple[int, int], Entity] = OrderedDict()
+        self._event_numbers = count()
+
+    # A customer is an index: those of the world first, then those created since.
+
+    @property
+    def customer_total(self) -> int:
+        """How many customers there are."""
+        return self.world.customers + len(self.new_customers)
+
+    def customer_id(self, customer: int) -> str:
+        """Lean's id of a customer."""
+        return self.codec.encode(Kind.CUSTOMER, customer)
+
+    def app_user_id(self, customer: int) -> str:
+        """Our own id of a customer."""
+        if customer < self.world.customers:
+            return f"user-{customer:07}"
+        return self.new_customers[customer - self.world.customers]
+
+    def customer_of(self, customer_id: str) -> int | None:
+        """Index of a customer by Lean's id."""
+        found = self.codec.decode(Kind.CUSTOMER, customer_id)
+        return found[0] if found is not None and found[0] < self.customer_total else None
+
+    def customer_by_user(self, app_user_id: str) -> int | None:
+        """Index of a customer by our own id."""
+        digits = app_user_id.removeprefix("user-")
+        if digits.isascii() and digits.isdigit() and len(digits) < 12:
+            index = int(digits)
+            if index < self.world.customers and self.app_user_id(index) == app_user_id:
+                return index
+        return self._new_customer_index.get(app_user_id)
+
+    def create_customer(self, app_user_id: str) -> int | None:
+        """Create a customer, or None when the id is taken."""
+        with self.lock:
+            if self.customer_by_user(app_user_id) is not None:
+                return None
+            index = self.customer_total
+            self.new_customers.append(app_user_id)
+            self._new_customer_index[app_user_id] = index
+            return index
+
+    # An entity is a customer and an ordinal.
+
+    @property
+    def entity_total(self) -> int:
+        """How many entities there are, whatever their status."""
+        return self.world.entity_total + len(self._added_in_order)
+
+    def entity_key_at(self, place: int) -> tuple[int, int]:
+        """Key of the entity at a place in the order of connection."""
+        base = self.world.entity_total
+        return self.world.entity_at(place) if place < base else self._added_in_order[place - base]
+
+    def created_at(self, place: int) -> int:
+        """When the entity at a place was connected."""
+        base = self.world.entity_total
+        if place < base:
+            return self.world.created_at(place)
+        return self._changed[self._added_in_order[place - base]].blueprint.created
+
+    def entities_of(self, customer: int) -> list[Entity]:
+        """All entities of a customer, deleted ones included, oldest first."""
+        ordinals = [*range(self.world.entity_count(customer)), *self._added.get(customer, ())]
+        return [self.entity((customer, ordinal)) for ordinal in ordinals]
+
+    def find_entity(self, entity_id: str) -> Entity | None:
+        """The entity of an id, deleted or not."""
+        found = self.codec.decode(Kind.ENTITY, entity_id)
+        if found is None:
+            return None
+        key = found[0], found[1]
+        if key in self._changed or found[1] < self.world.entity_count(found[0]):
+            return self.entity(key)
+        return None
+
+    def entity(self, key: tuple[int, int]) -> Entity:
+        """The entity of a key, with a refresh that has come due finished."""
+        with self.lock:
+            entity = self._changed.get(key)
+            if entity is None:
+                entity = self._fresh.get(key)
+                if entity is None:
+                    entity = self._build(self.world.blueprint(*key))
+                    self._fresh[key] = entity
+                    if len(self._fresh) > _ROOM:
+                        self._fresh.popitem(last=False)
+                return entity
+            running = entity.pending()
+            if running is not None and self.clock.nanos >= running.created + self.refresh_nanos:
+                self._finish(entity, running, running.created + self.refresh_nanos)
+            return entity
+
+    def _build(self, blueprint: Blueprint) -> Entity:
+        customer, ordinal = blueprint.customer, blueprint.ordinal
+        entity = Entity(
+            id=self.codec.encode(Kind.ENTITY, customer, ordinal),
+            customer_id=self.customer_id(customer),
+            blueprint=blueprint,
+            consents=list(blueprint.consents),
+            generation=blueprint.generation,
+            deleted=blueprint.deleted,
+            updated=self._last_change(blueprint),
+            refreshes=[],
+        )
+        first = blueprint.created + SECOND
+        entity.refreshes.append(Refresh(0, first, first + self.refresh_nanos))
+        if blueprint.snapshot > first + DAY // 24:
+            failed = frozenset[str]()
+            if blueprint.slot == Slot.WALLET and ordinal == 1:
+                failed = frozenset({"beneficiaries"})
+            entity.refreshes[0].failed = failed
+            asked = blueprint.snapshot
+            entity.refreshes.append(Refresh(1, asked, asked + self.refresh_nanos, failed))
+        last = entity.refreshes[-1]
+        self._move_store(entity, last)
+        return entity
+
+    @staticmethod
+    def _last_change(blueprint: Blueprint) -> int:
+        if blueprint.deleted != NEVER:
+            return blueprint.deleted
+        ended = blueprint.consents[-1].revoked
+        return ended if ended != NEVER else blueprint.consents[-1].created + 33 * SECOND
+
+    def _move_store(self, entity: Entity, refresh: Refresh) -> None:
+        finished = refresh.finished if refresh.finished is not None else refresh.created
+        for stream, offset in _LANDING.items():
+            if stream not in refresh.failed | refresh.left_out | entity.bank.lacks:
+                landed = min(refresh.created + offset, finished)
+                entity.marks[stream] = (refresh.created, landed)
+
+    def _own(self, entity: Entity) -> None:
+        """Keep an entity, because it is about to differ from its blueprint."""
+        self._changed[entity.key] = entity
+        self._fresh.pop(entity.key, None)
+
+    # Accounts as an entity sees them.
+
+    def shared(self, entity: Entity) -> tuple[Shared, ...]:
+        """The accounts that an entity's consent covers."""
+        if entity.known is None or entity.known[0] != entity.generation:
+            encode, blueprint = self.codec.encode, entity.blueprint
+            accounts = tuple(
+                Shared(
+                    encode(Kind.ACCOUNT, *entity.key, place, entity.generation),
+                    self.world.account(blueprint, place),
+                )
+                for place in range(len(blueprint.kinds))
+            )
+            entity.known = entity.generation, accounts
+        return entity.known[1]
+
+    # Refreshes.
+
+    def start_refresh(
+        self,
+        entity: Entity,
+        failed: frozenset[str] = frozenset(),
+        left_out: frozenset[str] = frozenset(),
+    ) -> Refresh | None:
+        """Ask the bank, or None while it is already being asked."""
+        with self.lock:
+            entity = self.entity(entity.key)
+            if entity.pending() is not None:
+                return None
+            self._own(entity)
+            refresh = Refresh(len(entity.refreshes), self.clock.nanos, None, failed, left_out)
+            entity.refreshes.append(refresh)
+            self._announce_refresh(entity, refresh)
+            return refresh
+
+    def poll(self, entity: Entity) -> None:
+        """Somebody looked at a running refresh: the second look finds it finished."""
+        with self.lock:
+            running = self.entity(entity.key).pending()
+            if running is not None:
+                running.polls += 1
+                if running.polls >= _POLLS:
+                    self._finish(entity, running, max(self.clock.nanos, running.created))
+
+    def _finish(self, entity: Entity, refresh: Refresh, at: int) -> None:
+        refresh.finished = at
+        self._move_store(entity, refresh)
+        self._announce_refresh(entity, refresh)
+
+    def refresh_id(self, entity: Entity, refresh: Refresh) -> str:
+        """Lean's id of a refresh."""
+        return self.codec.encode(Kind.REFRESH, *entity.key, 0, refresh.ordinal)
+
+    def find_refresh(self, refresh_id: str) -> tuple[Entity, Refresh] | None:
+        """A refresh and its entity by Lean's id."""
+        found = self.codec.decode(Kind.REFRESH, refresh_id)
+        if found is None:
+            return None
+        entity = self.find_entity(self.codec.encode(Kind.ENTITY, found[0], found[1]))
+        if entity is None or found[3] >= len(entity.refreshes):
+            return None
+        return entity, entity.refreshes[found[3]]
+
+    def data_status(
+        self, entity: Entity, refresh: Refresh, *, webhook: bool = False
+    ) -> dict[str, Any]:
+        """How far a refresh has come with each kind of data."""
+        consent = entity.consent
+
+        def part(stream: str) -> str:
+            granted = PERMISSION_OF[stream] in consent.permissions
+            if not granted or stream in entity.bank.lacks:
+                return "UNSUPPORTED"
+            if refresh.finished is None:
+                return "OK" if stream == "accounts" and refresh.polls else "PENDING"
+            return "FAILED" if stream in refresh.failed else "OK"
+
+        def availability(account: Account) -> dict[str, Any]:
+            first = max(consent.window_from // DAY, first_day(account.first_month))
+            last = min(refresh.created, consent.window_to) // DAY
+            found = {"start": day_text(min(first, last)), "end": day_text(last)}
+            if not webhook:
+                return {"transactionAvailability": found}
+            months = max(0, month_of(last) - month_of(first) - 1)
+            return {"transaction_availability": {**found, "complete_months": months}}
+
+        return {
+            "accounts": part("accounts"),
+            "identity": part("identity"),
+            "account_data": [
+                {
+                    "account_id": shared.account_id,
+                    "balance": part("balances"),
+                    "identity": part("identities"),
+                    "transactions": part("transactions"),
+                    "scheduled_payments": part("scheduled_payments"),
+                    "direct_debits": part("direct_debits"),
+                    "standing_orders": part("standing_orders"),
+                    "beneficiaries": part("beneficiaries"),
+                    **availability(shared.account),
+                }
+                for shared in self.shared(entity)
+            ],
+        }
+
+    # Connecting and ending.
+
+    def connect(
+        self, customer: int, bank: Bank, permissions: frozenset[str], consent_days: int
+    ) -> Entity:
+        """A customer connected a bank just now; its first refresh is running."""
+        with self.lock:
+            now = self.clock.nanos
+            ordinal = self.world.entity_count(customer) + len(self._added.get(customer, ()))
+            draw = mix(self.world.seed, 24, customer, ordinal)
+            blueprint = Blueprint(
+                customer=customer,
+                ordinal=ordinal,
+                bank=bank,
+                created=now,
+                kinds=usual_kinds(bank, draw),
+                consents=(usual_consent(now, days=consent_days, permissions=permissions),),
+                snapshot=now,
+            )
+            entity = self._build(blueprint)
+            entity.refreshes.clear()
+            entity.marks.clear()
+            self._added.setdefault(customer, []).append(ordinal)
+            self._changed[entity.key] = entity
+            self._added_in_order.append(entity.key)
+            self._announce_entity(entity, "created")
+            self.start_refresh(entity)
+            return entity
+
+    def reconsent(self, entity: Entity, consent_days: int) -> Entity:
+        """The customer connected the same bank again: other account ids, the same accounts."""
+        with self.lock:
+            entity = self.entity(entity.key)
+            self._own(entity)
+            now = self.clock.nanos
+            last = entity.consent
+            if last.revoked == NEVER:
+                entity.consents[-1] = replace(last, revoked=min(now, last.expires))
+            entity.consents.append(
+                usual_consent(now, days=consent_days, permissions=last.permissions)
+            )
+            entity.generation += 1
+            entity.updated = now
+            self._announce_entity(entity, "updated")
+            if entity.pending() is None:
+                self.start_refresh(entity)
+            return entity
+
+    def revoke(self, entity: Entity) -> None:
+        """The customer ended the consent just now."""
+        with self.lock:
+            entity = self.entity(entity.key)
+            self._own(entity)
+            now = self.clock.nanos
+            if entity.consent.revoked > now:
+                entity.consents[-1] = replace(entity.consent, revoked=now)
+            entity.updated = now
+            self._announce_entity(entity, "updated")
+
+    def delete(self, entity: Entity) -> None:
+        """The entity is deleted just now, with its consent."""
+        with self.lock:
+            self.revoke(entity)
+            self.entity(entity.key).deleted = self.clock.nanos
+
+    def switch_bank(self, identifier: str, *, active: bool) -> None:
+        """A bank's data goes off or comes back."""
+        with self.lock:
+            if active:
+                self.inactive.discard(identifier)
+            else:
+                self.inactive.add(identifier)
+            availability = bank_record(BANKS[identifier], active=active)["availability"]
+            self.announce(
+                "bank.availability.updated",
+                {"identifier": identifier, "availability": availability},
+                "The bank status has been updated.",
+            )
+
+    # Events.
+
+    def announce(self, kind: str, payload: dict[str, Any], message: str, **beside: object) -> None:
+        """Log an event as Lean would send it."""
+        number = next(self._event_numbers)
+        high, low = mix(self.world.seed, 61, number), mix(self.world.seed, 62, number)
+        self.events.append(
+            {
+                "type": kind,
+                "payload": payload,
+                **beside,
+                "message": message,
+                "timestamp": stamp(self.clock.nanos + number % 1000, 9),
+                "event_id": opaque_uuid(high, low),
+            }
+        )
+
+    def _announce_entity(self, entity: Entity, what: str) -> None:
+        bank = bank_record(entity.bank, active=True)
+        wanted = (
+            "identifier", "name", "logo", "main_color", "background_color", "swift_code",
+            "account_type", "bank_type",
+        )  # fmt: skip
+        granted = entity.consent.permissions
+        self.announce(
+            f"entity.{what}",
+            {
+                "id": entity.id,
+                "customer_id": entity.customer_id,
+                "app_user_id": self.app_user_id(entity.blueprint.customer),
+                "permissions": [name for name in PERMISSIONS if name in granted],
+                "bank_details": {name: bank[name] for name in wanted},
+            },
+            f"An entity object has been {what}.",
+        )
+
+    def _announce_refresh(self, entity: Entity, refresh: Refresh) -> None:
+        self.announce(
+            "entity.data.refresh.updated",
+            {
+                "entity_id": entity.id,
+                "refresh_id": self.refresh_id(entity, refresh),
+                "customer_id": entity.customer_id,
+                "status": "PENDING" if refresh.finished is None else "FINISHED",
+                "data_status": self.data_status(entity, refresh, webhook=True),
+            },
+            "An entity data refresh state has been updated.",
+            app_user_id=self.app_user_id(entity.blueprint.customer),
+        )

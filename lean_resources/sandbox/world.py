@@ -1,0 +1,387 @@
+"""Who exists: customers, the banks they connected, their consents and their accounts.
+
+Everything here is a pure function of the seed and an index, so a million customers take no room.
+Customers come in rows of twenty; the place in the row is a *slot*, and most slots carry one of
+the awkward cases named in `cases.py`. So the first twenty customers hold every case, and a large
+world holds each of them in a twentieth of its customers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+from lean_resources.sandbox.banks import BANKS, Bank
+from lean_resources.sandbox.clock import DAY, HOUR, MINUTE, NEVER, SECOND, first_day, month_of
+from lean_resources.sandbox.ids import mix
+from lean_resources.sandbox.money import EXPONENTS
+from lean_resources.sandbox.people import iban, masked_pan
+
+__all__ = [
+    "PERMISSIONS",
+    "Account",
+    "Blueprint",
+    "ConsentPlan",
+    "Slot",
+    "World",
+]
+
+PERMISSIONS = (
+    "identity",
+    "accounts",
+    "balance",
+    "transactions",
+    "identities",
+    "scheduled_payments",
+    "standing_orders",
+    "direct_debits",
+    "beneficiaries",
+)
+"""What a consent can cover, in Lean's words."""
+
+ROW = 20
+_ENTITY_COUNTS = (1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 0, 1, 1, 1, 2, 1, 3, 1, 2, 0)
+_ROW_TOTAL = sum(_ENTITY_COUNTS)
+_BEFORE = tuple(sum(_ENTITY_COUNTS[:slot]) for slot in range(ROW + 1))
+_OLDEST = 330 * DAY
+_YOUNGEST = 2 * DAY
+
+
+class Slot(IntEnum):
+    """Place of a customer in its row of twenty."""
+
+    PENDING = 0
+    JOINT_FIRST = 1
+    JOINT_SECOND = 2
+    RECONSENTED = 3
+    EXPIRING = 4
+    EXPIRED_UNSWEPT = 5
+    EXPIRED = 6
+    REVOKED = 7
+    FEW_PERMISSIONS = 8
+    DELETED = 9
+    NO_ENTITY = 10
+    UNKNOWN_ENUM = 11
+    NULL_HEAVY = 12
+    IDENTITY_ODD = 13
+    DINAR = 14
+    LATE = 15
+    NARROW = 16
+    BUSINESS = 17
+    WALLET = 18
+    PLAIN_EMPTY = 19
+
+
+_BANK_OF = {
+    (Slot.PENDING, 0): "LEA1_SAMAOB_SAU",
+    (Slot.JOINT_FIRST, 0): "ALINMA_SAU",
+    (Slot.JOINT_SECOND, 0): "ALINMA_SAU",
+    (Slot.RECONSENTED, 0): "LEA2_SAMAOB_SAU",
+    (Slot.EXPIRING, 0): "NAKHEEL_SAU",
+    (Slot.EXPIRED_UNSWEPT, 0): "ALINMA_SAU",
+    (Slot.EXPIRED, 0): "NAKHEEL_SAU",
+    (Slot.REVOKED, 0): "DANA_SAU",
+    (Slot.FEW_PERMISSIONS, 0): "SADU_SAU",
+    (Slot.DELETED, 0): "WAHA_SAU",
+    (Slot.DELETED, 1): "LEA2_SAMAOB_SAU",
+    (Slot.UNKNOWN_ENUM, 0): "SADU_SAU",
+    (Slot.NULL_HEAVY, 0): "NAKHEEL_SAU",
+    (Slot.IDENTITY_ODD, 0): "DANA_SAU",
+    (Slot.DINAR, 0): "ALINMA_SAU",
+    (Slot.DINAR, 1): "NAKHEEL_SAU",
+    (Slot.LATE, 0): "WAHA_SAU",
+    (Slot.NARROW, 0): "LEA2_SAMAOB_SAU",
+    (Slot.NARROW, 1): "ALINMA_SAU",
+    (Slot.NARROW, 2): "SADU_SAU",
+    (Slot.BUSINESS, 0): "TIJARA_SAU",
+    (Slot.WALLET, 0): "MAHFAZA_SAU",
+    (Slot.WALLET, 1): "WAHA_SAU",
+}
+
+_KINDS_OF: dict[tuple[int, int], tuple[str, ...]] = {
+    (Slot.PENDING, 0): ("CURRENT", "SAVINGS", "CREDIT", "CHARGE_CARD", "PREPAID"),
+    (Slot.JOINT_FIRST, 0): ("CURRENT", "JOINT", "SAVINGS"),
+    (Slot.JOINT_SECOND, 0): ("CURRENT", "JOINT"),
+    (Slot.UNKNOWN_ENUM, 0): ("CURRENT", "UNSUPPORTED", "DIGITAL_GOLD"),
+    (Slot.NULL_HEAVY, 0): ("CURRENT", "CREDIT"),
+    (Slot.DINAR, 0): ("CURRENT", "DINAR"),
+    (Slot.LATE, 0): ("CURRENT", "SAVINGS"),
+    (Slot.NARROW, 0): ("CURRENT", "PREPAID"),
+    (Slot.BUSINESS, 0): ("BUSINESS",),
+    (Slot.WALLET, 0): ("EMONEY", "PREPAID"),
+}
+
+SUB_TYPES = {"JOINT": "CURRENT", "DINAR": "CURRENT", "BUSINESS": "CURRENT"}
+"""`account_sub_type` where it is not the kind itself."""
+
+CARDS = frozenset({"CREDIT", "CHARGE_CARD", "PREPAID"})
+"""Kinds that are known by a card number too."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentPlan:
+    """One consent; instants are nanoseconds.
+
+    Args:
+        revoked: When somebody ended it before its time, or `NEVER`.
+    """
+
+    created: int
+    expires: int
+    window_from: int
+    window_to: int
+    permissions: frozenset[str]
+    revoked: int = NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """An entity as it was made.
+
+    Args:
+        customer: Index of its customer.
+        ordinal: Place among the customer's entities.
+        kinds: One kind per account.
+        generation: How often its accounts came back under other ids.
+        deleted: When it was deleted, or `NEVER`.
+        snapshot: When Lean last asked the bank.
+    """
+
+    customer: int
+    ordinal: int
+    bank: Bank
+    created: int
+    kinds: tuple[str, ...]
+    consents: tuple[ConsentPlan, ...]
+    snapshot: int
+    generation: int = 0
+    deleted: int = NEVER
+    slot: int = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Account:
+    """An account at a bank, whoever looks at it.
+
+    Args:
+        key: Customer, entity and place under which the bank keeps it.
+        draw: Hash from which its details are drawn.
+        siblings: Kinds of all accounts beside it, itself included.
+        first_month: First month in which it has movements.
+        opening: Booked balance before the first movement, in signed minor units.
+    """
+
+    key: tuple[int, int, int]
+    draw: int
+    kind: str
+    bank: Bank
+    currency: str
+    siblings: tuple[str, ...]
+    first_month: int
+    opened: int
+    opening: int
+    credit_line: int
+    iban: str
+    pan: str
+    slot: int
+    holders: tuple[int, ...] = field(default=())
+
+    @property
+    def exponent(self) -> int:
+        """Decimal places of its currency."""
+        return EXPONENTS[self.currency]
+
+    @property
+    def sub_type(self) -> str:
+        """`account_sub_type` in the newer vocabulary."""
+        return SUB_TYPES.get(self.kind, self.kind)
+
+
+class World:
+    """The people of a seed.
+
+    Args:
+        customers: How many there are at the start.
+        months: Whole months of history before the present one.
+        seed: Another seed, another world.
+        start: Instant at which the clock starts, in nanoseconds.
+    """
+
+    def __init__(self, *, customers: int, months: int, seed: int, start: int) -> None:
+        self.customers = customers
+        self.months = months
+        self.seed = seed
+        self.start = start
+        self.start_day = start // DAY
+        self.first_month = month_of(self.start_day) - months
+
+    def entity_count(self, customer: int) -> int:
+        """How many entities a customer has at the start."""
+        return _ENTITY_COUNTS[customer % ROW] if customer < self.customers else 0
+
+    @property
+    def entity_total(self) -> int:
+        """How many entities there are at the start."""
+        return self._entities_before(self.customers)
+
+    def entity_at(self, place: int) -> tuple[int, int]:
+        """Customer and ordinal of the entity at a place; later places connected later."""
+        row, rest = divmod(place, _ROW_TOTAL)
+        slot = next(slot for slot in range(ROW) if rest < _BEFORE[slot + 1])
+        return row * ROW + slot, rest - _BEFORE[slot]
+
+    def created_at(self, place: int) -> int:
+        """When the entity at a place was connected; it grows with the place."""
+        span = _OLDEST - _YOUNGEST
+        share = place * 1024 + mix(self.seed, 21, place) % 900
+        return self.start - _OLDEST + span * share // (1024 * max(1, self.entity_total))
+
+    def _entities_before(self, customer: int) -> int:
+        row, slot = divmod(customer, ROW)
+        return row * _ROW_TOTAL + _BEFORE[slot]
+
+    def blueprint(self, customer: int, ordinal: int) -> Blueprint:
+        """The entity that a customer had at the start."""
+        slot = customer % ROW
+        draw = mix(self.seed, 22, customer, ordinal)
+        created = self.created_at(self._entities_before(customer) + ordinal)
+        age = self.start - created
+        asked = self.start - HOUR - (draw >> 8) % (5 * HOUR)
+        made = Blueprint(
+            customer=customer,
+            ordinal=ordinal,
+            bank=BANKS[_BANK_OF[Slot(slot), ordinal]],
+            created=created,
+            kinds=_KINDS_OF.get((slot, ordinal)) or _usual_kinds(draw),
+            consents=(usual_consent(created),),
+            snapshot=asked,
+            slot=slot,
+        )
+        return _awkward(made, self.start, created, age)
+
+    def account(self, blueprint: Blueprint, place: int) -> Account:
+        """The account at a place of an entity; a joint one is kept under its first holder."""
+        customer, ordinal = blueprint.customer, blueprint.ordinal
+        holders: tuple[int, ...] = (customer,)
+        if blueprint.kinds[place] == "JOINT":
+            if blueprint.slot == Slot.JOINT_SECOND:
+                customer -= 1
+            holders = (customer, customer + 1)
+        draw = mix(self.seed, 23, customer, ordinal, place)
+        kind = blueprint.kinds[place]
+        currency = "KWD" if kind == "DINAR" else "SAR"
+        opened = first_day(self.first_month - 6 - draw % 90) + (draw >> 8) % 28
+        first_month, opening = self.first_month, _opening(kind, draw >> 16)
+        if blueprint.slot == Slot.NARROW and kind == "PREPAID":
+            first_month = max(self.first_month, month_of(self.start_day) - 3)
+            opened, opening = first_day(first_month), 0
+        return Account(
+            key=(customer, ordinal, place),
+            draw=draw,
+            kind=kind,
+            bank=blueprint.bank,
+            currency=currency,
+            siblings=blueprint.kinds,
+            first_month=first_month,
+            opened=opened,
+            opening=opening,
+            credit_line=_credit_line(kind, draw >> 24),
+            iban=iban(blueprint.bank.code, draw, letters=blueprint.bank.letters),
+            pan=masked_pan(draw >> 20),
+            slot=blueprint.slot,
+            holders=holders,
+        )
+
+
+def usual_consent(
+    created: int,
+    *,
+    days: int = 365,
+    permissions: frozenset[str] = frozenset(PERMISSIONS),
+) -> ConsentPlan:
+    """A consent with the window that Lean gives when nobody asks for another."""
+    asked = created - 32 * SECOND - 333_000_000
+    expires = created + days * DAY
+    return ConsentPlan(
+        created=asked,
+        expires=expires,
+        window_from=asked - 364 * DAY,
+        window_to=expires,
+        permissions=permissions,
+    )
+
+
+def usual_kinds(bank: Bank, draw: int) -> tuple[str, ...]:
+    """The accounts that somebody has at a bank."""
+    if bank.business:
+        return ("BUSINESS",)
+    if bank.lacks:
+        return ("EMONEY", "PREPAID")
+    return _usual_kinds(draw)
+
+
+def _usual_kinds(draw: int) -> tuple[str, ...]:
+    kinds = ["CURRENT"]
+    if draw % 2:
+        kinds.append("SAVINGS")
+    if (draw >> 4) % 3 == 0:
+        kinds.append("CREDIT")
+    if (draw >> 8) % 11 == 0:
+        kinds.append("PREPAID")
+    return tuple(kinds)
+
+
+def _opening(kind: str, draw: int) -> int:
+    """Opening balance, in signed minor units."""
+    if kind in {"CREDIT", "CHARGE_CARD"}:
+        return -(draw % 350_000)
+    if kind == "SAVINGS":
+        return 500_000 + draw % 19_000_000
+    if kind == "BUSINESS":
+        return 15_000_000 + draw % 90_000_000
+    if kind in {"PREPAID", "EMONEY"}:
+        return 5_000 + draw % 60_000
+    return 350_000 + draw % 2_600_000
+
+
+def _credit_line(kind: str, draw: int) -> int:
+    """Credit line in minor units; zero where there is none."""
+    if kind in {"CREDIT", "CHARGE_CARD"}:
+        return 1_000_000 + draw % 9 * 500_000
+    return 500_000 if kind == "CURRENT" and draw % 3 == 0 else 0
+
+
+def _awkward(made: Blueprint, start: int, created: int, age: int) -> Blueprint:
+    """Give the entity the awkward case of its slot."""
+    (consent,) = made.consents
+    midnight = start // DAY * DAY
+    now = made
+    match (made.slot, made.ordinal):
+        case (Slot.RECONSENTED, 0):
+            again = created + age * 4 // 5
+            both = (replace(consent, revoked=again - MINUTE), usual_consent(again))
+            now = replace(made, consents=both, generation=1)
+        case (Slot.EXPIRING, 0):
+            now = _ending(made, consent, start + 29 * HOUR)
+        case (Slot.EXPIRED_UNSWEPT, 0):
+            now = _ending(made, consent, midnight + (start - midnight) // 2)
+        case (Slot.EXPIRED, 0):
+            now = _ending(made, consent, max(created + HOUR, start - 3 * DAY))
+        case (Slot.REVOKED, 0):
+            end = created + age * 3 // 4
+            now = replace(made, consents=(replace(consent, revoked=end),), snapshot=end)
+        case (Slot.FEW_PERMISSIONS, 0):
+            few = replace(consent, permissions=frozenset(PERMISSIONS[:4]))
+            now = replace(made, consents=(few,))
+        case (Slot.DELETED, 1):
+            end = created + age * 7 // 10
+            gone = replace(consent, revoked=end)
+            now = replace(made, consents=(gone,), deleted=end, snapshot=end)
+        case (Slot.NARROW, 0):
+            now = replace(made, consents=(replace(consent, window_from=start - 60 * DAY),))
+    return now
+
+
+def _ending(made: Blueprint, consent: ConsentPlan, expires: int) -> Blueprint:
+    ending = replace(consent, expires=expires, window_to=expires)
+    return replace(made, consents=(ending,), snapshot=min(made.snapshot, expires - HOUR))
