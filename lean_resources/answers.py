@@ -8,9 +8,7 @@ https://docs.leantech.me/v2.0-KSA/docs/data-specific-errors.
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
@@ -35,6 +33,8 @@ DUPLICATE_WAIT_SECONDS = 60.0
 """How long an identical request blocks the next one. Source: data-specific errors of Lean."""
 
 _PENDING = frozenset({"PENDING", "PROCESSING_STARTED"})
+# FINISHED is the status of a refresh, which has no envelope around it.
+_FINE = frozenset({"OK", "FINISHED", *_PENDING})
 
 _BY_CODE: dict[str, type[LeanError]] = {
     "INVALID_PARAMETERS": RequestError,
@@ -209,8 +209,7 @@ def failure(
     body: bytes,
     *,
     stream: str | None = None,
-    retry_after: str | None = None,
-    now: dt.datetime | None = None,
+    retry_after: float | None = None,
     correlation_id: str | None = None,
     trace_id: str | None = None,
 ) -> Failure | None:
@@ -220,8 +219,7 @@ def failure(
         status_code: HTTP status.
         body: The whole body; may be anything.
         stream: Name of the stream, for the error.
-        retry_after: Header of that name: seconds, or an HTTP date.
-        now: The instant an HTTP date is compared with; the present when not given.
+        retry_after: Seconds that the answer's header of that name asks to wait.
         correlation_id: The id that was sent, for the error.
         trace_id: Lean's id of the answer, for the error.
     """
@@ -231,20 +229,19 @@ def failure(
         "correlation_id": correlation_id,
         "trace_id": trace_id,
     }
-    asked = _seconds(retry_after, now)
     try:
         found = msgspec.json.decode(body) if body[:1] == b"[" else _LENIENT.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         error: LeanError = UnavailableError(
-            f"HTTP {status_code} without JSON", code="NOT_JSON", retry_after=asked, **known
+            f"HTTP {status_code} without JSON", code="NOT_JSON", retry_after=retry_after, **known
         )
         # A proxy's page in front of Lean passes; a page under a client error would come again.
-        return Failure(error, status_code < 400 or status_code >= 500, asked or 0.0)
+        return Failure(error, status_code < 400 or status_code >= 500, retry_after or 0.0)
     if isinstance(found, list):
         found = _Any()
     status = found.status if isinstance(found.status, str) else None
     known["results_id"] = found.results_id if isinstance(found.results_id, str) else None
-    if status_code < 400 and (status is None or status in {"OK", *_PENDING}):
+    if status_code < 400 and (status is None or status in _FINE):
         return None
     detail = found.status_detail if isinstance(found.status_detail, dict) else {}
     granular = detail.get("granular_status_code")
@@ -259,28 +256,11 @@ def failure(
         kind = kind or UnavailableError
         retriable = code in _RETRY_NOW or status_code in {429, 500, 502, 503, 504}
         retriable = retriable and kind is UnavailableError
-        wait = asked or 0.0
+        wait = retry_after or 0.0
         if code == "DUPLICATED_REQUEST" and status_code < 400:
             wait = max(wait, DUPLICATE_WAIT_SECONDS)
-        return Failure(kind(message, code=code, retry_after=asked, **known), retriable, wait)
+        return Failure(kind(message, code=code, retry_after=retry_after, **known), retriable, wait)
     return Failure(kind(message, code=code, **known))
-
-
-def _seconds(header: str | None, now: dt.datetime | None) -> float | None:
-    """Seconds that a Retry-After header asks for."""
-    if not header:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=dt.UTC)
-    return max(0.0, (until - (now or dt.datetime.now(dt.UTC))).total_seconds())
 
 
 def whole(stream: Stream, envelopes: list[Envelope]) -> IncompleteError | None:

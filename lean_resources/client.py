@@ -22,7 +22,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from lean_resources.answers import Envelope, failure, open_envelope, whole
 from lean_resources.auth import auth_for
-from lean_resources.certificates import ssl_context
+from lean_resources.certificates import ssl_context, untrusted_server
 from lean_resources.errors import (
     IncompleteError,
     LeanError,
@@ -32,7 +32,7 @@ from lean_resources.errors import (
 )
 from lean_resources.gate import Gate, Page
 from lean_resources.instants import parse_instant
-from lean_resources.limits import Limits
+from lean_resources.limits import Limits, retry_after
 from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Paging, Stream
 
@@ -120,7 +120,6 @@ class _Response(msgspec.Struct):
     path: str
     correlation_id: str
     trace_id: str | None
-    retry_after: str | None
     received_at: dt.datetime
 
 
@@ -222,7 +221,9 @@ class LeanClient:
             if attempt:
                 await self._sleep(min(_FIRST_WAIT_SECONDS * 2**attempt, _LONGEST_WAIT_SECONDS))
             asked_at = self._now()
-            answers = [answer async for answer in self._series(stream, request, unless_refreshed_at)]
+            answers = [
+                answer async for answer in self._series(stream, request, unless_refreshed_at)
+            ]
             listed = [answer.envelope for answer in answers if not answer.page.is_detail]
             unchanged = _is_of(listed[0], unless_refreshed_at)
             incomplete = None if unchanged else whole(stream, listed)
@@ -488,19 +489,19 @@ class LeanClient:
                     content = await self._content(response)
                 finally:
                     await response.aclose()
-            except httpx.TimeoutException:
+            except UnavailableError as error:
+                # The token endpoint cannot answer now; httpx asks it within this request.
+                error.stream = name
+                error.correlation_id = correlation_id
+                raise _AgainError(error, error.retry_after or 0.0) from None
+            except httpx.TransportError as error:
+                if (untrusted := untrusted_server(error)) is not None:
+                    raise untrusted from None
+                raise _AgainError(_unreachable(error, name, correlation_id)) from None
+            except httpx.DecodingError:
                 raise _AgainError(
                     UnavailableError(
-                        f"no answer within {self.settings.timeout_seconds:.0f} s",
-                        code="TIMEOUT",
-                        stream=name,
-                        correlation_id=correlation_id,
-                    )
-                ) from None
-            except (httpx.TransportError, httpx.DecodingError) as error:
-                raise _AgainError(
-                    UnavailableError(
-                        f"the connection failed: {type(error).__name__}",
+                        "the answer cannot be decompressed",
                         code="CONNECTION",
                         stream=name,
                         correlation_id=correlation_id,
@@ -508,13 +509,11 @@ class LeanClient:
                 ) from None
         self._learn_time(response.headers.get("date"))
         trace_id = response.headers.get("lean-trace-id")
-        retry_after = response.headers.get("retry-after")
         problem = failure(
             response.status_code,
             content,
             stream=name,
-            retry_after=retry_after,
-            now=self._now(),
+            retry_after=retry_after(response.headers),
             correlation_id=correlation_id,
             trace_id=trace_id,
         )
@@ -530,7 +529,6 @@ class LeanClient:
             request.url.raw_path.decode(),
             correlation_id,
             trace_id,
-            retry_after,
             self._now(),
         )
 
@@ -575,6 +573,19 @@ def _refreshed_at(envelope: Envelope) -> dt.datetime | None:
 def _is_of(envelope: Envelope, known: dt.datetime | None) -> bool:
     """Whether the store still is of a known instant."""
     return known is not None and _refreshed_at(envelope) == known
+
+
+def _unreachable(
+    error: httpx.TransportError, stream: str | None, correlation_id: str
+) -> UnavailableError:
+    # Over aiohttp a refused connection is a ConnectTimeout too, so only reading tells slowness.
+    is_slow = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout)
+    return UnavailableError(
+        "no answer in time" if is_slow else f"the connection failed: {type(error).__name__}",
+        code="TIMEOUT" if is_slow else "CONNECTION",
+        stream=stream,
+        correlation_id=correlation_id,
+    )
 
 
 def _network(settings: LeanSettings) -> httpx.AsyncBaseTransport:

@@ -182,7 +182,7 @@ def _last_by_key(rows: pa.Table, stream: Stream) -> pa.Table:
     """Rows with a record that was told twice kept once, as it was told last."""
     keys = zip(*(rows.column(name).to_pylist() for name in ("series_id", *stream.key)), strict=True)
     last = {key: place for place, key in enumerate(keys)}
-    return rows.take(sorted(last.values()))
+    return rows.take(pa.array(sorted(last.values()), pa.int64()))
 
 
 def _page_table(stream: Stream, pages: Sequence[Page]) -> pa.Table:
@@ -237,6 +237,9 @@ def _shape(stream: Stream, places: Places = _all) -> _Node:
     """The documented shape of a record."""
     root = _Node()
     _grow(root, stream.columns, places)
+    for inner in STREAMS.values():
+        if inner.exploded_from == stream.name:
+            root.fields[inner.records] = _shape(inner)
     if places is _flat:
         root.fields[_REGIONAL] = _Node()
     return root

@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime as dt
-import os
 import subprocess
 import sys
 from enum import StrEnum
@@ -130,7 +129,7 @@ def dev(
         )
         console.print(f"Offline Lean at {server.url}, Dagster at http://127.0.0.1:{port}")
         command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
-        with subprocess.Popen(command, cwd=_ROOT, env=os.environ | environment) as process:
+        with subprocess.Popen(command, cwd=_ROOT, env=environment) as process:
             try:
                 raise typer.Exit(process.wait())
             except KeyboardInterrupt:

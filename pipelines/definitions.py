@@ -38,7 +38,7 @@ def settings() -> LeanSettings:
 
 
 def environment_of(values: Mapping[str, str], home: Path) -> dict[str, str]:
-    """The environment that makes these definitions use given settings and folders.
+    """The environment of a child process that uses given settings and folders.
 
     Args:
         values: Settings by field name.
@@ -46,6 +46,7 @@ def environment_of(values: Mapping[str, str], home: Path) -> dict[str, str]:
     """
     names = {variable.field: variable.name for variable in VARIABLES}
     return {
+        **os.environ,
         **{names[field]: value for field, value in values.items()},
         "LEANHOUSE_HOME": str(home),
         "DAGSTER_HOME": str(home / "dagster"),

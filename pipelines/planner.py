@@ -24,12 +24,16 @@ class Policy:
     Args:
         lookback_days: Days after a month's end until which its rows may still change.
         longest_series_months: Most months that one series of requests spans.
-        failure_threshold: Share of failed pulls above which a run fails.
+        failure_threshold: Share of failed pulls above which a run fails, from 0 to 1.
+        bank_failures: Failures in a row after which a bank is left alone.
+        bank_cooldown_seconds: For how long it is left alone.
     """
 
     lookback_days: int = 30
     longest_series_months: int = 12
     failure_threshold: float = 0.2
+    bank_failures: int = 5
+    bank_cooldown_seconds: float = 900.0
 
 
 @dataclass(frozen=True, slots=True)

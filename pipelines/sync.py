@@ -18,8 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lean_resources.client import LeanClient, Read
-from lean_resources.errors import IncompleteError, LeanError, NotGrantedError
+from lean_resources.errors import (
+    BankPausedError,
+    IncompleteError,
+    LeanError,
+    NotGrantedError,
+    UnavailableError,
+)
 from lean_resources.gate import QUARANTINE_SCHEMA, Gate, Gated
+from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import RAW_SCHEMA, Lake
 from pipelines.ledger import Outcome, Pull, new_id
@@ -199,7 +206,7 @@ async def sync(
     writer.report.parents = len({task.parent.parent_id for task in tasks}) + len(skipped)
     writer.skip(skipped)
     progress(0, len(tasks))
-    await _pull(stream, client, tasks, writer, progress)
+    await _pull(stream, client, tasks, writer, policy, progress)
     await asyncio.to_thread(writer.finish)
     writer.report.requests = client.requests - before
     writer.report.seconds = time.monotonic() - started
@@ -211,18 +218,20 @@ async def _pull(
     client: LeanClient,
     tasks: Sequence[Task],
     writer: _Writer,
+    policy: Policy,
     progress: Progress,
 ) -> None:
     """Read every task with as many requests at once as the settings allow, and write beside it."""
     todo: asyncio.Queue[tuple[Task, int] | None] = asyncio.Queue()
     results: asyncio.Queue[_Done] = asyncio.Queue()
     buffer = _Buffer(_BUFFER_BYTES)
+    banks = CircuitBreaker(policy.bank_failures, policy.bank_cooldown_seconds)
     for task in tasks:
         todo.put_nowait((task, 0))
 
     async def read_on() -> None:
         while (following := await todo.get()) is not None:
-            ended = await _read(stream, client, *following)
+            ended = await _read(stream, client, banks, *following)
             await buffer.enter(ended.size)
             results.put_nowait(ended)
 
@@ -287,11 +296,17 @@ class _Buffer:
             self._freed.notify_all()
 
 
-async def _read(stream: Stream, client: LeanClient, task: Task, attempt: int) -> _Done:
-    """Try one task; Lean's refusals are results, the application's are errors."""
+async def _read(
+    stream: Stream, client: LeanClient, banks: CircuitBreaker, task: Task, attempt: int
+) -> _Done:
+    """Try one task, unless its bank is left alone; what Lean refuses is a result."""
+    bank = task.parent.bank_identifier
     asked_at = dt.datetime.now(dt.UTC)
     result: Read | LeanError
+    requests = 0
     try:
+        if bank is not None:
+            banks.check(bank)
         result = await client.read(
             stream, task.request, unless_refreshed_at=task.unless_refreshed_at
         )
@@ -299,8 +314,20 @@ async def _read(stream: Stream, client: LeanClient, task: Task, attempt: int) ->
         asked_at = result.asked_at
     except LeanError as error:
         result = error
-        requests = 1
+        requests = 0 if isinstance(error, CircuitOpenError) else 1
+    if bank is not None and not isinstance(result, CircuitOpenError):
+        _tell(banks, bank, result)
     return _Done(task, result, requests, asked_at, dt.datetime.now(dt.UTC), attempt)
+
+
+def _tell(banks: CircuitBreaker, bank: str, result: Read | LeanError) -> None:
+    """Let the breaker know how the bank answered."""
+    if isinstance(result, BankPausedError):
+        banks.pause(bank)
+    elif isinstance(result, UnavailableError):
+        banks.failed(bank)
+    else:
+        banks.succeeded(bank)
 
 
 class _Writer:

@@ -154,9 +154,7 @@ def test_an_empty_newer_pull_empties_the_parent(lake):
 def test_days_that_only_an_earlier_pull_claims_stay_with_it(lake):
     """A renewed consent that starts later does not lose the days before."""
     march = [dt.date(2026, 3, 1) + n * DAY for n in range(10)]
-    first = pull(
-        "transactions", "a", month="2026-03", claimed_from=march[0], claimed_to=march[9]
-    )
+    first = pull("transactions", "a", month="2026-03", claimed_from=march[0], claimed_to=march[9])
     second = pull(
         "transactions", "a", month="2026-03", claimed_from=march[5], claimed_to=march[9],
         asked_at=NOW + DAY,

@@ -51,10 +51,17 @@ def test_claimed_and_planned_days_are_all_that_is_wanted(situation):
 
     planned = [month for series in plan([window], claims, today, POLICY) for month in series.months]
 
-    wanted = days(window.from_date, min(window.to_date, today)) if (
-        window.from_date <= min(window.to_date, today)
-    ) else set()
-    claimed = {day for c in claims["a"].values() for claim in c for day in days(claim.from_date, claim.to_date)}
+    wanted = (
+        days(window.from_date, min(window.to_date, today))
+        if (window.from_date <= min(window.to_date, today))
+        else set()
+    )
+    claimed = {
+        day
+        for c in claims["a"].values()
+        for claim in c
+        for day in days(claim.from_date, claim.to_date)
+    }
     asked = {day for month in planned for day in days(month.from_date, month.to_date)}
     assert asked <= wanted
     assert wanted <= claimed | asked
