@@ -7,11 +7,13 @@ names the setting and the remedy, before a handshake could fail on it.
 from __future__ import annotations
 
 import itertools
+import socket
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
 import certifi
+import httpx
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -22,10 +24,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr
 
-from lean_resources.errors import ConfigError
+from lean_resources.errors import AuthError, ConfigError
 from lean_resources.settings import LeanSettings
 
-__all__ = ["client_certificate_expires_at", "ssl_context", "untrusted_server"]
+__all__ = [
+    "client_certificate_expires_at",
+    "refused_client",
+    "ssl_context",
+    "untrusted_server",
+]
 
 _CERTIFICATE = "LEAN_CLIENT_CERT"
 _KEY = "LEAN_CLIENT_KEY"
@@ -246,3 +253,57 @@ def _public_bytes(holder: x509.Certificate | PrivateKeyTypes) -> bytes:
 
 def _instant(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def refused_client(settings: LeanSettings, timeout_seconds: float = 10.0) -> AuthError | None:
+    """Ask the API's host, by a connection of its own, whether it refuses the client certificate.
+
+    Under TLS 1.3 a server refuses after the handshake, and asynchronous transports report that like
+    any dropped connection. A blocking socket sees the server's alert.
+
+    Args:
+        settings: Host and certificates.
+        timeout_seconds: For the connection, and for the alert.
+
+    Returns:
+        The error to raise instead, or None where the server does not refuse the certificate.
+    """
+    url = httpx.URL(settings.api_url)
+    reason = _refusal(url, settings, timeout_seconds) if url.scheme == "https" else None
+    if reason is None:
+        return None
+    if settings.client_cert is None:
+        what = "the server wants a client certificate and none is set"
+        remedy = f"set {_CERTIFICATE} and {_KEY} to the files of Lean's dashboard"
+    else:
+        what = "the server refuses the client certificate"
+        remedy = (
+            f"set {_CERTIFICATE} to the one that Lean issued for this application, followed by "
+            "Lean's chain"
+        )
+    return AuthError(f"{what} ({reason}): {remedy}", code="INVALID_CERTIFICATE")
+
+
+def _refusal(url: httpx.URL, settings: LeanSettings, timeout_seconds: float) -> str | None:
+    """How the server refuses the client certificate, or None where it does not."""
+    context = ssl_context(settings)
+    request = f"GET /banks/v1/ HTTP/1.1\r\nhost: {url.host}\r\nconnection: close\r\n\r\n"
+    closed = "it closed the connection after the handshake"
+    is_secured = False
+    try:
+        with (
+            socket.create_connection((url.host, url.port or 443), timeout_seconds) as plain,
+            context.wrap_socket(plain, server_hostname=url.host) as secured,
+        ):
+            is_secured = True
+            secured.sendall(request.encode())
+            return None if secured.recv(1) else closed
+    except ssl.SSLError as error:
+        alert = (error.reason or "").partition("ALERT_")[2].replace("_", " ").lower()
+        return alert if "certificate" in alert or "unknown ca" in alert else None
+    except TimeoutError:
+        return None
+    except OSError:
+        # Some servers drop the connection instead of sending their alert; before the handshake
+        # that says nothing about certificates.
+        return closed if is_secured else None

@@ -22,7 +22,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from lean_resources.answers import Envelope, failure, open_envelope, whole
 from lean_resources.auth import auth_for
-from lean_resources.certificates import ssl_context, untrusted_server
+from lean_resources.certificates import refused_client, ssl_context, untrusted_server
 from lean_resources.errors import (
     IncompleteError,
     LeanError,
@@ -154,6 +154,7 @@ class LeanClient:
         )
         self._older: set[str] = set()
         self._ahead: dt.timedelta | None = None
+        self._has_looked = False
         self._http: httpx.AsyncClient | None = None
 
     def __repr__(self) -> str:
@@ -263,7 +264,9 @@ class LeanClient:
         entity = request.get("entity_id", "")
         verbose = self.settings.verbose == "always" or entity in self._older
         first = await self._page(stream, request, series_id, 0, 0, verbose=verbose)
-        if self.settings.verbose == "auto" and first.envelope.is_older and not verbose:
+        is_known = _is_of(first.envelope, unless_refreshed_at)
+        is_auto = self.settings.verbose == "auto" and not verbose
+        if is_auto and first.envelope.is_older and not is_known:
             verbose = True
             self._older.add(entity)
             first = await self._page(stream, request, series_id, 0, 0, verbose=True)
@@ -497,6 +500,8 @@ class LeanClient:
             except httpx.TransportError as error:
                 if (untrusted := untrusted_server(error)) is not None:
                     raise untrusted from None
+                if (refused := await self._refused()) is not None:
+                    raise refused from None
                 raise _AgainError(_unreachable(error, name, correlation_id)) from None
             except httpx.DecodingError:
                 raise _AgainError(
@@ -531,6 +536,13 @@ class LeanClient:
             trace_id,
             self._now(),
         )
+
+    async def _refused(self) -> LeanError | None:
+        """Whether the server refuses the client certificate, looked at once per client."""
+        if self._has_looked or self._transport is not None:
+            return None
+        self._has_looked = True
+        return await asyncio.to_thread(refused_client, self.settings)
 
     def _learn_time(self, header: str | None) -> None:
         """Note how far Lean's clock is ahead of this machine's."""

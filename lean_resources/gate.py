@@ -394,7 +394,7 @@ def _query(stream: Stream, places: Places) -> str:
         series_id, page_number, (first_record + place)::integer as record_number,
         {" or ".join(odd)} as is_misfit
     from typed
-    """  # noqa: S608 - names come from the catalogue
+    """
 
 
 def _access(base: str, path: str) -> str:

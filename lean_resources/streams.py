@@ -231,25 +231,28 @@ class Stream:
             raise ValueError("a name is lower case with underscores")
         if not self.doc.endswith("."):
             raise ValueError("doc is not a sentence")
+        if self.permission is not None and self.permission not in PERMISSIONS:
+            raise ValueError(f"permission {self.permission!r} does not exist")
+        if unknown := set(re.findall(r"{(\w+)}", self.path)) - {"account_id"}:
+            raise ValueError(f"path parameters {sorted(unknown)} are not known")
+        self._check_columns()
+
+    def _check_columns(self) -> None:
         names = [column.name for column in self.columns]
         if doubled := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"columns declared twice: {sorted(doubled)}")
         if reserved := set(names) & _RESERVED:
             raise ValueError(f"columns named like the lake's own: {sorted(reserved)}")
-        if not self.key or (unknown := set(self.key) - set(names)):
+        if not self.key or set(self.key) - set(names):
             raise ValueError(f"key {self.key} is not made of its columns")
         for name in self.key:
             if not self.column(name).required:
                 raise ValueError(f"key column {name} is not required")
-        if self.permission is not None and self.permission not in PERMISSIONS:
-            raise ValueError(f"permission {self.permission!r} does not exist")
         if (self.window is Window.MONTHS) != bool(self.placed_by):
             raise ValueError("placed_by belongs to a stream of months")
         for name in self.placed_by:
             if self.column(name).kind is not Kind.INSTANT:
                 raise ValueError(f"placed_by {name} is not an instant")
-        if unknown := {p for p in re.findall(r"{(\w+)}", self.path)} - {"account_id"}:
-            raise ValueError(f"path parameters {sorted(unknown)} are not known")
 
     def column(self, name: str) -> Column:
         """The column of that name.
@@ -792,7 +795,20 @@ _ACCOUNTS = Stream(
             "status",
             "State of the account.",
             *_both("status"),
-            values=("DELETED", "DISABLED", "ENABLED", "PENDING", "PROFORMA", "UNSUPPORTED"),
+            values=(
+                "DELETED",
+                "DISABLED",
+                "ENABLED",
+                "PENDING",
+                "PROFORMA",
+                "UNSUPPORTED",
+                "NOT_ACTIVE",
+                "DORMANT",
+                "UNCLAIMED",
+                "DECEASED",
+                "SUSPENDED",
+                "CLOSED",
+            ),
             aliases={"ACTIVE": "ENABLED"},
         ),
         _instant(
@@ -821,6 +837,7 @@ _ACCOUNTS = Stream(
                 "MORTGAGE",
                 "PREPAID",
                 "CALL",
+                "OTHER",
                 "UNSUPPORTED",
             ),
             aliases={
@@ -843,8 +860,9 @@ _ACCOUNTS = Stream(
             Kind.ITEMS,
             "identifications",
             "Numbers that identify the account: IBAN, BBAN, masked PAN.",
-            "account",
+            # The older generation's flat list calls a national id OTHER; its regional one does not.
             _REGIONAL + "account_identifiers",
+            "account",
             pii=True,
             fields=(
                 _text(
@@ -1431,7 +1449,6 @@ _BENEFICIARIES = Stream(
         _text(
             "beneficiary_type",
             "Kind of beneficiary.",
-            *_both("beneficiary_type"),
             values=("TRUSTED", "ORDINARY", "OTHER", "UNSUPPORTED"),
         ),
         _text(

@@ -118,7 +118,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
     def pull(
         context: dg.AssetExecutionContext,
         config: config_type,  # type: ignore[valid-type]
-        lean: LeanResource,  # type: ignore[valid-type]
+        lean: LeanResource,
         lake: LakeResource,
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
@@ -151,7 +151,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
 
 def _run(
     stream: Stream,
-    lean: LeanResource,  # type: ignore[valid-type]
+    lean: LeanResource,
     lake: LakeResource,
     selection: Selection,
     run_id: str,
@@ -160,7 +160,7 @@ def _run(
     """Sync the stream, with Lean's errors turned into what Dagster can act on."""
 
     async def work() -> Report:
-        async with lean.client() as client:  # type: ignore[attr-defined]
+        async with lean.client() as client:
             return await sync(
                 stream,
                 client,
@@ -234,7 +234,7 @@ def _judge(stream: Stream, report: Report, lake: LakeResource) -> None:
     threshold = lake.policy().failure_threshold
     if report.failed_share > threshold:
         raise dg.Failure(
-            f"{report.failed_share:.0%} of the pulls of {stream.name} failed, above {threshold:.0%}",
+            f"{report.failed_share:.0%} of {stream.name}'s pulls failed, above {threshold:.0%}",
             metadata={
                 "codes": dg.MetadataValue.json(dict(report.codes)),
                 "remedy": "Read the ledger (select code, remedy, count(*) from pulls group by all);"

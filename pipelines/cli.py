@@ -129,7 +129,7 @@ def dev(
         )
         console.print(f"Offline Lean at {server.url}, Dagster at http://127.0.0.1:{port}")
         command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
-        with subprocess.Popen(command, cwd=_ROOT, env=environment) as process:
+        with subprocess.Popen(command, cwd=_ROOT, env=environment) as process:  # noqa: S603 - ours
             try:
                 raise typer.Exit(process.wait())
             except KeyboardInterrupt:

@@ -59,7 +59,7 @@ select
     count(*) filter (where outcome = 'UNCHANGED') as unchanged,
     count(*) filter (where outcome = 'SKIPPED') as skipped,
     count(*) filter (where outcome = 'FAILED') as failed,
-    max(refreshed_at) as newest_store
+    strftime(max(refreshed_at), '%Y-%m-%d %H:%M') as newest_store
 from pulls
 group by all
 order by stream
@@ -184,13 +184,14 @@ def _certificates(issued: Any, fault: str | None) -> dict[str, str]:
         case "no-client-certificate":
             return {"trust_root": right["trust_root"]}
         case "expired-client-certificate":
-            cert, key = issued.expired_client()
-            return {**right, "client_cert": str(cert), "client_key": str(key)}
+            wrong = issued.expired()
         case "foreign-client-certificate":
-            cert, key = issued.foreign_client()
-            return {**right, "client_cert": str(cert), "client_key": str(key)}
+            wrong = issued.foreign()
         case _:
-            return {**right, "trust_root": str(issued.foreign_authority())}
+            # Another authority's chain as the trust root makes the server a stranger.
+            issued.foreign()
+            return {**right, "trust_root": str(issued.stranger)}
+    return {**right, "client_cert": str(wrong.cert), "client_key": str(wrong.key)}
 
 
 def _short(path: Path) -> Path:

@@ -67,10 +67,8 @@ def _ledger() -> str:
         elif text and entries:
             entries[-1][1] += f" {text}"
     rows = [f"| `{name}` | {doc} |" for name, doc in entries]
-    return "\n".join(
-        ["## pulls", "", "The ledger, one row per pull, whatever its outcome.", ""]
-        + ["| column | meaning |", "|---|---|", *rows, ""]
-    )
+    head = ["## pulls", "", "The ledger, one row per pull, whatever its outcome.", ""]
+    return "\n".join([*head, "| column | meaning |", "|---|---|", *rows, ""])
 
 
 _ENV_HEAD = """\

@@ -68,7 +68,8 @@ def parents_of(
     level = "accounts" if stream.parent == "accounts" else "entities"
     key = stream.parent_key or ""
     result = connection.execute(
-        f"select readable.*, known.refreshed_at from readable_{level}($permission, $now) as readable"
+        "select readable.*, known.refreshed_at"
+        f" from readable_{level}($permission, $now) as readable"
         " left join (select claims.parent_id, max(pulls.refreshed_at) as refreshed_at from claims"
         " inner join pulls on claims.pull_id = pulls.pull_id"
         " where claims.stream = $stream and claims.month is null group by all) as known"

@@ -91,7 +91,8 @@ def sync_all(
 
 
 def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
-    reasons = []
+    """Why steps failed, each reason once with the steps that it stopped."""
+    steps: dict[str, list[str]] = {}
     for event in result.get_step_failure_events():
         data = event.step_failure_data
         error = data.error
@@ -99,8 +100,10 @@ def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
             error = error.cause
         described = data.user_failure_data.description if data.user_failure_data else None
         reason = described or (error.message.strip() if error is not None else "unknown reason")
-        reasons.append(f"{event.step_key}: {reason}")
-    return reasons or ["the run did not start"]
+        steps.setdefault(reason, []).append(str(event.step_key))
+    if not steps:
+        return ["the run did not start"]
+    return [f"{', '.join(names)}: {reason}" for reason, names in steps.items()]
 
 
 def _line(result: dg.ExecuteInProcessResult, name: str) -> Line:

@@ -235,40 +235,44 @@ async def _pull(
             await buffer.enter(ended.size)
             results.put_nowait(ended)
 
-    async def write(batch: list[_Done], size: int) -> int:
+    async def write(batch: list[_Done]) -> int:
         again = await asyncio.to_thread(writer.write, batch)
-        await buffer.leave(size)
+        await buffer.leave(sum(done.size for done in batch))
         for task in again:
             todo.put_nowait(task)
         return len(again)
 
     workers = min(client.settings.max_concurrency, len(tasks))
-    unread = len(tasks)
-    done = size = 0
-    batch: list[_Done] = []
-    writing: asyncio.Task[int] | None = None
+    unread, done = len(tasks), 0
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):
             group.create_task(read_on())
-        while unread or batch or writing is not None:
-            if unread:
-                batch.append(await results.get())
-                unread -= 1
-                done += 1
-                size += batch[-1].size
-            is_full = size >= _BATCH_BYTES or len(batch) >= _BATCH_READS
-            if writing is not None and (is_full or not unread):
-                repeated = await writing
+        writing: asyncio.Task[int] | None = None
+        while unread:
+            batch = await _batch(results, unread)
+            unread -= len(batch)
+            done += len(batch)
+            # One batch is written while the next is read; a record that came twice is read again.
+            repeated = await writing if writing is not None else 0
+            writing = group.create_task(write(batch))
+            if not unread:
+                repeated += await writing
                 writing = None
-                unread += repeated
-                done -= repeated
-            if batch and writing is None and (is_full or not unread):
-                writing = asyncio.create_task(write(batch, size))
-                batch, size = [], 0
-                progress(done, len(tasks))
+            unread += repeated
+            done -= repeated
+            progress(done, len(tasks))
         for _ in range(workers):
             todo.put_nowait(None)
-    progress(done, len(tasks))
+
+
+async def _batch(results: asyncio.Queue[_Done], unread: int) -> list[_Done]:
+    """Reads that are written together: enough for a file, or all that is left."""
+    batch: list[_Done] = []
+    size = 0
+    while len(batch) < min(unread, _BATCH_READS) and size < _BATCH_BYTES:
+        batch.append(await results.get())
+        size += batch[-1].size
+    return batch
 
 
 class _Buffer:
@@ -391,7 +395,7 @@ class _Writer:
         }
         for series_id in doubled:
             done, _ = whole.pop(series_id)
-            if done.attempt < 2:  # noqa: PLR2004 - three reads in all
+            if done.attempt < 2:  # three reads in all
                 again.append((done.task, done.attempt + 1))
             else:
                 self._fail(

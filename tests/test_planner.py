@@ -100,7 +100,7 @@ def test_planning_is_deterministic(situation):
 @given(_situations())
 def test_what_was_read_is_not_asked_for_again_once_it_is_settled(situation):
     """After a pull of everything by a store refreshed long after, nothing is planned."""
-    window, claims, today = situation
+    window, _, today = situation
     settled = {
         name: [Claim(first, last, midnight(last + 70 * DAY))]
         for name, first, last in months(window.from_date, min(window.to_date, today))

@@ -48,15 +48,23 @@ class Certificates:
         return ClientCertificate(*self._write("expired", leaf))
 
     def foreign(self) -> ClientCertificate:
-        """A client certificate of a chain that Lean does not know."""
+        """A client certificate of a chain that Lean does not know; the chain is `stranger`."""
         other = trustme.CA(organization_name="Somebody else")
+        other.cert_pem.write_to_path(str(self.stranger))
         leaf = other.issue_cert(common_name="sandbox-application")
-        return ClientCertificate(*self._write("foreign", leaf))
+        return ClientCertificate(*self._write("foreign", leaf, self.stranger))
 
-    def _write(self, name: str, leaf: trustme.LeafCert) -> tuple[Path, Path]:
+    @property
+    def stranger(self) -> Path:
+        """Where `foreign` writes the certificate of its authority."""
+        return self._folder / "stranger_cert_chain.pem"
+
+    def _write(
+        self, name: str, leaf: trustme.LeafCert, issuer: Path | None = None
+    ) -> tuple[Path, Path]:
         cert, key = self._folder / f"{name}_cert.pem", self._folder / f"{name}_key.pem"
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
-        cert.write_bytes(chain + self.authority.read_bytes())
+        cert.write_bytes(chain + (issuer or self.authority).read_bytes())
         key.touch(mode=0o600)
         key.write_bytes(leaf.private_key_pem.bytes())
         return cert, key

@@ -3,7 +3,7 @@
 Everything here is a pure function of the seed and an index, so a million customers take no room.
 Customers come in rows of twenty; the place in the row is a *slot*, and most slots carry one of
 the awkward cases named in `cases.py`. So the first twenty customers hold every case, and a large
-world holds each of them in a twentieth of its customers.
+world holds most of them in a twentieth of its customers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lean_resources.sandbox.people import iban, masked_pan
 
 __all__ = [
     "PERMISSIONS",
+    "ROW",
     "Account",
     "Blueprint",
     "ConsentPlan",
@@ -40,6 +41,8 @@ PERMISSIONS = (
 """What a consent can cover, in Lean's words."""
 
 ROW = 20
+"""How many customers make a row."""
+
 _ENTITY_COUNTS = (1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 0, 1, 1, 1, 2, 1, 3, 1, 2, 0)
 _ROW_TOTAL = sum(_ENTITY_COUNTS)
 _BEFORE = tuple(sum(_ENTITY_COUNTS[:slot]) for slot in range(ROW + 1))

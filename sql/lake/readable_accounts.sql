@@ -15,5 +15,5 @@ select
         else (readable.transactions_to_at at time zone 'UTC')::date
     end as to_date
 from accounts
-inner join readable_entities(wanted_permission, at_instant) as readable
+inner join readable_entities(wanted_permission, at_instant) as readable  -- noqa: RF02
     on accounts.entity_id = readable.entity_id

@@ -12,7 +12,7 @@ with active_consents as (
     where
         consent_status = 'ACTIVE'
         and coalesce(expires_at, 'infinity'::timestamptz) > at_instant
-    qualify row_number() over (partition by entity_id order by created_at desc, consent_id) = 1
+    qualify row_number() over (partition by entity_id order by created_at desc, consent_id asc) = 1
 
 )
 
@@ -21,10 +21,10 @@ select
     entities.bank_identifier,
     case
         when entities.status <> 'ACTIVE' then 'ENTITY_' || entities.status
-        when wanted_permission is null then null
+        when wanted_permission is null then null  -- noqa: RF02
         when active_consents.consent_id is null then 'CONSENT_EXPIRED'
         when not coalesce(
-            case wanted_permission
+            case wanted_permission  -- noqa: RF02
                 when 'identity'
                     then coalesce(active_consents.permits_identity, entities.permits_identity)
                 when 'accounts'
