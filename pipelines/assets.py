@@ -135,7 +135,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
                 months=months,
                 insights=getattr(config, "insights", True),
             ),
-            context.run_id,
+            context.run.run_id,
             progress,
         )
         for made in streams:

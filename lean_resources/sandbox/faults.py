@@ -40,6 +40,7 @@ _KINDS = frozenset(
     }
 )  # fmt: skip
 _ENVELOPE = frozenset({"failed", "consent_expired", "pending", "pending-202"})
+_COUNTED = frozenset({"429", "consent_expired", "pending", "pending-202"})
 _LATER = frozenset({"total-drift", "refresh-drift", "repeat", "skip"})
 _REFRESH = frozenset({"refresh-failed"})
 _ROOM = 65_536
@@ -57,15 +58,19 @@ class Fault:
         """Read a fault from its written form.
 
         Raises:
-            ValueError: There is no such fault.
+            ValueError: There is no such fault, or its value is not a number where it must be.
         """
         if isinstance(text, Fault):
             return text
         kind, _, value = text.partition(":")
-        kind = kind.strip().lower()
+        kind, value = kind.strip().lower(), value.strip()
         if kind not in _KINDS:
             raise ValueError(f"unknown fault {kind!r}; known are {', '.join(sorted(_KINDS))}")
-        return cls(kind, value.strip())
+        if kind in _COUNTED and value and not (value.isascii() and value.isdigit()):
+            raise ValueError(f"the value of {kind} is a whole number, not {value!r}")
+        if kind == "slow":
+            float(value or "1")
+        return cls(kind, value)
 
     def fits(self, label: str, *, page: int) -> bool:
         """Whether it can happen to a request."""
@@ -124,7 +129,7 @@ class Faults:
 
     @rates.setter
     def rates(self, rates: Mapping[str, float]) -> None:
-        self._rates = {Fault.parse(text): share for text, share in rates.items()}
+        self._rates = {Fault.parse(text): float(share) for text, share in rates.items()}
 
     def add(
         self,

@@ -288,7 +288,7 @@ class Sandbox:
                     entity_id=body.get("entity_id"),
                     account_id=body.get("account_id"),
                 )
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             return _json({"error": str(error)}, 400)
         return _json({"rates": self.fault_rates})
 

@@ -1,0 +1,284 @@
+"""The assets as Dagster runs them: in this process, and by a real webserver and daemon."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from conftest import TODAY, rows_of
+
+from lean_resources.resource import LeanResource
+from lean_resources.sandbox import Sandbox, serve
+from lean_resources.streams import STREAMS, Window
+from pipelines.assets import MONTHS, OWNERS
+from pipelines.definitions import defs, environment_of
+from pipelines.lake import Lake
+from pipelines.resources import LakeResource, silent
+from pipelines.run import SyncFailedError, prepare_home, sync_all
+from pipelines.warehouse import connect
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def values_of(sandbox, server):
+    """Settings of the offline Lean as the environment would hold them."""
+    return {
+        "region": "sa",
+        "environment": "sandbox",
+        "api_url": server.url,
+        "token_url": server.token_url,
+        "client_id": sandbox.client_id,
+        "client_secret": sandbox.client_secret,
+        "requests_per_second": "2000",
+    }
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_every_stream_is_an_asset_derived_from_the_catalogue(name):
+    """Group, owner, kinds, description, columns, partitions and parents come from the entry."""
+    stream = STREAMS[name]
+
+    spec = defs.resolve_asset_graph().get(dg.AssetKey(name))
+
+    assert spec.group_name == "lean"
+    assert list(spec.owners) == OWNERS
+    assert spec.kinds == {"parquet", "python"}
+    assert spec.description == stream.doc
+    columns = spec.metadata["dagster/column_schema"].columns
+    assert [column.name for column in columns] == stream.schema.names
+    assert [column.description for column in columns] == [c.doc for c in stream.columns]
+    assert spec.is_partitioned == (stream.window is Window.MONTHS)
+    if stream.parent is not None:
+        assert dg.AssetKey(stream.parent) in spec.parent_keys
+
+
+def test_transactions_backfill_in_one_run():
+    """A range of months is one run with one series of requests per account."""
+    transactions = defs.resolve_asset_graph().get(dg.AssetKey("transactions"))
+
+    assert transactions.backfill_policy == dg.BackfillPolicy.single_run()
+    assert transactions.partitions_def == MONTHS
+
+
+def test_every_asset_that_reads_lean_waits_for_the_pool():
+    """Parallel runs cannot exceed the application's limits."""
+    for asset in defs.resolve_all_asset_specs():
+        definition = defs.resolve_assets_def(asset.key)
+        expected = {"warehouse"} if asset.key == dg.AssetKey("warehouse") else {"lean_api"}
+        assert definition.op.pools == expected
+
+
+def test_a_sync_in_this_process_fills_lake_and_warehouse(tmp_path):
+    """Every stream is materialised with its figures, checks pass, and the warehouse opens."""
+    sandbox = Sandbox(customers=5, months=3, seed=7, today=TODAY)
+    lake = LakeResource(root=str(tmp_path), environment="sandbox")
+    told = {}
+
+    with serve(sandbox, port=0, mtls=False) as server, dg.DagsterInstance.ephemeral() as instance:
+        lines = sync_all(
+            LeanResource(**values_of(sandbox, server)),
+            lake,
+            lambda stream, done, total: told.update({stream: (done, total)}),
+            instance=instance,
+        )
+
+    assert [line.stream for line in lines] == list(STREAMS)
+    assert all(done == total for done, total in told.values())
+    with connect(lake.lake()) as connection:
+        for line in lines:
+            found = connection.execute(f"select count(*) from {line.stream}").fetchone()
+            assert found == (line.rows,)
+
+
+def test_wrong_settings_fail_the_run_with_the_remedy_and_without_the_secret(tmp_path):
+    """A half-set credential is one sentence that names the variable."""
+    lean = LeanResource(client_secret="whsec_made_up_and_secret")
+    lake = LakeResource(root=str(tmp_path), environment="sandbox")
+
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        pytest.raises(SyncFailedError, match="LEAN_CLIENT_ID") as failure,
+    ):
+        sync_all(lean, lake, silent, instance=instance)
+
+    assert "whsec_made_up_and_secret" not in str(failure.value)
+    assert "whsec_made_up_and_secret" not in repr(lean)
+
+
+def test_a_run_fails_after_committing_what_succeeded(tmp_path):
+    """When too many pulls fail the run says so, and the others' rows are there."""
+    sandbox = Sandbox(customers=5, months=3, seed=7, today=TODAY)
+    lake = LakeResource(root=str(tmp_path), environment="sandbox", failure_threshold=0.0)
+
+    with (
+        serve(sandbox, port=0, mtls=False) as server,
+        dg.DagsterInstance.ephemeral() as instance,
+        pytest.raises(SyncFailedError, match="pulls failed, above 0%"),
+    ):
+        account = next(iter(sandbox.truth("accounts")))["record"]["account_id"]
+        sandbox.fail("balances", "failed:BANK_ISSUE", times=1, account_id=account)
+        sync_all(LeanResource(**values_of(sandbox, server)), lake, silent, instance=instance)
+
+    assert rows_of(lake.lake(), "select count(*) from balances")[0][0] > 0
+    failed = rows_of(
+        lake.lake(),
+        "select code, remedy is not null, correlation_id is not null from pulls"
+        " where stream = 'balances' and outcome = 'FAILED'",
+    )
+    assert failed == [("BANK_ISSUE", True, True)]
+
+
+def _free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _ask(url, query, **variables):
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(url, body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found = json.load(answer)
+    assert "errors" not in found, found["errors"]
+    return found["data"]
+
+
+def _until(found, seconds, what):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if result := found():
+                return result
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+_LAUNCH = """
+mutation ($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}
+"""
+_BACKFILL = """
+query ($id: String!) {
+  partitionBackfillOrError(backfillId: $id) {
+    ... on PartitionBackfill { status }
+  }
+}
+"""
+_LAUNCH_RUN = """
+mutation ($params: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+  }
+}
+"""
+_RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+
+
+@pytest.fixture(scope="module")
+def dagster_dev(tmp_path_factory):
+    """`dagster dev` over an offline Lean: GraphQL address, sandbox, lake; stopped by its own id."""
+    home = tmp_path_factory.mktemp("home")
+    sandbox = Sandbox(customers=5, months=6, seed=7, today=TODAY)
+    port = _free_port()
+    with serve(sandbox, port=0, mtls=False) as server:
+        prepare_home(home / "dagster")
+        environment = environment_of(values_of(sandbox, server), home)
+        log = (home / "dev.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
+            + ["-h", "127.0.0.1", "-p", str(port)],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        url = f"http://127.0.0.1:{port}/graphql"
+        try:
+            _until(lambda: _ask(url, "{ version }"), 90, "the webserver's first answer")
+            yield url, sandbox, Lake(home / "lake", "sandbox")
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+            log.close()
+
+
+def _run_assets(url, names, tags=()):
+    found = _ask(
+        url,
+        _LAUNCH_RUN,
+        params={
+            "selector": {
+                "repositoryLocationName": "pipelines.definitions",
+                "repositoryName": "__repository__",
+                "pipelineName": "__ASSET_JOB",
+                "assetSelection": [{"path": [name]} for name in names],
+            },
+            "mode": "default",
+            "runConfigData": "{}",
+            "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in tags]},
+        },
+    )["launchPipelineExecution"]
+    assert found["__typename"] == "LaunchRunSuccess", found
+    run_id = found["run"]["runId"]
+
+    def ended():
+        status = _ask(url, _RUN, id=run_id)["runOrError"]["status"]
+        return status if status in {"SUCCESS", "FAILURE", "CANCELED"} else None
+
+    return _until(ended, 120, "the run's end")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_month_is_materialised_by_a_running_webserver_and_daemon(dagster_dev):
+    """Parents, then one month of transactions through GraphQL: its true rows and no others."""
+    url, sandbox, lake = dagster_dev
+
+    assert _run_assets(url, ["entities", "consents"]) == "SUCCESS"
+    assert _run_assets(url, ["accounts"]) == "SUCCESS"
+    found = _ask(
+        url,
+        _LAUNCH,
+        params={
+            "assetSelection": [{"path": ["transactions"]}],
+            "partitionNames": ["2026-01"],
+            "fromFailure": False,
+            "tags": [],
+        },
+    )["launchPartitionBackfill"]
+    assert found["__typename"] == "LaunchBackfillSuccess", found
+
+    def ended():
+        status = _ask(url, _BACKFILL, id=found["backfillId"])["partitionBackfillOrError"]["status"]
+        return status if status.startswith("COMPLETED") or "FAIL" in status else None
+
+    assert _until(ended, 180, "the backfill's end") == "COMPLETED_SUCCESS"
+    held = set(rows_of(lake, "select account_id, transaction_id from transactions"))
+    true = {
+        (record["account_id"], record["transaction_id"])
+        for record in (one["record"] for one in sandbox.truth("transactions"))
+        if record["booking_date_time"].startswith("2026-01")
+    }
+    assert held == true
+    assert {row[0] for row in rows_of(lake, "select distinct month from claims")} >= {"2026-01"}
