@@ -121,6 +121,7 @@ class _Response(msgspec.Struct):
     correlation_id: str
     trace_id: str | None
     received_at: dt.datetime
+    envelope: Envelope | None = None
 
 
 class LeanClient:
@@ -299,7 +300,7 @@ class LeanClient:
         if verbose and stream.verbose_unless is not None:
             query["verbose"] = "true"
         response = await self._get(path, query, stream)
-        envelope = open_envelope(stream, response.body)
+        envelope = response.envelope or open_envelope(stream, response.body)
         if envelope.is_pending:
             response, envelope = await self._result(stream, envelope, number)
         return Answer(
@@ -331,7 +332,7 @@ class LeanClient:
                 if error.code != "UNKNOWN_RESULTS_ID":
                     raise
                 continue
-            envelope = open_envelope(stream, response.body)
+            envelope = response.envelope or open_envelope(stream, response.body)
             if not envelope.is_pending:
                 return response, envelope
         raise UnavailableError(
@@ -514,14 +515,17 @@ class LeanClient:
                 ) from None
         self._learn_time(response.headers.get("date"))
         trace_id = response.headers.get("lean-trace-id")
-        problem = failure(
-            response.status_code,
-            content,
-            stream=name,
-            retry_after=retry_after(response.headers),
-            correlation_id=correlation_id,
-            trace_id=trace_id,
-        )
+        envelope = _good_envelope(stream, response.status_code, content)
+        problem = None
+        if envelope is None:
+            problem = failure(
+                response.status_code,
+                content,
+                stream=name,
+                retry_after=retry_after(response.headers),
+                correlation_id=correlation_id,
+                trace_id=trace_id,
+            )
         if problem is not None:
             if not problem.is_retriable or (method == "POST" and response.status_code == 429):
                 raise problem.error
@@ -535,6 +539,7 @@ class LeanClient:
             correlation_id,
             trace_id,
             self._now(),
+            envelope,
         )
 
     async def _refused(self) -> LeanError | None:
@@ -585,6 +590,17 @@ def _refreshed_at(envelope: Envelope) -> dt.datetime | None:
 def _is_of(envelope: Envelope, known: dt.datetime | None) -> bool:
     """Whether the store still is of a known instant."""
     return known is not None and _refreshed_at(envelope) == known
+
+
+def _good_envelope(stream: Stream | None, status_code: int, body: bytes) -> Envelope | None:
+    """The envelope of a page in order; None for whatever has to be looked at more closely."""
+    if stream is None or status_code >= 400:
+        return None
+    try:
+        envelope = open_envelope(stream, body)
+    except SchemaError:
+        return None
+    return envelope if envelope.status == "OK" or envelope.is_pending else None
 
 
 def _unreachable(
