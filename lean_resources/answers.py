@@ -8,6 +8,7 @@ https://docs.leantech.me/v2.0-KSA/docs/data-specific-errors.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -70,6 +71,10 @@ BANK_MAINTENANCE, LEAN_ERROR and unknown codes) is left to a later sync: the doc
 wait for a quarter of an hour and more."""
 
 _BY_STATUS: dict[int, type[LeanError]] = {401: AuthError, 403: AuthError, 408: UnavailableError}
+
+_CODE = re.compile(r"(?=.{2,64}\Z)[A-Z]+(?:_[A-Z0-9]+)*")
+"""What a code looks like; anything else in its place could be a name or an account number."""
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,7 @@ def open_envelope(stream: Stream, body: bytes) -> Envelope:
     """
     try:
         found = _decoder(stream).decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         raise SchemaError("the answer is not of its documented shape", stream=stream.name) from None
     if stream.paging is Paging.NONE:
         count = len(found)
@@ -179,8 +184,12 @@ def open_envelope(stream: Stream, body: bytes) -> Envelope:
     else:
         records = getattr(found, "content" if stream.paging is Paging.CONTENT else "data")
         page = found.page
-    if records is None and status == "OK":
-        raise SchemaError(f"the answer holds no {stream.records}", stream=stream.name)
+    if status not in _PENDING:
+        if records is None:
+            raise SchemaError(f"the answer holds no {stream.records}", stream=stream.name)
+        # Without a count nothing could prove that all pages were read.
+        if page is None or page.total_elements is None or page.total_pages is None:
+            raise SchemaError("the answer does not count its records", stream=stream.name)
     return Envelope(
         status=status,
         results_id=found.results_id,
@@ -199,7 +208,7 @@ def _is_older(stream: Stream, records: list[msgspec.Raw]) -> bool:
         return False
     try:
         first = msgspec.json.decode(records[0])
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return False
     return isinstance(first, dict) and stream.verbose_unless not in first
 
@@ -230,8 +239,9 @@ def failure(
         "trace_id": trace_id,
     }
     try:
-        found = msgspec.json.decode(body) if body[:1] == b"[" else _LENIENT.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        is_list = body.lstrip()[:1] == b"["
+        found = msgspec.json.decode(body) if is_list else _LENIENT.decode(body)
+    except _UNREADABLE:
         error: LeanError = UnavailableError(
             f"HTTP {status_code} without JSON", code="NOT_JSON", retry_after=retry_after, **known
         )
@@ -246,7 +256,7 @@ def failure(
     detail = found.status_detail if isinstance(found.status_detail, dict) else {}
     granular = detail.get("granular_status_code")
     code = granular if isinstance(granular, str) else status
-    if code == "OK" or code is None or not code.replace("_", "").isalnum():
+    if code is None or code in _FINE or not _CODE.fullmatch(code):
         code = f"HTTP_{status_code}"
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status_code)
     if kind is None and 400 <= status_code < 500 and status_code != 429 and code not in _RETRY_NOW:

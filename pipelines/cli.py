@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from lean_resources.errors import LeanError
-from lean_resources.sandbox import Sandbox, serve
+from lean_resources.sandbox import Sandbox, Server, serve
 from lean_resources.sandbox import run as run_sandbox
 from pipelines.tables import show, write_csv
 
@@ -95,7 +95,27 @@ def sandbox(
     except ValueError:
         raise _fail("--today is not a date: write it as YYYY-MM-DD") from None
     world = Sandbox(customers=customers, months=months, seed=seed, today=day)
-    run_sandbox(world, host=host, port=port, mtls=mtls)
+
+    def announce(server: Server) -> None:
+        console.print(
+            f"Offline Lean at [bold]{server.url}[/bold]\n"
+            f"LEAN_API_URL={server.url}\n"
+            f"LEAN_TOKEN_URL={server.token_url}\n"
+            f"LEAN_CLIENT_ID={world.client_id}\n"
+            f"LEAN_CLIENT_SECRET={world.client_secret}  (made up)",
+            soft_wrap=True,
+            highlight=False,
+        )
+        if mtls:
+            console.print(
+                f"LEAN_TRUST_ROOT={server.certificates.authority}\n"
+                f"LEAN_CLIENT_CERT={server.certificates.client_cert}\n"
+                f"LEAN_CLIENT_KEY={server.certificates.client_key}",
+                soft_wrap=True,
+                highlight=False,
+            )
+
+    run_sandbox(world, host=host, port=port, mtls=mtls, announce=announce)
 
 
 @app.command()

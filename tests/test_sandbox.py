@@ -495,6 +495,16 @@ def test_lean_refuses_what_it_cannot_read(still, path, params, expected):
     assert refused(get(still, path.format(account_id=account_id), **given)) == expected
 
 
+def test_the_consents_endpoints_refuse_in_their_own_words(still):
+    """An unknown consent and somebody else's customer are told by number and message alone."""
+    case = still.example("newer_generation")
+    unknown = get(still, f"/customers/v1/{case['customer_id']}/consents/{UNKNOWN}")
+    foreign = get(still, f"/customers/v1/{UNKNOWN}/consents")
+
+    told = [(answer.status_code, answer.json().keys()) for answer in (unknown, foreign)]
+    assert told == [(404, {"status_code", "message"}), (403, {"status_code", "message"})]
+
+
 def test_a_wrong_method_is_refused(still):
     """A known path answers 405 to a method it does not have."""
     assert refused(ask(still, "PUT", "/banks/v1")) == (405, "INVALID_HTTP_METHOD")

@@ -330,6 +330,9 @@ class Api:
             reply = Reply.json({"status_code": 401, "message": "Unauthorized"}, 401)
             reply.headers["www-authenticate"] = "Bearer"
             return reply
+        if refusal.short:
+            told = {"status_code": refusal.status, "message": refusal.message}
+            return Reply.json(told, refusal.status)
         if refusal.envelope:
             return Reply.json(self._empty_envelope(call, refusal), refusal.status)
         body: dict[str, Any] = {"results_id": call.results_id} if refusal.has_results_id else {}
@@ -518,9 +521,12 @@ class Api:
         return Reply.json({})
 
     def _consents(self, call: Call) -> list[dict[str, Any]]:
+        customer = self.store.customer_of(call.uuid("customer_id", path=True))
+        if customer is None:
+            raise Refusal(403, "UNKNOWN_CUSTOMER", short=True)
         found = [
             records.consent_record(self.store, entity, place, listed=True)
-            for entity in self.store.entities_of(self._customer(call))
+            for entity in self.store.entities_of(customer)
             for place in range(len(entity.consents))
         ]
         found.sort(key=lambda one: str(one["creation_date_time"]), reverse=True)
@@ -537,7 +543,7 @@ class Api:
         for one in self._consents(call):
             if one["id"] == wanted:
                 return Reply.json(one)
-        raise Refusal(404, "UNKNOWN_CONSENT")
+        raise Refusal(404, "UNKNOWN_CONSENT", short=True)
 
     def _list_banks(self, call: Call) -> Reply:
         kind = call.query.get("account_types") or "PERSONAL"

@@ -85,6 +85,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error o
         message: What Lean says; by default what it always says with the code.
         envelope: As a data envelope rather than as an error.
         has_results_id: Whether the error carries a `results_id`.
+        short: In the form of the consents endpoints: `status_code` and `message`.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error o
         *,
         envelope: bool = False,
         has_results_id: bool = True,
+        short: bool = False,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(code)
@@ -103,6 +105,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error o
         self.message = message or MESSAGES.get(code, code)
         self.envelope = envelope
         self.has_results_id = has_results_id
+        self.short = short
         self.headers = headers or {}
 
     @classmethod
