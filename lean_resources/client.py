@@ -485,17 +485,37 @@ class LeanClient:
             json=body,
             headers={"lean-correlation-id": correlation_id},
         )
+        response, content = await self._send(request, name, correlation_id)
+        self._learn_time(response.headers.get("date"))
+        envelope = _good_envelope(stream, response.status_code, content)
+        if envelope is None:
+            self._judge(request, response, content, name, correlation_id)
+        return _Response(
+            response.status_code,
+            content,
+            request.url.raw_path.decode(),
+            correlation_id,
+            response.headers.get("lean-trace-id"),
+            self._now(),
+            envelope,
+        )
+
+    async def _send(
+        self, request: httpx.Request, stream: str | None, correlation_id: str
+    ) -> tuple[httpx.Response, bytes]:
+        """Send a request within the limits, and read the whole body."""
+        assert self._http is not None  # noqa: S101 - the caller has looked
         async with self._limits:
             self.requests += 1
             try:
                 response = await self._http.send(request, stream=True)
                 try:
-                    content = await self._content(response)
+                    return response, await self._content(response)
                 finally:
                     await response.aclose()
             except UnavailableError as error:
                 # The token endpoint cannot answer now; httpx asks it within this request.
-                error.stream = name
+                error.stream = stream
                 error.correlation_id = correlation_id
                 raise _AgainError(error, error.retry_after or 0.0) from None
             except httpx.TransportError as error:
@@ -503,44 +523,36 @@ class LeanClient:
                     raise untrusted from None
                 if (refused := await self._refused()) is not None:
                     raise refused from None
-                raise _AgainError(_unreachable(error, name, correlation_id)) from None
-            except httpx.DecodingError:
-                raise _AgainError(
-                    UnavailableError(
-                        "the answer cannot be decompressed",
-                        code="CONNECTION",
-                        stream=name,
-                        correlation_id=correlation_id,
-                    )
-                ) from None
-        self._learn_time(response.headers.get("date"))
-        trace_id = response.headers.get("lean-trace-id")
-        envelope = _good_envelope(stream, response.status_code, content)
-        problem = None
-        if envelope is None:
-            problem = failure(
-                response.status_code,
-                content,
-                stream=name,
-                retry_after=retry_after(response.headers),
-                correlation_id=correlation_id,
-                trace_id=trace_id,
-            )
-        if problem is not None:
-            if not problem.is_retriable or (method == "POST" and response.status_code == 429):
-                raise problem.error
-            if problem.wait:
-                self._limits.pause(min(problem.wait, _LONGEST_WAIT_SECONDS))
-            raise _AgainError(problem.error, problem.wait)
-        return _Response(
+                raise _AgainError(_unreachable(error, stream, correlation_id)) from None
+            except httpx.DecodingError as error:
+                raise _AgainError(_unreachable(error, stream, correlation_id)) from None
+
+    def _judge(
+        self,
+        request: httpx.Request,
+        response: httpx.Response,
+        content: bytes,
+        stream: str | None,
+        correlation_id: str,
+    ) -> None:
+        """Raise what stands in the way, if anything does."""
+        problem = failure(
             response.status_code,
             content,
-            request.url.raw_path.decode(),
-            correlation_id,
-            trace_id,
-            self._now(),
-            envelope,
+            stream=stream,
+            retry_after=retry_after(response.headers),
+            correlation_id=correlation_id,
+            trace_id=response.headers.get("lean-trace-id"),
         )
+        if problem is None:
+            return
+        is_limit = response.status_code == 429
+        if not problem.is_retriable or (is_limit and request.method == "POST"):
+            raise problem.error
+        if is_limit and problem.wait:
+            # The limit is the application's, so everybody waits.
+            self._limits.pause(min(problem.wait, _LONGEST_WAIT_SECONDS))
+        raise _AgainError(problem.error, problem.wait)
 
     async def _refused(self) -> LeanError | None:
         """Whether the server refuses the client certificate, looked at once per client."""
@@ -604,7 +616,7 @@ def _good_envelope(stream: Stream | None, status_code: int, body: bytes) -> Enve
 
 
 def _unreachable(
-    error: httpx.TransportError, stream: str | None, correlation_id: str
+    error: httpx.RequestError, stream: str | None, correlation_id: str
 ) -> UnavailableError:
     # Over aiohttp a refused connection is a ConnectTimeout too, so only reading tells slowness.
     is_slow = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout)

@@ -106,7 +106,7 @@ def sandbox(
             soft_wrap=True,
             highlight=False,
         )
-        if mtls:
+        if server.certificates is not None:
             console.print(
                 f"LEAN_TRUST_ROOT={server.certificates.authority}\n"
                 f"LEAN_CLIENT_CERT={server.certificates.client_cert}\n"
@@ -115,7 +115,10 @@ def sandbox(
                 highlight=False,
             )
 
-    run_sandbox(world, host=host, port=port, mtls=mtls, announce=announce)
+    try:
+        run_sandbox(world, host=host, port=port, mtls=mtls, announce=announce)
+    except OSError as error:
+        raise _fail(f"cannot listen on {host}:{port}: {error.strerror}") from None
 
 
 @app.command()

@@ -78,10 +78,7 @@ def serve(sandbox: Sandbox, port: int = 0, mtls: bool = False) -> Iterator[Serve
     """
     with tempfile.TemporaryDirectory(prefix="lean-sandbox-") as folder:
         certificates = Certificates(Path(folder)) if mtls else None
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        with listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", port))
+        with _listener("127.0.0.1", port) as listener:
             bound = listener.getsockname()[1]
             url = f"https://localhost:{bound}" if mtls else f"http://127.0.0.1:{bound}"
             inner = uvicorn.Server(_config(sandbox, certificates))
@@ -96,6 +93,17 @@ def serve(sandbox: Sandbox, port: int = 0, mtls: bool = False) -> Iterator[Serve
                 inner.should_exit = True
                 inner.force_exit = True
                 thread.join(_PATIENCE)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _wait_until_started(inner: uvicorn.Server, thread: threading.Thread) -> None:
@@ -115,14 +123,17 @@ def run(
 ) -> None:
     """Serve a sandbox until it is interrupted.
 
-    `announce` is called with the server just before it listens; under mutual TLS the files of
-    its certificates exist from then until the end.
+    Port 0 takes a free one. `announce` is called with the server just before it listens; under
+    mutual TLS the files of its certificates exist from then until the end.
+
+    Raises:
+        OSError: The port is taken.
     """
     with tempfile.TemporaryDirectory(prefix="lean-sandbox-") as folder:
         certificates = Certificates(Path(folder)) if mtls else None
-        config = _config(sandbox, certificates)
-        config.host, config.port = host, port
-        if announce is not None:
-            url = f"https://localhost:{port}" if mtls else f"http://{host}:{port}"
-            announce(Server(sandbox, url, certificates))
-        uvicorn.Server(config).run()
+        with _listener(host, port) as listener:
+            if announce is not None:
+                bound = listener.getsockname()[1]
+                url = f"https://localhost:{bound}" if mtls else f"http://{host}:{bound}"
+                announce(Server(sandbox, url, certificates))
+            uvicorn.Server(_config(sandbox, certificates)).run(sockets=[listener])
