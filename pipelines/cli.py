@@ -1,4 +1,4 @@
-"""The command line: demo, dev, sandbox, doctor, sync, status, query and dictionary."""
+"""The command line: demo, dev, sandbox, doctor, sync, status, vacuum, query and dictionary."""
 
 import asyncio
 import datetime as dt
@@ -25,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Bank data from Lean in a warehouse that people trust.",
 )
-console = Console()
+# A pipe has no width of its own, and a table folded at eighty columns cannot be read.
+console = Console(width=None if sys.stdout.isatty() else 200)
 _ROOT = Path(__file__).resolve().parent.parent
 
 Customers = Annotated[int, typer.Option(min=0, help="Customers of the offline application.")]
@@ -220,14 +221,19 @@ def status(home: Home = None) -> None:
             count(*) filter (where outcome = 'SKIPPED') as skipped,
             count(*) filter (where outcome = 'FAILED') as failed,
             sum(rows) as rows,
-            sum(quarantined) as quarantined,
-            sum(requests) as requests,
-            max(finished_at) as last_pull,
-            arg_max(code, finished_at) filter (where outcome = 'FAILED') as last_failure
+            sum(quarantined) as unfit,
+            strftime(max(finished_at), '%Y-%m-%d %H:%M') as last_pull
         from pulls group by all order by stream
     """
     with _lake_of(home).connect() as connection:
         show(connection.execute(query), console)
+
+
+@app.command()
+def vacuum(home: Home = None) -> None:
+    """Delete files of crashed runs: those that the ledger does not vouch for, a day old or more."""
+    deleted = _lake_of(home).vacuum()
+    console.print(f"{len(deleted)} files deleted")
 
 
 @app.command()

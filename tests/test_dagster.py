@@ -117,14 +117,12 @@ def test_a_run_fails_after_committing_what_succeeded(tmp_path):
     sandbox = Sandbox(customers=5, months=3, seed=7, today=TODAY)
     lake = LakeResource(root=str(tmp_path), environment="sandbox", failure_threshold=0.0)
 
-    with (
-        serve(sandbox, port=0, mtls=False) as server,
-        dg.DagsterInstance.ephemeral() as instance,
-        pytest.raises(SyncFailedError, match="pulls failed, above 0%"),
-    ):
+    with serve(sandbox, port=0, mtls=False) as server, dg.DagsterInstance.ephemeral() as instance:
         account = next(iter(sandbox.truth("accounts")))["record"]["account_id"]
         sandbox.fail("balances", "failed:BANK_ISSUE", times=1, account_id=account)
-        sync_all(LeanResource(**values_of(sandbox, server)), lake, silent, instance=instance)
+        lean = LeanResource(**values_of(sandbox, server))
+        with pytest.raises(SyncFailedError, match="pulls failed, above 0%"):
+            sync_all(lean, lake, silent, instance=instance)
 
     assert rows_of(lake.lake(), "select count(*) from balances")[0][0] > 0
     failed = rows_of(
@@ -202,8 +200,10 @@ def dagster_dev(tmp_path_factory):
         environment = environment_of(values_of(sandbox, server), home)
         log = (home / "dev.log").open("wb")
         process = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
-            + ["-h", "127.0.0.1", "-p", str(port)],
+            [
+                *(sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"),
+                *("-h", "127.0.0.1", "-p", str(port)),
+            ],
             cwd=ROOT,
             env=environment,
             stdout=log,
