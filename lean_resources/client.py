@@ -8,7 +8,9 @@ import re
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -36,13 +38,15 @@ from lean_resources.limits import Limits, retry_after
 from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Paging, Stream
 
-__all__ = ["Answer", "LeanClient", "Read", "Refresh"]
+__all__ = ["Answer", "LeanClient", "Read", "Refresh", "Tally"]
 
 Sleep = Callable[[float], Awaitable[None]]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
+_LONGEST_PATIENCE_SECONDS = 300.0
+"""Who asks for a longer wait is left to the next sync."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,27 @@ class Refresh:
 
     refresh_id: str | None
     is_new: bool
+
+
+@dataclass(slots=True)
+class Tally:
+    """Requests made within one block of one task, repeated ones included."""
+
+    requests: int = 0
+
+
+_TALLIES: ContextVar[tuple[Tally, ...]] = ContextVar("tallies", default=())
+
+
+class _Pages(msgspec.Struct):
+    total_pages: int
+
+
+class _Events(msgspec.Struct):
+    """A page of events."""
+
+    data: list[dict[str, Any]]
+    page: _Pages
 
 
 class _Response(msgspec.Struct):
@@ -217,7 +242,27 @@ class LeanClient:
             SchemaError: An answer is not of the documented shape.
         """
         stream = STREAMS[stream] if isinstance(stream, str) else stream
-        before = self.requests
+        with self.tally() as tally:
+            return await self._whole(stream, request, unless_refreshed_at, tally)
+
+    @contextmanager
+    def tally(self) -> Iterator[Tally]:
+        """Count the requests of a block, those of other tasks left out."""
+        tally = Tally()
+        token = _TALLIES.set((*_TALLIES.get(), tally))
+        try:
+            yield tally
+        finally:
+            _TALLIES.reset(token)
+
+    async def _whole(
+        self,
+        stream: Stream,
+        request: Mapping[str, str],
+        unless_refreshed_at: dt.datetime | None,
+        tally: Tally,
+    ) -> Read:
+        """Read a series until its pages make one whole."""
         problem: LeanError = IncompleteError("not read", stream=stream.name)
         for attempt in range(self.settings.attempts):
             if attempt:
@@ -235,7 +280,7 @@ class LeanClient:
                     request=request,
                     answers=tuple(answers),
                     is_unchanged=unchanged,
-                    requests=self.requests - before,
+                    requests=tally.requests,
                     asked_at=asked_at,
                 )
             problem = incomplete
@@ -253,9 +298,21 @@ class LeanClient:
         Raises:
             LeanError: As `read`.
         """
-        read = await self.read(stream, request)
-        gated = Gate(read.stream)(read.pages)
-        return gated.rows.select(read.stream.schema.names)
+        for _ in range(self.settings.attempts):
+            read = await self.read(stream, request)
+            rows = Gate(read.stream)(read.pages).rows.select(read.stream.schema.names)
+            keys = rows.select(read.stream.key)
+            if keys.group_by(keys.column_names).aggregate([]).num_rows == rows.num_rows:
+                return rows
+        last = read.answers[-1]
+        raise IncompleteError(
+            "a record came twice",
+            code="DOUBLED",
+            stream=read.stream.name,
+            results_id=last.envelope.results_id,
+            correlation_id=last.correlation_id,
+            trace_id=last.trace_id,
+        )
 
     async def _series(
         self, stream: Stream, request: Mapping[str, str], unless_refreshed_at: dt.datetime | None
@@ -282,8 +339,8 @@ class LeanClient:
             yield answer
             seen += answer.envelope.records
             number += 1
-        if stream.detail is not None and seen:
-            yield await self._detail(stream, request, first, number, seen)
+        if stream.detail is not None and (newest := _newest(stream, first)) is not None:
+            yield await self._detail(stream, request, first, number, seen, newest)
 
     async def _page(
         self,
@@ -300,9 +357,9 @@ class LeanClient:
         if verbose and stream.verbose_unless is not None:
             query["verbose"] = "true"
         response = await self._get(path, query, stream)
-        envelope = response.envelope or open_envelope(stream, response.body)
+        envelope = _opened(stream, response)
         if envelope.is_pending:
-            response, envelope = await self._result(stream, envelope, number)
+            response, envelope = await self._result(stream, response, envelope, number)
         return Answer(
             page=Page(series_id, number, first_record, response.body, dict(request)),
             envelope=envelope,
@@ -314,7 +371,7 @@ class LeanClient:
         )
 
     async def _result(
-        self, stream: Stream, pending: Envelope, number: int
+        self, stream: Stream, promise: _Response, pending: Envelope, number: int
     ) -> tuple[_Response, Envelope]:
         """Wait for a result that Lean promised, up to the deadline."""
         if pending.results_id is None:
@@ -332,22 +389,32 @@ class LeanClient:
                 if error.code != "UNKNOWN_RESULTS_ID":
                     raise
                 continue
-            envelope = response.envelope or open_envelope(stream, response.body)
+            envelope = _opened(stream, response)
             if not envelope.is_pending:
                 return response, envelope
         raise UnavailableError(
-            f"no result after {waited:.0f} s", code="PENDING", stream=stream.name
+            f"no result after {waited:.0f} s",
+            code="PENDING",
+            stream=stream.name,
+            status_code=promise.status_code,
+            results_id=pending.results_id,
+            correlation_id=promise.correlation_id,
+            trace_id=promise.trace_id,
         )
 
     async def _detail(
-        self, stream: Stream, request: Mapping[str, str], first: Answer, number: int, seen: int
+        self,
+        stream: Stream,
+        request: Mapping[str, str],
+        first: Answer,
+        number: int,
+        seen: int,
+        newest: str,
     ) -> Answer:
-        """What the stream's detail path says of the newest record."""
+        """What the stream's detail path says of one record."""
         assert stream.detail is not None  # noqa: S101 - the caller has asked
-        records = msgspec.json.decode(first.page.body)[stream.records]
-        newest = max(records, key=lambda record: str(record.get("created_at")))
         key = stream.key[0]
-        path = stream.detail.format(**{key: _checked(str(newest.get(key)), key)})
+        path = stream.detail.format(**{key: _checked(newest, key)})
         response = await self._get(path, {}, stream)
         page = Page(
             first.page.series_id, number, seen, response.body, dict(request), is_detail=True
@@ -392,7 +459,14 @@ class LeanClient:
             if error.code != "DUPLICATED_REQUEST":
                 raise
             return Refresh(None, is_new=False)
-        return Refresh(str(_object(response).get("refresh_id")), is_new=True)
+        refresh_id = _object(response).get("refresh_id")
+        if not isinstance(refresh_id, str):
+            raise SchemaError(
+                "a started refresh has no refresh_id",
+                correlation_id=response.correlation_id,
+                trace_id=response.trace_id,
+            )
+        return Refresh(refresh_id, is_new=True)
 
     async def refresh_state(self, refresh_id: str) -> dict[str, Any]:
         """The state of one refresh as Lean tells it, `data_status` included.
@@ -424,10 +498,18 @@ class LeanClient:
                 "to": _stamp(to_at),
                 **({"type": kind} if kind else {}),
             }
-            found = _object(await self._get("/events/v1", query, None))
-            events += found.get("data") or []
+            response = await self._get("/events/v1", query, None)
+            try:
+                found = msgspec.json.decode(response.body, type=_Events)
+            except msgspec.DecodeError:
+                raise SchemaError(
+                    "the answer is not a page of events",
+                    correlation_id=response.correlation_id,
+                    trace_id=response.trace_id,
+                ) from None
+            events += found.data
             number += 1
-            if number >= ((found.get("page") or {}).get("total_pages") or 0):
+            if number >= found.page.total_pages:
                 return events
 
     # HTTP.
@@ -507,6 +589,8 @@ class LeanClient:
         assert self._http is not None  # noqa: S101 - the caller has looked
         async with self._limits:
             self.requests += 1
+            for tally in _TALLIES.get():
+                tally.requests += 1
             try:
                 response = await self._http.send(request, stream=True)
                 try:
@@ -517,7 +601,12 @@ class LeanClient:
                 # The token endpoint cannot answer now; httpx asks it within this request.
                 error.stream = stream
                 error.correlation_id = correlation_id
-                raise _AgainError(error, error.retry_after or 0.0) from None
+                raise _again(error, error.retry_after or 0.0) from None
+            except LeanError as error:
+                # The token endpoint refuses, or the answer is too large.
+                error.stream = stream
+                error.correlation_id = correlation_id
+                raise
             except httpx.TransportError as error:
                 if (untrusted := untrusted_server(error)) is not None:
                     raise untrusted from None
@@ -552,7 +641,7 @@ class LeanClient:
         if is_limit and problem.wait:
             # The limit is the application's, so everybody waits.
             self._limits.pause(min(problem.wait, _LONGEST_WAIT_SECONDS))
-        raise _AgainError(problem.error, problem.wait)
+        raise _again(problem.error, problem.wait)
 
     async def _refused(self) -> LeanError | None:
         """Whether the server refuses the client certificate, looked at once per client."""
@@ -565,7 +654,7 @@ class LeanClient:
         """Note how far Lean's clock is ahead of this machine's."""
         try:
             told = parsedate_to_datetime(header) if header else None
-        except ValueError:
+        except (ValueError, TypeError, IndexError, OverflowError):
             return
         if told is not None and told.tzinfo is not None:
             self._ahead = told - self._now()
@@ -592,6 +681,11 @@ class _AgainError(Exception):
         self.wait = wait
 
 
+def _again(error: LeanError, wait: float) -> Exception:
+    """What to raise where another try can help, unless the wait for it is too long."""
+    return _AgainError(error, wait) if wait <= _LONGEST_PATIENCE_SECONDS else error
+
+
 def _refreshed_at(envelope: Envelope) -> dt.datetime | None:
     try:
         return parse_instant(envelope.refreshed_at) if envelope.refreshed_at else None
@@ -613,6 +707,39 @@ def _good_envelope(stream: Stream | None, status_code: int, body: bytes) -> Enve
     except SchemaError:
         return None
     return envelope if envelope.status == "OK" or envelope.is_pending else None
+
+
+def _opened(stream: Stream, response: _Response) -> Envelope:
+    """The envelope of an answer that holds or announces records.
+
+    Raises:
+        SchemaError: The answer is not of its documented shape.
+    """
+    if response.envelope is not None:
+        return response.envelope
+    try:
+        return open_envelope(stream, response.body)
+    except SchemaError as error:
+        error.status_code = response.status_code
+        error.correlation_id, error.trace_id = response.correlation_id, response.trace_id
+        raise
+
+
+def _newest(stream: Stream, answer: Answer) -> str | None:
+    """Key of the newest record of a page; None where no record has one."""
+    try:
+        records = msgspec.json.decode(answer.page.body)[stream.records]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise SchemaError(
+            "a record is not JSON",
+            stream=stream.name,
+            correlation_id=answer.correlation_id,
+            trace_id=answer.trace_id,
+        ) from None
+    key = stream.key[0]
+    known = [one for one in records if isinstance(one, dict) and isinstance(one.get(key), str)]
+    newest = max(known, key=lambda one: str(one.get("created_at")), default=None)
+    return newest[key] if newest is not None else None
 
 
 def _unreachable(
@@ -660,7 +787,8 @@ def _path(stream: Stream, request: Mapping[str, str]) -> str:
 
 def _query(stream: Stream, request: Mapping[str, str], number: int, size: int) -> dict[str, str]:
     query = {}
-    for name, source in stream.query.items():
+    outer = stream if stream.exploded_from is None else STREAMS[stream.exploded_from]
+    for name, source in outer.query.items():
         value = source[1:] if source.startswith("=") else request.get(source)
         if value is not None:
             query[name] = _checked(value, name) if name.endswith("_id") else value

@@ -6,7 +6,7 @@ import datetime as dt
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 import pyarrow as pa
@@ -117,8 +117,13 @@ LEDGER_SCHEMA = pa.schema(
 
 def to_table(pulls: Sequence[Pull], batch_id: str) -> pa.Table:
     """Rows of the ledger for some pulls of one batch."""
-    rows = [{**asdict(pull), "batch_id": batch_id} for pull in pulls]
-    return pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
+    columns = [
+        pa.array([getattr(pull, field.name) for pull in pulls], field.type)
+        for field in LEDGER_SCHEMA
+        if field.name != "batch_id"
+    ]
+    columns.append(pa.array([batch_id] * len(pulls), pa.string()))
+    return pa.Table.from_arrays(columns, schema=LEDGER_SCHEMA)
 
 
 def new_id() -> str:
