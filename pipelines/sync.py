@@ -10,11 +10,9 @@ import asyncio
 import datetime as dt
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from typing import ParamSpec, TypeVar
 
 import duckdb
 import numpy as np
@@ -34,7 +32,7 @@ from lean_resources.errors import (
 from lean_resources.gate import QUARANTINE_SCHEMA, Gate, Gated
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.lake import RAW_SCHEMA, Lake, lake_schema
+from pipelines.lake import RAW_SCHEMA, Batch, Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
 from pipelines.parents import Parent, claims_by_month, parents_of, windows_of
 from pipelines.planner import PlannedMonth, Policy, plan
@@ -42,14 +40,13 @@ from pipelines.planner import PlannedMonth, Policy, plan
 __all__ = ["Report", "Selection", "Task", "sync", "tasks_of"]
 
 _FIRST_DAY = "2015-01-01"  # before Lean existed
-_BATCH_BYTES = 24_000_000
+_BATCH_BYTES = 16_000_000
 _BUFFER_BYTES = 48_000_000
 _BATCH_READS = 20_000
 _UNTYPABLE = (LeanError, ValueError, RecursionError, duckdb.Error)  # what the gate may raise
 
 Progress = Callable[[int, int], None]
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+_Written = tuple[asyncio.Task[None], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +212,11 @@ async def sync(
     writer.report.parents = len({task.parent.parent_id for task in tasks}) + len(skipped)
     writer.skip(skipped)
     progress(0, len(tasks))
-    await _pull(stream, client, tasks, writer, policy, progress)
-    await writer.run(writer.finish)
+    try:
+        await _pull(stream, client, tasks, writer, policy, progress)
+        await writer.finish()
+    finally:
+        writer.close()
     writer.report.requests = client.requests - before
     writer.report.seconds = time.monotonic() - started
     return writer.report
@@ -235,43 +235,65 @@ async def _pull(
     results: asyncio.Queue[_Done] = asyncio.Queue()
     buffer = _Buffer(_BUFFER_BYTES)
     banks = CircuitBreaker(policy.bank_failures, policy.bank_cooldown_seconds)
-    for task in tasks:
-        todo.put_nowait((task, 0))
+    _put(todo, [(task, 0) for task in tasks])
 
-    async def read_on() -> None:
-        while (following := await todo.get()) is not None:
-            ended = await _read(stream, client, banks, *following)
-            await buffer.enter(ended.size)
-            results.put_nowait(ended)
+    async def read(task: Task, attempt: int) -> None:
+        ended = await _read(stream, client, banks, task, attempt)
+        await buffer.enter(ended.size)
+        results.put_nowait(ended)
 
-    async def write(batch: list[_Done]) -> int:
-        again = await writer.run(writer.write, batch)
-        await buffer.leave(sum(done.size for done in batch))
-        for task in again:
-            todo.put_nowait(task)
-        return len(again)
+    async def commit(typed: _Typed, size: int) -> None:
+        await writer.commit(typed)
+        await buffer.leave(size)
+
+    async def write(batch: list[_Done], last: asyncio.Task[None] | None) -> _Written:
+        typed, again = await writer.type(batch)
+        _put(todo, again)
+        if last is not None:
+            await last
+        size = sum(done.size for done in batch)
+        return group.create_task(commit(typed, size)), len(again)
 
     workers = min(client.settings.max_concurrency, len(tasks))
     unread, done = len(tasks), 0
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):
-            group.create_task(read_on())
-        writing: asyncio.Task[int] | None = None
+            group.create_task(_work(todo, read))
+        committing: asyncio.Task[None] | None = None
+        writing: asyncio.Task[_Written] | None = None
         while unread:
             batch = await _batch(results, unread)
             unread -= len(batch)
             done += len(batch)
-            # One batch is written while the next is read; a record that came twice is read again.
-            repeated = await writing if writing is not None else 0
-            writing = group.create_task(write(batch))
-            if not unread:
-                repeated += await writing
+            # One batch is committed and another typed while a third is read; a record that came
+            # twice is read again.
+            repeated = 0
+            if writing is not None:
+                committing, repeated = await writing
+            writing = group.create_task(write(batch, committing))
+            if not unread and not repeated:
+                committing, repeated = await writing
                 writing = None
             unread += repeated
             done -= repeated
             progress(done, len(tasks))
-        for _ in range(workers):
-            todo.put_nowait(None)
+        _put(todo, [None] * workers)
+
+
+def _put(
+    todo: asyncio.Queue[tuple[Task, int] | None], items: Sequence[tuple[Task, int] | None]
+) -> None:
+    for item in items:
+        todo.put_nowait(item)
+
+
+async def _work(
+    todo: asyncio.Queue[tuple[Task, int] | None],
+    read: Callable[[Task, int], Awaitable[None]],
+) -> None:
+    """Read one task after the other, until there is no more to come."""
+    while (following := await todo.get()) is not None:
+        await read(*following)
 
 
 async def _batch(results: asyncio.Queue[_Done], unread: int) -> list[_Done]:
@@ -341,13 +363,27 @@ def _tell(banks: CircuitBreaker, bank: str, result: Read | LeanError) -> None:
         banks.succeeded(bank)
 
 
+@dataclass(frozen=True, slots=True)
+class _Typed:
+    """A batch between the gate and the lake."""
+
+    failed: list[tuple[_Done, LeanError]]
+    unchanged: list[tuple[_Done, Read]]
+    whole: dict[str, tuple[_Done, Read]]
+    gated: dict[str, Gated]
+
+
 class _Writer:
-    """Types and commits what was read, in a thread of its own."""
+    """Types what was read and commits it: one thread types a batch while another commits the last.
+
+    Only `commit` and `finish` touch what is noted for the ledger, and they share a thread.
+    """
 
     def __init__(self, stream: Stream, lake: Lake, run_id: str | None) -> None:
         self.report = Report()
-        # One thread for good: memory that it frees is memory that it uses again.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        # One thread each for good: memory that it frees is memory that it uses again.
+        self._typing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="typing")
+        self._committing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committing")
         self._lake = lake
         self._run_id = run_id
         self._stream = stream
@@ -359,10 +395,29 @@ class _Writer:
         # Pulls without rows wait for a batch with rows, so that nothing new makes one file.
         self._pulls: list[Pull] = []
 
-    async def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do something in the writer's thread."""
+    async def type(self, batch: Sequence[_Done]) -> tuple[_Typed, list[tuple[Task, int]]]:
+        """Type a batch.
+
+        Returns:
+            The batch, and tasks to be read again because a record came twice, each with its next
+            attempt.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._typing, self._type, batch)
+
+    async def commit(self, typed: _Typed) -> None:
+        """Commit what is whole of a batch, and note the rest."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, partial(work, *args, **kwargs))
+        await loop.run_in_executor(self._committing, self._commit, typed)
+
+    async def finish(self) -> None:
+        """Write what was noted since the last batch."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._committing, self._flush)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._typing.shutdown(wait=False)
+        self._committing.shutdown(wait=False)
 
     def skip(self, parents: Sequence[Parent]) -> None:
         """Note parents that may not be read, once per reason and sync."""
@@ -386,22 +441,20 @@ class _Writer:
                 )
             )
 
-    def write(self, batch: Sequence[_Done]) -> list[tuple[Task, int]]:
-        """Commit what is whole.
-
-        Returns:
-            Tasks to be read again, because a record came twice, each with its next attempt.
-        """
+    def _type(self, batch: Sequence[_Done]) -> tuple[_Typed, list[tuple[Task, int]]]:
         again: list[tuple[Task, int]] = []
+        failed: list[tuple[_Done, LeanError]] = []
+        unchanged: list[tuple[_Done, Read]] = []
         whole: dict[str, tuple[_Done, Read]] = {}
         for done in batch:
             if isinstance(done.result, LeanError):
-                self._fail(done, done.result)
+                failed.append((done, done.result))
             elif done.result.is_unchanged:
-                self._unchanged(done, done.result)
+                unchanged.append((done, done.result))
             else:
                 whole[done.result.pages[0].series_id] = (done, done.result)
-        gated = self._typed(whole)
+        gated, untypable = self._gated(whole)
+        failed += untypable
         doubled = {
             series_id for s in self._streams for series_id in _doubled(s, gated[s.name].rows)
         }
@@ -411,53 +464,57 @@ class _Writer:
                 again.append((done.task, done.attempt + 1))
             else:
                 error = IncompleteError("a record came twice", code="DOUBLED")
-                self._fail(done, _traced(error, read))
-        if whole:
-            self._commit(whole, gated)
-        elif len(self._pulls) >= _BATCH_READS:
-            self._flush()
-        return again
+                failed.append((done, _traced(error, read)))
+        return _Typed(failed, unchanged, whole, gated), again
 
-    def _typed(self, whole: dict[str, tuple[_Done, Read]]) -> dict[str, Gated]:
+    def _gated(
+        self, whole: dict[str, tuple[_Done, Read]]
+    ) -> tuple[dict[str, Gated], list[tuple[_Done, LeanError]]]:
         """Type whole series; one that cannot be typed fails alone and is no longer among them."""
+        failed: list[tuple[_Done, LeanError]] = []
         try:
-            return self._gate([read for _, read in whole.values()])
+            return self._gate([read for _, read in whole.values()]), failed
         except _UNTYPABLE:
             for series_id, (done, read) in list(whole.items()):
                 try:
                     self._gate([read])
                 except _UNTYPABLE:
                     del whole[series_id]
-                    self._fail(done, _traced(SchemaError("an answer cannot be typed"), read))
-            return self._gate([read for _, read in whole.values()])
+                    failed.append((done, _traced(SchemaError("an answer cannot be typed"), read)))
+            return self._gate([read for _, read in whole.values()]), failed
 
     def _gate(self, reads: Sequence[Read]) -> dict[str, Gated]:
         pages = [page for read in reads for page in read.pages]
         return {stream.name: self._gates[stream.name](pages) for stream in self._streams}
 
-    def finish(self) -> None:
-        """Write what was noted since the last batch."""
-        if self._pulls:
-            self._flush()
-
-    def _flush(self) -> None:
+    def _commit(self, typed: _Typed) -> None:
+        for done, error in typed.failed:
+            self._fail(done, error)
+        for done, read in typed.unchanged:
+            self._unchanged(done, read)
+        if not typed.whole:
+            if len(self._pulls) >= _BATCH_READS:
+                self._flush()
+            return
         batch = self._lake.batch()
-        batch.commit(self._pulls)
-        self.report.written += batch.bytes
-        self._pulls = []
-
-    def _commit(self, whole: dict[str, tuple[_Done, Read]], gated: dict[str, Gated]) -> None:
-        batch = self._lake.batch()
-        batch.raw(self._stream, _raw_table([read for _, read in whole.values()]))
+        batch.raw(self._stream, _raw_table([read for _, read in typed.whole.values()]))
         for stream in self._streams:
-            found = gated[stream.name]
-            pulls, parts, quarantine = _claimed(stream, whole, found, self._run_id)
+            found = typed.gated[stream.name]
+            pulls, parts, quarantine = _claimed(stream, typed.whole, found, self._run_id)
             for month, part in parts:
                 batch.rows(stream, part, month=month)
             batch.quarantine(stream, quarantine)
             for pull in pulls:
                 self._note(pull)
             self.report.drift.update(found.drift if stream is self._stream else {})
+        self._end(batch)
+
+    def _flush(self) -> None:
+        if self._pulls:
+            self._end(self._lake.batch())
+
+    def _end(self, batch: Batch) -> None:
+        """Write the ledger of a batch with all that was noted."""
         batch.commit(self._pulls)
         self.report.written += batch.bytes
         self._pulls = []
