@@ -1,7 +1,8 @@
 """A server that costs next to nothing: answers that were rendered to files, sent as they are.
 
 The benchmarks start it as a process of its own, so that what it costs is not counted as the cost of
-what is measured. It speaks just enough HTTP/1.1 for GET and POST with keep-alive.
+what is measured. It speaks just enough HTTP/1.1 for GET and POST with keep-alive, tells its port on
+standard output, and ends when its standard input does or its time is up, whichever comes first.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import uvloop
+
+__all__ = ["key_of"]
 
 _TOKEN = json.dumps(
     {"access_token": "made-up", "scope": "api", "token_type": "Bearer", "expires_in": 3599}
@@ -20,58 +23,86 @@ _TOKEN = json.dumps(
 
 
 def key_of(target: str) -> str:
-    """What tells one answer from another: the path and the page."""
+    """What tells one answer from another: the path and the parameters, in whatever order."""
     parts = urlsplit(target)
-    query = dict(parse_qsl(parts.query))
-    page = query.get("page") or query.get("page_number") or "0"
-    asked = query.get("account_types") or (
-        query.get("entity_id", "") if not parts.path.count("/") > 3 else ""
+    return f"{parts.path.rstrip('/')}?{urlencode(sorted(parse_qsl(parts.query)))}"
+
+
+def _answer(body: bytes, date: str, status: str = "200 OK") -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\n"
+        f"date: {date}\r\n"
+        "content-type: application/json\r\n"
+        "lean-trace-id: 0af7651916cd43dd8448eb211c80319c\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
     )
-    return f"{parts.path.rstrip('/')}?{asked}&{page}"
-
-
-def _answer(body: bytes, *, status: str = "200 OK") -> bytes:
-    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
+class _Answers:
+    """What is sent for each request target, headers included."""
+
+    def __init__(self, folder: Path) -> None:
+        index = json.loads((folder / "index.json").read_text())
+        date = index["date"]
+        self.token = _answer(_TOKEN, date)
+        self._unknown = _answer(b"{}", date, "404 Not Found")
+        self._by_key = {
+            key: _answer((folder / name).read_bytes(), date)
+            for key, name in index["answers"].items()
+        }
+        self._by_target: dict[bytes, bytes] = {}
+
+    def of(self, target: bytes) -> bytes:
+        """The answer to a target; its key is worked out once, then remembered."""
+        found = self._by_target.get(target)
+        if found is None:
+            found = self._by_key.get(key_of(target.decode()), self._unknown)
+            self._by_target[target] = found
+        return found
+
+
 class _Served(asyncio.Protocol):
-    def __init__(self, answers: dict[str, bytes]) -> None:
+    def __init__(self, answers: _Answers) -> None:
         self._answers = answers
         self._pending = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.WriteTransport) -> None:  # type: ignore[override]
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         self._pending += data
-        while b"\r\n\r\n" in self._pending:
-            head, _, rest = self._pending.partition(b"\r\n\r\n")
-            length = 0
-            for line in head.split(b"\r\n")[1:]:
-                if line.lower().startswith(b"content-length:"):
-                    length = int(line.split(b":")[1])
+        while True:
+            head, end, rest = self._pending.partition(b"\r\n\r\n")
+            if not end:
+                return
+            method, target, _ = head.split(b" ", 2)
+            length = _length(head) if method == b"POST" else 0
             if len(rest) < length:
                 return
             self._pending = rest[length:]
-            method, target, _ = head.split(b" ", 2)
-            if method == b"POST":
-                self._transport.write(_answer(_TOKEN))
-                continue
-            found = self._answers.get(key_of(target.decode()))
-            self._transport.write(found or _answer(b"{}", status="404 Not Found"))
+            is_token = method == b"POST"
+            self._transport.write(self._answers.token if is_token else self._answers.of(target))
 
 
-async def _serve(folder: Path) -> None:
-    index = json.loads((folder / "index.json").read_text())
-    answers = {key: _answer((folder / name).read_bytes()) for key, name in index.items()}
+def _length(head: bytes) -> int:
+    for line in head.lower().split(b"\r\n")[1:]:
+        if line.startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    return 0
+
+
+async def _serve(folder: Path, seconds: float) -> None:
+    answers = _Answers(folder)
     loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), ended.set)
+    loop.call_later(seconds, ended.set)
     server = await loop.create_server(lambda: _Served(answers), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
-    # Ends with its parent: standard input closes when the benchmark ends, however it ends.
-    await loop.run_in_executor(None, sys.stdin.read)
+    await ended.wait()
     server.close()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(Path(sys.argv[1])))
+    uvloop.run(_serve(Path(sys.argv[1]), float(sys.argv[2])))
