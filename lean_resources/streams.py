@@ -1,8 +1,8 @@
 """The catalogue: every stream of Lean declared once.
 
 A stream's request, typed schema, Dagster asset, lake layout, SQL view, page of the data dictionary
-and derived tests all follow from its entry here. To add a stream, add an entry, a golden response
-in `tests/golden/` and a `stg_` file in `sql/staging/`.
+and derived tests all follow from its entry here. To add a stream, add an entry, golden responses
+in `tests/golden/` and what the offline Lean answers.
 
 Two generations of the same answers exist. The newer one is flat; the older one has a few flat
 fields and, when `verbose=true` was asked for, repeats everything in SAMA's vocabulary under
