@@ -337,6 +337,8 @@ class LeanClient:
         while number < (pages if pages is not None else 1):
             answer = await self._page(stream, request, series_id, number, seen, verbose=verbose)
             yield answer
+            if not answer.envelope.records:
+                break  # an empty page ends the series, however many were announced
             seen += answer.envelope.records
             number += 1
         if stream.detail is not None and (newest := _newest(stream, first)) is not None:
@@ -509,7 +511,7 @@ class LeanClient:
                 ) from None
             events += found.data
             number += 1
-            if number >= found.page.total_pages:
+            if not found.data or number >= found.page.total_pages:
                 return events
 
     # HTTP.

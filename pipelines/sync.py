@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import duckdb
 import numpy as np
@@ -75,12 +75,14 @@ class Task:
         request: Parameters of the requests.
         months: The pulls it commits, for a stream with months.
         unless_refreshed_at: When the store still is of this instant, nothing is new.
+        spent: Requests that earlier reads of it took, in which a record came twice.
     """
 
     parent: Parent
     request: dict[str, str]
     months: tuple[PlannedMonth, ...] = ()
     unless_refreshed_at: dt.datetime | None = None
+    spent: int = 0
 
 
 @dataclass(slots=True)
@@ -350,7 +352,8 @@ async def _read(
             result = error
     if bank is not None and not isinstance(result, CircuitOpenError):
         _tell(banks, bank, result)
-    return _Done(task, result, tally.requests, asked_at, dt.datetime.now(dt.UTC), attempt)
+    requests = task.spent + tally.requests
+    return _Done(task, result, requests, asked_at, dt.datetime.now(dt.UTC), attempt)
 
 
 def _tell(banks: CircuitBreaker, bank: str, result: Read | LeanError) -> None:
@@ -461,7 +464,7 @@ class _Writer:
         for series_id in doubled:
             done, read = whole.pop(series_id)
             if done.attempt < 2:  # three reads in all
-                again.append((done.task, done.attempt + 1))
+                again.append((replace(done.task, spent=done.requests), done.attempt + 1))
             else:
                 error = IncompleteError("a record came twice", code="DOUBLED")
                 failed.append((done, _traced(error, read)))
@@ -531,16 +534,29 @@ class _Writer:
                 report.codes[pull.code] += 1
 
     def _unchanged(self, done: _Done, read: Read) -> None:
-        for month in done.task.months or (None,):
+        for place, month in enumerate(done.task.months or (None,)):
             self._note(
-                _pull_of(self._stream, done, month, self._run_id, Outcome.UNCHANGED, read=read)
+                _pull_of(
+                    self._stream,
+                    done,
+                    month,
+                    self._run_id,
+                    Outcome.UNCHANGED,
+                    read=read,
+                    is_first=place == 0,
+                )
             )
 
     def _fail(self, done: _Done, error: LeanError) -> None:
         outcome = Outcome.SKIPPED if isinstance(error, NotGrantedError) else Outcome.FAILED
         for stream in self._streams:
-            for month in done.task.months or (None,):
-                self._note(_pull_of(stream, done, month, self._run_id, outcome, error=error))
+            for place, month in enumerate(done.task.months or (None,)):
+                is_first = place == 0 and stream is self._stream
+                self._note(
+                    _pull_of(
+                        stream, done, month, self._run_id, outcome, error=error, is_first=is_first
+                    )
+                )
 
 
 def _pull_of(

@@ -833,6 +833,19 @@ def test_an_answer_beyond_the_limit_is_a_schema_error(sandbox):
     assert client.requests == 1
 
 
+def test_pages_without_end_are_not_read_to_their_end(sandbox):
+    """However many pages are announced, an empty one is the last that is asked for."""
+    page = {"total_elements": 10**12, "total_pages": 10**10}
+    wire = Wire(sandbox, lambda _: httpx.Response(200, json={"data": [], "page": page}))
+    client = over(sandbox, wire, attempts=2)
+    now = dt.datetime(2026, 3, 15, tzinfo=dt.UTC)
+
+    with pytest.raises(IncompleteError):
+        read(client, "customers", {})
+    assert client.requests == 4
+    assert ask(over(sandbox, wire), lambda lean: lean.events(now, now)) == []
+
+
 def test_an_endless_answer_is_not_read_to_its_end(sandbox):
     """The limit holds for what is unpacked, so a small body cannot become a large one."""
     sent = []
