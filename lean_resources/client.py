@@ -337,10 +337,10 @@ class LeanClient:
         while number < (pages if pages is not None else 1):
             answer = await self._page(stream, request, series_id, number, seen, verbose=verbose)
             yield answer
-            if not answer.envelope.records:
-                break  # an empty page ends the series, however many were announced
             seen += answer.envelope.records
             number += 1
+            if not answer.envelope.records:
+                break  # an empty page ends the series, however many were announced
         if stream.detail is not None and (newest := _newest(stream, first)) is not None:
             yield await self._detail(stream, request, first, number, seen, newest)
 
