@@ -22,7 +22,7 @@ from lean_resources.sandbox import Sandbox
 from lean_resources.sandbox.banks import BANKS
 from lean_resources.streams import STREAMS
 from pipelines.lake import Lake
-from pipelines.planner import Policy
+from pipelines.policy import Policy
 from pipelines.sync import Selection, sync
 
 __all__ = ["POLICY", "Pages", "pages", "settings_of"]

@@ -12,28 +12,11 @@ import datetime as dt
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Claim", "PlannedMonth", "PlannedSeries", "Policy", "Window", "months", "plan"]
+from pipelines.policy import Policy
+
+__all__ = ["Claim", "PlannedMonth", "PlannedSeries", "Window", "months", "plan"]
 
 _DAY = dt.timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How eagerly to pull.
-
-    Args:
-        lookback_days: Days after a month's end until which its rows may still change.
-        longest_series_months: Most months that one series of requests spans.
-        failure_threshold: Share of failed pulls above which a run fails, from 0 to 1.
-        bank_failures: Failures in a row after which a bank is left alone.
-        bank_cooldown_seconds: For how long it is left alone.
-    """
-
-    lookback_days: int = 30
-    longest_series_months: int = 12
-    failure_threshold: float = 0.2
-    bank_failures: int = 5
-    bank_cooldown_seconds: float = 900.0
 
 
 @dataclass(frozen=True, slots=True)

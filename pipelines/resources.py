@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from pipelines.lake import Lake
-from pipelines.planner import Policy
+from pipelines.policy import Policy
 
 __all__ = ["LakeResource", "Progress", "silent"]
 

@@ -35,7 +35,8 @@ from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import RAW_SCHEMA, Batch, Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
 from pipelines.parents import Parent, claims_by_month, parents_of, windows_of
-from pipelines.planner import PlannedMonth, Policy, plan
+from pipelines.planner import PlannedMonth, plan
+from pipelines.policy import Policy
 
 __all__ = ["Report", "Selection", "Task", "sync", "tasks_of"]
 

@@ -10,7 +10,7 @@ from lean_resources import LeanClient, LeanSettings
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
 from pipelines.lake import Lake
-from pipelines.planner import Policy
+from pipelines.policy import Policy
 from pipelines.sync import Selection, sync
 
 TODAY = "2026-03-15"

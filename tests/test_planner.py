@@ -5,7 +5,8 @@ import datetime as dt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.planner import Claim, Policy, Window, months, plan
+from pipelines.planner import Claim, Window, months, plan
+from pipelines.policy import Policy
 
 DAY = dt.timedelta(days=1)
 POLICY = Policy(lookback_days=30, longest_series_months=12)

@@ -1,0 +1,62 @@
+"""How eagerly to pull: every knob of a sync in one place."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from lean_resources.streams import STREAMS
+
+__all__ = ["Policy"]
+
+Days = Annotated[int, Field(ge=0)]
+Hours = Annotated[float, Field(gt=0)]
+
+
+class Policy(BaseModel):
+    """How eagerly to pull.
+
+    Args:
+        lookback_days: Days after a month's end until which its rows may still change.
+        lookback_days_by_bank: The same for banks that post later or sooner than others.
+        history_months: Months of history to want, the current one included; None for all that the
+            consents allow.
+        longest_series_months: Most months that one series of requests spans.
+        fresh_hours: How old the bank's data may be, by stream, before a refresh is spent on it.
+        refreshes_per_day: Most refreshes of one entity within any 24 hours.
+        refresh_poll_seconds: Seconds between two looks at a running refresh.
+        refresh_alarm_seconds: Seconds after which a running refresh is called overdue.
+        failure_threshold: Share of failed pulls above which a run fails, from 0 to 1.
+        bank_failures: Failures in a row after which a bank is left alone.
+        bank_cooldown_seconds: For how long it is left alone.
+
+    Raises:
+        pydantic.ValidationError: A value is out of its range or a name is unknown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lookback_days: Days = 30
+    lookback_days_by_bank: dict[str, Days] = {}
+    history_months: Annotated[int, Field(ge=1)] | None = None
+    longest_series_months: Annotated[int, Field(ge=1, le=120)] = 12
+    fresh_hours: dict[str, Hours] = {"balances": 6.0, "transactions": 24.0}
+    refreshes_per_day: Annotated[int, Field(ge=0)] = 4
+    refresh_poll_seconds: Annotated[float, Field(gt=0)] = 10.0
+    refresh_alarm_seconds: Annotated[float, Field(gt=0)] = 1200.0
+    failure_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
+    bank_failures: Annotated[int, Field(ge=1)] = 5
+    bank_cooldown_seconds: Annotated[float, Field(gt=0)] = 900.0
+
+    @field_validator("fresh_hours")
+    @classmethod
+    def _are_streams(cls, value: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(value) - set(STREAMS))
+        if unknown:
+            raise ValueError(f"there is no stream {', '.join(unknown)}")
+        return value
+
+    def lookback_of(self, bank_identifier: str | None) -> int:
+        """Days after a month's end until which a bank's rows may still change."""
+        return self.lookback_days_by_bank.get(bank_identifier or "", self.lookback_days)
