@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import random
 import re
 import ssl
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -42,11 +43,14 @@ __all__ = ["Answer", "LeanClient", "Read", "Refresh", "Tally"]
 
 Sleep = Callable[[float], Awaitable[None]]
 
+_RANDOM = random.SystemRandom()
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
 _LONGEST_PATIENCE_SECONDS = 300.0
 """Who asks for a longer wait is left to the next sync."""
+_HEADERS = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": "leanhouse"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,9 @@ class LeanClient:
         self._limits = Limits(
             settings.max_concurrency, settings.requests_per_second, time.monotonic, sleep
         )
+        self._timeout = httpx.Timeout(
+            settings.timeout_seconds, connect=settings.connect_timeout_seconds
+        ).as_dict()
         self._older: set[str] = set()
         self._ahead: dt.timedelta | None = None
         self._has_looked = False
@@ -191,14 +198,7 @@ class LeanClient:
         if transport is None:
             transport = _network(self.settings)
         self._http = httpx.AsyncClient(
-            base_url=self.settings.api_url,
-            auth=auth_for(self.settings),
-            transport=transport,
-            timeout=httpx.Timeout(
-                self.settings.timeout_seconds, connect=self.settings.connect_timeout_seconds
-            ),
-            headers={"accept": "application/json", "user-agent": "leanhouse"},
-            trust_env=False,
+            auth=auth_for(self.settings), transport=transport, trust_env=False
         )
         return self
 
@@ -318,7 +318,7 @@ class LeanClient:
         self, stream: Stream, request: Mapping[str, str], unless_refreshed_at: dt.datetime | None
     ) -> AsyncIterator[Answer]:
         """Pages of one attempt, the first one settling whether older answers are told in full."""
-        series_id = uuid.uuid4().hex
+        series_id = _new_id()
         entity = request.get("entity_id", "")
         verbose = self.settings.verbose == "always" or entity in self._older
         first = await self._page(stream, request, series_id, 0, 0, verbose=verbose)
@@ -528,23 +528,23 @@ class LeanClient:
         body: Mapping[str, str] | None,
     ) -> _Response:
         """One request, repeated as long as that can help."""
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            asked = getattr(state.outcome.exception() if state.outcome else None, "wait", 0.0)
-            return max(backoff(state), asked)
-
-        backoff = tenacity.wait_random_exponential(
-            multiplier=_FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS
-        )
+        # Most requests succeed at once, and never pay for the machinery of retries.
+        failed: list[_AgainError] = []
+        try:
+            return await self._once(method, path, query, stream, body)
+        except _AgainError as again:
+            failed.append(again)
         try:
             async for attempt in tenacity.AsyncRetrying(
                 sleep=self._sleep,
                 stop=tenacity.stop_after_attempt(self.settings.attempts),
-                wait=wait,
+                wait=_wait,
                 retry=tenacity.retry_if_exception_type(_AgainError),
                 reraise=True,
             ):
                 with attempt:
+                    if failed:
+                        raise failed.pop()
                     return await self._once(method, path, query, stream, body)
         except _AgainError as again:
             raise again.error from None
@@ -561,23 +561,25 @@ class LeanClient:
         if self._http is None:
             raise RuntimeError("a LeanClient is used inside `async with`")
         name = stream.name if stream is not None else None
-        correlation_id = uuid.uuid4().hex
-        request = self._http.build_request(
+        correlation_id = _new_id()
+        target = f"{path}?{urlencode(query)}" if query else path
+        # Built whole: a client that merges its base address and parameters parses them thrice.
+        request = httpx.Request(
             method,
-            path,
-            params=query,
+            f"{self.settings.api_url}{target}",
             json=body,
-            headers={"lean-correlation-id": correlation_id},
+            headers={**_HEADERS, "lean-correlation-id": correlation_id},
+            extensions={"timeout": self._timeout},
         )
         response, content = await self._send(request, name, correlation_id)
-        self._learn_time(response.headers.get("date"))
+        self._learn_time(response)
         envelope = _good_envelope(stream, response.status_code, content)
         if envelope is None:
             self._judge(request, response, content, name, correlation_id)
         return _Response(
             response.status_code,
             content,
-            request.url.raw_path.decode(),
+            target,
             correlation_id,
             response.headers.get("lean-trace-id"),
             self._now(),
@@ -652,8 +654,9 @@ class LeanClient:
         self._has_looked = True
         return await asyncio.to_thread(refused_client, self.settings)
 
-    def _learn_time(self, header: str | None) -> None:
+    def _learn_time(self, response: httpx.Response) -> None:
         """Note how far Lean's clock is ahead of this machine's."""
+        header = response.headers.get("date")
         try:
             told = parsedate_to_datetime(header) if header else None
         except (ValueError, TypeError, IndexError, OverflowError):
@@ -681,6 +684,22 @@ class _AgainError(Exception):
         super().__init__(str(error))
         self.error = error
         self.wait = wait
+
+
+_BACKOFF = tenacity.wait_random_exponential(
+    multiplier=_FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS
+)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Seconds before another try: what was asked for, and at least what politeness wants."""
+    asked = getattr(state.outcome.exception() if state.outcome else None, "wait", 0.0)
+    return max(_BACKOFF(state), asked)
+
+
+def _new_id() -> str:
+    """An id for a request or a series; it has to be unique, and need not be hard to guess."""
+    return f"{_RANDOM.getrandbits(128):032x}"
 
 
 def _again(error: LeanError, wait: float) -> Exception:

@@ -54,6 +54,10 @@ _REGIONAL = "regional_data"
 _SCALE = {Kind.MONEY: 9, Kind.RATE: 18}
 _PRECISION = 38
 _VECTOR_PAGES = 8
+_VIEW = np.dtype([("length", "<i4"), ("prefix", "S4"), ("buffer", "<i4"), ("offset", "<i4")])
+"""One text of Arrow's string views: its length and first bytes, and where the whole of it lies."""
+_INLINE_BYTES = 12
+"""Texts up to this length lie in the view itself."""
 # A number whose text fits both scales without a look at its value.
 _PLAIN_NUMBERS = re.compile(rb"(?:(?:-?(?:0|[1-9]\d{0,18})(?:\.\d{1,9})?|null),)*")
 
@@ -190,12 +194,13 @@ def _last_by_key(rows: pa.Table, stream: Stream) -> pa.Table:
 
 
 def _texts(bodies: Sequence[bytes]) -> pa.Array:
-    """Bodies as text, copied once; their encoding was proved by decoding every string."""
-    offsets = np.zeros(len(bodies) + 1, np.int64)
-    np.cumsum([len(body) for body in bodies], out=offsets[1:])
-    return pa.LargeStringArray.from_buffers(
-        len(bodies), pa.py_buffer(offsets), pa.py_buffer(b"".join(bodies))
-    )
+    """Bodies as text where they lie; their encoding was proved by decoding every string."""
+    views = np.zeros(len(bodies), _VIEW)
+    views["length"] = [len(body) for body in bodies]
+    views["prefix"] = [body[:4] for body in bodies]
+    views["buffer"] = np.arange(len(bodies))
+    buffers = [None, pa.py_buffer(views.tobytes()), *map(pa.py_buffer, bodies)]
+    return pa.Array.from_buffers(pa.string_view(), len(bodies), buffers)
 
 
 def _page_table(stream: Stream, pages: Sequence[Page]) -> pa.Table:
@@ -324,6 +329,8 @@ class _Way:
 
     def accepts(self, body: bytes) -> bool:
         """Whether DuckDB may read the page."""
+        if len(body) <= _INLINE_BYTES:
+            return False  # no room for a record
         found: Any
         try:
             found = self._decoder.decode(body)

@@ -11,6 +11,7 @@ import datetime as dt
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ _MACROS = {
 _DAY_SECONDS = 86_400
 _LARGE_ROWS = 5_000
 _LARGE_BYTES = 1_000_000
+_LEVEL = 1
+_RAW_COMPRESSION = "zstd"
+_WRITERS = 4
 
 
 def lake_schema(stream: Stream) -> pa.Schema:
@@ -199,54 +203,93 @@ class Lake:
 
 
 class Batch:
-    """Files that start to count at one instant, when the ledger's file is renamed into place."""
+    """Files that start to count at one instant, when the ledger's file is renamed into place.
+
+    Answers are written as they are added, so that they need no memory; rows are kept until the
+    commit, because one file of a month costs the same whatever its rows.
+    """
 
     def __init__(self, lake: Lake, now: dt.datetime) -> None:
         self.id = new_id()
         self.bytes = 0
+        self.held_bytes = 0
+        """Bytes of rows that wait for the commit."""
         self._lake = lake
         self._pulled_on = f"pulled_on={now.astimezone(dt.UTC):%Y-%m-%d}"
-        self._staged: list[tuple[Path, Path]] = []
+        self._raw: dict[Path, pq.ParquetWriter] = {}
+        self._tables: dict[Path, list[pa.Table]] = {}
 
     def rows(self, stream: Stream, table: pa.Table, *, month: str | None = None) -> None:
         """Add typed rows, those of one month for a stream with months."""
         partition = self._pulled_on if month is None else f"month={month}"
         schema = lake_schema(stream)
         table = table if table.schema == schema else table.cast(schema)
-        self._stage(self._lake.place(stream) / partition, table)
+        self._hold(self._lake.place(stream) / partition, table)
 
     def raw(self, stream: Stream, table: pa.Table) -> None:
-        """Add answers as received."""
-        self._stage(self._lake.raw(stream) / self._pulled_on, table)
+        """Write answers as received."""
+        if table.num_rows == 0:
+            return
+        file = self._file(self._lake.raw(stream) / self._pulled_on)
+        if file not in self._raw:
+            self._raw[file] = pq.ParquetWriter(
+                _beside(file), RAW_SCHEMA, compression=_RAW_COMPRESSION, compression_level=_LEVEL
+            )
+        self._raw[file].write_table(table)
 
     def quarantine(self, stream: Stream, table: pa.Table) -> None:
         """Add records that did not fit."""
-        self._stage(self._lake.quarantine(stream) / self._pulled_on, table)
+        self._hold(self._lake.quarantine(stream) / self._pulled_on, table)
 
     def commit(self, pulls: Sequence[Pull]) -> None:
         """Make the rows of committed pulls count, and keep the others' outcomes."""
-        for temporary, final in self._staged:
-            temporary.replace(final)
-        for folder in {final.parent for _, final in self._staged}:
-            _sync(folder)
-        self._staged.clear()
-        self._stage(self._lake.pulls / self._pulled_on, to_table(pulls, self.id))
-        [(temporary, final)] = self._staged
-        temporary.replace(final)
-        _sync(final.parent)
+        for writer in self._raw.values():
+            writer.close()
+        # Encoding and disk take several files at once; one by one they would take the longest.
+        with ThreadPoolExecutor(max_workers=_WRITERS) as pool:
+            list(pool.map(_write, self._tables, map(pa.concat_tables, self._tables.values())))
+            self._reveal(pool, [*self._raw, *self._tables])
+            ledger = self._file(self._lake.pulls / self._pulled_on)
+            _write(ledger, to_table(pulls, self.id))
+            self._reveal(pool, [ledger])
+        self._tables.clear()
+        self._raw.clear()
 
-    def _stage(self, folder: Path, table: pa.Table) -> None:
-        if table.num_rows == 0:
-            return
+    def discard(self) -> None:
+        """Give up what was not committed."""
+        for writer in self._raw.values():
+            writer.close()
+        for file in (*self._raw, *self._tables):
+            _beside(file).unlink(missing_ok=True)
+
+    def _hold(self, folder: Path, table: pa.Table) -> None:
+        if table.num_rows:
+            self._tables.setdefault(self._file(folder), []).append(table)
+            self.held_bytes += table.nbytes
+
+    def _file(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        final = folder / f"{self.id}.parquet"
-        temporary = folder / f"{self.id}.parquet.tmp"
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, **_compression(table))
-            file.flush()
-            os.fsync(file.fileno())
-            self.bytes += file.tell()
-        self._staged.append((temporary, final))
+        return folder / f"{self.id}.parquet"
+
+    def _reveal(self, pool: Executor, files: Sequence[Path]) -> None:
+        """Put what was written where it belongs, so that it survives a power cut."""
+        self.bytes += sum(_beside(file).stat().st_size for file in files)
+        list(pool.map(_sync, map(_beside, files)))
+        for file in files:
+            _beside(file).replace(file)
+        list(pool.map(_sync, {file.parent for file in files}))
+
+
+def _write(file: Path, table: pa.Table) -> None:
+    # A column costs a file the same whether it holds anything, and what is missing reads null.
+    empty = [name for name in table.column_names if table[name].null_count == table.num_rows]
+    table = table.drop_columns(empty)
+    pq.write_table(table, _beside(file), **_compression(table))
+
+
+def _beside(file: Path) -> Path:
+    """Where a file is written before it is renamed into place."""
+    return file.with_name(f"{file.name}.tmp")
 
 
 def _compression(table: pa.Table) -> dict[str, Any]:
@@ -257,13 +300,13 @@ def _compression(table: pa.Table) -> dict[str, Any]:
     """
     is_large = table.num_rows >= _LARGE_ROWS or table.nbytes >= _LARGE_BYTES
     if is_large:
-        return {"compression": "zstd", "compression_level": 1}
+        return {"compression": "zstd", "compression_level": _LEVEL}
     return {"compression": "snappy"}
 
 
-def _sync(folder: Path) -> None:
-    """Make renames within a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(place: Path) -> None:
+    """Make a file, or the renames within a folder, survive a power cut."""
+    descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

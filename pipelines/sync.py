@@ -7,6 +7,7 @@ holds a few batches whatever the size of the application.
 from __future__ import annotations
 
 import asyncio
+import copy
 import datetime as dt
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 
 from lean_resources.client import LeanClient, Read
 from lean_resources.errors import (
+    AuthError,
     BankPausedError,
     ConsentError,
     IncompleteError,
@@ -41,13 +43,16 @@ from pipelines.policy import Policy
 __all__ = ["Report", "Selection", "Task", "sync", "tasks_of"]
 
 _FIRST_DAY = "2015-01-01"  # before Lean existed
+_LEAST_BATCH_BYTES = 4_000_000
 _BATCH_BYTES = 16_000_000
 _BUFFER_BYTES = 48_000_000
 _BATCH_READS = 20_000
+_COMMIT_BYTES = 32_000_000
+_COMMIT_SECONDS = 30.0
+_REFUSALS = 5
 _UNTYPABLE = (LeanError, ValueError, RecursionError, duckdb.Error)  # what the gate may raise
 
 Progress = Callable[[int, int], None]
-_Written = tuple[asyncio.Task[None], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +220,15 @@ async def sync(
     writer.report.parents = len({task.parent.parent_id for task in tasks}) + len(skipped)
     writer.skip(skipped)
     progress(0, len(tasks))
+    refusals = _Refusals()
+    banks = CircuitBreaker(policy.bank_failures, policy.bank_cooldown_seconds)
+    workers = min(client.settings.max_concurrency, len(tasks))
+
+    async def read(task: Task, attempt: int) -> _Done:
+        return await _read(stream, client, banks, refusals, task, attempt)
+
     try:
-        await _pull(stream, client, tasks, writer, policy, progress)
-        await writer.finish()
+        await _Stages(read, writer, tasks, workers, progress).run()
     finally:
         writer.close()
     writer.report.requests = client.requests - before
@@ -225,85 +236,91 @@ async def sync(
     return writer.report
 
 
-async def _pull(
-    stream: Stream,
-    client: LeanClient,
-    tasks: Sequence[Task],
-    writer: _Writer,
-    policy: Policy,
-    progress: Progress,
-) -> None:
-    """Read every task with as many requests at once as the settings allow, and write beside it."""
-    todo: asyncio.Queue[tuple[Task, int] | None] = asyncio.Queue()
-    results: asyncio.Queue[_Done] = asyncio.Queue()
-    buffer = _Buffer(_BUFFER_BYTES)
-    banks = CircuitBreaker(policy.bank_failures, policy.bank_cooldown_seconds)
-    _put(todo, [(task, 0) for task in tasks])
+class _Stages:
+    """Three stages side by side: one batch is read, the one before typed, the one before written.
 
-    async def read(task: Task, attempt: int) -> None:
-        ended = await _read(stream, client, banks, task, attempt)
-        await buffer.enter(ended.size)
-        results.put_nowait(ended)
+    Args:
+        read: Tries one task; its attempt comes with it.
+        writer: Types and writes.
+        tasks: What to read.
+        workers: How many tasks are read at once.
+        progress: Is told how many tasks are done, of how many.
+    """
 
-    async def commit(typed: _Typed, size: int) -> None:
-        await writer.commit(typed)
-        await buffer.leave(size)
+    def __init__(
+        self,
+        read: Callable[[Task, int], Awaitable[_Done]],
+        writer: _Writer,
+        tasks: Sequence[Task],
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self._read = read
+        self._writer = writer
+        self._tasks = tasks
+        self._workers = workers
+        self._progress = progress
+        self._todo: asyncio.Queue[tuple[Task, int] | None] = asyncio.Queue()
+        self._results: asyncio.Queue[_Done] = asyncio.Queue()
+        self._typed: asyncio.Queue[tuple[_Typed, int] | None] = asyncio.Queue(maxsize=1)
+        self._buffer = _Buffer(_BUFFER_BYTES)
 
-    async def write(batch: list[_Done], last: asyncio.Task[None] | None) -> _Written:
-        typed, again = await writer.type(batch)
-        _put(todo, again)
-        if last is not None:
-            await last
-        size = sum(done.size for done in batch)
-        return group.create_task(commit(typed, size)), len(again)
+    async def run(self) -> None:
+        """Read every task and commit what came.
 
-    workers = min(client.settings.max_concurrency, len(tasks))
-    unread, done = len(tasks), 0
-    async with asyncio.TaskGroup() as group:
-        for _ in range(workers):
-            group.create_task(_work(todo, read))
-        committing: asyncio.Task[None] | None = None
-        writing: asyncio.Task[_Written] | None = None
+        Raises:
+            OSError: A file cannot be written.
+        """
+        self._put([(task, 0) for task in self._tasks])
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._workers):
+                    group.create_task(self._read_all())
+                group.create_task(self._type_all())
+                group.create_task(self._write_all())
+        except ExceptionGroup as ended:
+            # The first failure ends the others; what they had to say is of no use to anybody.
+            raise ended.exceptions[0] from None
+
+    def _put(self, items: Sequence[tuple[Task, int] | None]) -> None:
+        for item in items:
+            self._todo.put_nowait(item)
+
+    async def _read_all(self) -> None:
+        while (following := await self._todo.get()) is not None:
+            done = await self._read(*following)
+            await self._buffer.enter(done.size)
+            self._results.put_nowait(done)
+
+    async def _type_all(self) -> None:
+        unread = len(self._tasks)
         while unread:
-            batch = await _batch(results, unread)
-            unread -= len(batch)
-            done += len(batch)
-            # One batch is committed and another typed while a third is read; a record that came
-            # twice is read again.
-            repeated = 0
-            if writing is not None:
-                committing, repeated = await writing
-            writing = group.create_task(write(batch, committing))
-            if not unread and not repeated:
-                committing, repeated = await writing
-                writing = None
-            unread += repeated
-            done -= repeated
-            progress(done, len(tasks))
-        _put(todo, [None] * workers)
+            batch = await _batch(self._results, unread)
+            typed, again = await self._writer.type(batch)
+            self._put(again)
+            unread -= len(batch) - len(again)
+            await self._typed.put((typed, sum(done.size for done in batch)))
+            self._progress(len(self._tasks) - unread, len(self._tasks))
+        self._put([None] * self._workers)
+        await self._typed.put(None)
 
-
-def _put(
-    todo: asyncio.Queue[tuple[Task, int] | None], items: Sequence[tuple[Task, int] | None]
-) -> None:
-    for item in items:
-        todo.put_nowait(item)
-
-
-async def _work(
-    todo: asyncio.Queue[tuple[Task, int] | None],
-    read: Callable[[Task, int], Awaitable[None]],
-) -> None:
-    """Read one task after the other, until there is no more to come."""
-    while (following := await todo.get()) is not None:
-        await read(*following)
+    async def _write_all(self) -> None:
+        while (following := await self._typed.get()) is not None:
+            typed, size = following
+            await self._writer.add(typed)
+            await self._buffer.leave(size)
+            if self._writer.is_full:
+                await self._writer.commit()
+        await self._writer.commit()
 
 
 async def _batch(results: asyncio.Queue[_Done], unread: int) -> list[_Done]:
-    """Reads that are written together: enough for a file, or all that is left."""
+    """Reads that are typed together: what has come, if it is worth a call, or all that is left."""
     batch: list[_Done] = []
     size = 0
     while len(batch) < min(unread, _BATCH_READS) and size < _BATCH_BYTES:
+        if size >= _LEAST_BATCH_BYTES and results.empty():
+            break
         batch.append(await results.get())
         size += batch[-1].size
     return batch
@@ -334,8 +351,35 @@ class _Buffer:
             self._freed.notify_all()
 
 
+class _Refusals:
+    """Whether Lean refuses the application itself: again and again, with no answer between.
+
+    A single refusal can be one account's; so many in a row are not, and asking on is of no use.
+    """
+
+    def __init__(self) -> None:
+        self._row: list[AuthError] = []
+
+    def check(self) -> None:
+        """Raise the last refusal once there is no hope."""
+        if len(self._row) >= _REFUSALS:
+            raise copy.copy(self._row[-1])
+
+    def tell(self, result: Read | LeanError) -> None:
+        """Note how a read ended."""
+        if isinstance(result, AuthError):
+            self._row.append(result)
+        else:
+            self._row.clear()
+
+
 async def _read(
-    stream: Stream, client: LeanClient, banks: CircuitBreaker, task: Task, attempt: int
+    stream: Stream,
+    client: LeanClient,
+    banks: CircuitBreaker,
+    refusals: _Refusals,
+    task: Task,
+    attempt: int,
 ) -> _Done:
     """Try one task, unless its bank is left alone; what Lean refuses is a result."""
     bank = task.parent.bank_identifier
@@ -343,6 +387,7 @@ async def _read(
     result: Read | LeanError
     with client.tally() as tally:
         try:
+            refusals.check()
             if bank is not None:
                 banks.check(bank)
             result = await client.read(
@@ -351,6 +396,7 @@ async def _read(
             asked_at = result.asked_at
         except LeanError as error:
             result = error
+    refusals.tell(result)
     if bank is not None and not isinstance(result, CircuitOpenError):
         _tell(banks, bank, result)
     requests = task.spent + tally.requests
@@ -378,9 +424,9 @@ class _Typed:
 
 
 class _Writer:
-    """Types what was read and commits it: one thread types a batch while another commits the last.
+    """Types what was read and commits it: one thread types a batch while another writes the last.
 
-    Only `commit` and `finish` touch what is noted for the ledger, and they share a thread.
+    Only `add` and `commit` touch what is noted for the ledger, and they share a thread.
     """
 
     def __init__(self, stream: Stream, lake: Lake, run_id: str | None) -> None:
@@ -396,8 +442,10 @@ class _Writer:
             *(s for s in STREAMS.values() if s.exploded_from == stream.name),
         )
         self._gates = {s.name: Gate(s) for s in self._streams}
-        # Pulls without rows wait for a batch with rows, so that nothing new makes one file.
+        # Pulls wait for others, so that files hold many and nothing new makes one file.
         self._pulls: list[Pull] = []
+        self._batch: Batch | None = None
+        self._commit_at = time.monotonic() + _COMMIT_SECONDS
 
     async def type(self, batch: Sequence[_Done]) -> tuple[_Typed, list[tuple[Task, int]]]:
         """Type a batch.
@@ -408,20 +456,29 @@ class _Writer:
         """
         return await asyncio.get_running_loop().run_in_executor(self._typing, self._type, batch)
 
-    async def commit(self, typed: _Typed) -> None:
-        """Commit what is whole of a batch, and note the rest."""
+    async def add(self, typed: _Typed) -> None:
+        """Write what is whole of a batch, and note the rest."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._committing, self._commit, typed)
+        await loop.run_in_executor(self._committing, self._add, typed)
 
-    async def finish(self) -> None:
-        """Write what was noted since the last batch."""
+    async def commit(self) -> None:
+        """Make everything count that was added."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._committing, self._flush)
+        await loop.run_in_executor(self._committing, self._commit)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether enough has come together, or waited long enough, to be committed."""
+        held = self._batch.held_bytes if self._batch is not None else 0
+        is_late = time.monotonic() > self._commit_at
+        return is_late or held >= _COMMIT_BYTES or len(self._pulls) >= _BATCH_READS
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Let the threads go, and give up what was not committed."""
         self._typing.shutdown(wait=False)
-        self._committing.shutdown(wait=False)
+        self._committing.shutdown(wait=True)
+        if self._batch is not None:
+            self._batch.discard()
 
     def skip(self, parents: Sequence[Parent]) -> None:
         """Note parents that may not be read, once per reason and sync."""
@@ -491,16 +548,17 @@ class _Writer:
         pages = [page for read in reads for page in read.pages]
         return {stream.name: self._gates[stream.name](pages) for stream in self._streams}
 
-    def _commit(self, typed: _Typed) -> None:
+    def _add(self, typed: _Typed) -> None:
         for done, error in typed.failed:
             self._fail(done, error)
         for done, read in typed.unchanged:
             self._unchanged(done, read)
-        if not typed.whole:
-            if len(self._pulls) >= _BATCH_READS:
-                self._flush()
-            return
-        batch = self._lake.batch()
+        if typed.whole:
+            self._write(typed)
+
+    def _write(self, typed: _Typed) -> None:
+        """Add whole series to the batch."""
+        self._batch = batch = self._batch or self._lake.batch()
         batch.raw(self._stream, _raw_table([read for _, read in typed.whole.values()]))
         for stream in self._streams:
             found = typed.gated[stream.name]
@@ -511,17 +569,15 @@ class _Writer:
             for pull in pulls:
                 self._note(pull)
             self.report.drift.update(found.drift if stream is self._stream else {})
-        self._end(batch)
 
-    def _flush(self) -> None:
-        if self._pulls:
-            self._end(self._lake.batch())
-
-    def _end(self, batch: Batch) -> None:
-        """Write the ledger of a batch with all that was noted."""
+    def _commit(self) -> None:
+        self._commit_at = time.monotonic() + _COMMIT_SECONDS
+        if not self._pulls:
+            return
+        batch = self._batch or self._lake.batch()
         batch.commit(self._pulls)
         self.report.written += batch.bytes
-        self._pulls = []
+        self._pulls, self._batch = [], None
 
     def _note(self, pull: Pull) -> None:
         self._pulls.append(pull)
@@ -641,10 +697,16 @@ def _raw_table(reads: Sequence[Read]) -> pa.Table:
             [answer.correlation_id for answer in answers],
             pa.array([answer.trace_id for answer in answers], pa.string()),
             pa.array([answer.received_at for answer in answers], pa.timestamp("us", tz="UTC")),
-            pa.array([answer.page.body for answer in answers], pa.binary()),
+            pa.chunked_array([_where_it_lies(answer.page.body) for answer in answers]),
         ],
         schema=RAW_SCHEMA,
     )
+
+
+def _where_it_lies(body: bytes) -> pa.Array:
+    """A body as an array of one, not copied."""
+    offsets = pa.py_buffer(np.array([0, len(body)], np.int32).tobytes())
+    return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(body)])
 
 
 def _claimed(
