@@ -4,7 +4,8 @@ Answers of the offline Lean are rendered to files once and served from memory by
 own. Then, round after round, each contender pulls them in a fresh process:
 
 * leanhouse: from the first request to committed files, pages as received and ledger included;
-* dlt: from the first request to loaded Parquet files;
+* dlt: from the first request to loaded Parquet files, with sixteen workers and its defaults, and
+  once more with all that helps it;
 * the floor: the pages only fetched, then only decoded, and nothing kept.
 
 Figures are medians of the rounds, ratios medians of the ratios within a round. The last line of the
@@ -57,23 +58,23 @@ def main() -> None:
     )
     if asked.profile:
         with _server(rendered.folder) as url:
-            _run(sys.executable, "sampled.py", url, rendered.folder, is_quiet=False)
+            _run(sys.executable, "sampled.py", url, rendered.folder, "", is_quiet=False)
         return
     contenders = {
-        "leanhouse": (sys.executable, "pull_leanhouse.py"),
-        **({} if asked.without_dlt else {"dlt": (_dlt(), "pull_dlt.py")}),
-        "floor": (sys.executable, "pull_floor.py"),
+        "leanhouse": (sys.executable, "pull_leanhouse.py", ""),
+        **({} if asked.without_dlt else _dlt()),
+        "floor": (sys.executable, "pull_floor.py", ""),
     }
     rounds = []
     for number in range(asked.rounds):
         found = {}
-        for name, (python, script) in contenders.items():
+        for name, (python, script, how) in contenders.items():
             # A server for each, so that nobody profits from what another left behind.
             with _server(rendered.folder) as url:
-                found[name] = _run(python, script, url, rendered.folder)
+                found[name] = _run(python, script, url, rendered.folder, how)
             _agree(name, found[name], rendered)
             print(
-                f"round {number + 1}: {name:9} {_rate(found[name]):8,.0f} rows/s"
+                f"round {number + 1}: {name:10} {_rate(found[name]):8,.0f} rows/s"
                 f" {found[name]['cpu_seconds']:6.2f} s of CPU",
                 flush=True,
             )
@@ -103,11 +104,13 @@ def _server(folder: Path) -> Iterator[str]:
             process.terminate()
 
 
-def _run(python: str, script: str, url: str, folder: Path, *, is_quiet: bool = True) -> Figures:
+def _run(
+    python: str, script: str, url: str, folder: Path, how: str, *, is_quiet: bool = True
+) -> Figures:
     """One pull in a process of its own; what it tells in its last line."""
     with tempfile.TemporaryDirectory(dir=_CACHE, prefix="work-") as work:
         ended = subprocess.run(
-            [python, _HERE / script, url, folder, work],
+            [python, _HERE / script, url, folder, work, *filter(None, [how])],
             stdout=subprocess.PIPE if is_quiet else None,
             text=True,
             timeout=_LONGEST_SECONDS,
@@ -116,8 +119,8 @@ def _run(python: str, script: str, url: str, folder: Path, *, is_quiet: bool = T
     return json.loads(ended.stdout.splitlines()[-1]) if is_quiet else {}
 
 
-def _dlt() -> str:
-    """The Python of `.venv-bench`, made on first use and whenever its requirements change."""
+def _dlt() -> dict[str, tuple[str, str, str]]:
+    """As it comes and tuned; `.venv-bench` is made anew when its requirements change."""
     requirements = _HERE / "requirements.txt"
     venv = _ROOT / ".venv-bench"
     ready = venv / ".ready"
@@ -130,7 +133,10 @@ def _dlt() -> str:
         install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([python, *install, "-r", requirements], check=True)
         ready.write_text(wanted)
-    return str(python)
+    return {
+        "dlt": (str(python), "pull_dlt.py", ""),
+        "dlt tuned": (str(python), "pull_dlt.py", "tuned"),
+    }
 
 
 def _agree(name: str, found: Figures, rendered: Pages) -> None:
@@ -193,7 +199,12 @@ def _machine() -> str:
 
 
 def _table(told: Figures) -> Iterator[str]:
-    names = {"leanhouse": "leanhouse", "dlt": "dlt", "floor": "the floor"}
+    names = {
+        "leanhouse": "leanhouse",
+        "dlt": "dlt, 16 workers",
+        "dlt tuned": "dlt, tuned",
+        "floor": "the floor",
+    }
     size = f"{told['page_bytes'] / 1000:.0f} kB"
     yield (
         f"{told['rows']:,} transactions on {told['pages']:,} pages of {size}, median of"
@@ -216,7 +227,7 @@ def _table(told: Figures) -> Iterator[str]:
     yield ""
     for pair, ratio in told["ratios"].items():
         yield (
-            f"{pair.replace('/floor', ' / the floor').replace('/dlt', ' / dlt')}:"
+            f"leanhouse / {names[pair.partition('/')[2]]}:"
             f" {ratio['rows_per_second']:.2f} times the rows per second,"
             f" {ratio['cpu_seconds']:.2f} times the CPU.  "
         )

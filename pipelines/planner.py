@@ -4,17 +4,24 @@ Wanted is every month that the consent allows, up to today. There is what commit
 month stays open until some days after its end, because banks post late and change pending rows;
 an open month is read again at every sync, which costs one request while the bank has said nothing
 new. Days are UTC days and every range includes both ends.
+
+A row may move between open months, as a pending one does that books a day later. So months between
+which it can move are read together: a series that has to be cut is cut before its open months,
+and a backfill brings along the open neighbours of what was chosen. A row that a bank moves out of a
+month after that month has settled is for the weekly reconciliation to find.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
 
 from pipelines.policy import Policy
 
-__all__ = ["Claim", "PlannedMonth", "PlannedSeries", "Window", "months", "plan"]
+__all__ = ["Claim", "Claims", "PlannedMonth", "PlannedSeries", "Window", "months", "plan"]
 
 _DAY = dt.timedelta(days=1)
 
@@ -89,21 +96,23 @@ class PlannedSeries:
 
 def months(from_date: dt.date, to_date: dt.date) -> Iterator[tuple[str, dt.date, dt.date]]:
     """Months that touch a range: name, and the first and last day within the range."""
-    first = from_date
-    while first <= to_date:
-        following = (first.replace(day=1) + 32 * _DAY).replace(day=1)
-        yield f"{first:%Y-%m}", first, min(following - _DAY, to_date)
-        first = following
+    if from_date > to_date:
+        return
+    for number in range(_number(from_date), _number(to_date) + 1):
+        name, first, last = _month(number)
+        yield name, max(first, from_date), min(last, to_date)
 
 
 def plan(
-    windows: Sequence[Window],
-    claims: Mapping[str, Mapping[str, Sequence[Claim]]],
+    windows: Iterable[Window],
+    claims: Claims,
     today: dt.date,
     policy: Policy,
     only: Collection[str] | None = None,
 ) -> Iterator[PlannedSeries]:
     """Decide which series of requests to make.
+
+    Windows are taken one by one and nothing is kept of them, so that any number of accounts fits.
 
     Args:
         windows: The accounts.
@@ -112,38 +121,127 @@ def plan(
         policy: How eagerly to pull.
         only: Months to read whatever is there already, as a backfill does; None for a sync.
     """
+    earliest = _horizon(today, policy)
     for window in windows:
-        have = claims.get(window.account_id, {})
-        run: list[PlannedMonth] = []
-        for name, first, last in months(window.from_date, min(window.to_date, today)):
-            wanted = (
-                name in only
-                if only is not None
-                else _is_wanted(have.get(name, ()), name, first, last, policy)
-            )
-            if run and (not wanted or len(run) == policy.longest_series_months):
-                yield _series(window, run, have, today, is_forced=only is not None)
-                run = []
-            if wanted:
-                run.append(PlannedMonth(name, first, last))
-        if run:
-            yield _series(window, run, have, today, is_forced=only is not None)
+        first = max(window.from_date, earliest)
+        last = min(window.to_date, today)
+        if first > last:
+            continue
+        have = claims.get(window.account_id, _NOTHING)
+        lookback = policy.lookback_of(window.bank_identifier)
+        if only is None:
+            wanted = _missing_or_open(have, first, last, lookback)
+        else:
+            wanted = _chosen(have, first, last, lookback, only)
+        for run in _runs(wanted, policy.longest_series_months):
+            yield _series(window, run, have, last, first, is_forced=only is not None)
 
 
-def _is_wanted(
-    have: Sequence[Claim], name: str, first: dt.date, last: dt.date, policy: Policy
-) -> bool:
-    """Whether a month has days that no pull claims, or may still change."""
-    if not _covers(have, first, last):
-        return True
-    year, month = map(int, name.split("-"))
-    end = (dt.date(year, month, 1) + 32 * _DAY).replace(day=1) - _DAY
-    settled = end + policy.lookback_days * _DAY
-    return any(c.refreshed_at is None or c.refreshed_at.date() <= settled for c in have)
+class Claims(Protocol):
+    """Claims by account, then by month as YYYY-MM; a mapping is one."""
+
+    def get(
+        self, account_id: str, default: Mapping[str, Sequence[Claim]], /
+    ) -> Mapping[str, Sequence[Claim]]:
+        """Claims of one account by month."""
+
+
+_NOTHING: Mapping[str, Sequence[Claim]] = {}
+
+
+def _number(day: dt.date) -> int:
+    return day.year * 12 + day.month - 1
+
+
+@cache
+def _month(number: int) -> tuple[str, dt.date, dt.date]:
+    """A month's name, first and last day."""
+    first = dt.date(number // 12, number % 12 + 1, 1)
+    last = (first + 31 * _DAY).replace(day=1) - _DAY
+    return f"{first:%Y-%m}", first, last
+
+
+@cache
+def _settled_on(number: int, lookback: int) -> dt.date:
+    """The last day on which a month's rows may still change."""
+    return _month(number)[2] + lookback * _DAY
+
+
+def _horizon(today: dt.date, policy: Policy) -> dt.date:
+    """The first day of the history that is wanted."""
+    if policy.history_months is None:
+        return dt.date.min
+    return _month(_number(today) - policy.history_months + 1)[1]
+
+
+def _missing_or_open(
+    have: Mapping[str, Sequence[Claim]], first: dt.date, last: dt.date, lookback: int
+) -> Iterator[tuple[int, PlannedMonth]]:
+    """Months with days that no pull claims, and those that may still change."""
+    for number in range(_number(first), _number(last) + 1):
+        name, start, end = _month(number)
+        start, end = max(start, first), min(end, last)
+        found = have.get(name)
+        if (
+            found is None
+            or not _covers(found, start, end)
+            or _is_open(found, _settled_on(number, lookback))
+        ):
+            yield number, PlannedMonth(name, start, end)
+
+
+def _chosen(
+    have: Mapping[str, Sequence[Claim]],
+    first: dt.date,
+    last: dt.date,
+    lookback: int,
+    only: Collection[str],
+) -> Iterator[tuple[int, PlannedMonth]]:
+    """Chosen months, and their open neighbours as far as pulls speak for them."""
+    numbers = range(_number(first), _number(last) + 1)
+    wanted = {number for number in numbers if _month(number)[0] in only}
+    for step, ordered in ((1, numbers), (-1, reversed(numbers))):
+        for number in ordered:
+            if number - step in wanted and number not in wanted:
+                found = have.get(_month(number)[0], ())
+                if _is_open(found, _settled_on(number, lookback)):
+                    wanted.add(number)
+    for number in sorted(wanted):
+        name, start, end = _month(number)
+        yield number, PlannedMonth(name, max(start, first), min(end, last))
+
+
+def _is_open(have: Sequence[Claim], settled_on: dt.date) -> bool:
+    """Whether the bank was last asked for a month while its rows could change."""
+    return any(c.refreshed_at is None or c.refreshed_at.date() <= settled_on for c in have)
+
+
+def _runs(wanted: Iterable[tuple[int, PlannedMonth]], longest: int) -> Iterator[list[PlannedMonth]]:
+    """Neighbours together, at most so many, cut from the end so that open months stay together."""
+    run: list[PlannedMonth] = []
+    reached = None
+    for number, month in wanted:
+        if run and number != reached:
+            yield from _cut(run, longest)
+            run = []
+        run.append(month)
+        reached = number + 1
+    if run:
+        yield from _cut(run, longest)
+
+
+def _cut(run: list[PlannedMonth], longest: int) -> Iterator[list[PlannedMonth]]:
+    rest = len(run) % longest
+    if rest:
+        yield run[:rest]
+    for start in range(rest, len(run), longest):
+        yield run[start : start + longest]
 
 
 def _covers(have: Sequence[Claim], first: dt.date, last: dt.date) -> bool:
     """Whether claims leave no day of a range out."""
+    if len(have) == 1:
+        return have[0].from_date <= first and last <= have[0].to_date
     reached = first
     for claim in sorted(have, key=lambda claim: claim.from_date):
         if claim.from_date > reached:
@@ -156,17 +254,17 @@ def _series(
     window: Window,
     run: Sequence[PlannedMonth],
     have: Mapping[str, Sequence[Claim]],
-    today: dt.date,
+    last: dt.date,
+    first: dt.date,
     *,
     is_forced: bool,
 ) -> PlannedSeries:
     # How a bank cuts days is not documented, so a neighbouring day is asked for on each side and
     # rows outside the claims are left to the neighbour's pull.
-    allowed_to = min(window.to_date, today)
     return PlannedSeries(
         window=window,
-        from_date=max(run[0].from_date - _DAY, window.from_date),
-        to_date=min(run[-1].to_date + _DAY, allowed_to),
+        from_date=max(run[0].from_date - _DAY, first),
+        to_date=min(run[-1].to_date + _DAY, last),
         months=tuple(run),
         unless_refreshed_at=None if is_forced else _known_store(run, have),
     )
