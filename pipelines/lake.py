@@ -21,9 +21,16 @@ import pyarrow.parquet as pq
 
 from lean_resources.gate import QUARANTINE_SCHEMA
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.ledger import LEDGER_SCHEMA, Pull, new_id, to_table
+from pipelines.ledger import (
+    ATTEMPTS_SCHEMA,
+    LEDGER_SCHEMA,
+    SPENDS_SCHEMA,
+    Pull,
+    new_id,
+    to_table,
+)
 
-__all__ = ["RAW_SCHEMA", "Batch", "Lake", "lake_schema"]
+__all__ = ["RAW_SCHEMA", "Batch", "Lake", "lake_schema", "put"]
 
 RAW_SCHEMA = pa.schema(
     [
@@ -46,6 +53,8 @@ _SQL = Path(__file__).resolve().parent.parent / "sql" / "lake"
 _MACROS = {
     "readable_entities": "wanted_permission, at_instant",
     "readable_accounts": "wanted_permission, at_instant",
+    "refresh_budget": "per_day, at_instant",
+    "stale_entities": "fresh_hours, at_instant",
 }
 _DAY_SECONDS = 86_400
 _LARGE_ROWS = 5_000
@@ -100,6 +109,16 @@ class Lake:
         """Folder of the ledger."""
         return self.folder / "pulls"
 
+    @property
+    def spends(self) -> Path:
+        """Folder of the log of refreshes that were spent."""
+        return self.folder / "spends" / "log"
+
+    @property
+    def attempts(self) -> Path:
+        """Folder of what became of refreshes."""
+        return self.folder / "attempts"
+
     def batch(self, now: dt.datetime | None = None) -> Batch:
         """Start a set of files that will count together."""
         return Batch(self, now or dt.datetime.now(dt.UTC))
@@ -126,6 +145,11 @@ class Lake:
         connection.execute(f"create or replace table claims as {claims}")
         for stream in STREAMS.values():
             connection.execute(f'create or replace view "{stream.name}" as {self.resolved(stream)}')
+        for name, folder, schema in (
+            ("refresh_spends", self.spends.parent, SPENDS_SCHEMA),
+            ("refresh_attempts", self.attempts, ATTEMPTS_SCHEMA),
+        ):
+            connection.execute(f"create or replace view {name} as {self._files(folder, schema)}")
         for name, parameters in _MACROS.items():
             body = (_SQL / f"{name}.sql").read_text()
             connection.execute(f"create or replace macro {name}({parameters}) as table {body}")
@@ -200,6 +224,8 @@ class Lake:
                 yield from folder.glob("*/*.parquet")
                 yield from folder.glob("*/*.parquet.tmp")
         yield from self.pulls.glob("*/*.parquet.tmp")
+        yield from self.attempts.glob("*/*.parquet.tmp")
+        yield from self.spends.glob("*.tmp")
 
 
 class Batch:
@@ -285,6 +311,16 @@ def _write(file: Path, table: pa.Table) -> None:
     empty = [name for name in table.column_names if table[name].null_count == table.num_rows]
     table = table.drop_columns(empty)
     pq.write_table(table, _beside(file), **_compression(table))
+
+
+def put(folder: Path, table: pa.Table) -> None:
+    """Add a table to a folder as one file, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{new_id()}.parquet"
+    pq.write_table(table, _beside(file), **_compression(table))
+    _sync(_beside(file))
+    _beside(file).replace(file)
+    _sync(folder)
 
 
 def _beside(file: Path) -> Path:

@@ -11,7 +11,15 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-__all__ = ["LEDGER_SCHEMA", "Outcome", "Pull", "new_id", "to_table"]
+__all__ = [
+    "ATTEMPTS_SCHEMA",
+    "LEDGER_SCHEMA",
+    "SPENDS_SCHEMA",
+    "Outcome",
+    "Pull",
+    "new_id",
+    "to_table",
+]
 
 
 class Outcome(StrEnum):
@@ -129,3 +137,33 @@ def to_table(pulls: Sequence[Pull], batch_id: str) -> pa.Table:
 def new_id() -> str:
     """An id that sorts by the time it was made, unique across processes."""
     return f"{time.time_ns() // 1000:014x}{secrets.token_hex(9)}"
+
+
+SPENDS_SCHEMA = pa.schema(
+    [
+        ("spend_id", pa.string()),
+        ("entity_id", pa.string()),
+        ("spent_at", _INSTANT),
+        ("run_id", pa.string()),
+    ]
+)
+"""One row per refresh that was allowed, written before Lean is asked; instants by Lean's clock."""
+
+ATTEMPTS_SCHEMA = pa.schema(
+    [
+        ("attempt_id", pa.string()),
+        ("entity_id", pa.string()),
+        ("bank_identifier", pa.string()),
+        ("refresh_id", pa.string()),
+        ("outcome", pa.string()),
+        ("code", pa.string()),
+        ("remedy", pa.string()),
+        ("data_status", pa.string()),
+        ("asked_at", _INSTANT),
+        ("finished_at", _INSTANT),
+        ("correlation_id", pa.string()),
+        ("trace_id", pa.string()),
+        ("run_id", pa.string()),
+    ]
+)
+"""One row per refresh that Lean was asked for, written when it ended; `data_status` is JSON."""

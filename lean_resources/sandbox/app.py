@@ -78,6 +78,14 @@ class Call:
         """Lean's receipt for the answer."""
         return opaque_uuid(self.mark, mix(self.mark, 1))
 
+    @property
+    def entity_id(self) -> str | None:
+        """The entity that is asked about, wherever the request names it."""
+        if self.label == "POST /data/v2/refreshes":
+            named = self.json().get("entity_id")
+            return named if isinstance(named, str) else None
+        return self.query.get("entity_id") or self.path.get("entity_id")
+
     def number(self, name: str, default: int | None, low: int, high: int | None) -> int:
         """A whole number of the query."""
         text = self.query.get(name)
@@ -265,7 +273,7 @@ class Api:
             call.fault = self.faults.take(
                 call.label,
                 call.target,
-                entity_id=call.query.get("entity_id") or call.path.get("entity_id"),
+                entity_id=call.entity_id,
                 account_id=call.path.get("account_id"),
                 page=_page_asked(call.query),
             )
@@ -769,7 +777,8 @@ class Api:
             for stream, permission in PERMISSION_OF.items()
             if wanted is not None and permission not in wanted
         )
-        refresh = self.store.start_refresh(entity, failed, left_out)
+        is_stuck = fault is not None and fault.kind == "refresh-stuck"
+        refresh = self.store.start_refresh(entity, failed, left_out, is_stuck=is_stuck)
         if refresh is None:
             raise Refusal(429, "DUPLICATED_REQUEST", has_results_id=False)
         return Reply.json(

@@ -19,6 +19,7 @@ A fault is written as its kind and, after a colon, its value:
     refresh-drift           `refreshed_at` differs on a later page
     repeat  skip            a later page repeats a row, or leaves one out
     refresh-failed:transactions,balances    the refresh that is started fails in these parts
+    refresh-stuck           the refresh that is started never ends
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ _KINDS = frozenset(
     {
         "401", "429", "429-bare", "500", "502", "503", "504", "failed", "consent_expired",
         "reconnect_required", "pending", "pending-202", "slow", "cut", "html", "total-drift",
-        "refresh-drift", "repeat", "skip", "refresh-failed",
+        "refresh-drift", "repeat", "skip", "refresh-failed", "refresh-stuck",
     }
 )  # fmt: skip
 _ENVELOPE = frozenset({"failed", "consent_expired", "pending", "pending-202"})
 _COUNTED = frozenset({"429", "consent_expired", "pending", "pending-202"})
 _LATER = frozenset({"total-drift", "refresh-drift", "repeat", "skip"})
-_REFRESH = frozenset({"refresh-failed"})
+_REFRESH = frozenset({"refresh-failed", "refresh-stuck"})
 _ROOM = 65_536
 
 

@@ -78,6 +78,7 @@ class Refresh:
         failed: Streams that the bank did not give.
         left_out: Streams that nobody asked for; their stored copy stays as it is.
         polls: How often somebody looked at it.
+        is_stuck: Whether it never ends.
     """
 
     ordinal: int
@@ -86,6 +87,7 @@ class Refresh:
     failed: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     polls: int = 0
+    is_stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,9 @@ class Store:
                         self._fresh.popitem(last=False)
                 return entity
             running = entity.pending()
-            if running is not None and self.clock.nanos >= running.created + self.refresh_nanos:
+            if running is None or running.is_stuck:
+                return entity
+            if self.clock.nanos >= running.created + self.refresh_nanos:
                 self._finish(entity, running, running.created + self.refresh_nanos)
             return entity
 
@@ -325,6 +329,8 @@ class Store:
         entity: Entity,
         failed: frozenset[str] = frozenset(),
         left_out: frozenset[str] = frozenset(),
+        *,
+        is_stuck: bool = False,
     ) -> Refresh | None:
         """Ask the bank, or None while it is already being asked."""
         with self.lock:
@@ -332,7 +338,14 @@ class Store:
             if entity.pending() is not None:
                 return None
             self._own(entity)
-            refresh = Refresh(len(entity.refreshes), self.clock.nanos, None, failed, left_out)
+            refresh = Refresh(
+                len(entity.refreshes),
+                self.clock.nanos,
+                None,
+                failed,
+                left_out,
+                is_stuck=is_stuck,
+            )
             entity.refreshes.append(refresh)
             self._announce_refresh(entity, refresh)
             return refresh
@@ -341,7 +354,7 @@ class Store:
         """Somebody looked at a running refresh: the second look finds it finished."""
         with self.lock:
             running = self.entity(entity.key).pending()
-            if running is not None:
+            if running is not None and not running.is_stuck:
                 running.polls += 1
                 if running.polls >= _POLLS:
                     self._finish(entity, running, max(self.clock.nanos, running.created))
