@@ -2,8 +2,8 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field
@@ -11,6 +11,8 @@ from pydantic import Field
 from lean_resources.errors import ConfigError, LeanError, UnavailableError
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Column, Stream, Window
+from pipelines.refresh import RefreshReport
+from pipelines.refresh import refresh as refresh_stale
 from pipelines.resources import LakeResource, Progress
 from pipelines.sync import Report, Selection, sync
 from pipelines.warehouse import publish
@@ -20,6 +22,7 @@ __all__ = [
     "MONTHS",
     "SyncConfig",
     "TransactionsConfig",
+    "refresh",
     "stream_assets",
     "warehouse",
 ]
@@ -29,6 +32,8 @@ MONTHS = dg.MonthlyPartitionsDefinition(
     start_date=FIRST_MONTH, end_offset=1, timezone="UTC", fmt="%Y-%m"
 )
 """UTC months of booking, the current one included. Lean did not exist before the first."""
+
+Done = TypeVar("Done")
 
 OWNERS = ["team:data-engineering"]
 
@@ -73,6 +78,8 @@ def _spec(stream: Stream) -> dg.AssetSpec:
         deps.add("consents")
     if stream.exploded_from is not None:
         deps = {stream.exploded_from}
+    elif stream.parent in {"entities", "accounts"}:
+        deps.add("refresh")
     return dg.AssetSpec(
         key=stream.name,
         deps=sorted(deps),
@@ -157,7 +164,7 @@ def _run(
     run_id: str,
     progress: Progress,
 ) -> Report:
-    """Sync the stream, with Lean's errors turned into what Dagster can act on."""
+    """Sync the stream."""
 
     async def work() -> Report:
         async with lean.client() as client:
@@ -171,8 +178,13 @@ def _run(
                 progress=lambda done, total: progress(stream.name, done, total),
             )
 
+    return _done(work())
+
+
+def _done(work: Coroutine[Any, Any, Done]) -> Done:
+    """What some work at Lean gave, its errors turned into what Dagster can act on."""
     try:
-        return asyncio.run(work())
+        return asyncio.run(work)
     except UnavailableError as error:
         raise dg.RetryRequested(
             max_retries=2, seconds_to_wait=error.retry_after or 60
@@ -242,6 +254,61 @@ def _judge(stream: Stream, report: Report, lake: LakeResource) -> None:
             },
             allow_retries=False,
         )
+
+
+@dg.asset(
+    deps=["entities", "consents"],
+    group_name="lean",
+    owners=OWNERS,
+    kinds={"python"},
+    pool="lean_api",
+    description="Banks asked again for data that is too old, within each entity's daily budget; one"
+    " row per attempt in refresh_attempts.",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "in_time", asset="refresh", description="Every refresh ended before its alarm."
+        )
+    ],
+)
+def refresh(
+    context: dg.AssetExecutionContext,
+    config: SyncConfig,
+    lean: LeanResource,
+    lake: LakeResource,
+    progress: dg.ResourceParam[Progress],
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Spend refreshes where they are needed, and wait for them."""
+
+    async def work() -> RefreshReport:
+        async with lean.client() as client:
+            return await refresh_stale(
+                client,
+                lake.lake(),
+                policy=lake.policy(),
+                entity_ids=set(config.entity_ids) or None,
+                run_id=context.run.run_id,
+                progress=lambda done, total: progress("refresh", done, total),
+            )
+
+    report = _done(work())
+    overdue = report.outcomes["OVERDUE"]
+    return dg.MaterializeResult(
+        metadata={
+            "stale": report.stale,
+            "over_budget": report.over_budget,
+            "outcomes": dg.MetadataValue.json(dict(report.outcomes)),
+            "requests": report.requests,
+            "seconds": round(report.seconds, 3),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="in_time",
+                passed=not overdue,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"overdue": overdue},
+            )
+        ],
+    )
 
 
 stream_assets = [_asset(stream) for stream in STREAMS.values() if stream.exploded_from is None]

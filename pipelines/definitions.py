@@ -8,7 +8,7 @@ import dagster as dg
 
 from lean_resources.resource import LeanResource
 from lean_resources.settings import VARIABLES, LeanSettings
-from pipelines.assets import stream_assets, warehouse
+from pipelines.assets import refresh, stream_assets, warehouse
 from pipelines.resources import LakeResource, silent
 
 __all__ = ["HOME", "defs", "environment_of", "lake", "lean", "settings"]
@@ -23,7 +23,7 @@ lake = LakeResource(
 )
 
 defs = dg.Definitions(
-    assets=[*stream_assets, warehouse],
+    assets=[*stream_assets, refresh, warehouse],
     resources={"lean": lean, "lake": lake, "progress": silent},
 )
 

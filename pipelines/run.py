@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from lean_resources.streams import STREAMS
-from pipelines.assets import FIRST_MONTH, stream_assets, warehouse
+from pipelines.assets import FIRST_MONTH, refresh, stream_assets, warehouse
 from pipelines.resources import LakeResource, Progress
 
 __all__ = ["Line", "SyncFailedError", "instance_at", "prepare_home", "sync_all"]
@@ -70,12 +70,12 @@ def sync_all(
     narrowed = {"entity_ids": list(entity_ids)} if entity_ids else {}
     ops = {
         asset.node_def.name: {"config": dict(narrowed)}
-        for asset in stream_assets
+        for asset in (*stream_assets, refresh)
         if narrowed or asset.node_def.name == "pull_transactions"
     }
     ops["pull_transactions"]["config"]["only_missing"] = True  # type: ignore[assignment]
     result = dg.materialize(
-        [*stream_assets, warehouse],
+        [*stream_assets, refresh, warehouse],
         instance=instance,
         resources={"lean": lean, "lake": lake, "progress": progress},
         run_config={**_LOG_CONFIG, "ops": ops},
