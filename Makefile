@@ -1,11 +1,11 @@
-# Five targets; each one prepares what it needs.
+# Six targets; each one prepares what it needs.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test fmt bench
+.PHONY: help demo dev test conformance fmt bench
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 8
@@ -30,6 +30,9 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 	$(BIN)/sqlfluff lint sql --disable-progress-bar
 	LEANHOUSE_HOME=var/test $(BIN)/dagster definitions validate -w workspace.yaml
 	$(BIN)/pytest -n 2 $(ARGS)
+
+conformance: $(READY)  ## What the guarantees rest on, in its long form: every write boundary, 200 kills
+	$(BIN)/pytest -m "conformance or not conformance" --timeout 1200 -n 2 tests/conformance $(ARGS)
 
 fmt: $(READY)  ## Bring files into the house style
 	$(BIN)/ruff format .

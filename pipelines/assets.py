@@ -11,6 +11,8 @@ from pydantic import Field
 from lean_resources.errors import ConfigError, LeanError, UnavailableError
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Column, Stream, Window
+from pipelines.policy import Policy
+from pipelines.reconcile import Difference, reconcile, told
 from pipelines.refresh import RefreshReport
 from pipelines.refresh import refresh as refresh_stale
 from pipelines.resources import LakeResource, Progress
@@ -22,6 +24,8 @@ __all__ = [
     "MONTHS",
     "SyncConfig",
     "TransactionsConfig",
+    "all_months",
+    "reconciliation",
     "refresh",
     "stream_assets",
     "warehouse",
@@ -34,6 +38,15 @@ MONTHS = dg.MonthlyPartitionsDefinition(
 """UTC months of booking, the current one included. Lean did not exist before the first."""
 
 Done = TypeVar("Done")
+
+
+def all_months(now: dt.datetime) -> dict[str, str]:
+    """Tags of a run that covers every month up to an instant."""
+    return {
+        "dagster/asset_partition_range_start": FIRST_MONTH,
+        "dagster/asset_partition_range_end": f"{now.astimezone(dt.UTC):%Y-%m}",
+    }
+
 
 OWNERS = ["team:data-engineering"]
 
@@ -127,6 +140,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
         config: config_type,  # type: ignore[valid-type]
         lean: LeanResource,
         lake: LakeResource,
+        policy: dg.ResourceParam[Policy],
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
         months = None
@@ -136,6 +150,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
             stream,
             lean,
             lake,
+            policy,
             Selection(
                 entity_ids=set(config.entity_ids) or None,  # type: ignore[attr-defined]
                 account_ids=set(config.account_ids) or None,  # type: ignore[attr-defined]
@@ -151,7 +166,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
                 metadata=_metadata(made, report),
                 check_results=_checks(stream, report) if made is stream else [],
             )
-        _judge(stream, report, lake)
+        _judge(stream, report, policy)
 
     return pull
 
@@ -160,6 +175,7 @@ def _run(
     stream: Stream,
     lean: LeanResource,
     lake: LakeResource,
+    policy: Policy,
     selection: Selection,
     run_id: str,
     progress: Progress,
@@ -172,7 +188,7 @@ def _run(
                 stream,
                 client,
                 lake.lake(),
-                policy=lake.policy(),
+                policy=policy,
                 selection=selection,
                 run_id=run_id,
                 progress=lambda done, total: progress(stream.name, done, total),
@@ -241,9 +257,9 @@ def _checks(stream: Stream, report: Report) -> list[dg.AssetCheckResult]:
     ]
 
 
-def _judge(stream: Stream, report: Report, lake: LakeResource) -> None:
+def _judge(stream: Stream, report: Report, policy: Policy) -> None:
     """Fail the run when too much failed, after what succeeded is committed."""
-    threshold = lake.policy().failure_threshold
+    threshold = policy.failure_threshold
     if report.failed_share > threshold:
         raise dg.Failure(
             f"{report.failed_share:.0%} of {stream.name}'s pulls failed, above {threshold:.0%}",
@@ -275,6 +291,7 @@ def refresh(
     config: SyncConfig,
     lean: LeanResource,
     lake: LakeResource,
+    policy: dg.ResourceParam[Policy],
     progress: dg.ResourceParam[Progress],
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Spend refreshes where they are needed, and wait for them."""
@@ -284,7 +301,7 @@ def refresh(
             return await refresh_stale(
                 client,
                 lake.lake(),
-                policy=lake.policy(),
+                policy=policy,
                 entity_ids=set(config.entity_ids) or None,
                 run_id=context.run.run_id,
                 progress=lambda done, total: progress("refresh", done, total),
@@ -306,6 +323,48 @@ def refresh(
                 passed=not overdue,
                 severity=dg.AssetCheckSeverity.WARN,
                 metadata={"overdue": overdue},
+            )
+        ],
+    )
+
+
+@dg.asset(
+    deps=["transactions"],
+    group_name="lean",
+    owners=OWNERS,
+    kinds={"python"},
+    pool="lean_api",
+    description="All transactions that the consents allow, read again and compared with what the"
+    " lake showed; what was read is committed.",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "agrees_with_lean",
+            asset="reconciliation",
+            description="No settled month, and none read from the same store, has other rows.",
+        )
+    ],
+)
+def reconciliation(
+    context: dg.AssetExecutionContext,
+    lean: LeanResource,
+    lake: LakeResource,
+    policy: dg.ResourceParam[Policy],
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Read everything again, and tell of differences."""
+
+    async def work() -> tuple[Report, list[Difference]]:
+        async with lean.client() as client:
+            return await reconcile(client, lake.lake(), policy=policy, run_id=context.run.run_id)
+
+    report, differences = _done(work())
+    return dg.MaterializeResult(
+        metadata=_metadata(STREAMS["transactions"], report),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="agrees_with_lean",
+                passed=not differences,
+                severity=dg.AssetCheckSeverity.ERROR,
+                metadata=told(differences),
             )
         ],
     )

@@ -168,13 +168,15 @@ def sync(
     ] = None,
 ) -> None:
     """Bring every stream up to date and publish the warehouse, in this process."""
-    from pipelines.definitions import HOME, lake, lean
+    from pipelines.definitions import HOME, lake, lean, policy
     from pipelines.demo import lines_table, progress_bars
     from pipelines.run import SyncFailedError, instance_at, sync_all
 
     try:
         with progress_bars(console) as progress, instance_at(HOME / "dagster") as instance:
-            lines = sync_all(lean, lake, progress, instance=instance, entity_ids=entity or ())
+            lines = sync_all(
+                lean, lake, progress, instance=instance, policy=policy, entity_ids=entity or ()
+            )
     except SyncFailedError as error:
         raise _fail(str(error)) from None
     console.print(lines_table(lines))

@@ -8,10 +8,12 @@ import dagster as dg
 
 from lean_resources.resource import LeanResource
 from lean_resources.settings import VARIABLES, LeanSettings
-from pipelines.assets import refresh, stream_assets, warehouse
+from pipelines.assets import reconciliation, refresh, stream_assets, warehouse
+from pipelines.policy import load
 from pipelines.resources import LakeResource, silent
+from pipelines.schedules import schedules
 
-__all__ = ["HOME", "defs", "environment_of", "lake", "lean", "settings"]
+__all__ = ["HOME", "defs", "environment_of", "lake", "lean", "policy", "settings"]
 
 HOME = Path(os.environ.get("LEANHOUSE_HOME") or Path(__file__).resolve().parent.parent / "var")
 
@@ -22,9 +24,12 @@ lake = LakeResource(
     environment=os.environ.get("LEAN_ENVIRONMENT") or "sandbox",
 )
 
+policy, _when = load(HOME / "policy.toml")
+
 defs = dg.Definitions(
-    assets=[*stream_assets, refresh, warehouse],
-    resources={"lean": lean, "lake": lake, "progress": silent},
+    assets=[*stream_assets, refresh, reconciliation, warehouse],
+    schedules=schedules(_when),
+    resources={"lean": lean, "lake": lake, "policy": policy, "progress": silent},
 )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
 
-__all__ = ["Policy"]
+__all__ = ["Policy", "Schedules", "load"]
 
 Days = Annotated[int, Field(ge=0)]
 Hours = Annotated[float, Field(gt=0)]
@@ -60,3 +63,54 @@ class Policy(BaseModel):
     def lookback_of(self, bank_identifier: str | None) -> int:
         """Days after a month's end until which a bank's rows may still change."""
         return self.lookback_days_by_bank.get(bank_identifier or "", self.lookback_days)
+
+
+class Schedules(BaseModel):
+    """When to pull; cron expressions are read in Asia/Riyadh.
+
+    Args:
+        enabled: The one switch: whether schedules run unless they are stopped by hand.
+        nightly: The full sync.
+        balances: Refreshes and balances in between.
+        reconciliation: Everything permitted read again and compared.
+
+    Raises:
+        pydantic.ValidationError: A name is unknown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = False
+    nightly: str = "0 2 * * *"
+    balances: str = "0 8,14,20 * * *"
+    reconciliation: str = "0 4 * * 5"
+
+
+class _File(Policy):
+    schedules: Schedules = Schedules()
+
+
+def load(file: Path) -> tuple[Policy, Schedules]:
+    """The policy and the schedules of a TOML file; the usual ones where there is none.
+
+    Knobs of the policy stand at the top of the file, those of the schedules under `[schedules]`.
+
+    Raises:
+        ConfigError: The file cannot be read, or a knob is unknown or out of range.
+    """
+    if not file.exists():
+        return Policy(), Schedules()
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file.name} cannot be read as TOML: {error}") from None
+    try:
+        read = _File.model_validate(found)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
+            for one in error.errors(include_url=False, include_input=False)
+        )
+        raise ConfigError(f"{file.name}: {problems}") from None
+    policy = Policy.model_validate({name: getattr(read, name) for name in Policy.model_fields})
+    return policy, read.schedules

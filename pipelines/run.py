@@ -11,7 +11,8 @@ from typing import Any
 import dagster as dg
 
 from lean_resources.streams import STREAMS
-from pipelines.assets import FIRST_MONTH, refresh, stream_assets, warehouse
+from pipelines.assets import all_months, refresh, stream_assets, warehouse
+from pipelines.policy import Policy
 from pipelines.resources import LakeResource, Progress
 
 __all__ = ["Line", "SyncFailedError", "instance_at", "prepare_home", "sync_all"]
@@ -50,6 +51,7 @@ def sync_all(
     progress: Progress,
     *,
     instance: dg.DagsterInstance,
+    policy: Policy | None = None,
     entity_ids: Sequence[str] = (),
 ) -> list[Line]:
     """Bring every stream up to date and publish the warehouse.
@@ -59,6 +61,7 @@ def sync_all(
         lake: Where to write.
         progress: Is told of every stream.
         instance: Where the run is recorded.
+        policy: How eagerly to pull; the usual one when left.
         entity_ids: Only these entities; none means all.
 
     Returns:
@@ -77,12 +80,14 @@ def sync_all(
     result = dg.materialize(
         [*stream_assets, refresh, warehouse],
         instance=instance,
-        resources={"lean": lean, "lake": lake, "progress": progress},
-        run_config={**_LOG_CONFIG, "ops": ops},
-        tags={
-            "dagster/asset_partition_range_start": FIRST_MONTH,
-            "dagster/asset_partition_range_end": f"{dt.datetime.now(dt.UTC):%Y-%m}",
+        resources={
+            "lean": lean,
+            "lake": lake,
+            "policy": policy or Policy(),
+            "progress": progress,
         },
+        run_config={**_LOG_CONFIG, "ops": ops},
+        tags=all_months(dt.datetime.now(dt.UTC)),
         raise_on_error=False,
     )
     if not result.success:

@@ -20,6 +20,7 @@ from lean_resources.streams import STREAMS, Window
 from pipelines.assets import MONTHS, OWNERS
 from pipelines.definitions import defs, environment_of
 from pipelines.lake import Lake
+from pipelines.policy import Policy
 from pipelines.resources import LakeResource, silent
 from pipelines.run import SyncFailedError, prepare_home, sync_all
 from pipelines.warehouse import connect
@@ -115,14 +116,15 @@ def test_wrong_settings_fail_the_run_with_the_remedy_and_without_the_secret(tmp_
 def test_a_run_fails_after_committing_what_succeeded(tmp_path):
     """When too many pulls fail the run says so, and the others' rows are there."""
     sandbox = Sandbox(customers=5, months=3, seed=7, today=TODAY)
-    lake = LakeResource(root=str(tmp_path), environment="sandbox", failure_threshold=0.0)
+    lake = LakeResource(root=str(tmp_path), environment="sandbox")
+    policy = Policy(failure_threshold=0.0)
 
     with serve(sandbox, port=0, mtls=False) as server, dg.DagsterInstance.ephemeral() as instance:
         account = next(iter(sandbox.truth("accounts")))["record"]["account_id"]
         sandbox.fail("balances", "failed:BANK_ISSUE", times=1, account_id=account)
         lean = LeanResource(**values_of(sandbox, server))
         with pytest.raises(SyncFailedError, match="pulls failed, above 0%"):
-            sync_all(lean, lake, silent, instance=instance)
+            sync_all(lean, lake, silent, instance=instance, policy=policy)
 
     assert rows_of(lake.lake(), "select count(*) from balances")[0][0] > 0
     failed = rows_of(

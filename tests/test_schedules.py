@@ -1,0 +1,115 @@
+"""The policy file, the schedules, and the runs that they ask for."""
+
+import datetime as dt
+
+import dagster as dg
+import pytest
+from conftest import TODAY, rows_of
+from test_dagster import values_of
+
+from lean_resources.errors import ConfigError
+from lean_resources.resource import LeanResource
+from lean_resources.sandbox import Sandbox, serve
+from pipelines.definitions import defs
+from pipelines.policy import Policy, Schedules, load
+from pipelines.resources import LakeResource, silent
+from pipelines.schedules import schedules
+
+NOW = dt.datetime(2026, 11, 24, 23, tzinfo=dt.UTC)
+
+
+def test_without_a_file_the_usual_policy_holds(tmp_path):
+    """No file is needed."""
+    assert load(tmp_path / "policy.toml") == (Policy(), Schedules())
+
+
+def test_knobs_are_read_from_the_file(tmp_path):
+    """Those of the policy at the top, those of the schedules in their table."""
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        "lookback_days = 10\nlookback_days_by_bank = { SNB = 45 }\n"
+        '[schedules]\nenabled = true\nnightly = "30 1 * * *"\n'
+    )
+
+    policy, when = load(file)
+
+    assert (policy.lookback_of("SNB"), policy.lookback_of("ALRAJHI")) == (45, 10)
+    assert (when.enabled, when.nightly) == (True, "30 1 * * *")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("lookback_day = 3", "lookback_day"),
+        ("lookback_days = -1", "lookback_days"),
+        ("failure_threshold = 2", "failure_threshold"),
+        ("fresh_hours = { balance = 3 }", "fresh_hours"),
+        ("[schedules]\nnightlyy = 3", "schedules.nightlyy"),
+        ("lookback_days = ", "policy.toml"),
+    ],
+)
+def test_a_wrong_knob_is_named(tmp_path, text, named):
+    """One sentence says which file and which knob."""
+    file = tmp_path / "policy.toml"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match=named):
+        load(file)
+
+
+def test_a_wrong_cron_expression_is_named():
+    """It is refused when the definitions are loaded."""
+    with pytest.raises(ConfigError, match="policy"):
+        schedules(Schedules(nightly="at night"))
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_one_switch_turns_every_schedule_on(enabled):
+    """All are off by default, and all speak of Riyadh."""
+    made = schedules(Schedules(enabled=enabled))
+
+    wanted = dg.DefaultScheduleStatus.RUNNING if enabled else dg.DefaultScheduleStatus.STOPPED
+    assert {one.name for one in made} == {"nightly_sync", "balances_sync", "weekly_reconciliation"}
+    assert {one.default_status for one in made} == {wanted}
+    assert {one.execution_timezone for one in made} == {"Asia/Riyadh"}
+
+
+def requested(name):
+    """The run that a schedule asks for, with its job."""
+    context = dg.build_schedule_context(scheduled_execution_time=NOW)
+    [request] = defs.get_schedule_def(name).evaluate_tick(context).run_requests
+    return request, defs.resolve_job_def(defs.get_schedule_def(name).job_name)
+
+
+def test_scheduled_runs_fill_the_lake_and_agree(tmp_path):
+    """A night, balances in between, and a reconciliation: each job runs as it is requested."""
+    sandbox = Sandbox(customers=3, months=2, seed=7, today=TODAY)
+    lake = LakeResource(root=str(tmp_path), environment="sandbox")
+
+    with serve(sandbox, port=0, mtls=False) as server, dg.DagsterInstance.ephemeral() as instance:
+        resources = {
+            "lean": LeanResource(**values_of(sandbox, server)),
+            "lake": lake,
+            "policy": Policy(),
+            "progress": silent,
+        }
+        for name in ("nightly_sync", "balances_sync", "weekly_reconciliation"):
+            request, job = requested(name)
+            result = job.execute_in_process(
+                instance=instance,
+                run_config=request.run_config,
+                tags=request.tags,
+                resources=resources,
+            )
+            assert result.success
+            checks = result.get_asset_check_evaluations()
+            assert all(check.passed for check in checks if check.check_name == "agrees_with_lean")
+
+    series = "select count(*), count(distinct series_id) from pulls where stream = 'transactions'"
+    [(pulls, series_count)] = rows_of(lake.lake(), series)
+    assert pulls > series_count > 0
+    asked = (
+        "select stream, count(distinct run_id) from pulls where stream in ('balances', 'accounts')"
+    )
+    assert dict(rows_of(lake.lake(), f"{asked} group by all")) == {"accounts": 1, "balances": 2}
+    assert lake.lake().warehouse.exists()
