@@ -273,7 +273,7 @@ def _judge(stream: Stream, report: Report, policy: Policy) -> None:
 
 
 @dg.asset(
-    deps=["entities", "consents"],
+    deps=["banks", "entities", "consents"],
     group_name="lean",
     owners=OWNERS,
     kinds={"python"},

@@ -50,9 +50,11 @@ RAW_SCHEMA = pa.schema(
 """One row per answer, as received: enough to type it again without asking Lean."""
 
 _SQL = Path(__file__).resolve().parent.parent / "sql" / "lake"
+_VIEWS = ("paused_banks",)
 _MACROS = {
     "readable_entities": "wanted_permission, at_instant",
     "readable_accounts": "wanted_permission, at_instant",
+    "coverage": "at_instant",
     "refresh_budget": "per_day, at_instant",
     "stale_entities": "fresh_hours, at_instant",
 }
@@ -150,6 +152,9 @@ class Lake:
             ("refresh_attempts", self.attempts, ATTEMPTS_SCHEMA),
         ):
             connection.execute(f"create or replace view {name} as {self._files(folder, schema)}")
+        for name in _VIEWS:
+            body = (_SQL / f"{name}.sql").read_text()
+            connection.execute(f"create or replace view {name} as {body}")
         for name, parameters in _MACROS.items():
             body = (_SQL / f"{name}.sql").read_text()
             connection.execute(f"create or replace macro {name}({parameters}) as table {body}")

@@ -50,6 +50,10 @@ _BATCH_READS = 20_000
 _COMMIT_BYTES = 32_000_000
 _COMMIT_SECONDS = 30.0
 _REFUSALS = 5
+_REMEDIES: dict[str | None, str] = {
+    "CONSENT_EXPIRED": ConsentError.remedy,
+    "BANK_PAUSED": BankPausedError.remedy,
+}
 _UNTYPABLE = (LeanError, ValueError, RecursionError, duckdb.Error)  # what the gate may raise
 
 Progress = Callable[[int, int], None]
@@ -484,7 +488,6 @@ class _Writer:
         """Note parents that may not be read, once per reason and sync."""
         now = dt.datetime.now(dt.UTC)
         for parent in parents:
-            is_expired = parent.skip_code == ConsentError.default_code
             self._note(
                 Pull(
                     pull_id=new_id(),
@@ -495,7 +498,7 @@ class _Writer:
                     bank_identifier=parent.bank_identifier,
                     outcome=Outcome.SKIPPED,
                     code=parent.skip_code,
-                    remedy=ConsentError.remedy if is_expired else NotGrantedError.remedy,
+                    remedy=_REMEDIES.get(parent.skip_code, NotGrantedError.remedy),
                     asked_at=now,
                     finished_at=now,
                     run_id=self._run_id,

@@ -21,6 +21,7 @@ select
     entities.bank_identifier,
     case
         when entities.status <> 'ACTIVE' then 'ENTITY_' || entities.status
+        when paused_banks.bank_identifier is not null then 'BANK_PAUSED'
         when wanted_permission is null then null  -- noqa: RF02
         when active_consents.consent_id is null then 'CONSENT_EXPIRED'
         when not coalesce(
@@ -76,3 +77,4 @@ select
     ) as transactions_to_at
 from entities
 left join active_consents on entities.entity_id = active_consents.entity_id
+left join paused_banks on entities.bank_identifier = paused_banks.bank_identifier

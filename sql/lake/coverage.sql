@@ -1,0 +1,86 @@
+-- What is known of each account and day: unknown is never shown as zero.
+--
+-- This is the body of a table macro; at_instant is its parameter. It reads the ledger, the accounts
+-- and the consents, and nothing else.
+--
+-- grain:  one row per account and UTC day, from the first day that is permitted or known to today
+-- counts: covered         a committed pull speaks for the day, whatever the consent says by now
+--         not_permitted   outside the consent's days, or the consent has ended or leaves it out
+--         bank_refused    the last read of the month failed, or the bank is paused; see code
+--         not_yet_pulled  permitted, and no read has spoken for it yet
+with known as (
+
+    select
+        parent_id,
+        min(claimed_from) as first_claimed
+    from claims
+    where stream = 'transactions'
+    group by parent_id
+
+),
+
+days as (
+
+    select
+        readable.account_id,
+        readable.entity_id,
+        readable.bank_identifier,
+        readable.skip_code,
+        readable.from_date,
+        readable.to_date,
+        unnest(
+            generate_series(
+                least(readable.from_date, known.first_claimed),
+                (at_instant at time zone 'UTC')::date,  -- noqa: RF02
+                interval 1 day
+            )
+        )::date as utc_day
+    from readable_accounts('transactions', at_instant) as readable  -- noqa: RF02
+    left join known on readable.account_id = known.parent_id
+
+),
+
+attempts as (
+
+    select
+        parent_id,
+        month,
+        arg_max(outcome, asked_at) as outcome,
+        arg_max(coalesce(code, ''), asked_at) as code
+    from pulls
+    where stream = 'transactions' and outcome <> 'SKIPPED'
+    group by all
+
+)
+
+select
+    days.account_id,
+    days.entity_id,
+    days.bank_identifier,
+    days.utc_day,
+    case
+        when claims.pull_id is not null then 'covered'
+        when days.skip_code = 'BANK_PAUSED' then 'bank_refused'
+        when
+            days.skip_code is not null
+            or days.utc_day not between days.from_date and days.to_date
+            then 'not_permitted'
+        when attempts.outcome = 'FAILED' then 'bank_refused'
+        else 'not_yet_pulled'
+    end as status,
+    claims.pull_id,
+    pulls.refreshed_at,
+    case
+        when attempts.outcome = 'FAILED' then attempts.code
+        when claims.pull_id is null then days.skip_code
+    end as code
+from days
+left join claims
+    on
+        claims.stream = 'transactions'
+        and days.account_id = claims.parent_id
+        and claims.month = strftime(days.utc_day, '%Y-%m')
+        and days.utc_day between claims.claimed_from and claims.claimed_to
+left join pulls on claims.pull_id = pulls.pull_id
+left join attempts
+    on days.account_id = attempts.parent_id and attempts.month = strftime(days.utc_day, '%Y-%m')

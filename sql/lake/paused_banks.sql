@@ -1,0 +1,36 @@
+-- Banks whose data Lean or the application's owner has switched off.
+--
+-- grain:  one row per bank
+-- counts: a bank is paused while the newest listing says so, and from a pull that was refused for
+--         it until a later listing announces it active; a bank in no listing is not paused
+with listed as (
+
+    select
+        banks.bank_identifier,
+        min(pulls.asked_at) as asked_at,
+        bool_and(
+            coalesce(banks.is_active_for_data, true) and coalesce(banks.is_enabled_for_data, true)
+        ) as is_active
+    from banks
+    inner join pulls on banks.pull_id = pulls.pull_id
+    group by banks.bank_identifier
+
+),
+
+refused as (
+
+    select
+        bank_identifier,
+        max(asked_at) as asked_at
+    from pulls
+    where outcome = 'FAILED' and code in ('DISABLED_BY_LEAN', 'DISABLED_BY_CLIENT')
+    group by bank_identifier
+
+)
+
+select
+    listed.bank_identifier,
+    case when listed.is_active then refused.asked_at else listed.asked_at end as paused_at
+from listed
+left join refused on listed.bank_identifier = refused.bank_identifier
+where not listed.is_active or refused.asked_at > listed.asked_at

@@ -1,0 +1,183 @@
+"""Coverage and paused banks: what is known, what is not, and why, from the ledger alone."""
+
+import asyncio
+import datetime as dt
+from collections import Counter
+
+import pytest
+from conftest import TODAY, client_of, rows_of, sync_everything
+
+from lean_resources.sandbox import Sandbox
+from pipelines.lake import Lake
+
+NAMES = {"banks", "entities", "accounts", "transactions"}
+DAY = dt.timedelta(days=1)
+NOW = dt.datetime.fromisoformat(f"{TODAY}T12:00:00+00:00")
+
+
+@pytest.fixture
+def sandbox():
+    """A small world with three months of history."""
+    return Sandbox(customers=20, months=3, seed=7, today=TODAY)
+
+
+def pull(sandbox, lake, **selected):
+    """Sync what coverage is about."""
+    return asyncio.run(sync_everything(client_of(sandbox), lake, NAMES, **selected))
+
+
+def covered(lake, at=NOW, where="true"):
+    """Days by status, over all accounts."""
+    with lake.connect() as connection:
+        return Counter(
+            dict(
+                connection.execute(
+                    f"select status, count(*) from coverage($at) where {where} group by all",
+                    {"at": at},
+                ).fetchall()
+            )
+        )
+
+
+def test_every_day_of_every_account_is_told_once(sandbox, lake):
+    """From the first permitted or known day to today, each with one status."""
+    pull(sandbox, lake)
+
+    with lake.connect() as connection:
+        rows = connection.execute(
+            "select account_id, min(utc_day), max(utc_day), count(*), count(distinct utc_day)"
+            " from coverage($at) group by all",
+            {"at": NOW},
+        ).fetchall()
+
+    assert rows
+    for _, first, last, count, distinct in rows:
+        assert last == NOW.date()
+        assert count == distinct == (last - first).days + 1
+
+
+def test_days_are_covered_as_claims_say(sandbox, lake):
+    """Covered are the days that claims speak for, counted in Python from the ledger."""
+    pull(sandbox, lake)
+    claimed = {
+        (account, first + n * DAY)
+        for account, first, last in rows_of(
+            lake,
+            "select parent_id, claimed_from, claimed_to from claims where stream = 'transactions'",
+        )
+        for n in range((last - first).days + 1)
+    }
+
+    with lake.connect() as connection:
+        told = connection.execute(
+            "select account_id, utc_day from coverage($at) where status = 'covered'", {"at": NOW}
+        ).fetchall()
+
+    assert set(told) == claimed
+    assert len(told) == len(claimed) > 1000
+
+
+def test_before_anything_is_pulled_days_are_unknown_and_not_zero(sandbox, lake):
+    """Permitted days wait; days without a permission are told apart."""
+    asyncio.run(sync_everything(client_of(sandbox), lake, {"banks", "entities", "accounts"}))
+
+    told = covered(lake)
+
+    assert told["not_yet_pulled"] > 1000
+    assert told["covered"] == 0
+
+
+def test_days_of_a_failed_month_are_refused_until_they_are_read(sandbox, lake):
+    """A bank that fails leaves its days refused with the code; the next sync covers them."""
+    asyncio.run(sync_everything(client_of(sandbox), lake, {"banks", "entities", "accounts"}))
+    [(account,)] = rows_of(lake, "select account_id from accounts order by all limit 1")
+    sandbox.fail("transactions", "failed:BANK_ISSUE", None, account_id=account)
+    pull(sandbox, lake)
+    where = f"account_id = '{account}'"
+
+    refused = covered(lake, where=f"{where} and code = 'BANK_ISSUE'")
+    sandbox.heal()
+    pull(sandbox, lake)
+
+    assert set(refused) == {"bank_refused"}
+    assert covered(lake, where=where)["bank_refused"] == 0
+    assert covered(lake, where=where)["covered"] == refused["bank_refused"]
+
+
+def test_a_later_failure_leaves_covered_days_covered(sandbox, lake):
+    """What was known stays known; the newest failure shows as its code."""
+    pull(sandbox, lake)
+    before = covered(lake)
+    sandbox.fail("transactions", "failed:BANK_ISSUE", None)
+    pull(sandbox, lake, months={"2026-03"})
+
+    assert covered(lake)["covered"] == before["covered"]
+    assert covered(lake, where="code = 'BANK_ISSUE'")["covered"] > 0
+
+
+def test_an_ended_consent_permits_no_new_days(sandbox, lake):
+    """Days that were read stay covered; those after the end are not permitted."""
+    pull(sandbox, lake)
+    [(entity, account)] = rows_of(
+        lake,
+        "select entity_id, account_id from accounts where account_id in"
+        " (select parent_id from claims) order by all limit 1",
+    )
+    sandbox.revoke(entity)
+    sandbox.clock.advance(3 * DAY)
+    pull(sandbox, lake)
+
+    told = covered(lake, NOW + 3 * DAY, f"account_id = '{account}' and utc_day > '{TODAY}'")
+
+    assert told == {"not_permitted": 3}
+
+
+def bank_of_most(lake):
+    """The bank with the most entities."""
+    [(bank,)] = rows_of(
+        lake,
+        "select bank_identifier from entities group by all order by count(*) desc, 1 limit 1",
+    )
+    return bank
+
+
+def test_a_bank_that_lean_switched_off_is_not_asked(sandbox, lake):
+    """Its parents are skipped until the listing announces it active; the others are pulled."""
+    asyncio.run(sync_everything(client_of(sandbox), lake, {"banks", "entities", "accounts"}))
+    bank = bank_of_most(lake)
+    sandbox.switch_bank(bank, active=False)
+
+    pull(sandbox, lake)
+
+    skipped = "select distinct stream, outcome, code from pulls where stream = 'transactions'"
+    assert rows_of(lake, f"{skipped} and bank_identifier = '{bank}'") == [
+        ("transactions", "SKIPPED", "BANK_PAUSED")
+    ]
+    assert rows_of(lake, "select count(*) from transactions")[0][0] > 0
+    assert set(covered(lake, where=f"bank_identifier = '{bank}'")) == {"bank_refused"}
+    sandbox.switch_bank(bank, active=True)
+    pull(sandbox, lake)
+    assert covered(lake, where=f"bank_identifier = '{bank}'")["covered"] > 0
+
+
+def test_a_refused_bank_is_paused_until_a_later_listing(sandbox, lake):
+    """DISABLED_BY_LEAN stops the next stream too, and another process, until banks are listed."""
+    asyncio.run(sync_everything(client_of(sandbox), lake, {"banks", "entities", "accounts"}))
+    bank = bank_of_most(lake)
+    of_bank = f"select entity_id from entities where bank_identifier = '{bank}'"
+    for (entity,) in rows_of(lake, of_bank):
+        sandbox.fail("transactions", "failed:DISABLED_BY_LEAN", None, entity_id=entity)
+    asyncio.run(sync_everything(client_of(sandbox), lake, {"transactions"}))
+    sandbox.heal()
+
+    other = Lake(lake.folder.parent, "sandbox")
+    paused = rows_of(other, "select bank_identifier from paused_banks")
+    asyncio.run(sync_everything(client_of(sandbox), other, {"transactions"}))
+    days = f"coverage(timestamptz '{TODAY} 12:00:00+00')"
+    still = rows_of(other, f"select status from {days} where entity_id in ({of_bank})")
+    pull(sandbox, other)
+
+    assert paused == [(bank,)]
+    assert {status for (status,) in still} == {"bank_refused"}
+    assert rows_of(other, "select count(*) from paused_banks") == [(0,)]
+    assert covered(other, where=f"bank_identifier = '{bank}'")["covered"] > 0
