@@ -1,4 +1,4 @@
-"""The command line: demo, dev, sandbox, doctor, sync, status, vacuum, query and dictionary."""
+"""The command line, one function per command."""
 
 import asyncio
 import datetime as dt
@@ -236,6 +236,33 @@ def vacuum(home: Home = None) -> None:
     """Delete files of crashed runs: those that the ledger does not vouch for, a day old or more."""
     deleted = _lake_of(home).vacuum()
     console.print(f"{len(deleted)} files deleted")
+
+
+@app.command()
+def replay(
+    stream: Annotated[
+        list[str] | None, typer.Argument(help="Only these streams; all when left.")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Type the answers as received again, without asking Lean, and publish the warehouse."""
+    from lean_resources.streams import STREAMS
+    from pipelines.ledger import new_id
+    from pipelines.replay import replay as replay_stream
+    from pipelines.warehouse import publish
+
+    unknown = sorted(set(stream or ()) - set(STREAMS))
+    if unknown:
+        raise _fail(f"there is no stream {', '.join(unknown)}: choose among {', '.join(STREAMS)}")
+    lake, run_id = _lake_of(home), f"replay-{new_id()}"
+    for name in stream or STREAMS:
+        try:
+            done = replay_stream(STREAMS[name], lake, run_id=run_id)
+        except LeanError as error:
+            raise _fail(f"{name}: {error.message}. {error.remedy}") from None
+        without = f", {done.without_answers:,} without answers" if done.without_answers else ""
+        console.print(f"{name:<20} {done.pulls:,} pulls, {done.rows:,} rows{without}")
+    publish(lake)
 
 
 @app.command()

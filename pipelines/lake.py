@@ -180,8 +180,8 @@ class Lake:
         return self._files(self.place(stream), lake_schema(stream))
 
     def quarantined(self, stream: Stream) -> str:
-        """The SELECT of a stream's quarantine."""
-        return self._files(self.quarantine(stream), QUARANTINE_SCHEMA)
+        """The SELECT of a stream's quarantine, each record once however often it was typed."""
+        return f"select distinct * from ({self._files(self.quarantine(stream), QUARANTINE_SCHEMA)})"
 
     def raw_pages(self, stream: Stream) -> str:
         """The SELECT of a stream's answers as received."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +15,7 @@ __all__ = [
     "ATTEMPTS_SCHEMA",
     "LEDGER_SCHEMA",
     "SPENDS_SCHEMA",
+    "VIEW_DOCS",
     "Outcome",
     "Pull",
     "new_id",
@@ -167,3 +168,41 @@ ATTEMPTS_SCHEMA = pa.schema(
     ]
 )
 """One row per refresh that Lean was asked for, written when it ended; `data_status` is JSON."""
+
+VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "refresh_spends": (
+        "Refreshes that were allowed, one row each, written before Lean was asked.",
+        {
+            "spend_id": "Its id.",
+            "entity_id": "The entity.",
+            "spent_at": "When it was allowed, UTC, by Lean's clock.",
+            "run_id": "The run that spent it.",
+        },
+    ),
+    "refresh_attempts": (
+        "Refreshes that Lean was asked for, one row each, written when they ended.",
+        {
+            "attempt_id": "Its id; later ones are greater.",
+            "entity_id": "The entity.",
+            "bank_identifier": "Its bank.",
+            "refresh_id": "Lean's id of the refresh, where one was started or joined.",
+            "outcome": "FINISHED, OVERDUE, RECONNECT_REQUIRED, CONSENT_EXPIRED or FAILED.",
+            "code": "Why it failed.",
+            "remedy": "What the reader has to do about it.",
+            "data_status": "How each kind of data went, as Lean's JSON.",
+            "asked_at": "When Lean was asked, UTC, by its clock.",
+            "finished_at": "When it ended or was waited for no longer, UTC, by Lean's clock.",
+            "correlation_id": "The id sent with the request that failed.",
+            "trace_id": "Lean's id of that answer, for its support.",
+            "run_id": "The run that asked.",
+        },
+    ),
+    "paused_banks": (
+        "Banks whose data Lean or the application's owner has switched off; one row per bank.",
+        {
+            "bank_identifier": "The bank.",
+            "paused_at": "When the lake learnt of it, UTC, by this machine.",
+        },
+    ),
+}
+"""What the views beside the streams show, and their columns."""

@@ -11,7 +11,7 @@ import duckdb
 
 from lean_resources.streams import STREAMS, Stream
 from pipelines.lake import Lake
-from pipelines.ledger import new_id
+from pipelines.ledger import VIEW_DOCS, new_id
 
 __all__ = ["Published", "connect", "publish"]
 
@@ -47,6 +47,8 @@ def publish(lake: Lake) -> Published:
             connection.execute(
                 "comment on table claims is 'Which committed pull speaks for which UTC days.'"
             )
+            for view, (doc, columns) in VIEW_DOCS.items():
+                _comment(connection, view, doc, columns)
             rows = {name: _describe(connection, stream) for name, stream in STREAMS.items()}
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -75,17 +77,23 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
 
 def _describe(connection: duckdb.DuckDBPyConnection, stream: Stream) -> int:
     """Comment a stream's view and count its rows."""
-    connection.execute(f"comment on view {stream.name} is '{_quoted(stream.doc)}'")
     docs = {column.name: column.doc for column in stream.columns}
     docs |= {
         "pull_id": "Pull that brought the row; see pulls.",
         "page_number": "Page of the series that held the record, from 0.",
         "record_number": "Place of the record in its series, from 0.",
     }
-    for name, doc in docs.items():
-        connection.execute(f"""comment on column {stream.name}."{name}" is '{_quoted(doc)}'""")
+    _comment(connection, stream.name, stream.doc, docs)
     found = connection.execute(f"select count(*) from {stream.name}").fetchone()
     return int(found[0]) if found else 0
+
+
+def _comment(
+    connection: duckdb.DuckDBPyConnection, view: str, doc: str, columns: Mapping[str, str]
+) -> None:
+    connection.execute(f"comment on view {view} is '{_quoted(doc)}'")
+    for name, column_doc in columns.items():
+        connection.execute(f"""comment on column {view}."{name}" is '{_quoted(column_doc)}'""")
 
 
 def _quoted(text: str) -> str:
