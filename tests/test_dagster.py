@@ -178,6 +178,14 @@ query ($id: String!) {
   }
 }
 """
+_CANCEL = """
+mutation ($id: String!) {
+  cancelPartitionBackfill(backfillId: $id) {
+    __typename
+    ... on PythonError { message }
+  }
+}
+"""
 _LAUNCH_RUN = """
 mutation ($params: ExecutionParams!) {
   launchPipelineExecution(executionParams: $params) {
@@ -259,28 +267,83 @@ def test_a_month_is_materialised_by_a_running_webserver_and_daemon(dagster_dev):
 
     assert _run_assets(url, ["entities", "consents"]) == "SUCCESS"
     assert _run_assets(url, ["accounts"]) == "SUCCESS"
+    assert _backfill(url, ["2026-01"]) == "COMPLETED_SUCCESS"
+    held = set(rows_of(lake, "select account_id, transaction_id from transactions"))
+    assert held == _true(sandbox, ["2026-01"])
+    assert {row[0] for row in rows_of(lake, "select distinct month from claims")} >= {"2026-01"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_six_months_are_one_series_per_account_and_survive_a_cancellation(dagster_dev):
+    """A backfill cancelled halfway frees its slot; run again it ends with the true rows, once."""
+    url, sandbox, lake = dagster_dev
+    if not rows_of(lake, "select 1 from accounts limit 1"):
+        assert _run_assets(url, ["entities", "consents"]) == "SUCCESS"
+        assert _run_assets(url, ["accounts"]) == "SUCCESS"
+    months = ["2025-10", "2025-11", "2025-12", "2026-01", "2026-02", "2026-03"]
+    known = set(rows_of(lake, "select distinct series_id from pulls"))
+    sandbox.fail("transactions", "slow:3", None)
+    before = sandbox.calls["GET /data/v2/accounts/{account_id}/transactions"]
+    begun = _launch(url, months)
+    _until(
+        lambda: sandbox.calls["GET /data/v2/accounts/{account_id}/transactions"] > before,
+        120,
+        "the first request",
+    )
+    cancelled = _ask(url, _CANCEL, id=begun)["cancelPartitionBackfill"]
+    assert cancelled["__typename"] == "CancelBackfillSuccess", cancelled
+    sandbox.heal()
+    assert _ended(url, begun) == "CANCELED"
+
+    assert _backfill(url, months) == "COMPLETED_SUCCESS"
+
+    held = rows_of(lake, "select account_id, transaction_id from transactions")
+    assert len(held) == len(set(held))
+    assert set(held) == _true(sandbox, months)
+    series = rows_of(
+        lake,
+        "select parent_id, count(distinct series_id), count(*) from pulls"
+        " where stream = 'transactions' and run_id = (select max_by(run_id, pull_id) from pulls)"
+        " group by all",
+    )
+    assert len(series) > 3
+    assert {count for _, count, _ in series} == {1}
+    assert max(pulls for _, _, pulls in series) == len(months)
+    assert set(rows_of(lake, "select distinct series_id from pulls")) > known
+
+
+def _launch(url, months):
     found = _ask(
         url,
         _LAUNCH,
         params={
             "assetSelection": [{"path": ["transactions"]}],
-            "partitionNames": ["2026-01"],
+            "partitionNames": months,
             "fromFailure": False,
             "tags": [],
         },
     )["launchPartitionBackfill"]
     assert found["__typename"] == "LaunchBackfillSuccess", found
+    return found["backfillId"]
 
+
+def _ended(url, backfill):
     def ended():
-        status = _ask(url, _BACKFILL, id=found["backfillId"])["partitionBackfillOrError"]["status"]
-        return status if status.startswith("COMPLETED") or "FAIL" in status else None
+        status = _ask(url, _BACKFILL, id=backfill)["partitionBackfillOrError"]["status"]
+        return status if status.startswith(("COMPLETED", "CANCELED")) or "FAIL" in status else None
 
-    assert _until(ended, 180, "the backfill's end") == "COMPLETED_SUCCESS"
-    held = set(rows_of(lake, "select account_id, transaction_id from transactions"))
-    true = {
+    return _until(ended, 180, "the backfill's end")
+
+
+def _backfill(url, months):
+    return _ended(url, _launch(url, months))
+
+
+def _true(sandbox, months):
+    """Keys of the transactions that the months hold."""
+    return {
         (record["account_id"], record["transaction_id"])
         for record in (one["record"] for one in sandbox.truth("transactions"))
-        if record["booking_date_time"].startswith("2026-01")
+        if record["booking_date_time"][:7] in months
     }
-    assert held == true
-    assert {row[0] for row in rows_of(lake, "select distinct month from claims")} >= {"2026-01"}
