@@ -69,7 +69,9 @@ async def everything(asked):
     async with LeanClient(settings) as client:
         for stream in STREAMS.values():
             if stream.exploded_from is None and stream.name in asked.get("streams", STREAMS):
-                await sync(stream, client, lake, policy=Policy(), selection=Selection())
+                await sync(
+                    stream, client, lake, policy=Policy(), selection=Selection(insights=False)
+                )
 
 
 def work(asked):
