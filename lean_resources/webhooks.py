@@ -1,0 +1,193 @@
+"""Webhooks: whether Lean signed a message, and what it announces.
+
+A webhook is a doorbell. Its body says where to look and never becomes data, so an `Event` holds
+ids, a type and a status, and nothing that a bank told.
+
+Source: reference of Lean's webhooks, https://docs.leantech.me/docs/webhooks
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from lean_resources.errors import SchemaError, SignatureError
+from lean_resources.instants import parse_instant
+
+__all__ = ["DEEPEST", "FINISHED", "Event", "event_of", "read_event", "sign", "verify"]
+
+DEEPEST = 32
+"""Levels of objects and lists that a message may nest; Lean's nest five."""
+
+FINISHED = frozenset({"FINISHED", "OK"})
+"""What Lean calls a refresh that is over: the first in Saudi Arabia, the second in the Emirates."""
+
+_SCHEME = "sha512="
+_MAC = re.compile(r"[0-9a-fA-F]{128}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
+_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+
+def sign(body: bytes, secret: str) -> str:
+    """The value of `lean-signature` for a body: HMAC-SHA512 in lowercase hex."""
+    return _SCHEME + hmac.new(secret.encode(), body, hashlib.sha512).hexdigest()
+
+
+def verify(body: bytes, header: str | None, secrets: Sequence[str]) -> None:
+    """Let a message pass that was signed with one of the secrets.
+
+    Every secret is tried whatever the others said, and each comparison takes the same time
+    wherever the signatures differ.
+
+    Args:
+        body: The bytes as they came over the wire.
+        header: The value of `lean-signature`; upper and lower case hex are alike.
+        secrets: The active ones: one, or two while the secret is being changed.
+
+    Raises:
+        SignatureError: The header is missing, is not of its form, or fits no secret.
+    """
+    scheme, mac = (header or "")[: len(_SCHEME)], (header or "")[len(_SCHEME) :]
+    if scheme.lower() != _SCHEME or _MAC.fullmatch(mac) is None:
+        raise SignatureError("the signature is missing or is not sha512= and 128 hex digits")
+    given = bytes.fromhex(mac)
+    is_signed = False
+    for secret in secrets:
+        wanted = hmac.digest(secret.encode(), body, "sha512")
+        is_signed |= hmac.compare_digest(given, wanted)
+    if not is_signed:
+        raise SignatureError("the signature fits none of the active secrets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What a webhook announces.
+
+    Args:
+        event_id: Lean's id; where it is missing, `hash:` and a hash of type and payload.
+        type: Such as `entity.created`; types that are not known here pass.
+        entity_id: The entity that it is about.
+        customer_id: Its customer.
+        refresh_id: The refresh that it is about.
+        results_id: The result that is ready.
+        bank_identifier: The bank that it is about.
+        status: Of the refresh, in capitals.
+        sent_at: What the message says of its time, UTC; informational, since it is either that of
+            the event or that of the first attempt to deliver it.
+    """
+
+    event_id: str
+    type: str
+    entity_id: str | None = None
+    customer_id: str | None = None
+    refresh_id: str | None = None
+    results_id: str | None = None
+    bank_identifier: str | None = None
+    status: str | None = None
+    sent_at: dt.datetime | None = None
+
+    @property
+    def is_about_entity(self) -> bool:
+        """Whether an entity or its consent changed, so that it has to be listed again."""
+        return self.type.startswith("entity.") and not self.type.startswith("entity.data.")
+
+    @property
+    def is_refreshed(self) -> bool:
+        """Whether Lean's store of an entity holds something new."""
+        return self.type == "entity.data.refresh.updated" and self.status in FINISHED
+
+    @property
+    def is_about_bank(self) -> bool:
+        """Whether a bank went off or came back."""
+        return self.type in {"bank.availability.updated", "banks.availability.updated"}
+
+    @property
+    def asks_for_work(self) -> bool:
+        """Whether something has to be read because of it."""
+        if self.is_about_bank:
+            return True
+        return self.entity_id is not None and (self.is_about_entity or self.is_refreshed)
+
+
+def read_event(body: bytes) -> Event:
+    """Read a message whose signature was verified.
+
+    Raises:
+        SchemaError: It is not a JSON object with a type, or nests too deeply.
+    """
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise SchemaError("the message is not JSON") from None
+    return event_of(found)
+
+
+def event_of(found: Any) -> Event:
+    """The event of a decoded message, as webhooks and the list of events tell it alike.
+
+    Raises:
+        SchemaError: As `read_event`.
+    """
+    if not isinstance(found, dict) or not _is_shallow(found):
+        raise SchemaError(f"the message is not an object of at most {DEEPEST} levels")
+    kind = found.get("type")
+    if not isinstance(kind, str) or _TYPE.fullmatch(kind) is None:
+        raise SchemaError("the message has no type")
+    payload = found.get("payload")
+    inner: dict[str, Any] = payload if isinstance(payload, dict) else {}
+    own = _id(inner.get("id"))
+    is_entity = kind.startswith("entity.")
+    status = inner.get("status")
+    return Event(
+        event_id=_id(found.get("event_id")) or _fingerprint(kind, payload),
+        type=kind,
+        entity_id=_id(inner.get("entity_id")) or (own if is_entity else None),
+        customer_id=_id(inner.get("customer_id")),
+        refresh_id=_id(inner.get("refresh_id")),
+        results_id=own if kind == "results.ready" else None,
+        bank_identifier=_id(inner.get("identifier")),
+        status=status.upper() if isinstance(status, str) and _TYPE.fullmatch(status) else None,
+        sent_at=_instant(found.get("timestamp")),
+    )
+
+
+def _id(value: Any) -> str | None:
+    """An id of a message, if it is one that this project may pass on."""
+    return value if isinstance(value, str) and _ID.fullmatch(value) else None
+
+
+def _instant(value: Any) -> dt.datetime | None:
+    try:
+        return parse_instant(value) if isinstance(value, str) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _fingerprint(kind: str, payload: Any) -> str:
+    """What stands in for a missing id: the same for the same type and payload."""
+    # The library of Python writes whatever msgspec reads, whole numbers of any length included.
+    told = json.dumps([kind, payload], sort_keys=True)
+    return f"hash:{hashlib.sha256(told.encode()).hexdigest()}"
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether objects and lists nest no deeper than allowed."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return True
+    return False
