@@ -2,9 +2,12 @@
 
 import asyncio
 import datetime as dt
+import secrets
 
 import httpx
+import psycopg
 import pytest
+from cluster import running
 
 from lean_resources import LeanClient, LeanSettings
 from lean_resources.sandbox import Sandbox
@@ -84,3 +87,22 @@ def rows_of(lake, query):
     """The answer of the lake as it stands."""
     with lake.connect() as connection:
         return connection.execute(query).fetchall()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The URL of a PostgreSQL of the tests' own."""
+    with running() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def inbox_url(request, tmp_path):
+    """The URL of an empty database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'inbox.db'}"
+    url = request.getfixturevalue("postgres")
+    name = f"inbox_{secrets.token_hex(6)}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return url.replace("/postgres", f"/{name}")

@@ -1,0 +1,371 @@
+"""The inbox: every webhook's event once, durably, until what it asks for was read.
+
+SQLite beside the lake by default, PostgreSQL by URL. The receiver adds events, the pipeline claims
+them in batches and settles each batch when its run has ended; a batch whose run is gone is given
+back. An event is known by its id for as long as it is kept, which is what keeps replays out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from lean_resources.errors import ConfigError, UnavailableError
+from lean_resources.webhooks import Event
+
+__all__ = ["ATTEMPTS", "KEEP_DAYS", "Inbox"]
+
+ATTEMPTS = 5
+"""Runs that an event is worth; after that it is failed, and gap repair or the next sync heals."""
+KEEP_DAYS = 90
+"""Days for which an event is kept at least, as long as Lean lists it."""
+
+_RECEIVED, _CLAIMED, _DONE, _FAILED = "received", "claimed", "done", "failed"
+_FIELDS = tuple(Event.__dataclass_fields__)
+_BUSY_SECONDS = 15
+
+
+class _Instant(sa.types.TypeDecorator[dt.datetime]):
+    """An instant in UTC, kept alike by both databases."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(
+        self,
+        value: dt.datetime | None,
+        dialect: sa.Dialect,  # noqa: ARG002 - SQLAlchemy's signature
+    ) -> dt.datetime | None:
+        return value.astimezone(dt.UTC).replace(tzinfo=None) if value is not None else None
+
+    def process_result_value(
+        self,
+        value: dt.datetime | None,
+        dialect: sa.Dialect,  # noqa: ARG002 - SQLAlchemy's signature
+    ) -> dt.datetime | None:
+        return value.replace(tzinfo=dt.UTC) if value is not None else None
+
+
+class Inbox:
+    """The events of one environment; sandbox and production never share one.
+
+    Every method is one transaction, and may be called from any thread and any process.
+
+    Args:
+        url: An SQLAlchemy URL: `sqlite:///file` or `postgresql://user:password@host/database`.
+        environment: `sandbox` or `production`; part of the tables' names.
+        now: The present in UTC.
+
+    Raises:
+        ConfigError: The URL is none, or of a database that is not supported.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        environment: str,
+        *,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self.environment = environment
+        self._now = now
+        self._engine = _engine(url)
+        self._insert = _INSERTS[self._engine.dialect.name]
+        self._meta = sa.MetaData()
+        self._events = sa.Table(
+            f"webhook_events_{environment}",
+            self._meta,
+            sa.Column("id", _NUMBER, primary_key=True, autoincrement=True),
+            sa.Column("event_id", sa.String(128), nullable=False, unique=True),
+            sa.Column("type", sa.String(100), nullable=False),
+            *(
+                sa.Column(name, sa.String(128))
+                for name in _FIELDS
+                if name not in {"event_id", "type", "sent_at"}
+            ),
+            sa.Column("sent_at", _Instant),
+            sa.Column("source", sa.String(16), nullable=False),
+            sa.Column("state", sa.String(8), nullable=False),
+            sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+            sa.Column("claim_id", sa.String(64)),
+            sa.Column("received_at", _Instant, nullable=False),
+            sa.Column("claimed_at", _Instant),
+            sa.Column("settled_at", _Instant),
+        )
+        self._awaited = sa.Table(
+            f"awaited_refreshes_{environment}",
+            self._meta,
+            sa.Column("refresh_id", sa.String(128), primary_key=True),
+            sa.Column("until", _Instant, nullable=False),
+        )
+        columns = self._events.c
+        # Partial: what is settled is by far the most, and costs these nothing.
+        for name, column, where in (
+            ("open", columns.state, columns.state.in_([_RECEIVED, _CLAIMED])),
+            ("refresh", columns.refresh_id, columns.refresh_id.is_not(None)),
+            ("results", columns.results_id, columns.results_id.is_not(None)),
+        ):
+            sa.Index(
+                f"webhook_events_{environment}_{name}",
+                column,
+                sqlite_where=where,
+                postgresql_where=where,
+            )
+
+    def __repr__(self) -> str:
+        return f"Inbox({self._engine.dialect.name!r}, {self.environment!r})"
+
+    def create(self) -> None:
+        """Create the tables where they are missing.
+
+        Raises:
+            UnavailableError: The database does not answer.
+        """
+        with self._transaction() as connection:
+            if self._engine.dialect.name == "postgresql":
+                # Two processes that create at once would both find nothing there.
+                connection.exec_driver_sql("select pg_advisory_xact_lock(7326)")
+            self._meta.create_all(connection)
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._engine.dispose()
+
+    def add(self, events: Sequence[Event], *, source: str = "webhook") -> int:
+        """Store events in one transaction; those that are known already change nothing.
+
+        When this returns they survive a crash of this process and of the machine. Events that ask
+        for nothing are done at once.
+
+        Args:
+            events: At most once each is stored, however often it comes.
+            source: How they came: `webhook`, `events` or `listing`.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            UnavailableError: They could not be stored, none of them.
+        """
+        now = self._now()
+        rows = [
+            {
+                **{name: getattr(event, name) for name in _FIELDS},
+                "source": source,
+                "state": _RECEIVED if event.asks_for_work else _DONE,
+                "received_at": now,
+                "settled_at": None if event.asks_for_work else now,
+            }
+            for event in {event.event_id: event for event in events}.values()
+        ]
+        statement = self._insert(self._events).on_conflict_do_nothing(index_elements=["event_id"])
+        statement = statement.execution_options(preserve_rowcount=True)
+        with self._transaction() as connection:
+            return connection.execute(statement, rows).rowcount if rows else 0
+
+    def claim(self, claim_id: str, limit: int) -> list[Event]:
+        """Take the oldest events that ask for work and nobody works on.
+
+        Events of refreshes that a sync waits for are left to it.
+
+        Raises:
+            UnavailableError: The database does not answer.
+        """
+        events, awaited = self._events, self._awaited
+        is_awaited = sa.exists().where(
+            awaited.c.refresh_id == events.c.refresh_id, awaited.c.until > self._now()
+        )
+        chosen = (
+            sa.select(events.c.id)
+            .where(events.c.state == _RECEIVED, ~is_awaited)
+            .order_by(events.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True, of=events)
+        )
+        with self._transaction() as connection:
+            ids = connection.execute(chosen).scalars().all()
+            if not ids:
+                return []
+            rows = connection.execute(
+                sa.update(events)
+                .where(events.c.id.in_(ids))
+                .values(state=_CLAIMED, claim_id=claim_id, claimed_at=self._now())
+                .returning(events.c.id, *(events.c[name] for name in _FIELDS))
+            ).all()
+        return [Event(**dict(zip(_FIELDS, row[1:], strict=True))) for row in sorted(rows)]
+
+    def claims(self) -> dict[str, dt.datetime]:
+        """Batches that are being worked on, and since when."""
+        events = self._events
+        with self._reading() as connection:
+            found = connection.execute(
+                sa.select(events.c.claim_id, sa.func.min(events.c.claimed_at, type_=_Instant))
+                .where(events.c.state == _CLAIMED)
+                .group_by(events.c.claim_id)
+            )
+            return {str(claim_id): claimed_at for claim_id, claimed_at in found}
+
+    def settle(self, claim_id: str, *, is_done: bool) -> None:
+        """Say how a batch ended.
+
+        Args:
+            claim_id: The batch.
+            is_done: Whether what it asked for was read. Otherwise its events are given back, and
+                failed once they had their attempts.
+        """
+        events = self._events
+        attempts = events.c.attempts + 1
+        state: Any = _DONE
+        if not is_done:
+            state = sa.case((attempts < ATTEMPTS, _RECEIVED), else_=_FAILED)
+        with self._transaction() as connection:
+            connection.execute(
+                sa.update(events)
+                .where(events.c.claim_id == claim_id, events.c.state == _CLAIMED)
+                .values(state=state, attempts=attempts, claim_id=None, settled_at=self._now())
+            )
+
+    def await_refresh(self, refresh_id: str, until: dt.datetime) -> None:
+        """Leave the events of a refresh to the sync that waits for it, until an instant at most."""
+        row = {"refresh_id": refresh_id, "until": until}
+        statement = self._insert(self._awaited).values(row)
+        with self._transaction() as connection:
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["refresh_id"], set_={"until": until}
+                )
+            )
+
+    def end_refreshes(self, refresh_ids: Collection[str], *, is_over: bool) -> None:
+        """Stop waiting for refreshes; where they are over, their events ask for nothing more."""
+        events, awaited = self._events, self._awaited
+        with self._transaction() as connection:
+            if is_over:
+                connection.execute(
+                    sa.update(events)
+                    .where(events.c.refresh_id.in_(refresh_ids), events.c.state == _RECEIVED)
+                    .values(state=_DONE, settled_at=self._now())
+                )
+            connection.execute(sa.delete(awaited).where(awaited.c.refresh_id.in_(refresh_ids)))
+
+    def finished(self, refresh_ids: Collection[str], statuses: Collection[str]) -> set[str]:
+        """Those of some refreshes of which an event has told one of these statuses."""
+        events = self._events
+        return self._known(events.c.refresh_id, refresh_ids, events.c.status.in_(sorted(statuses)))
+
+    def ready(self, results_ids: Collection[str]) -> set[str]:
+        """Those of some results that an event has announced."""
+        return self._known(self._events.c.results_id, results_ids, sa.true())
+
+    def _known(
+        self, column: sa.Column[Any], values: Collection[str], where: sa.ColumnElement[bool]
+    ) -> set[str]:
+        if not values:
+            return set()
+        query = sa.select(column).where(column.in_(sorted(values)), where).distinct()
+        with self._reading() as connection:
+            return set(connection.execute(query).scalars())
+
+    def last_received_at(self, source: str = "webhook") -> dt.datetime | None:
+        """When the newest event of a source came; None when none ever did."""
+        events = self._events
+        newest = sa.select(events.c.received_at).where(events.c.source == source)
+        with self._reading() as connection:
+            return connection.execute(newest.order_by(events.c.id.desc()).limit(1)).scalar()
+
+    def counts(self) -> dict[str, int]:
+        """How many events there are in each state."""
+        events = self._events
+        query = sa.select(events.c.state, sa.func.count()).group_by(events.c.state)
+        with self._reading() as connection:
+            found = {str(state): int(count) for state, count in connection.execute(query)}
+        return {state: found.get(state, 0) for state in (_RECEIVED, _CLAIMED, _DONE, _FAILED)}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every event with its state, in the order of arrival."""
+        query = sa.select(self._events).order_by(self._events.c.id)
+        with self._reading() as connection:
+            for row in connection.execute(query).mappings():
+                yield dict(row)
+
+    def prune(self, keep_days: int = KEEP_DAYS) -> int:
+        """Delete settled events that came longer ago than they have to be kept.
+
+        Raises:
+            ValueError: They would be kept for less than 90 days.
+        """
+        if keep_days < KEEP_DAYS:
+            raise ValueError(f"events are kept for {KEEP_DAYS} days at least")
+        events = self._events
+        limit = self._now() - dt.timedelta(days=keep_days)
+        with self._transaction() as connection:
+            connection.execute(sa.delete(self._awaited).where(self._awaited.c.until < limit))
+            return connection.execute(
+                sa.delete(events).where(
+                    events.c.received_at < limit, events.c.state.in_([_DONE, _FAILED])
+                )
+            ).rowcount
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with _told(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        options = {"is_reading": True}
+        with _told(), self._engine.connect().execution_options(**options) as connection:
+            yield connection
+
+
+_NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what the database says, which may quote values, into an error of ours."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise UnavailableError(
+            f"the inbox cannot be reached: {type(error).__name__}", code="INBOX"
+        ) from None
+
+
+def _engine(url: str) -> sa.Engine:
+    """The database of a URL, set up so that what is committed is on disk."""
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            return sa.create_engine(
+                parsed, pool_pre_ping=True, connect_args={"connect_timeout": _BUSY_SECONDS}
+            )
+        if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
+            raise ConfigError("the inbox is a file of SQLite or a database of PostgreSQL")
+        engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
+    except (ArgumentError, NoSuchModuleError, ImportError):
+        raise ConfigError(
+            "the inbox has no URL such as sqlite:////var/inbox.db or postgresql://host/database"
+        ) from None
+
+    @sa.event.listens_for(engine, "connect")
+    def set_up(connection: Any, _record: Any) -> None:
+        # The driver would begin transactions of its own, and those wait for nobody.
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+            connection.execute(f"pragma {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        is_reading = connection.get_execution_options().get("is_reading", False)
+        connection.exec_driver_sql("begin" if is_reading else "begin immediate")
+
+    return engine

@@ -1,0 +1,276 @@
+"""The inbox, in SQLite and in PostgreSQL: each event once, durably, until it is settled."""
+
+import datetime as dt
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lean_resources.errors import ConfigError, UnavailableError
+from lean_resources.inbox import ATTEMPTS, KEEP_DAYS, Inbox
+from lean_resources.webhooks import Event
+
+NOW = dt.datetime(2026, 3, 15, 7, 15, tzinfo=dt.UTC)
+
+
+class Now:
+    """A present that is set."""
+
+    def __init__(self):
+        self.at = NOW
+
+    def __call__(self):
+        return self.at
+
+
+@pytest.fixture
+def now():
+    """The inbox's present."""
+    return Now()
+
+
+@pytest.fixture
+def inbox(inbox_url, now):
+    """An empty inbox."""
+    inbox = Inbox(inbox_url, "sandbox", now=now)
+    inbox.create()
+    yield inbox
+    inbox.close()
+
+
+def refreshed(number, **changes):
+    """The end of a refresh."""
+    given = {
+        "event_id": f"event-{number}",
+        "type": "entity.data.refresh.updated",
+        "entity_id": f"entity-{number}",
+        "refresh_id": f"refresh-{number}",
+        "status": "FINISHED",
+        "sent_at": NOW - dt.timedelta(seconds=number),
+    }
+    return Event(**(given | changes))
+
+
+def test_an_event_is_stored_once_however_often_it_comes(inbox):
+    """In one batch, in two, from several sources: the first one stays, with all of its fields."""
+    assert inbox.add([refreshed(1), refreshed(1)]) == 1
+    assert inbox.add([refreshed(1), refreshed(2)], source="events") == 1
+    assert inbox.add([]) == 0
+
+    (first, second) = inbox.rows()
+    assert {name: first[name] for name in Event.__slots__} == {
+        name: getattr(refreshed(1), name) for name in Event.__slots__
+    }
+    assert (first["source"], second["source"]) == ("webhook", "events")
+    assert (first["state"], first["received_at"]) == ("received", NOW)
+
+
+def test_what_asks_for_nothing_is_stored_and_done(inbox):
+    """Unknown types, refreshes under way and ready results are kept for the record."""
+    inbox.add(
+        [
+            Event(event_id="1", type="payment.created"),
+            refreshed(2, status="PENDING"),
+            Event(event_id="3", type="results.ready", results_id="results-3"),
+        ]
+    )
+
+    assert inbox.counts() == {"received": 0, "claimed": 0, "done": 3, "failed": 0}
+    assert inbox.claim("run", 10) == []
+    assert inbox.ready(["results-3", "results-4"]) == {"results-3"}
+
+
+def test_events_are_claimed_in_the_order_of_arrival_by_one_batch_only(inbox):
+    """No event is in two batches, and none is left out."""
+    inbox.add([refreshed(number) for number in range(7)])
+
+    batches = [inbox.claim(f"run-{number}", 3) for number in range(4)]
+
+    claimed = [[event.event_id for event in batch] for batch in batches]
+    assert claimed == [
+        ["event-0", "event-1", "event-2"],
+        ["event-3", "event-4", "event-5"],
+        ["event-6"],
+        [],
+    ]
+    assert batches[0][0] == refreshed(0)
+    assert set(inbox.claims()) == {"run-0", "run-1", "run-2"}
+    assert set(inbox.claims().values()) == {NOW}
+
+
+def test_a_batch_that_fails_is_given_back_until_its_attempts_are_used_up(inbox):
+    """An event is tried so many times, and ends as failed, or as done at the first success."""
+    inbox.add([refreshed(1), refreshed(2)])
+    for attempt in range(ATTEMPTS):
+        batch = inbox.claim(f"run-{attempt}", 1)
+        assert [event.event_id for event in batch] == ["event-1"]
+        inbox.settle(f"run-{attempt}", is_done=False)
+
+    assert [event.event_id for event in inbox.claim("last", 10)] == ["event-2"]
+    inbox.settle("last", is_done=True)
+    inbox.settle("last", is_done=False)
+
+    first, second = inbox.rows()
+    assert (first["state"], first["attempts"]) == ("failed", ATTEMPTS)
+    assert (second["state"], second["attempts"]) == ("done", 1)
+    assert inbox.claims() == {}
+
+
+def test_a_refresh_that_a_sync_waits_for_is_left_to_it(inbox, now):
+    """Until it is over or the sync is gone, nobody else reads what it brought."""
+    inbox.await_refresh("refresh-1", NOW + dt.timedelta(minutes=5))
+    inbox.await_refresh("refresh-2", NOW + dt.timedelta(minutes=5))
+    inbox.await_refresh("refresh-2", NOW + dt.timedelta(minutes=9))
+    inbox.add([refreshed(1), refreshed(2), refreshed(3)])
+
+    assert inbox.finished(["refresh-1", "refresh-9"], {"FINISHED", "OK"}) == {"refresh-1"}
+    assert [event.event_id for event in inbox.claim("a", 9)] == ["event-3"]
+    inbox.end_refreshes(["refresh-1"], is_over=True)
+    assert inbox.claim("b", 9) == []
+    now.at += dt.timedelta(minutes=10)
+    assert [event.event_id for event in inbox.claim("c", 9)] == ["event-2"]
+    assert inbox.counts()["done"] == 1
+
+
+def test_events_are_kept_for_ninety_days_and_then_pruned_when_settled(inbox, now):
+    """A replay within ninety days is known; what still waits is never deleted."""
+    inbox.add([refreshed(1), refreshed(2, status="PENDING")])
+    now.at += dt.timedelta(days=KEEP_DAYS)
+    assert inbox.prune() == 0
+    assert inbox.add([refreshed(2, status="PENDING")]) == 0
+    now.at += dt.timedelta(seconds=1)
+
+    assert inbox.prune() == 1
+    assert [row["event_id"] for row in inbox.rows()] == ["event-1"]
+    with pytest.raises(ValueError, match="90 days"):
+        inbox.prune(KEEP_DAYS - 1)
+
+
+def test_environments_share_nothing(inbox, inbox_url):
+    """Sandbox and production may use one database, and never see each other's events."""
+    other = Inbox(inbox_url, "production")
+    other.create()
+    other.create()
+    inbox.add([refreshed(1)])
+
+    assert list(other.rows()) == []
+    assert other.add([refreshed(1)]) == 1
+    other.close()
+
+
+def test_writers_and_claimers_at_once_lose_and_double_nothing(inbox, inbox_url):
+    """Four writers with overlapping events and two claimers, each with connections of its own."""
+
+    def write(start):
+        own = Inbox(inbox_url, "sandbox")
+        added = [own.add([refreshed(n) for n in range(s, s + 5)]) for s in range(start, 200, 3)]
+        own.close()
+        return sum(added)
+
+    def claim(name):
+        own = Inbox(inbox_url, "sandbox")
+        found = [one for turn in range(40) for one in own.claim(f"{name}-{turn}", 7)]
+        own.close()
+        return [event.event_id for event in found]
+
+    with ThreadPoolExecutor(6) as pool:
+        written = [pool.submit(write, start) for start in range(4)]
+        claimed = [pool.submit(claim, name) for name in "ab"]
+    rest = [event.event_id for event in inbox.claim("rest", 1_000)]
+
+    known = {row["event_id"] for row in inbox.rows()}
+    everything = [one for part in claimed for one in part.result()] + rest
+    assert sum(part.result() for part in written) == len(known)
+    assert sorted(everything) == sorted(known)
+
+
+_KILLED = """
+import sys
+from lean_resources.inbox import Inbox
+from lean_resources.webhooks import Event
+inbox = Inbox(sys.argv[1], "sandbox")
+for number in range(10**6):
+    inbox.add([Event(event_id=f"event-{number}-{k}", type="t") for k in range(3)])
+    print(number, flush=True)
+"""
+
+
+def test_what_was_added_survives_a_kill_and_half_a_batch_never_shows(inbox, inbox_url):
+    """After SIGKILL every batch that was told is there, whole."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _KILLED, inbox_url], stdout=subprocess.PIPE, text=True
+    ) as process:
+        told = [int(process.stdout.readline()) for _ in range(50)]
+        os.kill(process.pid, signal.SIGKILL)
+        told += [int(line) for line in process.stdout.read().split("\n") if line]
+
+    found = [row["event_id"] for row in inbox.rows()]
+    for number in told:
+        assert {f"event-{number}-{k}" for k in range(3)} <= set(found)
+    assert len(found) % 3 == 0
+
+
+def test_sqlite_commits_to_disk(tmp_path):
+    """WAL with synchronous=FULL: an answer of 200 survives a power cut."""
+    inbox = Inbox(f"sqlite:///{tmp_path / 'inbox.db'}", "sandbox")
+    inbox.create()
+    with inbox._engine.connect() as connection:
+        assert connection.exec_driver_sql("pragma journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("pragma synchronous").scalar() == 2
+
+
+@pytest.mark.parametrize("url", ["", "sqlite://", "sqlite:///:memory:", "mysql://h/d", "nonsense"])
+def test_a_url_that_holds_no_inbox_is_a_clear_error(url):
+    """Memory is no place for what has to survive."""
+    with pytest.raises(ConfigError):
+        Inbox(url, "sandbox").create()
+
+
+def test_a_database_that_is_gone_is_told_without_its_password():
+    """The error says that the inbox cannot be reached and quotes nothing."""
+    inbox = Inbox("postgresql://leanhouse:pw_made_up@127.0.0.1:1/none", "sandbox")
+
+    with pytest.raises(UnavailableError, match="inbox cannot be reached") as gone:
+        inbox.add([refreshed(1)])
+
+    assert "pw_made_up" not in f"{gone.value!r} {inbox!r}"
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["add", "claim", "done", "back"]), st.integers(0, 12)),
+        max_size=25,
+    )
+)
+def test_whatever_happens_each_event_is_in_one_state(tmp_path_factory, steps):
+    """States move only as they may: nothing is lost, and nothing is done before it was read."""
+    inbox = Inbox(f"sqlite:///{tmp_path_factory.mktemp('inbox') / 'inbox.db'}", "sandbox")
+    inbox.create()
+    expected, tries, batches = {}, {}, []
+    for turn, (step, number) in enumerate(steps):
+        name = f"event-{number}"
+        if step == "add":
+            inbox.add([refreshed(number)])
+            expected.setdefault(name, "received")
+        elif step == "claim":
+            batch = [event.event_id for event in inbox.claim(f"run-{turn}", number + 1)]
+            assert all(expected[one] == "received" for one in batch)
+            expected |= dict.fromkeys(batch, "claimed")
+            batches.append((f"run-{turn}", batch))
+        elif batches:
+            claim_id, batch = batches.pop(0)
+            inbox.settle(claim_id, is_done=step == "done")
+            for one in batch:
+                tries[one] = tries.get(one, 0) + 1
+                back = "received" if tries[one] < ATTEMPTS else "failed"
+                expected[one] = "done" if step == "done" else back
+    assert {row["event_id"]: row["state"] for row in inbox.rows()} == expected
+    inbox.close()
