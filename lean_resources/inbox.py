@@ -8,8 +8,10 @@ back. An event is known by its id for as long as it is kept, which is what keeps
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -122,16 +124,30 @@ class Inbox:
         return f"Inbox({self._engine.dialect.name!r}, {self.environment!r})"
 
     def create(self) -> None:
-        """Create the tables where they are missing.
+        """Create the tables where they are missing, and the folder of a file.
 
         Raises:
             UnavailableError: The database does not answer.
         """
+        file = self._engine.url.database
+        if self._engine.dialect.name == "sqlite" and file is not None:
+            with _told():
+                Path(file).parent.mkdir(parents=True, exist_ok=True)
         with self._transaction() as connection:
             if self._engine.dialect.name == "postgresql":
                 # Two processes that create at once would both find nothing there.
                 connection.exec_driver_sql("select pg_advisory_xact_lock(7326)")
             self._meta.create_all(connection)
+
+    def check(self) -> None:
+        """See that an event could be stored now.
+
+        Raises:
+            UnavailableError: None could: the database is gone, read-only or has no tables.
+        """
+        awaited = self._awaited
+        with self._transaction() as connection:
+            connection.execute(sa.delete(awaited).where(awaited.c.refresh_id == ""))
 
     def close(self) -> None:
         """Let the connections go."""
@@ -333,7 +349,7 @@ def _told() -> Iterator[None]:
     """Turn what the database says, which may quote values, into an error of ours."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise UnavailableError(
             f"the inbox cannot be reached: {type(error).__name__}", code="INBOX"
         ) from None

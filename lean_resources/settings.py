@@ -11,12 +11,13 @@ import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import httpx
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -33,11 +34,13 @@ __all__ = [
     "HOSTS",
     "LEGACY_HOSTS",
     "VARIABLES",
+    "WEBHOOK_VARIABLES",
     "Environment",
     "Hosts",
     "LeanSettings",
     "Region",
     "Variable",
+    "WebhookSettings",
 ]
 
 Region = Literal["sa", "ae"]
@@ -76,6 +79,7 @@ _CERTIFICATE_HOSTS = frozenset(
     {*(httpx.URL(url).host for url in LEGACY_HOSTS.values()), "mtls.sandbox.leantech.me"}
 )
 _PREFIX = "LEAN_"
+_WEBHOOK_PREFIX = "LEAN_WEBHOOK_"
 _TYPO_SIMILARITY = 0.8
 _BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 
@@ -105,6 +109,20 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(ipaddress.ip_network(one.strip()) for one in value.split(",") if one.strip())
+    except ValueError:
+        raise PydanticCustomError(
+            "network", "must be addresses or networks such as 203.0.113.0/24, without host bits"
+        ) from None
+
+
 def _without_slash(value: str) -> str:
     return value.rstrip("/")
 
@@ -125,7 +143,69 @@ def _default_token_url(data: dict[str, Any]) -> str:
     return HOSTS[data["region"], data["environment"]].token
 
 
-class LeanSettings(BaseModel):
+class _Settings(BaseModel):
+    """Settings that are read from names with a prefix, and whose problems make one error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    prefix: ClassVar[str] = _PREFIX
+
+    @classmethod
+    def load(cls, values: Mapping[str, str | None], prefix: str | None = None) -> Self:
+        """Read the settings from a mapping like an environment.
+
+        Blank values count as unset, and white space around a value is dropped (not around the
+        key's password). Names without the prefix are left alone, and so are those with it that
+        resemble no known one, since other parts may own them.
+
+        Args:
+            values: Variable names to values, e.g. `{"LEAN_CLIENT_ID": "…"}`.
+            prefix: What the names begin with; the settings' own when left.
+
+        Raises:
+            ConfigError: Any problem, all of them in one message.
+        """
+        prefix = prefix or cls.prefix
+        known = {_variable(field, prefix): field for field in cls.model_fields}
+        given: dict[str, str] = {}
+        typos: list[str] = []
+        for name, value in values.items():
+            if not name.startswith(prefix) or value is None or not value.strip():
+                continue
+            if name.startswith(_WEBHOOK_PREFIX) and prefix != _WEBHOOK_PREFIX:
+                continue
+            if field := known.get(name):
+                given[field] = value if field == "client_key_password" else value.strip()
+            elif meant := _nearest(name, list(known), prefix):
+                typos.append(f"{name} is unknown: did you mean {meant}")
+        return cls.model_validate(given, context=_Loading(prefix, tuple(typos)))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_clear_error(
+        cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        loading = info.context if isinstance(info.context, _Loading) else _Loading(cls.prefix)
+        problems = list(loading.problems)
+        settings: Self | None = None
+        try:
+            settings = handler(values)
+        except ValidationError as error:
+            problems += _problems(cls, error, loading.prefix)
+        else:
+            problems += settings.contradictions(loading.prefix)
+        # Raised outside the handler above, so that no validation error, which holds the input,
+        # stays attached as its context.
+        if problems or settings is None:
+            raise ConfigError("; ".join(problems))
+        return settings
+
+    def contradictions(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - for those who have any
+        """What is wrong with values that are right on their own."""
+        yield from ()
+
+
+class LeanSettings(_Settings):
     """Everything that a client has to know about Lean and about its own limits.
 
     Credentials are either `client_id` with `client_secret` or `app_token`, never both, because
@@ -135,8 +215,6 @@ class LeanSettings(BaseModel):
         ConfigError: A value is missing, half set, out of range or contradicts another. The
             message names every variable concerned and holds no value.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     region: Region = Field(
         default="sa", description="Country of the application at Lean: sa (KSA) or ae (UAE)."
@@ -249,33 +327,6 @@ class LeanSettings(BaseModel):
         default=100, ge=1, le=100, description="Records per page, 1 to 100 (Lean's maximum)."
     )
 
-    @classmethod
-    def load(cls, values: Mapping[str, str | None], prefix: str = _PREFIX) -> Self:
-        """Read the settings from a mapping like an environment.
-
-        Blank values count as unset, and white space around a value is dropped (not around the
-        key's password). Names without the prefix are left alone, and so are those with it that
-        resemble no known one, since other parts may own them.
-
-        Args:
-            values: Variable names to values, e.g. `{"LEAN_CLIENT_ID": "…"}`.
-            prefix: What the names begin with.
-
-        Raises:
-            ConfigError: Any problem, all of them in one message.
-        """
-        known = {_variable(field, prefix): field for field in cls.model_fields}
-        given: dict[str, str] = {}
-        typos: list[str] = []
-        for name, value in values.items():
-            if not name.startswith(prefix) or value is None or not value.strip():
-                continue
-            if field := known.get(name):
-                given[field] = value if field == "client_key_password" else value.strip()
-            elif meant := _nearest(name, list(known), prefix):
-                typos.append(f"{name} is unknown: did you mean {meant}")
-        return cls.model_validate(given, context=_Loading(prefix, tuple(typos)))
-
     @property
     def is_legacy(self) -> bool:
         """Whether the older production host's rules apply: certificate and application token."""
@@ -287,25 +338,116 @@ class LeanSettings(BaseModel):
         """Whether the host refuses a client without certificate."""
         return self.is_legacy or httpx.URL(self.api_url).host in _CERTIFICATE_HOSTS
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _one_clear_error(
-        cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
-    ) -> Self:
-        loading = info.context if isinstance(info.context, _Loading) else _Loading()
-        problems = list(loading.problems)
-        settings: Self | None = None
-        try:
-            settings = handler(values)
-        except ValidationError as error:
-            problems += _problems(error, loading.prefix)
-        else:
-            problems += _contradictions(settings, loading.prefix)
-        # Raised outside the handler above, so that no validation error, which holds the input,
-        # stays attached as its context.
-        if problems or settings is None:
-            raise ConfigError("; ".join(problems))
-        return settings
+    def contradictions(self, prefix: str) -> Iterator[str]:
+        """What is wrong with values that are right on their own."""
+        yield from _credential_problems(self, prefix)
+        yield from _certificate_problems(self, prefix)
+        yield from _host_problems(self, prefix)
+        if self.pending_poll_seconds > self.pending_deadline_seconds:
+            yield (
+                f"{_variable('pending_poll_seconds', prefix)} is above "
+                f"{_variable('pending_deadline_seconds', prefix)}: set it lower"
+            )
+
+
+class WebhookSettings(_Settings):
+    """Everything that the receiver of webhooks has to know, and where its inbox lies.
+
+    Raises:
+        ConfigError: As for `LeanSettings`.
+    """
+
+    prefix: ClassVar[str] = _WEBHOOK_PREFIX
+
+    secret: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Webhook secret from Lean's dashboard (Integration); without it nothing is "
+        "received.",
+    )
+    next_secret: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Second webhook secret that is accepted while the secret is being changed.",
+    )
+    app_token: Annotated[SecretStr, Field(min_length=1), AfterValidator(_header_safe)] | None = (
+        Field(
+            default=None,
+            description="Application token that each webhook has to carry in lean-app-token; not "
+            "looked at when unset.",
+        )
+    )
+    inbox: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Database of the inbox, as sqlite:////folder/inbox.db or "
+        "postgresql://user:password@host/database; a file of SQLite beside the lake when unset.",
+    )
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; behind a proxy, loopback."
+    )
+    port: int = Field(default=8650, ge=0, le=65535, description="Port to listen on; 0 a free one.")
+    allow: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
+        default=(),
+        description="Addresses or networks that may deliver, separated by commas; all when unset.",
+    )
+    trusted_hops: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="Proxies of yours in front: the address that delivers is that many entries "
+        "from the end of X-Forwarded-For; with 0 it is that of the connection.",
+    )
+    max_bytes: int = Field(
+        default=1024 * 1024,
+        ge=1024,
+        le=64 * 1024 * 1024,
+        description="Bytes of the largest webhook that is read, 1024 to 67108864.",
+    )
+    body_seconds: float = Field(
+        default=5,
+        gt=0,
+        le=10,
+        allow_inf_nan=False,
+        description="Seconds for a body to arrive, above 0 and up to 10, when Lean gives up.",
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="Path of the receiver's certificate chain in PEM; without it, plain HTTP for "
+        "a proxy that ends TLS.",
+    )
+    tls_key: Path | None = Field(
+        default=None, description="Path of that certificate's private key in PEM."
+    )
+    tls_client_authority: Path | None = Field(
+        default=None,
+        description="Path of Lean's certificate chain in PEM; when set, only clients with a "
+        "certificate of it are let in.",
+    )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The active secrets."""
+        given = (self.secret, self.next_secret)
+        return tuple(one.get_secret_value() for one in given if one is not None)
+
+    def contradictions(self, prefix: str) -> Iterator[str]:
+        """What is wrong with values that are right on their own."""
+        certificate, key, authority = (
+            _variable(field, prefix) for field in ("tls_cert", "tls_key", "tls_client_authority")
+        )
+        if self.tls_cert and not self.tls_key:
+            yield f"{certificate} is set without {key}: set both"
+        elif self.tls_key and not self.tls_cert:
+            yield f"{key} is set without {certificate}: set both"
+        elif self.tls_client_authority and not self.tls_cert:
+            yield f"{authority} is set without {certificate}: set both, with {key}"
+        for field in ("tls_cert", "tls_key", "tls_client_authority"):
+            path: Path | None = getattr(self, field)
+            if path is not None and not path.is_file():
+                yield f"{_variable(field, prefix)} is not a file: set the path of one"
+        if self.next_secret and not self.secret:
+            yield (
+                f"{_variable('next_secret', prefix)} is set without "
+                f"{_variable('secret', prefix)}: set the latter"
+            )
 
 
 class _Loading(NamedTuple):
@@ -317,17 +459,6 @@ class _Loading(NamedTuple):
 
 def _variable(field: str, prefix: str = _PREFIX) -> str:
     return prefix + field.upper()
-
-
-def _contradictions(settings: LeanSettings, prefix: str) -> Iterator[str]:
-    yield from _credential_problems(settings, prefix)
-    yield from _certificate_problems(settings, prefix)
-    yield from _host_problems(settings, prefix)
-    if settings.pending_poll_seconds > settings.pending_deadline_seconds:
-        yield (
-            f"{_variable('pending_poll_seconds', prefix)} is above "
-            f"{_variable('pending_deadline_seconds', prefix)}: set it lower"
-        )
 
 
 def _credential_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
@@ -395,19 +526,19 @@ def _nearest(name: str, known: list[str], prefix: str) -> str | None:
     return stems[near[0]] if near else None
 
 
-def _problems(error: ValidationError, prefix: str) -> Iterator[str]:
+def _problems(of: type[BaseModel], error: ValidationError, prefix: str) -> Iterator[str]:
     for detail in error.errors(include_url=False, include_context=True, include_input=False):
         if detail["type"] != "default_factory_not_called":
-            yield _problem(detail, prefix)
+            yield _problem(of, detail, prefix)
 
 
-def _problem(detail: ErrorDetails, prefix: str) -> str:
+def _problem(of: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
     field = str(detail["loc"][0]) if detail["loc"] else ""
-    if field not in LeanSettings.model_fields:
+    if field not in of.model_fields:
         return (
             f"there is no setting {field}: lean_resources.settings.VARIABLES lists those there are"
         )
-    name, description = _variable(field, prefix), LeanSettings.model_fields[field].description or ""
+    name, description = _variable(field, prefix), of.model_fields[field].description or ""
     # Worded here rather than by pydantic, whose messages name types instead of remedies.
     match detail["type"]:
         case "literal_error" | "bool_parsing":
@@ -420,7 +551,7 @@ def _problem(detail: ErrorDetails, prefix: str) -> str:
             what = "is out of range"
         case "string_too_short" | "too_short":
             what = "is empty"
-        case "url" | "header":
+        case "url" | "header" | "network":
             what = detail["msg"]
         case _:
             what = "is not of its type"
@@ -437,15 +568,16 @@ class Variable(NamedTuple):
     secret: bool
 
 
-def _variables() -> Iterator[Variable]:
-    for field, about in LeanSettings.model_fields.items():
+def _variables(of: type[_Settings]) -> Iterator[Variable]:
+    for field, about in of.model_fields.items():
         default = None if about.default_factory else about.default
         if default is None:
             text = ""
         else:
             text = str(default).lower() if isinstance(default, bool) else str(default)
+            text = "" if default == () else text
         yield Variable(
-            name=_variable(field),
+            name=_variable(field, of.prefix),
             field=field,
             description=about.description or "",
             default=text,
@@ -453,4 +585,5 @@ def _variables() -> Iterator[Variable]:
         )
 
 
-VARIABLES: tuple[Variable, ...] = tuple(_variables())
+VARIABLES: tuple[Variable, ...] = tuple(_variables(LeanSettings))
+WEBHOOK_VARIABLES: tuple[Variable, ...] = tuple(_variables(WebhookSettings))

@@ -183,6 +183,34 @@ def sync(
 
 
 @app.command()
+def webhooks() -> None:
+    """Receive Lean's webhooks until it is interrupted; LEAN_WEBHOOK_* say how."""
+    from lean_resources.errors import ConfigError
+    from pipelines.definitions import inbox, webhook_settings
+    from pipelines.receiver import PATH, server
+
+    try:
+        settings = webhook_settings()
+        if not settings.secrets:
+            raise ConfigError(
+                "no webhook secret: set LEAN_WEBHOOK_SECRET from Lean's dashboard, Integration"
+            )
+        receiver = server(settings, inbox.process_config_and_initialize().inbox())
+    except LeanError as error:
+        raise _fail(f"{error.message}\n      {error.remedy}") from None
+    scheme = "https" if settings.tls_cert else "http"
+    where = f"{settings.host}:{settings.port}"
+    console.print(
+        f"Webhooks of {inbox.environment} at [bold]{scheme}://{where}{PATH}[/bold]",
+        soft_wrap=True,
+        highlight=False,
+    )
+    receiver.run()
+    if not receiver.started:
+        raise _fail(f"cannot listen on {where}")
+
+
+@app.command()
 def doctor() -> None:
     """Check settings, credentials, certificates and the way to Lean, without touching data."""
     from lean_resources.client import LeanClient

@@ -7,13 +7,28 @@ from pathlib import Path
 import dagster as dg
 
 from lean_resources.resource import LeanResource
-from lean_resources.settings import VARIABLES, LeanSettings
+from lean_resources.settings import (
+    VARIABLES,
+    WEBHOOK_VARIABLES,
+    LeanSettings,
+    WebhookSettings,
+)
 from pipelines.assets import reconciliation, refresh, stream_assets, warehouse
 from pipelines.policy import load
-from pipelines.resources import LakeResource, silent
+from pipelines.resources import InboxResource, LakeResource, silent
 from pipelines.schedules import schedules
 
-__all__ = ["HOME", "defs", "environment_of", "lake", "lean", "policy", "settings"]
+__all__ = [
+    "HOME",
+    "defs",
+    "environment_of",
+    "inbox",
+    "lake",
+    "lean",
+    "policy",
+    "settings",
+    "webhook_settings",
+]
 
 HOME = Path(os.environ.get("LEANHOUSE_HOME") or Path(__file__).resolve().parent.parent / "var")
 
@@ -24,12 +39,26 @@ lake = LakeResource(
     environment=os.environ.get("LEAN_ENVIRONMENT") or "sandbox",
 )
 
+_inbox_url = os.environ.get("LEAN_WEBHOOK_INBOX")
+inbox = InboxResource(
+    url=dg.EnvVar("LEAN_WEBHOOK_INBOX")
+    if _inbox_url
+    else f"sqlite:///{HOME / 'inbox' / f'{lake.environment}.db'}",
+    environment=lake.environment,
+)
+
 policy, _when = load(HOME / "policy.toml")
 
 defs = dg.Definitions(
     assets=[*stream_assets, refresh, reconciliation, warehouse],
     schedules=schedules(_when),
-    resources={"lean": lean, "lake": lake, "policy": policy, "progress": silent},
+    resources={
+        "lean": lean,
+        "lake": lake,
+        "inbox": inbox,
+        "policy": policy,
+        "progress": silent,
+    },
 )
 
 
@@ -42,14 +71,24 @@ def settings() -> LeanSettings:
     return LeanSettings.load(os.environ)
 
 
+def webhook_settings() -> WebhookSettings:
+    """The settings of the receiver of webhooks, as the environment is.
+
+    Raises:
+        ConfigError: As `settings`.
+    """
+    return WebhookSettings.load(os.environ)
+
+
 def environment_of(values: Mapping[str, str], home: Path) -> dict[str, str]:
     """The environment of a child process that uses given settings and folders.
 
     Args:
-        values: Settings by field name.
+        values: Settings by field name; those of the receiver begin with `webhook_`.
         home: Folder of the state; Dagster's own lies in `dagster` inside it.
     """
     names = {variable.field: variable.name for variable in VARIABLES}
+    names |= {f"webhook_{variable.field}": variable.name for variable in WEBHOOK_VARIABLES}
     return {
         **os.environ,
         **{names[field]: value for field, value in values.items()},

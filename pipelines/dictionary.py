@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
-from lean_resources.settings import VARIABLES
+from lean_resources.settings import VARIABLES, WEBHOOK_VARIABLES, Variable
 from lean_resources.streams import STREAMS, Column, Kind, Stream, Window
 from pipelines.ledger import Pull
 
@@ -80,13 +81,22 @@ _ENV_HEAD = """\
 LEANHOUSE_HOME=
 """
 
+_WEBHOOK_HEAD = """\
+# The receiver of webhooks, `leanhouse webhooks`; docs/webhooks.md says how to set it up.
+"""
+
 
 def env_example() -> str:
     """The file .env.example."""
-    lines = [_ENV_HEAD]
-    for variable in VARIABLES:
+    lines = [_ENV_HEAD, *_settings(VARIABLES), _WEBHOOK_HEAD, *_settings(WEBHOOK_VARIABLES)]
+    return "\n".join(lines)
+
+
+def _settings(variables: Sequence[Variable]) -> list[str]:
+    lines = []
+    for variable in variables:
         default = f" Default: {variable.default}." if variable.default else ""
         secret = " Secret." if variable.secret else ""
         text = f"{variable.description}{default}{secret}"
         lines += [*(f"# {line}" for line in textwrap.wrap(text, 96)), f"{variable.name}=", ""]
-    return "\n".join(lines)
+    return lines

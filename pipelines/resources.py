@@ -1,14 +1,16 @@
 """What assets are given besides Lean and the policy: the lake, and somebody to tell of progress."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
+from lean_resources.inbox import Inbox
 from pipelines.lake import Lake
 
-__all__ = ["LakeResource", "Progress", "silent"]
+__all__ = ["InboxResource", "LakeResource", "Progress", "silent"]
 
 Progress = Callable[[str, int, int], None]
 """Told the stream, how many series of requests are done, and of how many."""
@@ -27,3 +29,28 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def lake(self) -> Lake:
         """The lake."""
         return Lake(Path(self.root), self.environment)
+
+
+class InboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The inbox of webhooks of one environment."""
+
+    # repr=False: the URL of a database holds its password.
+    url: str = Field(description="Where it lies, as an SQLAlchemy URL.", repr=False)
+    environment: str = Field(description="sandbox or production; part of its tables' names.")
+
+    def inbox(self) -> Inbox:
+        """The inbox, its tables created where they are missing.
+
+        Raises:
+            ConfigError: The URL is none of a database that is supported.
+            UnavailableError: The database does not answer.
+        """
+        return _opened(self.url, self.environment)
+
+
+@functools.cache
+def _opened(url: str, environment: str) -> Inbox:
+    """The inbox of a URL, opened once per process."""
+    inbox = Inbox(url, environment)
+    inbox.create()
+    return inbox

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from lean_resources.errors import ConfigError
-from lean_resources.settings import HOSTS, LEGACY_HOSTS, VARIABLES, LeanSettings
+from lean_resources.settings import (
+    HOSTS,
+    LEGACY_HOSTS,
+    VARIABLES,
+    WEBHOOK_VARIABLES,
+    LeanSettings,
+    WebhookSettings,
+)
 
 SECRET = "hush-8f14e45f"
 PAIR = {"LEAN_CLIENT_ID": "7a2c1d30", "LEAN_CLIENT_SECRET": SECRET}
@@ -397,3 +404,58 @@ def test_any_mapping_loads_or_is_a_config_error(values):
     else:
         assert error.__context__ is None
         assert SECRET not in str(error) or any(SECRET in name for name in values)
+
+
+def test_every_setting_of_the_receiver_has_a_variable_with_an_explanation():
+    """Names, explanations and secrets are told like those of the client."""
+    names = [variable.name for variable in WEBHOOK_VARIABLES]
+
+    assert names == [f"LEAN_WEBHOOK_{field.upper()}" for field in WebhookSettings.model_fields]
+    assert all(variable.description.endswith(".") for variable in WEBHOOK_VARIABLES)
+    assert {variable.field for variable in WEBHOOK_VARIABLES if variable.secret} == {
+        "secret",
+        "next_secret",
+        "app_token",
+        "inbox",
+    }
+
+
+def test_the_receivers_variables_and_the_clients_leave_each_other_alone():
+    """Each reads its own, and neither takes the other's for a misspelling."""
+    both = PAIR | {"LEAN_WEBHOOK_SECRET": SECRET, "LEAN_WEBHOOK_APP_TOKEN": SECRET}
+
+    assert LeanSettings.load(both) == LeanSettings.load(PAIR)
+    assert WebhookSettings.load(both).secrets == (SECRET,)
+    assert SECRET not in repr(WebhookSettings.load(both))
+
+
+def test_networks_are_read_from_one_line():
+    """Addresses and networks of both kinds, separated by commas."""
+    settings = WebhookSettings.load({"LEAN_WEBHOOK_ALLOW": "203.0.113.7, 2001:db8::/32,"})
+
+    assert [str(network) for network in settings.allow] == ["203.0.113.7/32", "2001:db8::/32"]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"ALLOW": "203.0.113.7/24"}, ["ALLOW", "host bits"]),
+        ({"ALLOW": "everybody"}, ["ALLOW"]),
+        ({"PORT": "65536"}, ["PORT is out of range"]),
+        ({"MAX_BYTES": "1"}, ["MAX_BYTES is out of range"]),
+        ({"TRUSTED_HOPS": "two"}, ["TRUSTED_HOPS is not a whole number"]),
+        ({"NEXT_SECRET": SECRET}, ["NEXT_SECRET is set without LEAN_WEBHOOK_SECRET"]),
+        ({"TLS_CERT": __file__}, ["TLS_CERT is set without LEAN_WEBHOOK_TLS_KEY"]),
+        ({"TLS_KEY": __file__}, ["TLS_KEY is set without LEAN_WEBHOOK_TLS_CERT"]),
+        ({"TLS_CLIENT_AUTHORITY": __file__}, ["is set without LEAN_WEBHOOK_TLS_CERT"]),
+        ({"TLS_CERT": "/none", "TLS_KEY": __file__}, ["TLS_CERT is not a file"]),
+        ({"SECERT": SECRET}, ["LEAN_WEBHOOK_SECERT is unknown: did you mean LEAN_WEBHOOK_SECRET"]),
+    ],
+)
+def test_a_problem_of_the_receivers_settings_names_the_variable(values, named):
+    """Half set, out of range, misspelt or no file: one sentence without the value."""
+    with pytest.raises(ConfigError) as problem:
+        WebhookSettings.load({f"LEAN_WEBHOOK_{name}": value for name, value in values.items()})
+
+    assert all(part in str(problem.value) for part in named)
+    assert SECRET not in str(problem.value)

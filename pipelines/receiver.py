@@ -1,0 +1,356 @@
+"""The receiver: an ASGI application that stores Lean's webhooks and says 200 once they are on disk.
+
+What is refused leaves no trace but a count, and an answer says nothing that was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import uvicorn
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lean_resources.errors import SchemaError, SignatureError, UnavailableError
+from lean_resources.inbox import Inbox
+from lean_resources.settings import WebhookSettings
+from lean_resources.webhooks import Event, read_event, verify
+
+__all__ = ["Receiver", "server"]
+
+PATH = "/webhooks/lean"
+_ROOM = 20_000
+"""Events that may wait for the disk; more are turned away, and Lean sends them again."""
+_BATCH = 1_000
+_STORE_SECONDS = 8.0
+"""Lean gives up on an answer after ten."""
+_PRUNE_SECONDS = 6 * 3600.0
+
+_LOG = logging.getLogger(__name__)
+
+
+class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
+    """A message that is not stored.
+
+    Args:
+        status_code: 400, 401, 413 or 503.
+        reason: One word for the count.
+    """
+
+    def __init__(self, status_code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status_code = status_code
+        self.reason = reason
+
+
+class _Metrics:
+    """What Prometheus is told."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.answers = Counter(
+            "leanhouse_webhooks",
+            "Webhooks by answer: stored, known already, or the reason of their refusal.",
+            ["status_code", "outcome"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "leanhouse_webhook_seconds",
+            "Seconds from the first byte of a webhook to its answer.",
+            buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+        self.batch = Histogram(
+            "leanhouse_inbox_commit_events",
+            "Events that were committed together.",
+            buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000),
+            registry=self.registry,
+        )
+        self.commit_seconds = Histogram(
+            "leanhouse_inbox_commit_seconds",
+            "Seconds of a commit.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+            registry=self.registry,
+        )
+        self.last = Gauge(
+            "leanhouse_webhook_last_stored_timestamp_seconds",
+            "When an event was last stored.",
+            registry=self.registry,
+        )
+
+
+class _States(Collector):
+    """Events of the inbox by state, counted when they are asked for."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauge; none while the inbox cannot be reached."""
+        try:
+            counts = self._inbox.counts()
+        except UnavailableError:
+            return
+        gauge = GaugeMetricFamily(
+            "leanhouse_inbox_events", "Events in the inbox.", labels=["state"]
+        )
+        for state, count in counts.items():
+            gauge.add_metric([state], count)
+        yield gauge
+
+
+class _Postbox:
+    """Group commit: events that come while one batch is written make up the next.
+
+    So a commit, which waits for the disk, is shared by all who wait for it, and its cost does not
+    grow with their number.
+    """
+
+    def __init__(self, inbox: Inbox, metrics: _Metrics) -> None:
+        self._inbox = inbox
+        self._metrics = metrics
+        self._waiting: list[tuple[Event, asyncio.Future[None]]] = []
+        self._has_come = asyncio.Event()
+
+    async def put(self, event: Event) -> None:
+        """Store an event; when this returns it is on disk.
+
+        Raises:
+            UnavailableError: It could not be stored.
+        """
+        if len(self._waiting) >= _ROOM:
+            raise UnavailableError("too many events wait for the disk", code="INBOX")
+        stored = asyncio.get_running_loop().create_future()
+        self._waiting.append((event, stored))
+        self._has_come.set()
+        await stored
+
+    async def run(self) -> None:
+        """Write batches, one after the other, until cancelled."""
+        prune_at = 0.0
+        while True:
+            await self._has_come.wait()
+            batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+            if not self._waiting:
+                self._has_come.clear()
+            await self._store(batch)
+            if time.monotonic() > prune_at:
+                prune_at = time.monotonic() + _PRUNE_SECONDS
+                with contextlib.suppress(UnavailableError):
+                    await asyncio.to_thread(self._inbox.prune)
+
+    async def _store(self, batch: list[tuple[Event, asyncio.Future[None]]]) -> None:
+        started = time.monotonic()
+        events = [event for event, _ in batch]
+        problem: UnavailableError | None = None
+        try:
+            new = await asyncio.to_thread(self._inbox.add, events)
+        except UnavailableError as error:
+            problem, new = error, 0
+        except Exception as error:  # noqa: BLE001 - whoever waits has to be told, and the next batch written
+            _LOG.exception("a batch of events could not be stored")
+            problem, new = UnavailableError(type(error).__name__, code="INBOX"), 0
+        self._metrics.commit_seconds.observe(time.monotonic() - started)
+        self._metrics.batch.observe(len(batch))
+        if new:
+            self._metrics.last.set_to_current_time()
+        for _, stored in batch:
+            if stored.done():
+                continue
+            if problem is None:
+                stored.set_result(None)
+            else:
+                stored.set_exception(problem)
+
+
+class Receiver:
+    """Receives webhooks into an inbox.
+
+    Args:
+        settings: Secrets, limits and who may deliver.
+        inbox: Where events are stored; its tables are created on start.
+    """
+
+    def __init__(self, settings: WebhookSettings, inbox: Inbox) -> None:
+        self._settings = settings
+        self._inbox = inbox
+        self._secrets = settings.secrets
+        token = settings.app_token
+        self._app_token = token.get_secret_value().encode() if token is not None else None
+        self._metrics = _Metrics()
+        self._metrics.registry.register(_States(inbox))
+        self._postbox: _Postbox | None = None
+        self.app = Starlette(
+            routes=[
+                Route(PATH, self._receive, methods=["POST"]),
+                Route("/healthz", self._health),
+                Route("/readyz", self._ready),
+                Route("/metrics", self._tell),
+            ],
+            lifespan=self._lifespan,
+        )
+        self.app.router.redirect_slashes = False
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        await asyncio.to_thread(self._inbox.create)
+        self._postbox = _Postbox(self._inbox, self._metrics)
+        writing = asyncio.create_task(self._postbox.run())
+        try:
+            yield
+        finally:
+            writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
+            self._inbox.close()
+
+    async def _receive(self, request: Request) -> Response:
+        started = time.monotonic()
+        try:
+            self._admit(request)
+            event = self._read(request, await self._body(request))
+            await self._store(event)
+        except _Refused as refused:
+            status_code, outcome = refused.status_code, refused.reason
+        else:
+            status_code, outcome = 200, "stored"
+        self._metrics.answers.labels(str(status_code), outcome).inc()
+        self._metrics.seconds.observe(time.monotonic() - started)
+        # What is left of a refused body would be read as the next request.
+        headers = {"connection": "close"} if status_code in {400, 413} else None
+        return Response(status_code=status_code, headers=headers)
+
+    def _admit(self, request: Request) -> None:
+        """Look at where a message comes from and how long it says it is."""
+        if self._settings.allow and not self._is_allowed(request):
+            raise _Refused(401, "address")
+        if self._app_token is not None:
+            given = request.headers.get("lean-app-token", "").encode("latin-1")
+            if not hmac.compare_digest(given, self._app_token):
+                raise _Refused(401, "app_token")
+        length = request.headers.get("content-length", "0")
+        # A longer number is no length that anything could have.
+        if not (length.isascii() and length.isdigit()) or len(length) > 18:
+            raise _Refused(400, "content_length")
+        if int(length) > self._settings.max_bytes:
+            raise _Refused(413, "size")
+
+    def _is_allowed(self, request: Request) -> bool:
+        address = request.client.host if request.client is not None else ""
+        hops = self._settings.trusted_hops
+        if hops:
+            told = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+            address = told[-hops] if len(told) >= hops else ""
+        try:
+            sender = ipaddress.ip_address(address.strip())
+        except ValueError:
+            return False
+        if isinstance(sender, ipaddress.IPv6Address) and sender.ipv4_mapped is not None:
+            sender = sender.ipv4_mapped
+        return any(sender in network for network in self._settings.allow)
+
+    async def _body(self, request: Request) -> bytes:
+        """The whole body, within its limits of size and time."""
+        chunks = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._settings.body_seconds):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > self._settings.max_bytes:
+                        raise _Refused(413, "size")
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise _Refused(400, "slow") from None
+        except ClientDisconnect:
+            raise _Refused(400, "cut") from None
+        return b"".join(chunks)
+
+    def _read(self, request: Request, body: bytes) -> Event:
+        """The event of a body that Lean signed."""
+        signatures = request.headers.getlist("lean-signature")
+        try:
+            verify(body, signatures[0] if len(signatures) == 1 else None, self._secrets)
+        except SignatureError:
+            raise _Refused(401, "signature") from None
+        try:
+            return read_event(body)
+        except SchemaError:
+            raise _Refused(400, "shape") from None
+
+    async def _store(self, event: Event) -> None:
+        if self._postbox is None:
+            raise _Refused(503, "starting")
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                await self._postbox.put(event)
+        except TimeoutError:
+            raise _Refused(503, "slow_inbox") from None
+        except UnavailableError:
+            raise _Refused(503, "inbox") from None
+
+    async def _health(self, _: Request) -> Response:
+        return Response(status_code=200)
+
+    async def _ready(self, _: Request) -> Response:
+        """Whether an event that came now would be stored."""
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                await asyncio.to_thread(self._inbox.check)
+        except (UnavailableError, TimeoutError):
+            return Response(status_code=503)
+        return Response(status_code=200 if self._postbox is not None else 503)
+
+    async def _tell(self, _: Request) -> Response:
+        told = await asyncio.to_thread(generate_latest, self._metrics.registry)
+        return Response(told, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
+    """The receiver on its address, to be run until it is interrupted.
+
+    Raises:
+        ConfigError: The certificates cannot be read.
+    """
+    secured: dict[str, Any] = {}
+    if settings.tls_cert is not None:
+        authority = settings.tls_client_authority
+        secured = {
+            "ssl_certfile": str(settings.tls_cert),
+            "ssl_keyfile": str(settings.tls_key),
+            "ssl_ca_certs": str(authority) if authority is not None else None,
+            "ssl_cert_reqs": ssl.CERT_REQUIRED if authority is not None else ssl.CERT_NONE,
+        }
+    return uvicorn.Server(
+        uvicorn.Config(
+            Receiver(settings, inbox).app,
+            host=settings.host,
+            port=settings.port,
+            http="httptools",
+            loop="uvloop",
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            # Who delivers is judged by the receiver, which knows how many proxies are ours.
+            proxy_headers=False,
+            limit_concurrency=4096,
+            timeout_keep_alive=65,
+            timeout_graceful_shutdown=10,
+            **secured,
+        )
+    )
