@@ -17,7 +17,6 @@ from pipelines.refresh import RefreshReport
 from pipelines.refresh import refresh as refresh_stale
 from pipelines.resources import LakeResource, Progress
 from pipelines.sync import Report, Selection, sync
-from pipelines.warehouse import publish
 
 __all__ = [
     "FIRST_MONTH",
@@ -28,7 +27,6 @@ __all__ = [
     "reconciliation",
     "refresh",
     "stream_assets",
-    "warehouse",
 ]
 
 FIRST_MONTH = "2015-01"
@@ -371,24 +369,3 @@ def reconciliation(
 
 
 stream_assets = [_asset(stream) for stream in STREAMS.values() if stream.exploded_from is None]
-
-
-@dg.asset(
-    deps=sorted(STREAMS),
-    group_name="warehouse",
-    owners=OWNERS,
-    kinds={"duckdb"},
-    pool="warehouse",
-    description="The DuckDB file that analysts open: resolved rows of every stream.",
-)
-def warehouse(lake: LakeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Build the file beside the old one and swap it in."""
-    started = dt.datetime.now(dt.UTC)
-    published = publish(lake.lake())
-    return dg.MaterializeResult(
-        metadata={
-            "path": dg.MetadataValue.path(published.path),
-            "rows": dg.MetadataValue.json(published.rows),
-            "seconds": (dt.datetime.now(dt.UTC) - started).total_seconds(),
-        }
-    )

@@ -15,6 +15,7 @@ from rich.console import Console
 from lean_resources.errors import LeanError
 from lean_resources.sandbox import Sandbox, Server, serve
 from lean_resources.sandbox import run as run_sandbox
+from pipelines.lake import Lake
 from pipelines.tables import show, write_csv
 
 __all__ = ["main"]
@@ -277,7 +278,6 @@ def replay(
     from lean_resources.streams import STREAMS
     from pipelines.ledger import new_id
     from pipelines.replay import replay as replay_stream
-    from pipelines.warehouse import publish
 
     unknown = sorted(set(stream or ()) - set(STREAMS))
     if unknown:
@@ -290,7 +290,38 @@ def replay(
             raise _fail(f"{name}: {error.message}. {error.remedy}") from None
         without = f", {done.without_answers:,} without answers" if done.without_answers else ""
         console.print(f"{name:<20} {done.pulls:,} pulls, {done.rows:,} rows{without}")
-    publish(lake)
+    _build(lake)
+
+
+@app.command()
+def build(home: Home = None) -> None:
+    """Bring the models up to date with the lake as it stands, and publish the warehouse."""
+    _build(_lake_of(home))
+
+
+def _build(lake: Lake) -> None:
+    from pipelines.build import build as build_models
+    from pipelines.definitions import lake as configured
+    from pipelines.definitions import models
+    from pipelines.warehouse import publish
+
+    try:
+        built = build_models(lake, models, hash_key=configured.key())
+    except LeanError as error:
+        raise _fail(f"{error.message}. {error.remedy}") from None
+    for one in built:
+        if one.written:
+            console.print(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
+    publish(lake, models, pii=configured.pii)
+    problems = list(dict.fromkeys(one.problem for one in built if one.problem is not None))
+    broken = [
+        f"{one.model.name}: {check.claim} ({found.offenders} rows)"
+        for one in built
+        for check, found in one.checks.items()
+        if found.offenders and check.is_error
+    ]
+    if problems or broken:
+        raise _fail("; ".join(problems + broken))
 
 
 @app.command()
@@ -326,9 +357,8 @@ def dictionary(
     sys.stdout.write(env_example() if settings else written())
 
 
-def _lake_of(home: Path | None):  # type: ignore[no-untyped-def] # noqa: ANN202 - imported late
+def _lake_of(home: Path | None) -> Lake:
     from pipelines.definitions import lake
-    from pipelines.lake import Lake
 
     configured = lake.lake()
     return configured if home is None else Lake(home / "lake", configured.environment)

@@ -13,9 +13,11 @@ from lean_resources.settings import (
     LeanSettings,
     WebhookSettings,
 )
-from pipelines.assets import reconciliation, refresh, stream_assets, warehouse
+from pipelines.assets import reconciliation, refresh, stream_assets
+from pipelines.model_assets import model_assets
+from pipelines.models import load as load_models
 from pipelines.policy import load
-from pipelines.resources import InboxResource, LakeResource, silent
+from pipelines.resources import SANDBOX_KEY, InboxResource, LakeResource, silent
 from pipelines.schedules import schedules
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "inbox",
     "lake",
     "lean",
+    "models",
     "policy",
     "settings",
     "webhook_settings",
@@ -37,6 +40,8 @@ lean = LeanResource(**{v.field: dg.EnvVar(v.name) for v in VARIABLES if os.envir
 lake = LakeResource(
     root=str(HOME / "lake"),
     environment=os.environ.get("LEAN_ENVIRONMENT") or "sandbox",
+    hash_key=os.environ.get("LEANHOUSE_HASH_KEY") or SANDBOX_KEY,
+    pii=os.environ.get("LEANHOUSE_PII") == "true",
 )
 
 _inbox_url = os.environ.get("LEAN_WEBHOOK_INBOX")
@@ -46,11 +51,12 @@ inbox = InboxResource(
     else f"sqlite:///{HOME / 'inbox' / f'{lake.environment}.db'}",
     environment=lake.environment,
 )
+models = load_models()
 
 policy, _when = load(HOME / "policy.toml")
 
 defs = dg.Definitions(
-    assets=[*stream_assets, refresh, reconciliation, warehouse],
+    assets=[*stream_assets, refresh, reconciliation, *model_assets(models)],
     schedules=schedules(_when),
     resources={
         "lean": lean,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lean_resources.settings import VARIABLES, WEBHOOK_VARIABLES, Variable
 from lean_resources.streams import STREAMS, Column, Kind, Stream, Window
-from pipelines.ledger import Pull
+from pipelines.ledger import PULL_DOCS
 
 __all__ = ["dictionary", "env_example"]
 
@@ -59,15 +59,7 @@ def _rows(column: Column, outer: str = "") -> list[str]:
 
 
 def _ledger() -> str:
-    documented = (Pull.__doc__ or "").split("Args:")[1]
-    entries: list[list[str]] = []
-    for line in documented.splitlines():
-        text = line.strip()
-        if line.startswith("        ") and not line.startswith("         ") and ":" in text:
-            entries.append(list(text.split(": ", 1)))
-        elif text and entries:
-            entries[-1][1] += f" {text}"
-    rows = [f"| `{name}` | {doc} |" for name, doc in entries]
+    rows = [f"| `{name}` | {doc} |" for name, doc in PULL_DOCS.items()]
     head = ["## pulls", "", "The ledger, one row per pull, whatever its outcome.", ""]
     return "\n".join([*head, "| column | meaning |", "|---|---|", *rows, ""])
 
@@ -79,6 +71,13 @@ _ENV_HEAD = """\
 
 # Folder of the lake and of everything else that is kept; var in the checkout when unset.
 LEANHOUSE_HOME=
+
+# Key of the hashes that stand for account numbers in the tables: 32 to 64 random characters,
+# required in production. Another key makes other hashes: see docs/personal-data.md. Secret.
+LEANHOUSE_HASH_KEY=
+
+# Whether the warehouse has a schema pii with the personal columns: true or false. Default: false.
+LEANHOUSE_PII=
 """
 
 _WEBHOOK_HEAD = """\

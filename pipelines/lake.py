@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,18 @@ from pipelines.ledger import (
     to_table,
 )
 
-__all__ = ["RAW_SCHEMA", "Batch", "Lake", "lake_schema", "put"]
+__all__ = [
+    "HISTORY_DOCS",
+    "RAW_SCHEMA",
+    "TRACE_DOCS",
+    "Batch",
+    "Lake",
+    "lake_schema",
+    "put",
+    "put_text",
+    "reveal",
+    "typed_nothing",
+]
 
 RAW_SCHEMA = pa.schema(
     [
@@ -50,7 +61,8 @@ RAW_SCHEMA = pa.schema(
 """One row per answer, as received: enough to type it again without asking Lean."""
 
 _SQL = Path(__file__).resolve().parent.parent / "sql" / "lake"
-_VIEWS = ("paused_banks",)
+_VIEWS = ("paused_banks", "clock")
+_VIEWS_OF_MACROS = ("account_days",)
 _MACROS = {
     "readable_entities": "wanted_permission, at_instant",
     "readable_accounts": "wanted_permission, at_instant",
@@ -64,6 +76,23 @@ _LARGE_BYTES = 4_000_000
 _LEVEL = 1
 _RAW_COMPRESSION = "zstd"
 _WRITERS = 4
+
+TRACE_DOCS = {
+    "pull_id": "Pull that brought the row; see pulls.",
+    "page_number": "Page of the series that held the record, from 0.",
+    "record_number": "Place of the record in its series, from 0.",
+}
+"""Meanings of the columns that every row carries."""
+
+HISTORY_DOCS = TRACE_DOCS | {
+    "month": "UTC month of the pull as YYYY-MM, for a stream with months.",
+    "claimed_from": "First UTC day that the pull spoke for.",
+    "claimed_to": "Last UTC day that the pull spoke for, inclusive.",
+    "refreshed_at": "When the bank was last asked before the pull, UTC.",
+    "asked_at": "When the pull was asked for, UTC, by this machine.",
+    "finished_at": "When the pull ended, UTC, by this machine.",
+}
+"""Meanings of the columns that rows of a history carry."""
 
 
 def lake_schema(stream: Stream) -> pa.Schema:
@@ -121,6 +150,16 @@ class Lake:
         """Folder of what became of refreshes."""
         return self.folder / "attempts"
 
+    @property
+    def marts(self) -> Path:
+        """Folder of the models' files."""
+        return self.folder / "marts"
+
+    @property
+    def manifests(self) -> Path:
+        """Folder of the lists of models' files that count; the newest one does."""
+        return self.folder / "manifests"
+
     def batch(self, now: dt.datetime | None = None) -> Batch:
         """Start a set of files that will count together."""
         return Batch(self, now or dt.datetime.now(dt.UTC))
@@ -147,6 +186,9 @@ class Lake:
         connection.execute(f"create or replace table claims as {claims}")
         for stream in STREAMS.values():
             connection.execute(f'create or replace view "{stream.name}" as {self.resolved(stream)}')
+            connection.execute(
+                f"create or replace view {stream.name}_history as {self.history(stream)}"
+            )
         for name, folder, schema in (
             ("refresh_spends", self.spends.parent, SPENDS_SCHEMA),
             ("refresh_attempts", self.attempts, ATTEMPTS_SCHEMA),
@@ -158,21 +200,44 @@ class Lake:
         for name, parameters in _MACROS.items():
             body = (_SQL / f"{name}.sql").read_text()
             connection.execute(f"create or replace macro {name}({parameters}) as table {body}")
+        for name in _VIEWS_OF_MACROS:
+            body = (_SQL / f"{name}.sql").read_text()
+            connection.execute(f"create or replace view {name} as {body}")
 
-    def resolved(self, stream: Stream) -> str:
-        """The SELECT of a stream's rows that count, over `claims` and the stream's files."""
-        files = self._files(self.place(stream), lake_schema(stream))
+    def resolved(self, stream: Stream, months: Collection[str] | None = None) -> str:
+        """The SELECT of a stream's rows that count, over `claims` and the stream's files.
+
+        Args:
+            stream: The stream.
+            months: Only these months (YYYY-MM) of a stream with months; None means all.
+        """
+        files = self._files(self.place(stream), lake_schema(stream), months)
         columns = ", ".join(f'rows."{name}"' for name in lake_schema(stream).names)
         placed = ""
         if stream.window is Window.MONTHS:
-            instants = ", ".join(f'rows."{name}"' for name in stream.placed_by)
-            placed = (
-                f" and (coalesce({instants}) at time zone 'UTC')::date"
-                " between claims.claimed_from and claims.claimed_to"
-            )
+            placed = f" and {_day(stream)} between claims.claimed_from and claims.claimed_to"
         return (
             f"select {columns} from ({files}) as rows inner join claims"
             f" on claims.stream = '{stream.name}' and rows.pull_id = claims.pull_id{placed}"
+        )
+
+    def history(self, stream: Stream, months: Collection[str] | None = None) -> str:
+        """The SELECT of every row that a committed pull ever brought, with when it was asked.
+
+        Args:
+            stream: The stream.
+            months: Only these months (YYYY-MM) of a stream with months; None means all.
+        """
+        files = self._files(self.place(stream), lake_schema(stream), months)
+        columns = ", ".join(f'rows."{name}"' for name in lake_schema(stream).names)
+        told = ", ".join(f"pulls.{name}" for name in HISTORY_DOCS if name not in TRACE_DOCS)
+        placed = ""
+        if stream.window is Window.MONTHS:
+            placed = f" and {_day(stream)} between pulls.claimed_from and pulls.claimed_to"
+        return (
+            f"select {columns}, {told} from ({files}) as rows inner join pulls"
+            f" on pulls.stream = '{stream.name}' and pulls.outcome = 'COMMITTED'"
+            f" and rows.pull_id = pulls.pull_id{placed}"
         )
 
     def all_rows(self, stream: Stream) -> str:
@@ -187,20 +252,24 @@ class Lake:
         """The SELECT of a stream's answers as received."""
         return self._files(self.raw(stream), RAW_SCHEMA)
 
-    def _files(self, folder: Path, schema: pa.Schema) -> str:
+    def _files(self, folder: Path, schema: pa.Schema, months: Collection[str] | None = None) -> str:
         """The SELECT over a folder's files; typed and empty before the first one.
 
         A column that older files lack is null, one that the schema does not name does not show.
         """
-        columns = ", ".join(f'null::{_sql_type(f.type)} as "{f.name}"' for f in schema)
-        empty = f"select {columns} where false"
-        if not any(folder.glob("*/*.parquet")):
+        empty = typed_nothing((f.name, _sql_type(f.type)) for f in schema)
+        partitions = ["*"] if months is None else [f"month={month}" for month in sorted(months)]
+        patterns = ", ".join(
+            f"'{_escaped(folder / partition / '*.parquet')}'"
+            for partition in partitions
+            if any(folder.glob(f"{partition}/*.parquet"))
+        )
+        if not patterns:
             return empty
         names = ", ".join(f'"{name}"' for name in schema.names)
-        pattern = str(folder / "*" / "*.parquet").replace("'", "''")
         return (
             f"select {names} from ({empty} union all by name select * from read_parquet("
-            f"'{pattern}', union_by_name = true, hive_partitioning = false))"
+            f"[{patterns}], union_by_name = true, hive_partitioning = false))"
         )
 
     def vacuum(self, *, older_than_seconds: float = _DAY_SECONDS) -> list[Path]:
@@ -318,14 +387,38 @@ def _write(file: Path, table: pa.Table) -> None:
     pq.write_table(table, _beside(file), **_compression(table))
 
 
+def _day(stream: Stream) -> str:
+    """The UTC day that places a row of a stream with months."""
+    instants = ", ".join(f'rows."{name}"' for name in stream.placed_by)
+    return f"(coalesce({instants}) at time zone 'UTC')::date"
+
+
 def put(folder: Path, table: pa.Table) -> None:
     """Add a table to a folder as one file, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{new_id()}.parquet"
     pq.write_table(table, _beside(file), **_compression(table))
-    _sync(_beside(file))
-    _beside(file).replace(file)
-    _sync(folder)
+    reveal(_beside(file), file)
+
+
+def put_text(file: Path, text: str) -> None:
+    """Write a small file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _beside(file).write_text(text, encoding="utf-8")
+    reveal(_beside(file), file)
+
+
+def reveal(beside: Path, file: Path) -> None:
+    """Put a file that was written beside its place there, so that it survives a power cut."""
+    _sync(beside)
+    beside.replace(file)
+    _sync(file.parent)
+
+
+def typed_nothing(columns: Iterable[tuple[str, str]]) -> str:
+    """A SELECT without rows, of columns with their types."""
+    named = ", ".join(f'null::{kind} as "{name}"' for name, kind in columns)
+    return f"select {named} where false"
 
 
 def _beside(file: Path) -> Path:
@@ -387,3 +480,7 @@ def _sql_type(kind: pa.DataType) -> str:
 
 def _quoted(name: str) -> str:
     return f'"{name}"'
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("'", "''")

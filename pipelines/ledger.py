@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import pyarrow as pa
 __all__ = [
     "ATTEMPTS_SCHEMA",
     "LEDGER_SCHEMA",
+    "PULL_DOCS",
     "SPENDS_SCHEMA",
     "VIEW_DOCS",
     "Outcome",
@@ -89,6 +91,23 @@ class Pull:
     trace_id: str | None = None
     run_id: str | None = None
 
+
+def _documented(record: type) -> dict[str, str]:
+    """Meanings of a record's fields, from the Args of its docstring."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in (record.__doc__ or "").split("Args:")[1].splitlines():
+        match = re.match(r" {8}(\w+): (.*)", line)
+        if match:
+            name = match[1]
+            found[name] = match[2]
+        elif line.strip() and name:
+            found[name] += f" {line.strip()}"
+    return found
+
+
+PULL_DOCS = _documented(Pull) | {"batch_id": "The batch of files that it was written with."}
+"""Meanings of the ledger's columns."""
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 
@@ -195,6 +214,37 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "correlation_id": "The id sent with the request that failed.",
             "trace_id": "Lean's id of that answer, for its support.",
             "run_id": "The run that asked.",
+        },
+    ),
+    "claims": (
+        "Which committed pull speaks for which UTC days; one row per pull and stretch of days.",
+        {
+            "stream": "The stream.",
+            "parent_id": "What the pull is of: an account, an entity, or a fixed name.",
+            "month": "UTC month as YYYY-MM, for a stream with months.",
+            "pull_id": "The pull.",
+            "claimed_from": "First UTC day; null for a snapshot.",
+            "claimed_to": "Last UTC day, inclusive; null for a snapshot.",
+        },
+    ),
+    "clock": (
+        "The instant that the lake speaks of: the newest state of a bank that was read; one row.",
+        {
+            "as_of": "The instant, UTC; null before the first pull.",
+            "as_of_date": "Its day in Riyadh.",
+        },
+    ),
+    "account_days": (
+        "What is known of transactions; one row per account and UTC day up to the lake's clock.",
+        {
+            "account_id": "The account.",
+            "entity_id": "Its entity.",
+            "bank_identifier": "Its bank.",
+            "utc_day": "The UTC day.",
+            "status": "covered, not_permitted, bank_refused or not_yet_pulled.",
+            "pull_id": "The pull that speaks for the day, where one does.",
+            "refreshed_at": "When the bank was last asked before that pull, UTC.",
+            "code": "Why the day is not known, where a code tells.",
         },
     ),
     "paused_banks": (

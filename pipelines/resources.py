@@ -7,10 +7,17 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from lean_resources.errors import ConfigError
 from lean_resources.inbox import Inbox
 from pipelines.lake import Lake
 
 __all__ = ["InboxResource", "LakeResource", "Progress", "silent"]
+
+SANDBOX_KEY = "sandbox"
+"""Key where nothing is secret: the same for everybody, refused in production."""
+
+_SHORTEST_KEY = 32
+_LONGEST_KEY = 64
 
 Progress = Callable[[str, int, int], None]
 """Told the stream, how many series of requests are done, and of how many."""
@@ -25,6 +32,27 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     root: str = Field(description="Folder that holds one lake per environment.")
     environment: str = Field(description="sandbox or production; part of every path.")
+    hash_key: str = Field(
+        default=SANDBOX_KEY, repr=False, description="Key of hashed account numbers."
+    )
+    pii: bool = Field(
+        default=False, description="Whether the warehouse has a schema with personal columns."
+    )
+
+    def key(self) -> str:
+        """The key of hashed account numbers.
+
+        Raises:
+            ConfigError: It is the one that everybody knows, or too weak, in production.
+        """
+        if self.environment == "production" and len(self.hash_key) < _SHORTEST_KEY:
+            raise ConfigError(
+                "LEANHOUSE_HASH_KEY is missing or too short for production: set it to"
+                f" {_SHORTEST_KEY} to {_LONGEST_KEY} random characters, and keep a copy"
+            )
+        if len(self.hash_key.encode()) > _LONGEST_KEY:
+            raise ConfigError(f"LEANHOUSE_HASH_KEY is longer than {_LONGEST_KEY} bytes: shorten it")
+        return self.hash_key
 
     def lake(self) -> Lake:
         """The lake."""

@@ -11,7 +11,9 @@ from typing import Any
 import dagster as dg
 
 from lean_resources.streams import STREAMS
-from pipelines.assets import all_months, refresh, stream_assets, warehouse
+from pipelines.assets import all_months, refresh, stream_assets
+from pipelines.model_assets import model_assets
+from pipelines.models import load
 from pipelines.policy import Policy
 from pipelines.resources import LakeResource, Progress
 
@@ -54,12 +56,12 @@ def sync_all(
     policy: Policy | None = None,
     entity_ids: Sequence[str] = (),
 ) -> list[Line]:
-    """Bring every stream up to date and publish the warehouse.
+    """Bring every stream and every model up to date, and publish the warehouse.
 
     Args:
         lean: The application at Lean, as a `LeanResource`.
         lake: Where to write.
-        progress: Is told of every stream.
+        progress: Is told of every stream, and of the models.
         instance: Where the run is recorded.
         policy: How eagerly to pull; the usual one when left.
         entity_ids: Only these entities; none means all.
@@ -78,7 +80,7 @@ def sync_all(
     }
     ops["pull_transactions"]["config"]["only_missing"] = True  # type: ignore[assignment]
     result = dg.materialize(
-        [*stream_assets, refresh, warehouse],
+        [*stream_assets, refresh, *model_assets(load())],
         instance=instance,
         resources={
             "lean": lean,

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
-from lean_resources.streams import STREAMS, Stream
+from lean_resources.streams import STREAMS
+from pipelines.build import Manifest, current_manifest, stored_rows
 from pipelines.lake import Lake
-from pipelines.ledger import VIEW_DOCS, new_id
+from pipelines.ledger import new_id
+from pipelines.models import Model, Models
+from pipelines.relations import Relation, add_seeds
 
 __all__ = ["Published", "connect", "publish"]
+
+_NOT_PUBLISHED = {"keyed_hash"}
+"""Macros that need the key, which stays with who builds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,34 +28,30 @@ class Published:
 
     Args:
         path: The file.
-        rows: Resolved rows of each stream.
+        rows: Resolved rows of each stream, and rows of each model that is kept.
     """
 
     path: Path
     rows: Mapping[str, int]
 
 
-def publish(lake: Lake) -> Published:
-    """Build the warehouse from the lake as it stands, and swap it in.
+def publish(lake: Lake, models: Models, *, pii: bool = False) -> Published:
+    """Build the warehouse from the lake and the models as they stand, and swap it in.
 
     Whoever has the old file open keeps reading the old file; whoever opens it after the swap sees
     the new one. Each view shows what was committed when the file was built.
+
+    Args:
+        lake: The lake.
+        models: What was built from it; those never built are left out.
+        pii: Whether a schema `pii` holds the personal columns, which are nowhere else.
     """
     lake.folder.mkdir(parents=True, exist_ok=True)
     temporary = lake.folder / f"leanhouse.{new_id()}.tmp"
     try:
         with duckdb.connect(str(temporary)) as connection:
             connection.execute("set TimeZone = 'UTC'")
-            lake.attach_to(connection)
-            connection.execute(
-                "comment on table pulls is 'The ledger: one row per pull, whatever its outcome.'"
-            )
-            connection.execute(
-                "comment on table claims is 'Which committed pull speaks for which UTC days.'"
-            )
-            for view, (doc, columns) in VIEW_DOCS.items():
-                _comment(connection, view, doc, columns)
-            rows = {name: _describe(connection, stream) for name, stream in STREAMS.items()}
+            rows = _Shelf(connection, lake, models, current_manifest(lake)).fill(pii=pii)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(lake.warehouse)
@@ -75,25 +77,120 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _describe(connection: duckdb.DuckDBPyConnection, stream: Stream) -> int:
-    """Comment a stream's view and count its rows."""
-    docs = {column.name: column.doc for column in stream.columns}
-    docs |= {
-        "pull_id": "Pull that brought the row; see pulls.",
-        "page_number": "Page of the series that held the record, from 0.",
-        "record_number": "Place of the record in its series, from 0.",
-    }
-    _comment(connection, stream.name, stream.doc, docs)
-    found = connection.execute(f"select count(*) from {stream.name}").fetchone()
-    return int(found[0]) if found else 0
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """A warehouse that is being filled."""
 
+    connection: duckdb.DuckDBPyConnection
+    lake: Lake
+    models: Models
+    manifest: Manifest
 
-def _comment(
-    connection: duckdb.DuckDBPyConnection, view: str, doc: str, columns: Mapping[str, str]
-) -> None:
-    connection.execute(f"comment on view {view} is '{_quoted(doc)}'")
-    for name, column_doc in columns.items():
-        connection.execute(f"""comment on column {view}."{name}" is '{_quoted(column_doc)}'""")
+    def fill(self, *, pii: bool) -> dict[str, int]:
+        """Create everything that analysts see; rows by stream and model."""
+        # One transaction: each statement on its own would be made durable.
+        self.connection.execute("begin")
+        for name, macro in self.models.macros.items():
+            if name not in _NOT_PUBLISHED:
+                self.connection.execute(macro)
+        self.lake.attach_to(self.connection)
+        add_seeds(self.connection, self.models.seeds)
+        shown = [model for model in self.models if self._is_there(model)]
+        self._show_public(shown)
+        if pii:
+            self._show_personal(shown)
+        self.connection.execute("commit")
+        rows = {name: self._count(name) for name in STREAMS}
+        for model in shown:
+            if not model.stored.is_view:
+                parts = self.manifest.parts[model.name]
+                rows[model.name] = sum(part.rows for part in parts.values())
+        return rows
+
+    def _show_public(self, shown: Collection[Model]) -> None:
+        for relation in self.models.relations.values():
+            self._put(relation, [name for name in relation.types if name not in relation.pii])
+        for model in shown:
+            if model.layer != "pii":
+                self._put(model, model.public)
+
+    def _show_personal(self, shown: Collection[Model]) -> None:
+        self.connection.execute("create schema pii")
+        for relation in self.models.relations.values():
+            if relation.pii:
+                self._put(relation, relation.types, "pii")
+        for model in shown:
+            if len(model.public) < len(model.columns):
+                self._put(model, [column.name for column in model.columns], "pii")
+
+    def _put(self, shown: Relation | Model, columns: Collection[str], schema: str = "main") -> None:
+        """Show some columns of a relation or a model, with their meanings."""
+        if isinstance(shown, Model):
+            self._view(shown.name, columns, schema)
+            doc = f"{shown.description} Grain: {shown.grain}."
+            docs: Mapping[str, str] = {column.name: column.doc for column in shown.columns}
+        else:
+            if shown.pii:
+                self._view(shown.name, columns, schema)
+            doc, docs = shown.doc, shown.docs
+        self._comment(f"{schema}.{shown.name}", doc, docs, columns)
+
+    def _is_there(self, model: Model) -> bool:
+        """Whether a model can be read: it was built, or is a view over what can be read."""
+        if not model.stored.is_view:
+            return model.name in self.manifest.parts
+        return all(self._is_there(self.models[name]) for name in model.reads if name in self.models)
+
+    def _view(self, name: str, columns: Collection[str], schema: str) -> None:
+        """Show some columns of a stream or a model.
+
+        What a view reads is written into it, because the columns that it needs may not be shown.
+        """
+        inner: dict[str, str] = {}
+        self._spell(name, inner)
+        body = inner.pop(name)
+        parts = ", ".join(f"{one} as ({select}\n)" for one, select in inner.items())
+        shown = ", ".join(f'"{column}"' for column in columns)
+        self.connection.execute(
+            f"create or replace view {schema}.{name} as"
+            f" {f'with {parts}' if parts else ''} select {shown} from ({body}\n)"
+        )
+
+    def _spell(self, name: str, inner: dict[str, str]) -> None:
+        """Add the SELECT of a relation, behind those of what it reads that is not shown whole."""
+        if name in inner:
+            return
+        if name in self.models:
+            model = self.models[name]
+            if model.stored.is_view:
+                for one in model.reads:
+                    if one in self.models or self.models.relations[one].pii:
+                        self._spell(one, inner)
+                inner[name] = model.body
+            else:
+                inner[name] = stored_rows(self.lake, model, self.manifest)
+            return
+        stream = STREAMS[name.removesuffix("_history")]
+        is_history = name.endswith("_history")
+        inner[name] = self.lake.history(stream) if is_history else self.lake.resolved(stream)
+
+    def _comment(
+        self, name: str, doc: str, docs: Mapping[str, str], columns: Collection[str]
+    ) -> None:
+        found = self.connection.execute(
+            "select table_type from information_schema.tables where table_name = $1",
+            [name.rsplit(".", maxsplit=1)[-1]],
+        ).fetchone()
+        kind = "view" if found is not None and found[0] == "VIEW" else "table"
+        self.connection.execute(f"comment on {kind} {name} is '{_quoted(doc)}'")
+        for column in columns:
+            self.connection.execute(
+                f"""comment on column {name}."{column}" is '{_quoted(docs[column])}'"""
+            )
+
+    def _count(self, name: str) -> int:
+        found = self.connection.execute(f"select count(*) from {name}").fetchone()
+        return int(found[0]) if found else 0
 
 
 def _quoted(text: str) -> str:

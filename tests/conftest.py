@@ -31,6 +31,14 @@ def lake(tmp_path):
     return Lake(tmp_path / "lake", "sandbox")
 
 
+@pytest.fixture(params=(7, 11, 23), ids="seed{}".format)
+def world(request):
+    """A lake with a known truth and the tables built from it, per seed; see marts/known.py."""
+    from known import known
+
+    return known(request.param)
+
+
 def settings_of(sandbox, url="http://127.0.0.1", **changes):
     """Settings of the application that the offline Lean knows."""
     given = {

@@ -87,3 +87,32 @@ def comparable(stream, found):
         else value
         for name, value in found.items()
     }
+
+
+def true_rows(stream, sandbox):
+    """The typed rows of a stream's truth, by key."""
+    found = {}
+    places = {}
+    newest = {}
+    banks = {
+        true["record"]["id"]: true["record"]["bank_identifier"]
+        for true in sandbox.truth("entities")
+    }
+    for true in sandbox.truth(stream.name):
+        asked = dict(true["parent"])
+        parent = asked.get(stream.parent_key or "", "")
+        asked["record_number"] = places[parent] = places.get(parent, -1) + 1
+        if stream.exploded_from is not None:
+            asked["bank_identifier"] = banks[asked["entity_id"]]
+        typed = row(stream, true["record"], asked)
+        found[tuple(typed[name] for name in stream.key)] = typed
+        if stream.detail is not None:
+            best = newest.get(parent)
+            if best is None or typed["created_at"] > best["created_at"]:
+                newest[parent] = typed
+    if stream.detail is not None:
+        told = {id(typed) for typed in newest.values()}
+        for typed in found.values():
+            if id(typed) not in told:
+                typed.update(accounts_status=None, identity_status=None, account_statuses=None)
+    return found

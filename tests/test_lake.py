@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from lean_resources.streams import STREAMS
 from pipelines.lake import Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
+from pipelines.models import load
 from pipelines.warehouse import connect, publish
 
 TRANSACTIONS, CUSTOMERS = STREAMS["transactions"], STREAMS["customers"]
 NOW = dt.datetime(2026, 3, 15, 7, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
+MODELS = load()
 
 
 @pytest.fixture
@@ -212,10 +214,10 @@ def test_each_day_belongs_to_the_newest_pull_that_claims_it(tmp_path_factory, hi
 def test_a_reader_keeps_its_warehouse_while_a_new_one_is_swapped_in(lake):
     """An open connection is never blocked and never changes under its reader."""
     commit(lake, first := pull(), customers(first, "c1"))
-    publish(lake)
+    publish(lake, MODELS)
     with connect(lake) as reader:
         commit(lake, second := pull(asked_at=NOW + DAY), customers(second, "c1", "c2"))
-        publish(lake)
+        publish(lake, MODELS)
 
         assert reader.execute("select count(*) from customers").fetchall() == [(1,)]
         with connect(lake) as later:
@@ -225,7 +227,7 @@ def test_a_reader_keeps_its_warehouse_while_a_new_one_is_swapped_in(lake):
 
 def test_the_warehouse_documents_every_column(lake):
     """Each view and each of its columns carries the catalogue's words."""
-    publish(lake)
+    publish(lake, MODELS)
 
     with connect(lake) as connection:
         silent = connection.execute(

@@ -4,41 +4,12 @@ import asyncio
 
 import pytest
 from conftest import TODAY, client_of, settings_of, sync_everything
-from oracle import comparable, row
+from oracle import comparable, true_rows
 
 from lean_resources import LeanClient
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.streams import STREAMS
 from pipelines.lake import Lake
-
-
-def expected(stream, sandbox):
-    """The typed rows of a stream's truth, by key."""
-    found = {}
-    places = {}
-    newest = {}
-    banks = {
-        true["record"]["id"]: true["record"]["bank_identifier"]
-        for true in sandbox.truth("entities")
-    }
-    for true in sandbox.truth(stream.name):
-        asked = dict(true["parent"])
-        parent = asked.get(stream.parent_key or "", "")
-        asked["record_number"] = places[parent] = places.get(parent, -1) + 1
-        if stream.exploded_from is not None:
-            asked["bank_identifier"] = banks[asked["entity_id"]]
-        typed = row(stream, true["record"], asked)
-        found[tuple(typed[name] for name in stream.key)] = typed
-        if stream.detail is not None:
-            best = newest.get(parent)
-            if best is None or typed["created_at"] > best["created_at"]:
-                newest[parent] = typed
-    if stream.detail is not None:
-        told = {id(typed) for typed in newest.values()}
-        for typed in found.values():
-            if id(typed) not in told:
-                typed.update(accounts_status=None, identity_status=None, account_statuses=None)
-    return found
 
 
 def held(stream, lake):
@@ -70,7 +41,7 @@ def test_resolved_rows_are_the_truth(synced, name):
     sandbox, lake, _ = synced
     stream = STREAMS[name]
 
-    true = expected(stream, sandbox)
+    true = true_rows(stream, sandbox)
     rows, count = held(stream, lake)
 
     assert count == len(rows), "a key occurs twice"

@@ -1,0 +1,554 @@
+"""Models become Parquet: only what reads something that changed, in order, each part once.
+
+A part is all rows of a model, or those of one month. Its *print* is a hash of the SQL and of what
+it reads; a part whose print is the one on record is left as it is. What a part holds has a hash of
+its own, so that a part which was built again and came out the same stops the chain.
+
+Files are only added. A *manifest* names those that count, and is renamed into place last: whoever
+reads sees one whole build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from lean_resources.streams import STREAMS, Window
+from pipelines.lake import Lake, put_text, reveal, typed_nothing
+from pipelines.ledger import new_id
+from pipelines.models import Check, Model, Models
+from pipelines.relations import add_macros, add_seeds
+
+__all__ = [
+    "BuildError",
+    "Built",
+    "CheckResult",
+    "Manifest",
+    "Part",
+    "attach_models",
+    "build",
+    "current_manifest",
+    "stored_rows",
+    "vacuum_models",
+]
+
+MEMORY_LIMIT = "3GB"
+_SHOWN_OFFENDERS = 5
+_KEPT_SECONDS = 86_400
+_WHOLE = ""
+_MONTH_STREAMS = {
+    name: stream
+    for stream in STREAMS.values()
+    if stream.window is Window.MONTHS
+    for name in (stream.name, f"{stream.name}_history")
+}
+_BY_MONTH = {*_MONTH_STREAMS, "pulls", "claims"}
+"""What models that are kept by month see a part of; rows without a month are not in any."""
+_LEDGER = {"account_days", "paused_banks"}
+
+
+class BuildError(Exception):
+    """A model cannot be published as it came out; the message names it, and no value of a row."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Rows of a model that are kept in one file.
+
+    Args:
+        file: Its file below the lake's folder; empty where there are no rows.
+        print: Hash of the SQL and of what it read.
+        content: Hash of its rows, whatever their order.
+        rows: How many.
+    """
+
+    file: str
+    print: str
+    content: str
+    rows: int
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """What a check found.
+
+    Args:
+        print: Hash of the SQL and of what it read.
+        offenders: Rows that break the claim.
+        shown: The first few of them, as text by column.
+    """
+
+    print: str
+    offenders: int
+    shown: list[dict[str, str]]
+
+
+class Manifest(msgspec.Struct):
+    """Which files count, by model and part, and what the checks found, by model and claim."""
+
+    parts: dict[str, dict[str, Part]] = {}
+    checks: dict[str, dict[str, CheckResult]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What became of a model.
+
+    Args:
+        model: The model.
+        rows: Rows that it holds.
+        parts: Parts that it consists of.
+        written: Parts that were written anew.
+        changed: Parts of those whose rows are others than before.
+        seconds: Time that it took, checks included.
+        checks: What each of its checks found.
+        problem: Why it stays as it was before, or None.
+    """
+
+    model: Model
+    rows: int
+    parts: int
+    written: int
+    changed: int
+    seconds: float
+    checks: dict[Check, CheckResult]
+    problem: str | None = None
+
+
+def build(
+    lake: Lake,
+    models: Models,
+    *,
+    hash_key: str,
+    only: Collection[str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+    tell: Callable[[str, int, int], None] = lambda _name, _done, _total: None,
+) -> list[Built]:
+    """Bring models up to date with the lake as it stands.
+
+    Args:
+        lake: The lake.
+        models: What there is to build.
+        hash_key: Key of hashed identifiers; with another one everything is built anew.
+        only: These models; None means all. What they read is taken as it was built last.
+        memory_limit: Most memory that DuckDB may use before it turns to the disk.
+        tell: Is told the model, how many are done, and of how many.
+
+    Returns:
+        One entry per model that was asked for, in the order of building. A model with a problem
+        stays as it was, and so do those that read it.
+    """
+    work = _Work(lake, models, hash_key, memory_limit)
+    wanted = [model for model in models if only is None or model.name in only]
+    built = []
+    with work.connection:
+        for done, model in enumerate(wanted):
+            tell(model.name, done, len(wanted))
+            built.append(work.bring_up(model))
+        if wanted:
+            tell(wanted[-1].name, len(wanted), len(wanted))
+    work.keep()
+    return built
+
+
+def attach_models(connection: duckdb.DuckDBPyConnection, lake: Lake, models: Models) -> list[Model]:
+    """Create a view per model that was built, over the files that count.
+
+    Returns:
+        The models that are there to read; those never built are left out, and so are those of the
+        layer `pii`.
+    """
+    manifest = current_manifest(lake)
+    for macro in models.macros.values():
+        connection.execute(macro)
+    shown: list[Model] = []
+    for model in models:
+        reads_all = all(
+            name in models.relations or any(one.name == name for one in shown)
+            for name in model.reads
+        )
+        if model.layer == "pii" or not (reads_all or not model.stored.is_view):
+            continue
+        if not model.stored.is_view and model.name not in manifest.parts:
+            continue
+        select = model.body if model.stored.is_view else stored_rows(lake, model, manifest)
+        connection.execute(f"create or replace view {model.name} as {select}")
+        shown.append(model)
+    return shown
+
+
+def current_manifest(lake: Lake) -> Manifest:
+    """The manifest that counts; an empty one before the first build."""
+    files = sorted(lake.manifests.glob("*.json"))
+    if not files:
+        return Manifest()
+    return msgspec.json.decode(files[-1].read_bytes(), type=Manifest)
+
+
+def vacuum_models(lake: Lake, *, older_than_seconds: float = _KEPT_SECONDS) -> list[Path]:
+    """Delete files of models that no manifest names any more, and manifests that were replaced.
+
+    Args:
+        lake: The lake.
+        older_than_seconds: Files younger than this stay, because a build may be under way and
+            readers may have an earlier warehouse open.
+
+    Returns:
+        The files that were deleted.
+    """
+    limit = time.time() - older_than_seconds
+    manifests = sorted(lake.manifests.glob("*.json"))
+    deleted = [file for file in manifests[:-1] if file.stat().st_mtime < limit]
+    kept = [file for file in manifests if file not in deleted]
+    named = {
+        part.file
+        for file in kept
+        for parts in msgspec.json.decode(file.read_bytes(), type=Manifest).parts.values()
+        for part in parts.values()
+    }
+    deleted += [
+        file
+        for file in lake.marts.rglob("*.parquet*")
+        if str(file.relative_to(lake.folder)) not in named and file.stat().st_mtime < limit
+    ]
+    for file in deleted:
+        file.unlink(missing_ok=True)
+    return deleted
+
+
+@dataclass
+class _Work:
+    """One build under way."""
+
+    lake: Lake
+    models: Models
+    hash_key: str
+    memory_limit: str
+    connection: duckdb.DuckDBPyConnection = field(init=False)
+    manifest: Manifest = field(init=False)
+    stuck: dict[str, str] = field(default_factory=dict)
+    prints: dict[tuple[str, tuple[str, ...] | None], str] = field(default_factory=dict)
+    lake_months: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.manifest = current_manifest(self.lake)
+        known = {model.name for model in self.models}
+        self.manifest.parts = {k: v for k, v in self.manifest.parts.items() if k in known}
+        self.manifest.checks = {k: v for k, v in self.manifest.checks.items() if k in known}
+        self.lake.folder.mkdir(parents=True, exist_ok=True)
+        self.connection = duckdb.connect()
+        self.connection.execute("set TimeZone = 'UTC'")
+        self.connection.execute(f"set memory_limit = '{self.memory_limit}'")
+        self.connection.execute("set preserve_insertion_order = false")
+        spill = str(self.lake.marts / "spill").replace("'", "''")
+        self.connection.execute(f"set temp_directory = '{spill}'")
+        add_macros(self.connection, self.models.macros.values(), self.hash_key)
+        self.lake.attach_to(self.connection)
+        add_seeds(self.connection, self.models.seeds)
+        # Whatever a model is made with besides its own SQL: macros, and the key.
+        key = hashlib.sha256(b"print of the key\0" + self.hash_key.encode()).hexdigest()
+        rows = self.connection.execute(
+            "select distinct month from pulls where month is not null and outcome = 'COMMITTED'"
+        ).fetchall()
+        self.lake_months = {str(month) for (month,) in rows}
+        self.common = _hash(*self.models.macros.values(), key, duckdb.__version__)
+
+    def keep(self) -> None:
+        """Let what was built count."""
+        put_text(
+            self.lake.manifests / f"{new_id()}.json", msgspec.json.encode(self.manifest).decode()
+        )
+
+    def bring_up(self, model: Model) -> Built:
+        """Build what is out of date of a model, and run its checks."""
+        started = time.monotonic()
+        before = self.manifest.parts.get(model.name, {})
+        written = changed = 0
+        checks: dict[Check, CheckResult] = {}
+        problem = next((self.stuck[name] for name in model.reads if name in self.stuck), None)
+        if problem is None:
+            try:
+                if not model.stored.is_view:
+                    parts, written = self._parts(model, before)
+                    changed = sum(
+                        before[name].content != part.content if name in before else part.rows > 0
+                        for name, part in parts.items()
+                    ) + sum(name not in parts for name in before)
+                    self.manifest.parts[model.name] = parts
+                self._show(model)
+                if changed:
+                    self._prove_key(model)
+                checks = {check: self._run(check) for check in self.models.checks_of(model.name)}
+            except (BuildError, duckdb.Error) as error:
+                problem = _told(model, error)
+        if problem is not None:
+            self.stuck[model.name] = problem
+            self.manifest.parts.pop(model.name, None)
+            if before:
+                self.manifest.parts[model.name] = before
+        self.manifest.checks[model.name] = {check.name: found for check, found in checks.items()}
+        kept = self.manifest.parts.get(model.name, {})
+        return Built(
+            model=model,
+            rows=sum(part.rows for part in kept.values()),
+            parts=len(kept),
+            written=written,
+            changed=changed,
+            seconds=time.monotonic() - started,
+            checks=checks,
+            problem=problem,
+        )
+
+    def _parts(self, model: Model, before: dict[str, Part]) -> tuple[dict[str, Part], int]:
+        """The parts of a model, and how many of them were written anew."""
+        parts: dict[str, Part] = {}
+        written = 0
+        for name in self._part_names(model):
+            months = None if name == _WHOLE else self._read_months(model, name)
+            print_ = _hash(
+                self.common,
+                model.body,
+                *(self._print(one, months) for one in model.reads),
+            )
+            old = before.get(name)
+            if old is not None and old.print == print_ and self._is_there(old):
+                parts[name] = old
+                continue
+            parts[name] = self._write(model, name, months, print_, old)
+            written += 1
+        return parts, written
+
+    def _part_names(self, model: Model) -> list[str]:
+        if model.stored.month is None:
+            return [_WHOLE]
+        seen = {month for name in model.reads for month in self._months(name) or ()}
+        reach = range(model.stored.before, model.stored.after + 1)
+        return sorted({_shifted(month, -step) for month in seen for step in reach})
+
+    def _months(self, name: str) -> set[str] | None:
+        """Months that a relation is kept in, or None where it is kept whole."""
+        if name in _BY_MONTH:
+            return self.lake_months
+        if name not in self.models:
+            return None
+        model = self.models[name]
+        if model.stored.month is not None:
+            parts = self.manifest.parts.get(name, {})
+            return {month for month, part in parts.items() if part.rows}
+        if model.stored.is_view:
+            inner = [self._months(one) for one in model.reads]
+            if any(one is not None for one in inner):
+                return set().union(*(one for one in inner if one is not None))
+        return None
+
+    def _read_months(self, model: Model, month: str) -> tuple[str, ...]:
+        reach = range(model.stored.before, model.stored.after + 1)
+        return tuple(_shifted(month, step) for step in reach)
+
+    def _print(self, name: str, months: tuple[str, ...] | None) -> str:
+        """Hash of what a relation holds, of some months where it is kept by month."""
+        asked = months if self._months(name) is not None else None
+        if name in self.models and not self.models[name].stored.is_view:
+            # Not remembered: it changes when the model is built.
+            parts = self.manifest.parts.get(name, {})
+            return _hash(
+                *(
+                    f"{month}={part.content}"
+                    for month, part in sorted(parts.items())
+                    if asked is None or month in asked
+                )
+            )
+        if name in self.models:
+            model = self.models[name]
+            return _hash(model.body, *(self._print(one, asked) for one in model.reads))
+        if (name, asked) not in self.prints:
+            self.prints[name, asked] = self._print_of_lake(name, asked)
+        return self.prints[name, asked]
+
+    def _print_of_lake(self, name: str, months: tuple[str, ...] | None) -> str:
+        if name in self.models.seeds:
+            return _hash(self.models.seeds[name].read_text(encoding="utf-8"))
+        if name == "clock":
+            return _hash(*map(str, self._row("select * from clock")))
+        where = "true" if months is None else f"month in {_listed(months)}"
+        if name in {"pulls", "claims", "refresh_spends", "refresh_attempts"}:
+            return self._hashed(name, where)
+        if name in _LEDGER:
+            return self._hashed("pulls", where)
+        if name.endswith("_history"):
+            stream = name.removesuffix("_history")
+            return self._hashed(
+                "pulls", f"{where} and stream = '{stream}' and outcome = 'COMMITTED'"
+            )
+        return self._hashed("claims", f"{where} and stream = '{name}'")
+
+    def _hashed(self, table: str, where: str) -> str:
+        row = self._row(
+            f"select count(*), coalesce(sum(hash(it)::hugeint), 0) from {table} as it where {where}"
+        )
+        return _hash(*map(str, row))
+
+    def _row(self, query: str) -> tuple[Any, ...]:
+        row = self.connection.execute(query).fetchone()
+        return row if row is not None else ()
+
+    def _is_there(self, part: Part) -> bool:
+        return not part.rows or (self.lake.folder / part.file).exists()
+
+    def _write(
+        self,
+        model: Model,
+        name: str,
+        months: tuple[str, ...] | None,
+        print_: str,
+        old: Part | None,
+    ) -> Part:
+        """Select the rows of a part into a file."""
+        where = "" if months is None else f" where {model.stored.month} = '{name}'"
+        folder = self.lake.marts / model.name
+        file = (folder / f"month={name}" if months is not None else folder) / f"{new_id()}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f"{file.name}.tmp")
+        if months is not None:
+            self._narrow(model, months)
+        try:
+            path = str(beside).replace("'", "''")
+            self.connection.execute(
+                f"copy (select * from ({model.body}\n) as it{where}) to '{path}'"
+                " (format parquet, compression zstd, compression_level 1)"
+            )
+        finally:
+            if months is not None:
+                self.connection.execute("set search_path = 'main'")
+        rows, content = self._row(
+            "select count(*), coalesce(sum(hash(it)::hugeint), 0)::varchar"
+            f" from read_parquet('{path}') as it"
+        )
+        place = str(file.relative_to(self.lake.folder))
+        if old is not None and old.content == content and self._is_there(old):
+            place = old.file
+            beside.unlink()
+        elif rows == 0:
+            place = ""
+            beside.unlink()
+        else:
+            reveal(beside, file)
+        return Part(file=place, print=print_, content=content, rows=rows)
+
+    def _narrow(self, model: Model, months: tuple[str, ...]) -> None:
+        """Let names that are kept by month mean some months of them, until told otherwise."""
+        self.connection.execute("drop schema if exists part cascade")
+        self.connection.execute("create schema part")
+        for name in self._closure(model):
+            if self._months(name) is None:
+                continue
+            if name in self.models:
+                one = self.models[name]
+                select = (
+                    one.body
+                    if one.stored.is_view
+                    else stored_rows(self.lake, one, self.manifest, months)
+                )
+            elif name in {"pulls", "claims"}:
+                select = f"select * from main.{name} where month in {_listed(months)}"
+            elif name.endswith("_history"):
+                select = self.lake.history(_MONTH_STREAMS[name], months)
+            else:
+                select = self.lake.resolved(_MONTH_STREAMS[name], months)
+            self.connection.execute(f"create view part.{name} as {select}")
+        self.connection.execute("set search_path = 'part,main'")
+
+    def _closure(self, model: Model) -> list[str]:
+        """What a model reads, and what the views among that read, inner ones first."""
+        found: list[str] = []
+
+        def add(name: str) -> None:
+            if name in found:
+                return
+            if name in self.models and self.models[name].stored.is_view:
+                for inner in self.models[name].reads:
+                    add(inner)
+            found.append(name)
+
+        for name in model.reads:
+            add(name)
+        return found
+
+    def _show(self, model: Model) -> None:
+        """Let later models read this one."""
+        select = model.body
+        if not model.stored.is_view:
+            select = stored_rows(self.lake, model, self.manifest)
+        self.connection.execute(f"create or replace view main.{model.name} as {select}")
+
+    def _prove_key(self, model: Model) -> None:
+        """Refuse a model whose key is null or not unique.
+
+        Raises:
+            BuildError: It is.
+        """
+        key = ", ".join(model.key)
+        is_null = " or ".join(f"{name} is null" for name in model.key)
+        nulls, twice = self._row(
+            f"select (select count(*) from {model.name} where {is_null}),"
+            f" (select count(*) from (select 1 from {model.name} group by {key}"
+            " having count(*) > 1))"
+        )
+        if nulls or twice:
+            raise BuildError(f"the key ({key}) is null in {nulls} rows, and doubled {twice} times")
+
+    def _run(self, check: Check) -> CheckResult:
+        print_ = _hash(self.common, check.body, *(self._print(name, None) for name in check.reads))
+        old = self.manifest.checks.get(check.model, {}).get(check.name)
+        if old is not None and old.print == print_:
+            return old
+        result = self.connection.execute(check.body)
+        names = [column[0] for column in result.description or ()]
+        rows = result.fetchmany(_SHOWN_OFFENDERS)
+        shown = [dict(zip(names, map(str, row), strict=True)) for row in rows]
+        count = len(rows)
+        while more := result.fetchmany(10_000):
+            count += len(more)
+        return CheckResult(print=print_, offenders=count, shown=shown)
+
+
+def stored_rows(
+    lake: Lake, model: Model, manifest: Manifest, months: Collection[str] | None = None
+) -> str:
+    """The SELECT of a model's rows from its files, of some months or of all."""
+    files = ", ".join(
+        "'" + str(lake.folder / part.file).replace("'", "''") + "'"
+        for month, part in sorted(manifest.parts.get(model.name, {}).items())
+        if part.file and (months is None or month in months)
+    )
+    if not files:
+        return typed_nothing((column.name, column.type) for column in model.columns)
+    return f"select * from read_parquet([{files}], hive_partitioning = false)"
+
+
+def _told(model: Model, error: Exception) -> str:
+    """Why a model did not come out; DuckDB's messages may quote values, so its kind has to do."""
+    if isinstance(error, BuildError):
+        return f"{model.name}: {error}"
+    kind = type(error).__name__
+    return f"{model.name}: DuckDB refused {model.file.name} ({kind}); run it in a query to see why"
+
+
+def _listed(months: Collection[str]) -> str:
+    return "(" + ", ".join(f"'{month}'" for month in sorted(months)) + ")"
+
+
+def _shifted(month: str, step: int) -> str:
+    """The month so many months later."""
+    year, number = map(int, month.split("-"))
+    year, number = divmod(year * 12 + number - 1 + step, 12)
+    return f"{year:04}-{number + 1:02}"
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

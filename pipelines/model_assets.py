@@ -1,0 +1,210 @@
+"""One asset per model, with its lineage and its checks, all made by one step in order."""
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from lean_resources.errors import ConfigError
+from lean_resources.streams import STREAMS
+from pipelines.build import Built, build
+from pipelines.models import Check, Model, Models
+from pipelines.resources import LakeResource, Progress
+from pipelines.warehouse import publish
+
+__all__ = ["FOLLOW", "model_assets"]
+
+OWNERS = ["team:data-engineering"]
+
+FOLLOW = (
+    dg.AutomationCondition.any_deps_updated().since_last_handled()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+)
+"""Rebuild when what is read has changed. Unlike `eager`, months that were never pulled do not
+hold it up."""
+
+_LEDGER = {"pulls", "claims", "account_days", "refresh_spends", "refresh_attempts", "paused_banks"}
+
+
+def model_assets(models: Models) -> list[dg.AssetsDefinition]:
+    """The assets of all models, and the warehouse that shows them."""
+
+    @dg.multi_asset(
+        name="models",
+        specs=[_spec(model, models) for model in models],
+        check_specs=[*map(_key_spec, models), *map(_claim, models.checks)],
+        can_subset=True,
+        pool="warehouse",
+    )
+    def build_models(
+        context: dg.AssetExecutionContext,
+        lake: LakeResource,
+        progress: dg.ResourceParam[Progress],
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        wanted = {key.to_user_string() for key in context.selected_asset_keys}
+        problems = []
+        for built in build(
+            lake.lake(),
+            models,
+            hash_key=_key(lake),
+            only=wanted,
+            tell=lambda _name, done, total: progress("models", done, total),
+        ):
+            if built.problem is None:
+                yield _result(built)
+            else:
+                problems.append(built)
+        if problems:
+            raise dg.Failure(
+                "; ".join(dict.fromkeys(str(one.problem) for one in problems)),
+                metadata={
+                    "stay as they were": dg.MetadataValue.json([p.model.name for p in problems])
+                },
+                allow_retries=False,
+            )
+
+    @dg.asset(
+        deps=[*STREAMS, *(model.name for model in models if model.layer != "pii")],
+        group_name="warehouse",
+        owners=OWNERS,
+        kinds={"duckdb"},
+        pool="warehouse",
+        automation_condition=FOLLOW,
+        description="The DuckDB file that analysts open: every stream and every model.",
+    )
+    def warehouse(lake: LakeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """Build the file beside the old one and swap it in."""
+        started = dt.datetime.now(dt.UTC)
+        published = publish(lake.lake(), models, pii=lake.pii)
+        return dg.MaterializeResult(
+            metadata={
+                "path": dg.MetadataValue.path(published.path),
+                "rows": dg.MetadataValue.json(dict(published.rows)),
+                "personal columns": lake.pii,
+                "seconds": (dt.datetime.now(dt.UTC) - started).total_seconds(),
+            }
+        )
+
+    return [build_models, warehouse]
+
+
+def _key(lake: LakeResource) -> str:
+    try:
+        return lake.key()
+    except ConfigError as error:
+        raise dg.Failure(f"{error.message}. {error.remedy}", allow_retries=False) from None
+
+
+def _spec(model: Model, models: Models) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key=model.name,
+        deps=sorted(_assets_of(model, models)),
+        description=f"{model.description}\n\nGrain: {model.grain}.",
+        group_name=model.layer,
+        owners=OWNERS,
+        kinds={"duckdb", "sql", *([] if model.stored.is_view else ["parquet"])},
+        automation_condition=FOLLOW,
+        metadata={
+            "dagster/column_schema": _schema(model),
+            "dagster/column_lineage": _lineage(model, models),
+            "grain": model.grain,
+            "key": ", ".join(model.key),
+            "sample": dg.MetadataValue.md(f"```sql\n{model.sample or f'from {model.name}'}\n```"),
+            **dict(model.notes),
+        },
+    )
+
+
+def _assets_of(model: Model, models: Models) -> set[str]:
+    """Assets that a model reads; the ledger is written by every stream."""
+    found: set[str] = set()
+    for name in model.reads:
+        if name in models or name in STREAMS:
+            found.add(name)
+        elif name.removesuffix("_history") in STREAMS:
+            found.add(name.removesuffix("_history"))
+        elif name in _LEDGER:
+            found |= set(STREAMS)
+    return found
+
+
+def _schema(model: Model) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=column.type,
+                description=column.doc,
+                constraints=dg.TableColumnConstraints(
+                    nullable=column.name not in model.key, unique=(column.name,) == model.key
+                ),
+                tags={"pii": "true"} if column.pii else None,
+            )
+            for column in model.columns
+        ]
+    )
+
+
+def _lineage(model: Model, models: Models) -> dg.TableColumnLineage:
+    """Where each column comes from, among what is an asset."""
+    return dg.TableColumnLineage(
+        deps_by_column={
+            column.name: [
+                dg.TableColumnDep(asset_key=asset, column_name=source)
+                for table, source in column.sources
+                for asset in [table.removesuffix("_history")]
+                if asset in models or asset in STREAMS
+            ]
+            for column in model.columns
+        }
+    )
+
+
+def _key_spec(model: Model) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        "key_is_unique",
+        asset=model.name,
+        description=f"({', '.join(model.key)}) is never null and never occurs twice; a model that"
+        " breaks this stays as it was.",
+    )
+
+
+def _claim(check: Check) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(check.name, asset=check.model, description=check.claim)
+
+
+def _result(built: Built) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    metadata: dict[str, Any] = {
+        "parts": built.parts,
+        "parts_written": built.written,
+        "parts_changed": built.changed,
+        "seconds": round(built.seconds, 3),
+    }
+    if not built.model.stored.is_view:
+        metadata["dagster/row_count"] = built.rows
+    return dg.MaterializeResult(
+        asset_key=built.model.name,
+        metadata=metadata,
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="key_is_unique", asset_key=built.model.name, passed=True
+            ),
+            *(
+                dg.AssetCheckResult(
+                    check_name=check.name,
+                    asset_key=built.model.name,
+                    passed=not found.offenders,
+                    severity=dg.AssetCheckSeverity.ERROR
+                    if check.is_error
+                    else dg.AssetCheckSeverity.WARN,
+                    metadata={
+                        "offenders": found.offenders,
+                        "first": dg.MetadataValue.json(found.shown),
+                    },
+                )
+                for check, found in built.checks.items()
+            ),
+        ],
+    )

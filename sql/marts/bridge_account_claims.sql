@@ -1,0 +1,100 @@
+-- Which pull speaks for which days of a real account. Where several of Lean's ids stand for it,
+-- each day is spoken for by one of them, the one whose bank was asked last, so that no movement
+-- counts twice and none is lost.
+--
+-- grain:  one row per account, pull and stretch of UTC days
+-- key:    account_key, pull_id, claimed_from
+-- stored: by month
+-- zone:   claimed_from and claimed_to are UTC days, both inclusive
+-- columns:
+--   account_id    Lean's id of the account that the pull read.
+--   claimed_from  First UTC day of the stretch.
+--   claimed_to    Last UTC day of the stretch, inclusive.
+-- sample: select * from bridge_account_claims where account_key = '…' order by claimed_from
+with spoken as (
+
+    select
+        bridge_accounts.account_key,
+        claims.parent_id as account_id,
+        claims.month,
+        claims.pull_id,
+        claims.claimed_from,
+        claims.claimed_to,
+        pulls.refreshed_at,
+        pulls.asked_at,
+        min(claims.parent_id) over (
+            partition by bridge_accounts.account_key, claims.month
+        ) <> max(claims.parent_id) over (
+            partition by bridge_accounts.account_key, claims.month
+        ) as is_shared
+    from claims
+    inner join bridge_accounts on claims.parent_id = bridge_accounts.account_id
+    inner join pulls on claims.pull_id = pulls.pull_id
+    where claims.stream = 'transactions'
+
+),
+
+days as (
+
+    select
+        account_key,
+        account_id,
+        month,
+        pull_id,
+        coalesce(refreshed_at, asked_at) as known_at,
+        asked_at,
+        unnest(generate_series(claimed_from, claimed_to, interval 1 day))::date as claimed_on
+    from spoken
+    where is_shared
+
+),
+
+owned as (
+
+    select *
+    from days
+    qualify
+        row_number() over (
+            partition by account_key, claimed_on
+            order by known_at desc, asked_at desc, account_id desc
+        ) = 1
+
+),
+
+stretches as (
+
+    select
+        account_key,
+        month,
+        account_id,
+        pull_id,
+        claimed_on,
+        claimed_on - row_number() over (
+            partition by account_key, month, account_id, pull_id
+            order by claimed_on
+        )::integer as stretch
+    from owned
+
+)
+
+select
+    account_key,
+    account_id,
+    month,
+    pull_id,
+    claimed_from,
+    claimed_to
+from spoken
+where not is_shared
+
+union all
+
+select
+    account_key,
+    account_id,
+    month,
+    pull_id,
+    min(claimed_on) as claimed_from,
+    max(claimed_on) as claimed_to
+from stretches
+group by account_key, account_id, month, pull_id, stretch

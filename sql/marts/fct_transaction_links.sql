@@ -1,0 +1,202 @@
+-- Movements that belong together: the two legs of a transfer between accounts of one customer, and
+-- what was reversed with its reversal. Each movement has at most one partner of a kind; what could
+-- have two is paired with the likeliest.
+--
+-- grain:  one row per movement and kind of link
+-- key:    movement_id, link_kind
+-- stored: by month, reading -1 to +1
+-- counts: booked movements; legs up to 3 days apart with the same amount and currency, told by
+--         their reference or by the other side's account number; reversals up to 14 days after a
+--         movement of the same account, amount and currency, told by reference or merchant
+-- columns:
+--   movement_id         The movement; see fct_transactions.
+--   link_kind           internal_transfer, reversal (it takes something back) or reversed.
+--   linked_movement_id  The other movement.
+--   pair_id             The smaller of both ids, the same on both rows of a pair.
+--   method              What told: reference, counterparty or merchant.
+--   confidence          From 0 to 1: 1 by reference, 0.95 by account number, 0.8 by merchant.
+--   lag_days            Riyadh days from the earlier one to the later one.
+--   month               UTC month of the movement, YYYY-MM.
+-- sample: select link_kind, method, count(*) as movements from fct_transaction_links group by all
+with movements as (
+
+    select
+        claims.account_key || ':' || movements.transaction_id as movement_id,
+        claims.account_key,
+        movements.month,
+        movements.signed_amount,
+        movements.currency,
+        movements.placed_at,
+        movements.booking_date,
+        movements.transaction_reference,
+        movements.merchant_match,
+        movements.sub_transaction_type in (
+            'REVERSAL', 'WITHDRAWAL_REVERSAL', 'DEPOSIT_REVERSAL'
+        ) as is_reversal,
+        movements.transaction_type in (
+            'SAME_BANK_TRANSFER', 'LOCAL_BANK_TRANSFER', 'INTERNATIONAL_TRANSFER'
+        )
+        or movements.counterparty_identification is not null as is_transfer,
+        movements.counterparty_identification
+    from stg_transactions as movements
+    inner join bridge_account_claims as claims
+        on
+            movements.account_id = claims.account_id
+            and movements.pull_id = claims.pull_id
+            and (movements.placed_at at time zone 'UTC')::date
+            between claims.claimed_from and claims.claimed_to
+    where movements.is_booked and movements.signed_amount <> 0
+
+),
+
+owners as (
+
+    select distinct
+        account_key,
+        customer_id
+    from bridge_accounts
+
+),
+
+legs as (
+
+    select
+        movements.*,
+        owners.customer_id,
+        keyed_hash(
+            upper(replace(movements.counterparty_identification, ' ', ''))
+        ) as counterparty_key
+    from movements
+    inner join owners on movements.account_key = owners.account_key
+    where movements.is_transfer and not movements.is_reversal
+
+),
+
+transfers as (
+
+    select distinct
+        paid.movement_id as first_id,
+        paid.month as first_month,
+        received.movement_id as second_id,
+        received.month as second_month,
+        case
+            when paid.transaction_reference = received.transaction_reference then 'reference'
+            else 'counterparty'
+        end as method,
+        abs(received.booking_date - paid.booking_date) as lag_days
+    from legs as paid
+    inner join legs as received
+        on
+            paid.customer_id = received.customer_id
+            and paid.account_key <> received.account_key
+            and paid.currency = received.currency
+            and paid.signed_amount = -received.signed_amount
+            and abs(received.booking_date - paid.booking_date) <= 3
+    where
+        paid.signed_amount < 0
+        and (
+            paid.transaction_reference = received.transaction_reference
+            or paid.counterparty_key = received.account_key
+            or received.counterparty_key = paid.account_key
+        )
+
+),
+
+reversals as (
+
+    select
+        reversing.movement_id as first_id,
+        reversing.month as first_month,
+        reversed.movement_id as second_id,
+        reversed.month as second_month,
+        case
+            when reversing.transaction_reference = reversed.transaction_reference then 'reference'
+            else 'merchant'
+        end as method,
+        reversing.booking_date - reversed.booking_date as lag_days
+    from movements as reversing
+    inner join movements as reversed
+        on
+            reversing.account_key = reversed.account_key
+            and reversing.currency = reversed.currency
+            and reversing.signed_amount = -reversed.signed_amount
+            and reversing.placed_at >= reversed.placed_at
+            and reversing.booking_date - reversed.booking_date <= 14
+    where
+        reversing.is_reversal
+        and not reversed.is_reversal
+        and (
+            reversing.transaction_reference = reversed.transaction_reference
+            or reversing.merchant_match = reversed.merchant_match
+        )
+
+),
+
+candidates as (
+
+    select
+        'internal_transfer' as first_kind,
+        'internal_transfer' as second_kind,
+        *
+    from transfers
+
+    union all
+
+    select
+        'reversal' as first_kind,
+        'reversed' as second_kind,
+        *
+    from reversals
+
+),
+
+ranked as (
+
+    select
+        *,
+        case method when 'reference' then 1.0 when 'counterparty' then 0.95 else 0.8 end::decimal(
+            3, 2
+        ) as confidence,
+        row_number() over (
+            partition by first_kind, first_id
+            order by method = 'reference' desc, lag_days asc, second_id asc
+        ) as first_rank,
+        row_number() over (
+            partition by second_kind, second_id
+            order by method = 'reference' desc, lag_days asc, first_id asc
+        ) as second_rank
+    from candidates
+
+),
+
+pairs as (
+
+    select *
+    from ranked
+    where first_rank = 1 and second_rank = 1
+
+)
+
+select
+    first_id as movement_id,
+    first_kind as link_kind,
+    second_id as linked_movement_id,
+    least(first_id, second_id) as pair_id,
+    method,
+    confidence,
+    lag_days,
+    first_month as month
+from pairs
+
+union all
+
+select
+    second_id as movement_id,
+    second_kind as link_kind,
+    first_id as linked_movement_id,
+    least(first_id, second_id) as pair_id,
+    method,
+    confidence,
+    lag_days,
+    second_month as month
+from pairs

@@ -1,0 +1,154 @@
+-- The ledger of every real account: what its bank shows now, one row per movement, however often
+-- the account was shared or connected again.
+--
+-- grain:  one row per movement
+-- key:    movement_id
+-- stored: by month
+-- counts: every status; only booked money is counted, so filter by is_booked before summing, and
+--         by not is_internal_transfer where own money must not count twice; never sum across
+--         currencies
+-- zone:   instants are UTC, dates and booking_month are Riyadh's, month is the UTC month that the
+--         lake keeps the row in
+-- columns:
+--   movement_id           Account and transaction id; it survives a new consent where the bank's
+--                         ids do.
+--   counterparty_key      The other side's account: keyed hash of its number, the same as its
+--                         account_key where it is known here; null where the bank tells none.
+--   direction             in or out, by signed_amount; null where that is null or zero.
+--   category              Lean's category where it was asked for, else that of the merchant's code,
+--                         else that of the kind of movement; UNKNOWN where nothing tells.
+--   category_source       insight, merchant, type or none: what told the category.
+--   merchant_code         Merchant category code, four digits of ISO 18245.
+--   is_internal_transfer  Whether it is one leg of a transfer between accounts of one customer,
+--                         both of which are here; see fct_transaction_links.
+--   is_reversal           Whether the bank calls it a reversal.
+--   is_reversed           Whether a reversal took it back.
+--   is_payroll            Whether the bank marks it as payroll.
+--   linked_movement_id    The other leg, the reversal or what was reversed, where there is one.
+--   booking_month         First day of the Riyadh month of booking_date.
+-- cleared: counterparty_key (keyed hash)
+-- sample: select booking_month, currency, sum(signed_amount) as net, count(*) as movements
+--         from fct_transactions where is_booked and not is_internal_transfer
+--         group by all order by all
+with links as (
+
+    select
+        movement_id,
+        bool_or(link_kind = 'internal_transfer') as is_internal_transfer,
+        bool_or(link_kind = 'reversed') as is_reversed,
+        min(linked_movement_id) as linked_movement_id
+    from fct_transaction_links
+    group by movement_id
+
+),
+
+merchant_codes as (
+
+    select
+        unnest(generate_series(mcc_from::integer, mcc_to::integer)) as merchant_code,
+        category
+    from mcc_categories
+
+)
+
+select
+    -- ids
+    claims.account_key || ':' || movements.transaction_id as movement_id,
+    claims.account_key,
+    movements.account_id,
+    movements.entity_id,
+    movements.transaction_id,
+    keyed_hash(
+        upper(replace(movements.counterparty_identification, ' ', ''))
+    ) as counterparty_key,
+
+    -- money
+    movements.currency,
+    movements.signed_amount,
+    movements.amount,
+    movements.signed_balance,
+    movements.balance_currency,
+    movements.balance_type,
+    movements.charge_amount,
+    movements.charge_currency,
+    movements.is_charge_included,
+    movements.charge_vat_amount,
+    movements.charge_vat_currency,
+    movements.instructed_amount,
+    movements.instructed_currency,
+    movements.exchange_rate,
+
+    -- attributes
+    movements.status,
+    case when movements.signed_amount > 0 then 'in' when movements.signed_amount < 0 then 'out' end
+        as direction,
+    movements.sign_quality,
+    movements.transaction_mutability,
+    movements.transaction_type,
+    movements.sub_transaction_type,
+    movements.payment_mode,
+    movements.flags,
+    coalesce(
+        movements.insight_category, merchant_codes.category, kinds.category, anywhere.category,
+        'UNKNOWN'
+    ) as category,
+    case
+        when movements.insight_category is not null then 'insight'
+        when merchant_codes.category is not null then 'merchant'
+        when coalesce(kinds.category, anywhere.category) is not null then 'type'
+        else 'none'
+    end as category_source,
+    movements.merchant_name,
+    movements.merchant_match,
+    movements.merchant_id,
+    regexp_extract(movements.merchant_category_code, '([0-9]{4})$', 1) as merchant_code,
+    movements.biller_id,
+    movements.card_scheme,
+    movements.transaction_reference,
+
+    -- flags
+    movements.is_booked,
+    coalesce(links.is_internal_transfer, false) as is_internal_transfer,
+    coalesce(
+        movements.sub_transaction_type in (
+            'REVERSAL', 'WITHDRAWAL_REVERSAL', 'DEPOSIT_REVERSAL'
+        ),
+        false
+    ) as is_reversal,
+    coalesce(links.is_reversed, false) as is_reversed,
+    coalesce(list_contains(movements.flags, 'PAYROLL'), false) as is_payroll,
+    links.linked_movement_id,
+
+    -- times
+    movements.placed_at,
+    movements.booked_at,
+    movements.value_at,
+    movements.booking_date,
+    movements.value_date,
+    movements.transaction_date,
+    date_trunc('month', movements.booking_date)::date as booking_month,
+    movements.day_index,
+    movements.month,
+
+    -- trace
+    movements.pull_id
+from stg_transactions as movements
+inner join bridge_account_claims as claims
+    on
+        movements.account_id = claims.account_id
+        and movements.pull_id = claims.pull_id
+        and (movements.placed_at at time zone 'UTC')::date
+        between claims.claimed_from and claims.claimed_to
+left join links on claims.account_key || ':' || movements.transaction_id = links.movement_id
+left join merchant_codes
+    on
+        try_cast(regexp_extract(movements.merchant_category_code, '([0-9]{4})$', 1) as integer)
+        = merchant_codes.merchant_code
+left join type_categories as kinds
+    on
+        movements.transaction_type = kinds.transaction_type
+        and movements.sub_transaction_type = kinds.sub_transaction_type
+left join type_categories as anywhere
+    on
+        anywhere.transaction_type is null
+        and movements.sub_transaction_type = anywhere.sub_transaction_type

@@ -1,0 +1,14 @@
+-- Single payments set for a later day, with names in a form for matching.
+--
+-- grain:  one row per account and scheduled payment
+-- key:    account_id, scheduled_payment_id
+-- stored: view
+-- zone:   instants are UTC, days are Riyadh days
+-- columns:
+--   creditor_match  (pii)  Name on the receiver's account in a form for matching.
+--   scheduled_date  Riyadh day on which it is to be paid.
+select
+    scheduled_payments.*,
+    matchable(scheduled_payments.creditor_account_name) as creditor_match,
+    riyadh_date(scheduled_payments.scheduled_at) as scheduled_date
+from scheduled_payments

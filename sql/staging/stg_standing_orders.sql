@@ -1,0 +1,18 @@
+-- Payments repeated until further notice, with names in a form for matching.
+--
+-- grain:  one row per account and standing order
+-- key:    account_id, standing_order_id
+-- stored: view
+-- zone:   instants are UTC, days are Riyadh days
+-- columns:
+--   creditor_match      (pii)  Name on the receiver's account in a form for matching.
+--   last_payment_date   Riyadh day of the last payment.
+--   next_payment_date   Riyadh day of the next payment.
+--   final_payment_date  Riyadh day of the final payment.
+select
+    standing_orders.*,
+    matchable(standing_orders.creditor_account_name) as creditor_match,
+    riyadh_date(standing_orders.last_payment_at) as last_payment_date,
+    riyadh_date(standing_orders.next_payment_at) as next_payment_date,
+    riyadh_date(standing_orders.final_payment_at) as final_payment_date
+from standing_orders

@@ -1,0 +1,158 @@
+"""fct_transactions and what it stands on, against the offline Lean's truth, in plain Python."""
+
+import datetime as dt
+import re
+from collections import defaultdict
+from decimal import Decimal
+
+from known import keyed_hash, riyadh_date
+
+_IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}")
+_TYPES = {"SAME_BANK_TRANSFER", "LOCAL_BANK_TRANSFER", "INTERNATIONAL_TRANSFER"}
+_REVERSALS = {"REVERSAL", "WITHDRAWAL_REVERSAL", "DEPOSIT_REVERSAL"}
+
+
+def number(text):
+    """An account number as it is hashed."""
+    return None if text is None else text.replace(" ", "").upper()
+
+
+def account_keys(world):
+    """The real account of every account id that was ever true."""
+    found = {}
+    for day in world.days:
+        for (account_id,), row in day["accounts"].items():
+            ibans = [
+                number(one["identification"])
+                for one in row["identifications"]
+                if _IBAN.fullmatch(number(one["identification"]))
+            ]
+            named = min(ibans) if ibans else f"{row['entity_id']}/{account_id}"
+            found[account_id] = keyed_hash(named)
+    return found
+
+
+def placed_at(row):
+    """When a movement counts."""
+    return row["booked_at"] or row["value_at"] or row["transacted_at"]
+
+
+def signed(amount, indicator):
+    """An amount with its sign, or None."""
+    if indicator == "DEBIT":
+        return -abs(amount)
+    return amount if indicator == "CREDIT" and amount >= 0 else None
+
+
+def movements(world):
+    """Every movement by id: for each day of a real account the newest read of it that there is.
+
+    A later day's truth covers all days that it may be read for; what only the earlier day could
+    read stays. The first and last day that a read speaks for are told by the ledger, which other
+    tests hold to the consents.
+    """
+    keys = account_keys(world)
+    views = defaultdict(list)
+    for one in world.rows("""
+        select claims.parent_id, claims.claimed_from, claims.claimed_to, refreshed_at, asked_at
+        from claims inner join pulls using (pull_id) where claims.stream = 'transactions'
+    """):
+        known_at = (one["refreshed_at"], one["asked_at"], one["parent_id"])
+        views[keys[one["parent_id"]]].append(
+            (one["claimed_from"], one["claimed_to"], known_at, one["parent_id"])
+        )
+    found = {}
+    for day in world.days:
+        for (account_id, transaction_id), row in day["transactions"].items():
+            utc_day = placed_at(row).astimezone(dt.UTC).date()
+            claims = [
+                (known_at, owner)
+                for start, end, known_at, owner in views[keys[account_id]]
+                if start <= utc_day <= end
+            ]
+            if claims and max(claims)[1] == account_id:
+                is_newest = day is world.days[-1] or account_id in world.old_account_ids
+                still_read = any(account_id == key[0] for key in world.days[-1]["transactions"])
+                if is_newest or not still_read:
+                    found[f"{keys[account_id]}:{transaction_id}"] = row
+    return found
+
+
+def test_the_ledger_of_accounts_is_what_the_banks_show(world):
+    """Each movement of each real account is there once, with its exact, signed amount and days."""
+    keys = account_keys(world)
+    true = movements(world)
+    held = world.table("fct_transactions", "movement_id")
+
+    assert {key for (key,) in held} == set(true)
+    for movement_id, row in true.items():
+        shown = held[(movement_id,)]
+        assert shown["account_key"] == keys[row["account_id"]]
+        assert shown["signed_amount"] == signed(row["amount"], row["credit_debit_indicator"])
+        assert shown["is_booked"] == (row["status"] == "BOOKED")
+        assert shown["booking_date"] == riyadh_date(placed_at(row))
+        assert shown["booking_month"] == riyadh_date(placed_at(row)).replace(day=1)
+        assert shown["month"] == f"{placed_at(row):%Y-%m}"
+        assert shown["currency"] == row["currency"]
+        assert shown["is_payroll"] == ("PAYROLL" in (row["flags"] or []))
+
+
+def test_an_account_that_was_connected_again_counts_once(world):
+    """Old and new ids of one IBAN share a key, and no movement of theirs shows twice."""
+    keys = account_keys(world)
+    again = {keys[one] for one in world.old_account_ids}
+
+    rows = world.rows("select * from bridge_accounts")
+
+    assert {row["account_id"]: row["account_key"] for row in rows} == keys
+    for key in again:
+        ids = [row for row in rows if row["account_key"] == key]
+        assert len(ids) == 2
+        assert [row["is_listed"] for row in ids].count(True) == 1
+
+
+def test_transfers_between_own_accounts_and_reversals_are_paired(world):
+    """Links are mutual, of equal and opposite amounts, and found wherever the truth has them."""
+    true = {k: v for k, v in movements(world).items() if v["status"] == "BOOKED"}
+    links = world.table("fct_transaction_links", "movement_id", "link_kind")
+
+    by_reference = defaultdict(list)
+    for movement_id, row in true.items():
+        if (row["transaction_reference"] or "").startswith("OWN-"):
+            by_reference[row["transaction_reference"]].append(movement_id)
+    paired = {tuple(sorted(two)) for two in by_reference.values() if len(two) == 2}
+    told = {
+        tuple(sorted((row["movement_id"], row["linked_movement_id"])))
+        for row in links.values()
+        if row["link_kind"] == "internal_transfer"
+    }
+    assert paired <= told
+    assert paired, "a world without transfers proves nothing"
+    for (movement_id, kind), row in links.items():
+        other = row["linked_movement_id"]
+        back = {"internal_transfer": "internal_transfer", "reversal": "reversed"}.get(
+            kind, "reversal"
+        )
+        assert links[(other, back)]["linked_movement_id"] == movement_id
+        mine, theirs = true[movement_id], true[other]
+        assert signed(mine["amount"], mine["credit_debit_indicator"]) == -signed(
+            theirs["amount"], theirs["credit_debit_indicator"]
+        )
+        if kind == "reversal":
+            assert mine["sub_transaction_type"] in _REVERSALS
+
+
+def test_money_is_conserved_from_the_streams_to_the_ledger(world):
+    """Count and sum per currency are those of the true movements; nothing is rounded on the way."""
+    expected = defaultdict(lambda: [0, Decimal(0)])
+    for row in movements(world).values():
+        value = signed(row["amount"], row["credit_debit_indicator"])
+        expected[row["currency"]][0] += 1
+        expected[row["currency"]][1] += value or Decimal(0)
+
+    held = world.rows("""
+        select currency, count(*) as movements, sum(signed_amount) as total
+        from fct_transactions group by all
+    """)
+
+    assert {row["currency"]: [row["movements"], row["total"]] for row in held} == dict(expected)
