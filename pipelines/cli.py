@@ -353,8 +353,9 @@ def dictionary(
     """Print the data dictionary, as it stands in docs/dictionary.md."""
     from pipelines.dictionary import dictionary as written
     from pipelines.dictionary import env_example
+    from pipelines.models import load
 
-    sys.stdout.write(env_example() if settings else written())
+    sys.stdout.write(env_example() if settings else written(load()))
 
 
 def _lake_of(home: Path | None) -> Lake:

@@ -7,24 +7,90 @@ from collections.abc import Sequence
 
 from lean_resources.settings import VARIABLES, WEBHOOK_VARIABLES, Variable
 from lean_resources.streams import STREAMS, Column, Kind, Stream, Window
+from pipelines.lake import TRACE_DOCS
 from pipelines.ledger import PULL_DOCS
+from pipelines.models import Model, ModelColumn, Models
 
 __all__ = ["dictionary", "env_example"]
 
 _HEAD = """\
 # Data dictionary
 
-Every stream of the lake and every column, written from `lean_resources/streams.py` by
-`leanhouse dictionary`; a test keeps this page current. Each row also carries `pull_id` (the pull
-in the ledger that brought it), `page_number` and `record_number` (its place in the answer).
-Columns marked **pii** are personal.
+Every table of the warehouse and every column, written by `leanhouse dictionary` from the headers
+under `sql/` and from `lean_resources/streams.py`; a test keeps this page current.
+
+Columns marked **pii** are personal: they show in the schema `pii` alone, which is off by default.
+"""
+
+_LAYERS = {
+    "marts": "What analysts read first: no personal column, account numbers as keyed hashes.",
+    "staging": "Each stream as its banks show it now, typed and signed, with days in Riyadh.",
+    "pii": "In the schema `pii`, which is off by default.",
+}
+
+_STREAMS = """\
+Each row also carries `pull_id` (the pull in the ledger that brought it), `page_number` and
+`record_number` (its place in the answer). Beside each stream lies its history, such as
+`accounts_history`: every row that a committed pull ever brought, with when it was asked for.
 """
 
 
-def dictionary() -> str:
+def dictionary(models: Models) -> str:
     """The page, in Markdown."""
-    parts = [_HEAD, *(_section(stream) for stream in STREAMS.values()), _ledger()]
+    parts = [_HEAD]
+    for layer, doc in _LAYERS.items():
+        shown = sorted(
+            (model for model in models if model.layer == layer), key=lambda model: model.name
+        )
+        if shown:
+            parts += [f"## {layer.capitalize()}", "", f"{doc}\n", *map(_table, shown)]
+    parts += ["## Streams", "", _STREAMS, *map(_section, STREAMS.values()), _ledger()]
+    parts += ["## Seeds", "", *(_seed(name, models) for name in models.seeds)]
     return "\n".join(parts)
+
+
+def _table(model: Model) -> str:
+    stored = model.stored
+    kept = "a view" if stored.is_view else f"by `{stored.month}`" if stored.month else "whole"
+    facts = [
+        f"Grain: {model.grain}.",
+        f"Key: `{'`, `'.join(model.key)}`.",
+        f"Kept: {kept}.",
+        f"Reads: `{'`, `'.join(model.reads)}`.",
+        *(f"{name.capitalize()}: {note}." for name, note in model.notes.items()),
+    ]
+    whole, rest = _passed_whole(model)
+    lines = [f"### {model.name}", "", model.description, "", " ".join(facts), ""]
+    if whole:
+        lines += [f"All columns of [`{whole}`](#{whole}), and:", ""]
+    if rest:
+        lines += ["| column | type | meaning | made of |", "|---|---|---|---|"]
+        lines += [_model_row(column) for column in rest]
+        lines += [""]
+    lines += ["```sql", model.sample or f"select * from {model.name} limit 10", "```", ""]
+    return "\n".join(lines)
+
+
+def _passed_whole(model: Model) -> tuple[str, list[ModelColumn]]:
+    """The stream that a staging model passes on whole, or nothing, and its other columns."""
+    name = model.name.removeprefix("stg_")
+    if model.layer != "staging" or name not in STREAMS:
+        return "", list(model.columns)
+    passed = {column.name for column in STREAMS[name].columns} | set(TRACE_DOCS)
+    return name, [column for column in model.columns if column.name not in passed]
+
+
+def _model_row(column: ModelColumn) -> str:
+    sources = ", ".join(f"`{table}.{name}`" for table, name in column.sources)
+    mark = " (**pii**)" if column.pii else ""
+    return f"| `{column.name}` | {column.type} | {column.doc}{mark} | {sources} |"
+
+
+def _seed(name: str, models: Models) -> str:
+    relation = models.relations[name]
+    rows = [f"| `{column}` | {doc} |" for column, doc in relation.docs.items()]
+    head = [f"### {name}", "", relation.doc, "", "| column | meaning |", "|---|---|"]
+    return "\n".join([*head, *rows, ""])
 
 
 def _section(stream: Stream) -> str:
@@ -44,7 +110,7 @@ def _section(stream: Stream) -> str:
         "|---|---|---|---|",
         *(line for column in stream.columns for line in _rows(column)),
     ]
-    return "\n".join([f"## {stream.name}", "", stream.doc, "", " ".join(facts), "", *rows, ""])
+    return "\n".join([f"### {stream.name}", "", stream.doc, "", " ".join(facts), "", *rows, ""])
 
 
 def _rows(column: Column, outer: str = "") -> list[str]:
@@ -60,7 +126,7 @@ def _rows(column: Column, outer: str = "") -> list[str]:
 
 def _ledger() -> str:
     rows = [f"| `{name}` | {doc} |" for name, doc in PULL_DOCS.items()]
-    head = ["## pulls", "", "The ledger, one row per pull, whatever its outcome.", ""]
+    head = ["### pulls", "", "The ledger, one row per pull, whatever its outcome.", ""]
     return "\n".join([*head, "| column | meaning |", "|---|---|", *rows, ""])
 
 

@@ -184,12 +184,13 @@ def test_imports_run_one_way():
 
 
 def test_the_data_dictionary_is_current():
-    """docs/dictionary.md is what the catalogue says."""
+    """docs/dictionary.md is what the catalogue and the headers of the models say."""
     from pipelines.dictionary import dictionary
+    from pipelines.models import load
 
     written = (ROOT / "docs" / "dictionary.md").read_text()
 
-    assert written == dictionary(), "run: .venv/bin/leanhouse dictionary > docs/dictionary.md"
+    assert written == dictionary(load()), "run: .venv/bin/leanhouse dictionary > docs/dictionary.md"
 
 
 def test_the_example_of_the_settings_is_current():
