@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import sqlglot
 from sqlglot import exp
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import Scope, build_scope
@@ -31,16 +30,15 @@ class Trace:
 _NOTHING = Trace(frozenset(), None)
 
 
-def trace(body: str, schema: Mapping[str, Mapping[str, str]]) -> dict[str, Trace]:
+def trace(query: exp.Query, schema: Mapping[str, Mapping[str, str]]) -> dict[str, Trace]:
     """Lineage of each column of a SELECT.
 
     What a row is filtered, joined or grouped by is not part of a value and does not count.
 
     Args:
-        body: The SELECT, which has been seen to bind.
+        query: The SELECT, which has been seen to bind; it is changed.
         schema: Columns and types of each table that it names.
     """
-    query = sqlglot.parse_one(body, dialect="duckdb")
     qualified = qualify(
         query,
         schema={name: dict(columns) for name, columns in schema.items()},

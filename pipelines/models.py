@@ -16,6 +16,7 @@ from sqlglot import exp
 from sqlglot.errors import ParseError
 
 from lean_resources.errors import ConfigError
+from pipelines.lake import typed_nothing
 from pipelines.lineage import Trace, trace
 from pipelines.relations import Relation, empty_lake, relations
 
@@ -172,6 +173,7 @@ class _Header:
     lines: dict[str, int] = field(default_factory=dict)
     columns: dict[str, tuple[str, bool, int]] = field(default_factory=dict)
     length: int = 0
+    query: exp.Query = field(default_factory=exp.Select)
 
 
 def load(root: Path = ROOT) -> Models:
@@ -218,7 +220,8 @@ def _read(file: Path, layer: str) -> tuple[Model, _Header]:
             raise ModelError(file, 1, f"the header has no {name}")
     if not header.description.endswith("."):
         raise ModelError(file, 1, "the header does not start with a sentence")
-    body, reads = _select(file, text)
+    query, reads = _select(file, text)
+    header.query = query
     return Model(
         name=file.stem,
         layer=layer,
@@ -229,7 +232,7 @@ def _read(file: Path, layer: str) -> tuple[Model, _Header]:
         stored=_stored(file, header),
         notes={k: v for k, v in header.entries.items() if k not in _ENTRIES},
         sample=header.entries.get("sample", ""),
-        body=body,
+        body=text,
         reads=reads,
     ), header
 
@@ -290,7 +293,7 @@ def _stored(file: Path, header: _Header) -> Stored:
     return Stored(month=match[2], before=int(match[3] or 0), after=int(match[4] or 0))
 
 
-def _select(file: Path, text: str) -> tuple[str, tuple[str, ...]]:
+def _select(file: Path, text: str) -> tuple[exp.Query, tuple[str, ...]]:
     """The one SELECT of a file, and the relations that it names."""
     try:
         statements = sqlglot.parse(text, dialect="duckdb")
@@ -298,9 +301,10 @@ def _select(file: Path, text: str) -> tuple[str, tuple[str, ...]]:
         line = error.errors[0].get("line") or 1 if error.errors else 1
         what = error.errors[0].get("description", "") if error.errors else ""
         raise ModelError(file, line, f"the SELECT does not parse: {what}") from None
-    if len(statements) != 1 or not isinstance(statements[0], exp.Query):
+    query = statements[0]
+    if len(statements) != 1 or not isinstance(query, exp.Query):
         raise ModelError(file, 1, "a file holds one SELECT and nothing else")
-    return text, tuple(sorted(_tables(statements[0])))
+    return query, tuple(sorted(_tables(query)))
 
 
 def _tables(query: exp.Expr) -> set[str]:
@@ -346,16 +350,18 @@ def _order(found: Mapping[str, Model]) -> list[str]:
 
 
 def _bind(connection: duckdb.DuckDBPyConnection, model: Model, header: _Header) -> dict[str, str]:
-    """Create the model as a view over nothing; its columns and their types."""
+    """Create the model without rows; its columns and their types."""
     try:
-        connection.execute(f"create view {model.name} as {model.body}")
-        rows = connection.execute(f"describe {model.name}").fetchall()
+        rows = connection.execute(f"describe {model.body}").fetchall()
     except duckdb.Error as error:
         match = _LINE.search(str(error))
         # What DuckDB counts from 1 is the line of the statement, which begins with the header.
         line = int(match[1]) if match else header.length + 1
         raise ModelError(model.file, line, str(error).splitlines()[0]) from None
-    return {str(row[0]): str(row[1]) for row in rows}
+    bound = {str(row[0]): str(row[1]) for row in rows}
+    # A table rather than a view, because whoever reads a view binds all that is behind it anew.
+    connection.execute(f"create table {model.name} as {typed_nothing(bound.items())}")
+    return bound
 
 
 def _described(
@@ -374,7 +380,7 @@ def _described(
         if name not in bound:
             line = header.lines["key" if name in model.key else "stored"]
             raise ModelError(model.file, line, f"the SELECT has no column {name}")
-    traces = trace(model.body, {name: schema[name] for name in model.reads})
+    traces = trace(header.query, {name: schema[name] for name in model.reads})
     cleared = set(_CLEARED.findall(header.entries.get("cleared", "")))
     if unknown := cleared - set(bound):
         line = header.lines["cleared"]
@@ -471,22 +477,23 @@ def _check(
     severity = header.entries.get("severity", "error")
     if severity not in {"error", "warning"}:
         raise ModelError(file, header.lines["severity"], "severity is error or warning")
-    body, reads = _select(file, text)
+    query, reads = _select(file, text)
     for name in reads:
         if name not in models and name not in known:
-            raise ModelError(file, _line_of(body, name), f"there is no stream or model {name}")
+            raise ModelError(file, _line_of(text, name), f"there is no stream or model {name}")
     try:
-        rows = connection.execute(f"describe {body}").fetchall()
+        rows = connection.execute(f"describe {text}").fetchall()
     except duckdb.Error as error:
         match = _LINE.search(str(error))
         raise ModelError(file, int(match[1]) if match else 1, str(error).splitlines()[0]) from None
-    _refuse_personal(file, body, reads, models, known, [str(row[0]) for row in rows])
-    return Check(claim, model, header.description, severity == "error", body, reads, file)
+    _refuse_personal(file, text, query, reads, models, known, [str(row[0]) for row in rows])
+    return Check(claim, model, header.description, severity == "error", text, reads, file)
 
 
 def _refuse_personal(
     file: Path,
-    body: str,
+    text: str,
+    query: exp.Query,
     reads: tuple[str, ...],
     models: Mapping[str, Model],
     known: Mapping[str, Relation],
@@ -499,11 +506,11 @@ def _refuse_personal(
         else dict(known[name].types)
         for name in reads
     }
-    traces = trace(body, schema)
+    traces = trace(query, schema)
     for name in names:
         sources = traces[name].sources if name in traces else ()
         if any(_is_personal(source, known, models) for source in sources):
-            raise ModelError(file, _line_of(body, name), f"{name} is personal and would be shown")
+            raise ModelError(file, _line_of(text, name), f"{name} is personal and would be shown")
 
 
 def _try_samples(
@@ -515,7 +522,7 @@ def _try_samples(
         if not model.sample:
             continue
         try:
-            connection.execute(model.sample)
+            connection.execute(f"explain {model.sample}")
         except duckdb.Error as error:
             line = headers[name].lines["sample"]
             raise ModelError(model.file, line, str(error).splitlines()[0]) from None

@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 
 from lean_resources.streams import STREAMS
-from pipelines.lake import HISTORY_DOCS, TRACE_DOCS, Lake
+from pipelines.lake import HISTORY_DOCS, TRACE_DOCS, Lake, typed_nothing
 from pipelines.ledger import PULL_DOCS, VIEW_DOCS
 
 __all__ = ["Relation", "add_macros", "add_seeds", "empty_lake", "relations", "seed_docs"]
@@ -46,6 +46,16 @@ def empty_lake(
         connection.execute("set TimeZone = 'UTC'")
         add_macros(connection, macros, "")
         Lake(Path(folder), "sandbox").attach_to(connection)
+        views = connection.execute(
+            "select view_name from duckdb_views() where not internal"
+        ).fetchall()
+        # Tables in their place: whoever reads a view binds all that is behind it anew.
+        for (name,) in views:
+            rows = connection.execute(f"describe {name}").fetchall()
+            connection.execute(f"drop view {name}")
+            connection.execute(
+                f"create table {name} as {typed_nothing((r[0], r[1]) for r in rows)}"
+            )
         add_seeds(connection, seeds)
         yield connection
 
