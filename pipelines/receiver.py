@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
@@ -20,9 +20,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from lean_resources.errors import SchemaError, SignatureError, UnavailableError
 from lean_resources.inbox import Inbox
@@ -39,6 +40,10 @@ _STORE_SECONDS = 8.0
 """Lean gives up on an answer after ten."""
 _PRUNE_SECONDS = 6 * 3600.0
 
+_COMMIT_SECONDS = 0.01
+"""From one commit to the next at least, so that a busy inbox commits fewer and fuller batches."""
+
+_Headers = Mapping[bytes, Sequence[bytes]]
 _LOG = logging.getLogger(__name__)
 
 
@@ -130,19 +135,26 @@ class _Postbox:
 
         Raises:
             UnavailableError: It could not be stored.
+            TimeoutError: It may be stored later, when nobody waits for the answer any more.
         """
         if len(self._waiting) >= _ROOM:
             raise UnavailableError("too many events wait for the disk", code="INBOX")
         stored = asyncio.get_running_loop().create_future()
         self._waiting.append((event, stored))
         self._has_come.set()
-        await stored
+        async with asyncio.timeout(_STORE_SECONDS):
+            await stored
 
     async def run(self) -> None:
         """Write batches, one after the other, until cancelled."""
         prune_at = 0.0
+        loop = asyncio.get_running_loop()
+        commit_at = 0.0
         while True:
             await self._has_come.wait()
+            if (early := commit_at - loop.time()) > 0:
+                await asyncio.sleep(early)
+            commit_at = loop.time() + _COMMIT_SECONDS
             batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
             if not self._waiting:
                 self._has_come.clear()
@@ -193,16 +205,17 @@ class Receiver:
         self._metrics = _Metrics()
         self._metrics.registry.register(_States(inbox))
         self._postbox: _Postbox | None = None
-        self.app = Starlette(
+        self._counts: dict[str, Counter] = {}
+        self._others = Starlette(
             routes=[
-                Route(PATH, self._receive, methods=["POST"]),
+                Route(PATH, self._health, methods=["POST"]),  # for those who ask with another
                 Route("/healthz", self._health),
                 Route("/readyz", self._ready),
                 Route("/metrics", self._tell),
             ],
             lifespan=self._lifespan,
         )
-        self.app.router.redirect_slashes = False
+        self._others.router.redirect_slashes = False
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -217,42 +230,60 @@ class Receiver:
                 await writing
             self._inbox.close()
 
-    async def _receive(self, request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Webhooks on a short way of their own, which costs half as much, and the rest as usual."""
+        is_webhook = scope["type"] == "http" and scope["path"] == PATH
+        if not is_webhook or scope["method"] != "POST":
+            await self._others(scope, receive, send)
+            return
         started = time.monotonic()
+        status_code, outcome = await self._receive(scope, receive)
+        if (count := self._counts.get(outcome)) is None:
+            count = self._metrics.answers.labels(str(status_code), outcome)
+            self._counts[outcome] = count
+        headers = [(b"content-length", b"0")]
+        if status_code in {400, 413}:
+            # What is left of a refused body would be read as the next request.
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        count.inc()
+        self._metrics.seconds.observe(time.monotonic() - started)
+
+    async def _receive(self, scope: Scope, receive: Receive) -> tuple[int, str]:
+        """Store a webhook; the status code, and one word for the count."""
+        headers: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name, []).append(value)
         try:
-            self._admit(request)
-            event = self._read(request, await self._body(request))
+            self._admit(scope, headers)
+            event = self._read(headers, await self._body(receive))
             await self._store(event)
         except _Refused as refused:
-            status_code, outcome = refused.status_code, refused.reason
-        else:
-            status_code, outcome = 200, "stored"
-        self._metrics.answers.labels(str(status_code), outcome).inc()
-        self._metrics.seconds.observe(time.monotonic() - started)
-        # What is left of a refused body would be read as the next request.
-        headers = {"connection": "close"} if status_code in {400, 413} else None
-        return Response(status_code=status_code, headers=headers)
+            return refused.status_code, refused.reason
+        return 200, "stored"
 
-    def _admit(self, request: Request) -> None:
+    def _admit(self, scope: Scope, headers: _Headers) -> None:
         """Look at where a message comes from and how long it says it is."""
-        if self._settings.allow and not self._is_allowed(request):
+        if self._settings.allow and not self._is_allowed(scope, headers):
             raise _Refused(401, "address")
         if self._app_token is not None:
-            given = request.headers.get("lean-app-token", "").encode("latin-1")
-            if not hmac.compare_digest(given, self._app_token):
+            given = headers.get(b"lean-app-token", [b""])
+            if len(given) != 1 or not hmac.compare_digest(given[0], self._app_token):
                 raise _Refused(401, "app_token")
-        length = request.headers.get("content-length", "0")
+        length = headers.get(b"content-length", [b"0"])[-1]
         # A longer number is no length that anything could have.
-        if not (length.isascii() and length.isdigit()) or len(length) > 18:
+        if not length.isdigit() or len(length) > 18:
             raise _Refused(400, "content_length")
         if int(length) > self._settings.max_bytes:
             raise _Refused(413, "size")
 
-    def _is_allowed(self, request: Request) -> bool:
-        address = request.client.host if request.client is not None else ""
+    def _is_allowed(self, scope: Scope, headers: _Headers) -> bool:
+        client = scope.get("client")
+        address = client[0] if client is not None else ""
         hops = self._settings.trusted_hops
         if hops:
-            told = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+            told = b",".join(headers.get(b"x-forwarded-for", [])).decode("latin-1").split(",")
             address = told[-hops] if len(told) >= hops else ""
         try:
             sender = ipaddress.ip_address(address.strip())
@@ -262,28 +293,33 @@ class Receiver:
             sender = sender.ipv4_mapped
         return any(sender in network for network in self._settings.allow)
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, receive: Receive) -> bytes:
         """The whole body, within its limits of size and time."""
         chunks = []
         size = 0
         try:
             async with asyncio.timeout(self._settings.body_seconds):
-                async for chunk in request.stream():
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        raise _Refused(400, "cut")
+                    chunk = message.get("body", b"")
                     size += len(chunk)
                     if size > self._settings.max_bytes:
                         raise _Refused(413, "size")
                     chunks.append(chunk)
+                    if not message.get("more_body", False):
+                        return b"".join(chunks)
         except TimeoutError:
             raise _Refused(400, "slow") from None
-        except ClientDisconnect:
-            raise _Refused(400, "cut") from None
-        return b"".join(chunks)
 
-    def _read(self, request: Request, body: bytes) -> Event:
+    def _read(self, headers: _Headers, body: bytes) -> Event:
         """The event of a body that Lean signed."""
-        signatures = request.headers.getlist("lean-signature")
+        signatures = headers.get(b"lean-signature", [])
+        # Which of two counts is not left to chance.
+        signature = signatures[0].decode("latin-1") if len(signatures) == 1 else None
         try:
-            verify(body, signatures[0] if len(signatures) == 1 else None, self._secrets)
+            verify(body, signature, self._secrets)
         except SignatureError:
             raise _Refused(401, "signature") from None
         try:
@@ -295,8 +331,7 @@ class Receiver:
         if self._postbox is None:
             raise _Refused(503, "starting")
         try:
-            async with asyncio.timeout(_STORE_SECONDS):
-                await self._postbox.put(event)
+            await self._postbox.put(event)
         except TimeoutError:
             raise _Refused(503, "slow_inbox") from None
         except UnavailableError:
@@ -336,7 +371,7 @@ def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
         }
     return uvicorn.Server(
         uvicorn.Config(
-            Receiver(settings, inbox).app,
+            Receiver(settings, inbox),
             host=settings.host,
             port=settings.port,
             http="httptools",
