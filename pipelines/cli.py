@@ -1,6 +1,7 @@
 """The command line, one function per command."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import subprocess
 import sys
@@ -90,6 +91,9 @@ def sandbox(
         str | None, typer.Option(help="Its date, YYYY-MM-DD; today when left.")
     ] = None,
     mtls: Annotated[bool, typer.Option(help="Ask for a client certificate.")] = False,
+    webhook_url: Annotated[
+        str | None, typer.Option(help="Send webhooks there, and let the clock run.")
+    ] = None,
 ) -> None:
     """Serve the offline Lean until it is interrupted."""
     try:
@@ -116,9 +120,15 @@ def sandbox(
                 soft_wrap=True,
                 highlight=False,
             )
+        if webhook_url is not None:
+            console.print(f"LEAN_WEBHOOK_SECRET={world.webhook_secret}  (made up)", soft_wrap=True)
 
     try:
-        run_sandbox(world, host=host, port=port, mtls=mtls, announce=announce)
+        with contextlib.ExitStack() as stack:
+            if webhook_url is not None:
+                stack.enter_context(world.deliver(webhook_url))
+                stack.enter_context(world.passing_time())
+            run_sandbox(world, host=host, port=port, mtls=mtls, announce=announce)
     except OSError as error:
         raise _fail(f"cannot listen on {host}:{port}: {error.strerror}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from functools import lru_cache
 
 __all__ = [
@@ -102,6 +103,8 @@ class Clock:
 
     def __init__(self, start: int) -> None:
         self.nanos = start
+        self.moved: list[Callable[[], None]] = []
+        """Who is told that it has moved."""
 
     def __repr__(self) -> str:
         return f"Clock({stamp(self.nanos, 0)})"
@@ -125,4 +128,6 @@ class Clock:
         if by < dt.timedelta(0):
             raise ValueError("The sandbox clock only moves forward; pass a positive timedelta.")
         self.nanos += (by.days * 86_400 + by.seconds) * SECOND + by.microseconds * 1000
+        for tell in self.moved:
+            tell()
         return self.now()

@@ -20,6 +20,10 @@ A fault is written as its kind and, after a colon, its value:
     repeat  skip            a later page repeats a row, or leaves one out
     refresh-failed:transactions,balances    the refresh that is started fails in these parts
     refresh-stuck           the refresh that is started never ends
+    webhook-lost            an event is never sent, though it is listed
+    webhook-twice           an event is sent twice
+    webhook-late:10800      an event is first sent so many seconds later, by the sandbox's clock
+    webhook-swapped         an event is sent after the one that follows it
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ _KINDS = frozenset(
     {
         "401", "429", "429-bare", "500", "502", "503", "504", "failed", "consent_expired",
         "reconnect_required", "pending", "pending-202", "slow", "cut", "html", "total-drift",
-        "refresh-drift", "repeat", "skip", "refresh-failed", "refresh-stuck",
+        "refresh-drift", "repeat", "skip", "refresh-failed", "refresh-stuck", "webhook-lost",
+        "webhook-twice", "webhook-late", "webhook-swapped",
     }
 )  # fmt: skip
 _ENVELOPE = frozenset({"failed", "consent_expired", "pending", "pending-202"})
@@ -69,12 +74,14 @@ class Fault:
             raise ValueError(f"unknown fault {kind!r}; known are {', '.join(sorted(_KINDS))}")
         if kind in _COUNTED and value and not (value.isascii() and value.isdigit()):
             raise ValueError(f"the value of {kind} is a whole number, not {value!r}")
-        if kind == "slow":
+        if kind in {"slow", "webhook-late"}:
             float(value or "1")
         return cls(kind, value)
 
     def fits(self, label: str, *, page: int) -> bool:
-        """Whether it can happen to a request."""
+        """Whether it can happen to a request, or to a webhook."""
+        if label.startswith("WEBHOOK ") or self.kind.startswith("webhook-"):
+            return label.startswith("WEBHOOK ") and self.kind.startswith("webhook-")
         if self.kind in _REFRESH or (self.kind == "reconnect_required" and "POST" in label):
             return label == "POST /data/v2/refreshes"
         if self.kind in _LATER and page == 0:
@@ -144,7 +151,8 @@ class Faults:
         """Let the next matching requests fail.
 
         Args:
-            match: Part of `GET /data/v2/accounts/{account_id}/transactions`; empty for any.
+            match: Part of `GET /data/v2/accounts/{account_id}/transactions` or of
+                `WEBHOOK entity.created`; empty for any.
             fault: In its written form.
             times: How many requests; None for all that follow.
             entity_id: Only requests for this entity.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import orjson
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
@@ -22,9 +26,12 @@ from lean_resources.sandbox.faults import Fault, Faults
 from lean_resources.sandbox.money import dump
 from lean_resources.sandbox.oauth import Issuer
 from lean_resources.sandbox.store import Entity, Store
+from lean_resources.sandbox.webhooks import Webhooks
 from lean_resources.sandbox.world import PERMISSIONS, World
 
 __all__ = ["Sandbox"]
+
+_TICK_SECONDS = 0.25
 
 
 class Sandbox:
@@ -41,6 +48,7 @@ class Sandbox:
         refresh_seconds: How long the bank takes to answer a refresh, by the sandbox clock. With a
             clock that stands still, the second look at a refresh finds it finished.
         gzip: Compress long answers for clients that ask for it.
+        has_events: Whether `/events/v1` is there, which is not documented for Saudi Arabia.
 
     Raises:
         ValueError: There would be no customer, no month, or more than the ids can count.
@@ -55,6 +63,7 @@ class Sandbox:
         *,
         refresh_seconds: float = 10.0,
         gzip: bool = True,
+        has_events: bool = True,
     ) -> None:
         if not 1 <= customers < 2**35:
             raise ValueError("customers must be at least 1 and below 2**35")
@@ -66,7 +75,8 @@ class Sandbox:
         self.store = Store(self.world, self.clock, refresh_seconds)
         self.faults = Faults(seed)
         self.issuer = Issuer(self.store.codec, self.clock)
-        self.api = Api(self.store, self.issuer, self.faults, gzip=gzip)
+        self.api = Api(self.store, self.issuer, self.faults, gzip=gzip, has_events=has_events)
+        self.webhooks: Webhooks | None = None
         self.app = self.api.app(self._own_routes())
 
     def __repr__(self) -> str:
@@ -87,6 +97,11 @@ class Sandbox:
     def app_token(self) -> str:
         """The application's token for the older way of authentication, made up."""
         return self.issuer.app_token
+
+    @property
+    def webhook_secret(self) -> str:
+        """The secret that webhooks are signed with, made up."""
+        return f"whsec_{self.issuer.client_secret}"
 
     @property
     def requests(self) -> Counter[str]:
@@ -210,6 +225,68 @@ class Sandbox:
         """
         self.store.switch_bank(bank(identifier).identifier, active=active)
 
+    def delete(self, entity_id: str) -> None:
+        """The entity is deleted, with its consent.
+
+        Raises:
+            ValueError: The entity is unknown.
+        """
+        self.store.delete(self._entity(entity_id))
+
+    @contextmanager
+    def deliver(
+        self, url: str, *, secret: str | None = None, transport: httpx.BaseTransport | None = None
+    ) -> Iterator[Webhooks]:
+        """Send events to an address while the block runs; one at a time.
+
+        What comes due when the clock moves then happens by itself: a refresh comes along and
+        ends, a promised answer is ready, a message is sent again.
+
+        Args:
+            url: Where to.
+            secret: Signs them; `webhook_secret` when left.
+            transport: Another way than the network.
+        """
+        webhooks = Webhooks(
+            self.clock,
+            self.faults,
+            url=url,
+            secret=secret or self.webhook_secret,
+            app_token=self.app_token,
+            transport=transport,
+        )
+        self.webhooks = webhooks
+        moved = [self.store.settle, self.api.settle, webhooks.wake]
+        self.store.listeners.append(webhooks.announce)
+        self.clock.moved += moved
+        try:
+            yield webhooks
+        finally:
+            self.webhooks = None
+            self.store.listeners.remove(webhooks.announce)
+            self.clock.moved = [tell for tell in self.clock.moved if tell not in moved]
+            webhooks.close()
+
+    @contextmanager
+    def passing_time(self) -> Iterator[None]:
+        """Let the clock run while the block runs, as fast as any other."""
+        is_over = threading.Event()
+
+        def run() -> None:
+            last = time.monotonic()
+            while not is_over.wait(_TICK_SECONDS):
+                now = time.monotonic()
+                self.clock.advance(dt.timedelta(seconds=now - last))
+                last = now
+
+        thread = threading.Thread(target=run, name="sandbox-clock", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
     def _customer(self, customer_id: str | None, app_user_id: str | None) -> int:
         if customer_id is not None:
             customer = self.store.customer_of(customer_id)
@@ -252,6 +329,8 @@ class Sandbox:
             Route(f"{root}/faults", self._clear_faults, methods=["DELETE"]),
             Route(f"{root}/connect", self._connect, methods=["POST"]),
             Route(f"{root}/entities/{{entity_id}}/reconsent", self._reconsent, methods=["POST"]),
+            Route(f"{root}/entities/{{entity_id}}/revoke", self._revoke, methods=["POST"]),
+            Route(f"{root}/banks/{{identifier}}", self._switch_bank, methods=["POST"]),
             Route(f"{root}/requests", self._requests),
             Route(f"{root}/examples/{{kind}}", self._example),
         ]
@@ -309,6 +388,23 @@ class Sandbox:
             return _json(self.reconsent(request.path_params["entity_id"]))
         except ValueError as error:
             return _json({"error": str(error)}, 404)
+
+    async def _revoke(self, request: Request) -> Response:
+        try:
+            self.revoke(request.path_params["entity_id"])
+        except ValueError as error:
+            return _json({"error": str(error)}, 404)
+        return _json({})
+
+    async def _switch_bank(self, request: Request) -> Response:
+        active = (await _body(request)).get("active")
+        if not isinstance(active, bool):
+            return _json({"error": "active must be true or false"}, 400)
+        try:
+            self.switch_bank(request.path_params["identifier"], active=active)
+        except ValueError as error:
+            return _json({"error": str(error)}, 404)
+        return _json({})
 
     async def _requests(self, _: Request) -> Response:
         return _json(dict(self.calls))

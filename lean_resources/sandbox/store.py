@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -79,6 +80,7 @@ class Refresh:
         left_out: Streams that nobody asked for; their stored copy stays as it is.
         polls: How often somebody looked at it.
         is_stuck: Whether it never ends.
+        is_halfway: Whether it was announced that the accounts are there.
     """
 
     ordinal: int
@@ -88,6 +90,7 @@ class Refresh:
     left_out: frozenset[str] = frozenset()
     polls: int = 0
     is_stuck: bool = False
+    is_halfway: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ class Store:
         self.refresh_nanos = int(refresh_seconds * SECOND)
         self.lock = threading.RLock()
         self.events: deque[dict[str, Any]] = deque(maxlen=10_000)
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
         self.inactive: set[str] = set()
         self.new_customers: list[str] = []
         self._new_customer_index: dict[str, int] = {}
@@ -359,6 +363,17 @@ class Store:
                 if running.polls >= _POLLS:
                     self._finish(entity, running, max(self.clock.nanos, running.created))
 
+    def settle(self) -> None:
+        """Let what has come due happen, though nobody asks: refreshes come along and end."""
+        with self.lock:
+            for entity in list(self._changed.values()):
+                running = self.entity(entity.key).pending()
+                if running is None or running.is_stuck or running.is_halfway:
+                    continue
+                if self.clock.nanos >= running.created + self.refresh_nanos // 2:
+                    running.is_halfway = True
+                    self._announce_refresh(entity, running)
+
     def _finish(self, entity: Entity, refresh: Refresh, at: int) -> None:
         refresh.finished = at
         self._move_store(entity, refresh)
@@ -389,7 +404,8 @@ class Store:
             if not granted or stream in entity.bank.lacks:
                 return "UNSUPPORTED"
             if refresh.finished is None:
-                return "OK" if stream == "accounts" and refresh.polls else "PENDING"
+                is_there = refresh.polls or refresh.is_halfway
+                return "OK" if stream == "accounts" and is_there else "PENDING"
             return "FAILED" if stream in refresh.failed else "OK"
 
         def availability(account: Account) -> dict[str, Any]:
@@ -502,19 +518,20 @@ class Store:
     # Events.
 
     def announce(self, kind: str, payload: dict[str, Any], message: str, **beside: object) -> None:
-        """Log an event as Lean would send it."""
+        """Log an event as Lean would send it, and send it where webhooks are set up."""
         number = next(self._event_numbers)
         high, low = mix(self.world.seed, 61, number), mix(self.world.seed, 62, number)
-        self.events.append(
-            {
-                "type": kind,
-                "payload": payload,
-                **beside,
-                "message": message,
-                "timestamp": stamp(self.clock.nanos + number % 1000, 9),
-                "event_id": opaque_uuid(high, low),
-            }
-        )
+        event = {
+            "type": kind,
+            "payload": payload,
+            **beside,
+            "message": message,
+            "timestamp": stamp(self.clock.nanos + number % 1000, 9),
+            "event_id": opaque_uuid(high, low),
+        }
+        self.events.append(event)
+        for listen in self.listeners:
+            listen(event)
 
     def _announce_entity(self, entity: Entity, what: str) -> None:
         bank = bank_record(entity.bank, active=True)
