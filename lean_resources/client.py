@@ -39,9 +39,11 @@ from lean_resources.limits import Limits, retry_after
 from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Paging, Stream
 
-__all__ = ["Answer", "LeanClient", "Read", "Refresh", "Tally"]
+__all__ = ["Announced", "Answer", "LeanClient", "Read", "Refresh", "Tally"]
 
 Sleep = Callable[[float], Awaitable[None]]
+Announced = Callable[[str, float], Awaitable[float]]
+"""Waits until a result, by its id, is announced, so many seconds at most; how long it took."""
 
 _RANDOM = random.SystemRandom()
 
@@ -164,6 +166,7 @@ class LeanClient:
         transport: Another way to Lean than the network, such as `httpx.ASGITransport(sandbox.app)`.
         sleep: Waits for so many seconds.
         now: The present in UTC.
+        announced: Waits for a result that Lean promised; without it, time alone passes.
     """
 
     def __init__(
@@ -173,12 +176,14 @@ class LeanClient:
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Sleep = asyncio.sleep,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        announced: Announced | None = None,
     ) -> None:
         self.settings = settings
         self.requests = 0
         self._sleep = sleep
         self._now = now
         self._transport = transport
+        self._announced = announced or self._slept
         self._limits = Limits(
             settings.max_concurrency, settings.requests_per_second, time.monotonic, sleep
         )
@@ -382,8 +387,7 @@ class LeanClient:
         query = {"page": str(number), "size": str(self.settings.page_size)}
         waited = 0.0
         while waited < self.settings.pending_deadline_seconds:
-            await self._sleep(self.settings.pending_poll_seconds)
-            waited += self.settings.pending_poll_seconds
+            waited += await self._announced(pending.results_id, self.settings.pending_poll_seconds)
             try:
                 response = await self._get(path, query, stream)
             except RequestError as error:
@@ -403,6 +407,10 @@ class LeanClient:
             correlation_id=promise.correlation_id,
             trace_id=promise.trace_id,
         )
+
+    async def _slept(self, _results_id: str, seconds: float) -> float:
+        await self._sleep(seconds)
+        return seconds
 
     async def _detail(
         self,

@@ -30,6 +30,8 @@ KEEP_DAYS = 90
 
 _RECEIVED, _CLAIMED, _DONE, _FAILED = "received", "claimed", "done", "failed"
 _FIELDS = tuple(Event.__dataclass_fields__)
+_AGAIN_SECONDS = 60
+"""How long an event is left alone after its first failure; twice as long after each further one."""
 _BUSY_SECONDS = 15
 
 
@@ -99,12 +101,19 @@ class Inbox:
             sa.Column("received_at", _Instant, nullable=False),
             sa.Column("claimed_at", _Instant),
             sa.Column("settled_at", _Instant),
+            sa.Column("not_before", _Instant),
         )
         self._awaited = sa.Table(
             f"awaited_refreshes_{environment}",
             self._meta,
             sa.Column("refresh_id", sa.String(128), primary_key=True),
             sa.Column("until", _Instant, nullable=False),
+        )
+        self._cursor = sa.Table(
+            f"webhook_cursor_{environment}",
+            self._meta,
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("read_to", _Instant, nullable=False),
         )
         columns = self._events.c
         # Partial: what is settled is by far the most, and costs these nothing.
@@ -197,9 +206,10 @@ class Inbox:
         is_awaited = sa.exists().where(
             awaited.c.refresh_id == events.c.refresh_id, awaited.c.until > self._now()
         )
+        is_early = events.c.not_before > self._now()
         chosen = (
             sa.select(events.c.id)
-            .where(events.c.state == _RECEIVED, ~is_awaited)
+            .where(events.c.state == _RECEIVED, sa.func.coalesce(~is_early, sa.true()), ~is_awaited)
             .order_by(events.c.id)
             .limit(limit)
             .with_for_update(skip_locked=True, of=events)
@@ -216,6 +226,12 @@ class Inbox:
             ).all()
         return [Event(**dict(zip(_FIELDS, row[1:], strict=True))) for row in sorted(rows)]
 
+    def has_work(self) -> bool:
+        """Whether an event may be there to be claimed."""
+        query = sa.select(sa.exists().where(self._events.c.state == _RECEIVED))
+        with self._reading() as connection:
+            return bool(connection.execute(query).scalar())
+
     def claims(self) -> dict[str, dt.datetime]:
         """Batches that are being worked on, and since when."""
         events = self._events
@@ -227,24 +243,41 @@ class Inbox:
             )
             return {str(claim_id): claimed_at for claim_id, claimed_at in found}
 
-    def settle(self, claim_id: str, *, is_done: bool) -> None:
+    def settle(
+        self, claim_id: str, *, is_done: bool, failed_entities: Collection[str] = ()
+    ) -> None:
         """Say how a batch ended.
 
         Args:
             claim_id: The batch.
-            is_done: Whether what it asked for was read. Otherwise its events are given back, and
-                failed once they had their attempts.
+            is_done: Whether what it asked for was read. Otherwise its events are given back to be
+                claimed after a while, and failed once they had their attempts.
+            failed_entities: Entities whose events are given back although the rest is done.
         """
         events = self._events
+        is_failed: sa.ColumnElement[bool] = sa.false() if is_done else sa.true()
+        if is_done and failed_entities:
+            is_failed = sa.func.coalesce(events.c.entity_id, "").in_(sorted(failed_entities))
         attempts = events.c.attempts + 1
-        state: Any = _DONE
-        if not is_done:
-            state = sa.case((attempts < ATTEMPTS, _RECEIVED), else_=_FAILED)
+        back = sa.case((attempts < ATTEMPTS, _RECEIVED), else_=_FAILED)
+        now = self._now()
+        # Twice as long each time, told by attempts because intervals differ between databases.
+        waits = [
+            (events.c.attempts == tried, now + dt.timedelta(seconds=_AGAIN_SECONDS * 2**tried))
+            for tried in range(ATTEMPTS)
+        ]
+        not_before = sa.case(*waits, else_=sa.literal(None, _Instant))
         with self._transaction() as connection:
             connection.execute(
                 sa.update(events)
                 .where(events.c.claim_id == claim_id, events.c.state == _CLAIMED)
-                .values(state=state, attempts=attempts, claim_id=None, settled_at=self._now())
+                .values(
+                    state=sa.case((is_failed, back), else_=_DONE),
+                    attempts=attempts,
+                    claim_id=None,
+                    settled_at=now,
+                    not_before=not_before,
+                )
             )
 
     def await_refresh(self, refresh_id: str, until: dt.datetime) -> None:
@@ -288,12 +321,33 @@ class Inbox:
         with self._reading() as connection:
             return set(connection.execute(query).scalars())
 
-    def last_received_at(self, source: str = "webhook") -> dt.datetime | None:
-        """When the newest event of a source came; None when none ever did."""
-        events = self._events
-        newest = sa.select(events.c.received_at).where(events.c.source == source)
+    def first_received_at(self) -> dt.datetime | None:
+        """When the oldest event that is kept came; None when there is none."""
+        return self._received_at(self._events.c.id)
+
+    def last_received_at(self) -> dt.datetime | None:
+        """When Lean last delivered an event; None when it never did."""
+        return self._received_at(self._events.c.id.desc(), self._events.c.source == "webhook")
+
+    def _received_at(
+        self, order: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None
+    ) -> dt.datetime | None:
+        query = sa.select(self._events.c.received_at).order_by(order).limit(1)
         with self._reading() as connection:
-            return connection.execute(newest.order_by(events.c.id.desc()).limit(1)).scalar()
+            return connection.execute(query if where is None else query.where(where)).scalar()
+
+    def read_to(self) -> dt.datetime | None:
+        """Up to when Lean's own list of events was compared; None when it never was."""
+        with self._reading() as connection:
+            return connection.execute(sa.select(self._cursor.c.read_to)).scalar()
+
+    def was_read_to(self, at: dt.datetime) -> None:
+        """Note up to when Lean's own list of events was compared."""
+        statement = self._insert(self._cursor).values(id=1, read_to=at)
+        with self._transaction() as connection:
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["id"], set_={"read_to": at})
+            )
 
     def counts(self) -> dict[str, int]:
         """How many events there are in each state."""

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, create_model
 
-from lean_resources.client import LeanClient
+from lean_resources.client import Announced, LeanClient
 from lean_resources.settings import VARIABLES, LeanSettings
 
 __all__ = ["LeanResource"]
@@ -24,13 +24,16 @@ class _Lean(dg.ConfigurableResource):  # type: ignore[type-arg]
             {variable.name: getattr(self, variable.field) for variable in VARIABLES}
         )
 
-    def client(self) -> LeanClient:
+    def client(self, announced: Announced | None = None) -> LeanClient:
         """A client, to be opened with `async with`.
+
+        Args:
+            announced: Waits for results that Lean promised, as `LeanClient` takes it.
 
         Raises:
             ConfigError: As `settings`.
         """
-        return LeanClient(self.settings())
+        return LeanClient(self.settings(), announced=announced)
 
 
 _FIELDS: dict[str, Any] = {

@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from lean_resources.client import LeanClient
 from lean_resources.errors import AuthError, ConsentError, LeanError
+from lean_resources.webhooks import FINISHED
+from pipelines.bell import Bell
 from pipelines.budget import Budget
 from pipelines.lake import Lake, put
 from pipelines.ledger import ATTEMPTS_SCHEMA, new_id
@@ -27,7 +29,6 @@ _GROUP = 50
 _AT_ONCE = 200
 """Refreshes that are waited for at once; waiting costs little."""
 _LONGEST_POLL_SECONDS = 60.0
-_FINISHED = frozenset({"FINISHED", "OK"})
 
 Progress = Callable[[int, int], None]
 Sleep = Callable[[float], Awaitable[None]]
@@ -71,6 +72,7 @@ async def refresh(
     run_id: str | None = None,
     progress: Progress = lambda _done, _total: None,
     sleep: Sleep = asyncio.sleep,
+    bell: Bell | None = None,
 ) -> RefreshReport:
     """Ask banks again for entities whose data is older than wanted, and wait until they answered.
 
@@ -86,6 +88,8 @@ async def refresh(
         run_id: The run, for the records.
         progress: Is told how many refreshes are over, of how many.
         sleep: Waits for so many seconds.
+        bell: Wakes when a webhook says that a refresh is over; while webhooks arrive, Lean is
+            looked at after them instead of time and again.
 
     Raises:
         AuthError: Lean refuses the application.
@@ -95,7 +99,7 @@ async def refresh(
     before = client.requests
     now = await client.server_time()
     stale = await asyncio.to_thread(_stale, lake, policy, now, entity_ids)
-    step = _Step(client, lake, policy, run_id, sleep)
+    step = _Step(client, lake, policy, run_id, bell or Bell(None, sleep))
     report = RefreshReport(stale=len(stale))
     progress(0, len(stale))
     for start in range(0, len(stale), _AT_ONCE):
@@ -128,12 +132,12 @@ class _Step:
     """One refresh step under way."""
 
     def __init__(
-        self, client: LeanClient, lake: Lake, policy: Policy, run_id: str | None, sleep: Sleep
+        self, client: LeanClient, lake: Lake, policy: Policy, run_id: str | None, bell: Bell
     ) -> None:
         self._client = client
         self._policy = policy
         self._run_id = run_id
-        self._sleep = sleep
+        self._bell = bell
         self._budget = Budget(lake, policy.refreshes_per_day)
 
     async def wave(
@@ -141,9 +145,10 @@ class _Step:
     ) -> list[dict[str, Any]]:
         """Refresh some entities side by side; the rows of those that Lean was asked for."""
         rows: list[dict[str, Any]] = []
+        is_live = await self._bell.is_live()
 
         async def one(entity_id: str, bank: str | None) -> None:
-            row = await self._attempt(entity_id, bank)
+            row = await self._attempt(entity_id, bank, is_live=is_live)
             report.outcomes[row["outcome"]] += 1
             rows.append(row)
 
@@ -157,13 +162,19 @@ class _Step:
                     for entity_id in sorted(granted):
                         group.create_task(one(entity_id, some[entity_id]))
         except ExceptionGroup as ended:
+            await self._bell.end(_refresh_ids(rows), is_over=False)
             raise ended.exceptions[0] from None
+        # What a refresh brought that is over, the pulls of this run read; the events of the others
+        # find their way on their own.
+        is_over = [row for row in rows if row["outcome"] == "FINISHED"]
+        await self._bell.end(_refresh_ids(is_over), is_over=True)
+        await self._bell.end(_refresh_ids(rows), is_over=False)
         return rows
 
-    async def _attempt(self, entity_id: str, bank: str | None) -> dict[str, Any]:
+    async def _attempt(self, entity_id: str, bank: str | None, *, is_live: bool) -> dict[str, Any]:
         """Ask for one refresh and wait for it; the row that tells of it."""
         asked_at = await self._client.server_time()
-        ended = await self._refreshed(entity_id)
+        ended = await self._refreshed(entity_id, is_live=is_live)
         error = ended.error
         return {
             "attempt_id": new_id(),
@@ -181,7 +192,7 @@ class _Step:
             "run_id": self._run_id,
         }
 
-    async def _refreshed(self, entity_id: str) -> _Ended:
+    async def _refreshed(self, entity_id: str, *, is_live: bool) -> _Ended:
         refresh_id = None
         try:
             refresh_id = (await self._client.refresh(entity_id)).refresh_id
@@ -189,7 +200,8 @@ class _Step:
                 refresh_id = await self._running(entity_id)
             if refresh_id is None:
                 return _Ended("FINISHED")
-            return await self._wait(refresh_id)
+            await self._bell.expect(refresh_id, 2 * self._policy.refresh_alarm_seconds)
+            return await self._wait(refresh_id, is_live=is_live)
         except AuthError:
             raise
         except ConsentError as error:
@@ -201,23 +213,29 @@ class _Step:
     async def _running(self, entity_id: str) -> str | None:
         """The refresh that Lean says is running already; None when it is over by now."""
         table = await self._client.table("refreshes", entity_id=entity_id)
-        running = [row for row in table.to_pylist() if row["status"] not in _FINISHED]
+        running = [row for row in table.to_pylist() if row["status"] not in FINISHED]
         newest = max(running, key=lambda row: row["created_at"], default=None)
         return newest["refresh_id"] if newest is not None else None
 
-    async def _wait(self, refresh_id: str) -> _Ended:
-        """Look at a refresh, ever less often, until it is over or overdue."""
-        pause = self._policy.refresh_poll_seconds
-        waited = 0.0
+    async def _wait(self, refresh_id: str, *, is_live: bool) -> _Ended:
+        """Look at a refresh until it is over or overdue: when the bell rings, and ever less often.
+
+        While webhooks arrive, the first look waits for one, and the others are rare.
+        """
+        pause = _LONGEST_POLL_SECONDS if is_live else self._policy.refresh_poll_seconds
+        waited = await self._bell.refresh(refresh_id, pause) if is_live else 0.0
         while True:
             state = await self._client.refresh_state(refresh_id)
-            if state.get("status") in _FINISHED:
+            if state.get("status") in FINISHED:
                 return _Ended("FINISHED", refresh_id, state.get("data_status"))
             if waited >= self._policy.refresh_alarm_seconds:
                 return _Ended("OVERDUE", refresh_id, state.get("data_status"))
-            await self._sleep(pause)
-            waited += pause
+            waited += await self._bell.refresh(refresh_id, pause)
             pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
+
+
+def _refresh_ids(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [row["refresh_id"] for row in rows if row["refresh_id"] is not None]
 
 
 def _keep(lake: Lake, rows: Sequence[dict[str, Any]]) -> None:

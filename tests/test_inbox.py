@@ -103,22 +103,51 @@ def test_events_are_claimed_in_the_order_of_arrival_by_one_batch_only(inbox):
     assert set(inbox.claims().values()) == {NOW}
 
 
-def test_a_batch_that_fails_is_given_back_until_its_attempts_are_used_up(inbox):
-    """An event is tried so many times, and ends as failed, or as done at the first success."""
+def test_a_batch_that_fails_is_given_back_until_its_attempts_are_used_up(inbox, now):
+    """An event is tried after 1, 2, 4 and 8 minutes again, and ends as failed, or at a success."""
     inbox.add([refreshed(1), refreshed(2)])
     for attempt in range(ATTEMPTS):
         batch = inbox.claim(f"run-{attempt}", 1)
         assert [event.event_id for event in batch] == ["event-1"]
         inbox.settle(f"run-{attempt}", is_done=False)
+        if attempt == 0:
+            assert [event.event_id for event in inbox.claim("other", 9)] == ["event-2"]
+        now.at += dt.timedelta(seconds=60 * 2**attempt - 1)
+        assert inbox.claim("early", 9) == []
+        now.at += dt.timedelta(seconds=1)
 
-    assert [event.event_id for event in inbox.claim("last", 10)] == ["event-2"]
-    inbox.settle("last", is_done=True)
-    inbox.settle("last", is_done=False)
+    inbox.settle("other", is_done=True)
+    inbox.settle("other", is_done=False)
 
     first, second = inbox.rows()
     assert (first["state"], first["attempts"]) == ("failed", ATTEMPTS)
     assert (second["state"], second["attempts"]) == ("done", 1)
     assert inbox.claims() == {}
+    assert not inbox.has_work()
+
+
+def test_of_a_batch_only_the_entities_that_failed_are_given_back(inbox):
+    """One bank's trouble costs the others nothing."""
+    inbox.add([refreshed(1), refreshed(2), Event(event_id="3", type="bank.availability.updated")])
+    inbox.claim("run", 9)
+
+    inbox.settle("run", is_done=True, failed_entities=["entity-2", "entity-9"])
+
+    assert [row["state"] for row in inbox.rows()] == ["done", "received", "done"]
+
+
+def test_where_lists_were_read_to_is_remembered(inbox):
+    """The instant of the last comparison stays until the next one."""
+    assert inbox.read_to() is None
+    inbox.was_read_to(NOW)
+    inbox.was_read_to(NOW + dt.timedelta(hours=1))
+
+    assert inbox.read_to() == NOW + dt.timedelta(hours=1)
+    assert (inbox.first_received_at(), inbox.last_received_at()) == (None, None)
+    inbox.add([refreshed(1)], source="events")
+    assert (inbox.first_received_at(), inbox.last_received_at()) == (NOW, None)
+    inbox.add([refreshed(2)])
+    assert inbox.last_received_at() == NOW
 
 
 def test_a_refresh_that_a_sync_waits_for_is_left_to_it(inbox, now):
@@ -252,10 +281,12 @@ def test_a_database_that_is_gone_is_told_without_its_password():
 )
 def test_whatever_happens_each_event_is_in_one_state(tmp_path_factory, steps):
     """States move only as they may: nothing is lost, and nothing is done before it was read."""
-    inbox = Inbox(f"sqlite:///{tmp_path_factory.mktemp('inbox') / 'inbox.db'}", "sandbox")
+    now = Now()
+    inbox = Inbox(f"sqlite:///{tmp_path_factory.mktemp('inbox') / 'inbox.db'}", "sandbox", now=now)
     inbox.create()
     expected, tries, batches = {}, {}, []
     for turn, (step, number) in enumerate(steps):
+        now.at += dt.timedelta(hours=1)
         name = f"event-{number}"
         if step == "add":
             inbox.add([refreshed(number)])
