@@ -1,81 +1,10 @@
 """fct_transactions and what it stands on, against the offline Lean's truth, in plain Python."""
 
-import datetime as dt
-import re
 from collections import defaultdict
 from decimal import Decimal
 
-from known import keyed_hash, riyadh_date
-
-_IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}")
-_TYPES = {"SAME_BANK_TRANSFER", "LOCAL_BANK_TRANSFER", "INTERNATIONAL_TRANSFER"}
-_REVERSALS = {"REVERSAL", "WITHDRAWAL_REVERSAL", "DEPOSIT_REVERSAL"}
-
-
-def number(text):
-    """An account number as it is hashed."""
-    return None if text is None else text.replace(" ", "").upper()
-
-
-def account_keys(world):
-    """The real account of every account id that was ever true."""
-    found = {}
-    for day in world.days:
-        for (account_id,), row in day["accounts"].items():
-            ibans = [
-                number(one["identification"])
-                for one in row["identifications"]
-                if _IBAN.fullmatch(number(one["identification"]))
-            ]
-            named = min(ibans) if ibans else f"{row['entity_id']}/{account_id}"
-            found[account_id] = keyed_hash(named)
-    return found
-
-
-def placed_at(row):
-    """When a movement counts."""
-    return row["booked_at"] or row["value_at"] or row["transacted_at"]
-
-
-def signed(amount, indicator):
-    """An amount with its sign, or None."""
-    if indicator == "DEBIT":
-        return -abs(amount)
-    return amount if indicator == "CREDIT" and amount >= 0 else None
-
-
-def movements(world):
-    """Every movement by id: for each day of a real account the newest read of it that there is.
-
-    A later day's truth covers all days that it may be read for; what only the earlier day could
-    read stays. The first and last day that a read speaks for are told by the ledger, which other
-    tests hold to the consents.
-    """
-    keys = account_keys(world)
-    views = defaultdict(list)
-    for one in world.rows("""
-        select claims.parent_id, claims.claimed_from, claims.claimed_to, refreshed_at, asked_at
-        from claims inner join pulls using (pull_id) where claims.stream = 'transactions'
-    """):
-        known_at = (one["refreshed_at"], one["asked_at"], one["parent_id"])
-        views[keys[one["parent_id"]]].append(
-            (one["claimed_from"], one["claimed_to"], known_at, one["parent_id"])
-        )
-    found = {}
-    for day in world.days:
-        for (account_id, transaction_id), row in day["transactions"].items():
-            utc_day = placed_at(row).astimezone(dt.UTC).date()
-            claims = [
-                (known_at, owner)
-                for start, end, known_at, owner in views[keys[account_id]]
-                if start <= utc_day <= end
-            ]
-            if claims and max(claims)[1] == account_id:
-                is_newest = day is world.days[-1] or account_id in world.old_account_ids
-                still_read = any(account_id == key[0] for key in world.days[-1]["transactions"])
-                if is_newest or not still_read:
-                    found[f"{keys[account_id]}:{transaction_id}"] = row
-    return found
+from known import riyadh_date
+from truth import REVERSALS, account_keys, movements, placed_at, signed
 
 
 def test_the_ledger_of_accounts_is_what_the_banks_show(world):
@@ -139,7 +68,7 @@ def test_transfers_between_own_accounts_and_reversals_are_paired(world):
             theirs["amount"], theirs["credit_debit_indicator"]
         )
         if kind == "reversal":
-            assert mine["sub_transaction_type"] in _REVERSALS
+            assert mine["sub_transaction_type"] in REVERSALS
 
 
 def test_money_is_conserved_from_the_streams_to_the_ledger(world):

@@ -1,0 +1,46 @@
+"""A model over a few rows made by hand, without a lake."""
+
+from known import KEY, models
+
+from pipelines.relations import add_macros, empty_lake
+
+
+def run(name, *, changed=None, **tables):
+    """What a model selects from the given rows, one dict per row, as stored.
+
+    Args:
+        name: The model.
+        changed: Pairs of text to replace in its SELECT first, for mutants; each has to be there.
+        tables: Rows by the name of what the model reads; columns that a row leaves out are null.
+            What is not given has no rows, seeds excepted.
+    """
+    loaded = models()
+    model = loaded[name]
+    body = model.body
+    for old, new in (changed or {}).items():
+        assert old in body, f"{name} has no {old!r} to change"
+        body = body.replace(old, new)
+    assert set(tables) <= set(model.reads), f"{name} reads {model.reads}"
+    with empty_lake(loaded.macros.values(), loaded.seeds) as connection:
+        add_macros(connection, (), KEY)
+        connection.execute("create schema tiny")
+        for read in model.reads:
+            if read in loaded.seeds and read not in tables:
+                continue
+            types = (
+                {column.name: column.type for column in loaded[read].columns}
+                if read in loaded
+                else dict(loaded.relations[read].types)
+            )
+            columns = ", ".join(f'"{column}" {kind}' for column, kind in types.items())
+            connection.execute(f"create table tiny.{read} ({columns})")
+            for row in tables.get(read, ()):
+                names = ", ".join(f'"{column}"' for column in row)
+                marks = ", ".join("?" * len(row))
+                connection.execute(
+                    f"insert into tiny.{read} ({names}) values ({marks})", list(row.values())
+                )
+        connection.execute("set search_path = 'tiny,main'")
+        result = connection.execute(body)
+        found = [column[0] for column in result.description]
+        return [dict(zip(found, row, strict=True)) for row in result.fetchall()]
