@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
 import random
 import re
+import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -45,7 +47,7 @@ Sleep = Callable[[float], Awaitable[None]]
 Announced = Callable[[str, float], Awaitable[float]]
 """Waits until a result, by its id, is announced, so many seconds at most; how long it took."""
 
-_RANDOM = random.SystemRandom()
+_LOG = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _FIRST_WAIT_SECONDS = 1.0
@@ -192,19 +194,19 @@ class LeanClient:
         ).as_dict()
         self._older: set[str] = set()
         self._ahead: dt.timedelta | None = None
+        self._date: str | None = None
         self._has_looked = False
-        self._http: httpx.AsyncClient | None = None
+        self._way: httpx.AsyncBaseTransport | None = None
+        self._auth = auth_for(settings)
+        # One per client: two processes that share a generator by forking would share its ids.
+        self._random = random.Random(secrets.randbits(128))  # noqa: S311 - ids, not secrets
 
     def __repr__(self) -> str:
         return f"LeanClient({self.settings.api_url!r})"
 
     async def __aenter__(self) -> Self:
-        transport = self._transport
-        if transport is None:
-            transport = _network(self.settings)
-        self._http = httpx.AsyncClient(
-            auth=auth_for(self.settings), transport=transport, trust_env=False
-        )
+        self._way = self._transport or _network(self.settings)
+        await self._way.__aenter__()
         return self
 
     async def __aexit__(
@@ -213,9 +215,9 @@ class LeanClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        if self._way is not None:
+            way, self._way = self._way, None
+            await way.__aexit__(kind, error, traceback)
 
     # Streams.
 
@@ -323,7 +325,7 @@ class LeanClient:
         self, stream: Stream, request: Mapping[str, str], unless_refreshed_at: dt.datetime | None
     ) -> AsyncIterator[Answer]:
         """Pages of one attempt, the first one settling whether older answers are told in full."""
-        series_id = _new_id()
+        series_id = self._new_id()
         entity = request.get("entity_id", "")
         verbose = self.settings.verbose == "always" or entity in self._older
         first = await self._page(stream, request, series_id, 0, 0, verbose=verbose)
@@ -524,6 +526,10 @@ class LeanClient:
 
     # HTTP.
 
+    def _new_id(self) -> str:
+        """An id for a request or a series; it has to be unique, and need not be hard to guess."""
+        return f"{self._random.getrandbits(128):032x}"
+
     async def _get(self, path: str, query: Mapping[str, str], stream: Stream | None) -> _Response:
         return await self._request("GET", path, query, stream, None)
 
@@ -566,10 +572,10 @@ class LeanClient:
         stream: Stream | None,
         body: Mapping[str, str] | None,
     ) -> _Response:
-        if self._http is None:
+        if self._way is None:
             raise RuntimeError("a LeanClient is used inside `async with`")
         name = stream.name if stream is not None else None
-        correlation_id = _new_id()
+        correlation_id = self._new_id()
         target = f"{path}?{urlencode(query)}" if query else path
         # Built whole: a client that merges its base address and parameters parses them thrice.
         request = httpx.Request(
@@ -598,17 +604,12 @@ class LeanClient:
         self, request: httpx.Request, stream: str | None, correlation_id: str
     ) -> tuple[httpx.Response, bytes]:
         """Send a request within the limits, and read the whole body."""
-        assert self._http is not None  # noqa: S101 - the caller has looked
         async with self._limits:
             self.requests += 1
             for tally in _TALLIES.get():
                 tally.requests += 1
             try:
-                response = await self._http.send(request, stream=True)
-                try:
-                    return response, await self._content(response)
-                finally:
-                    await response.aclose()
+                return await self._exchange(request)
             except UnavailableError as error:
                 # The token endpoint cannot answer now; httpx asks it within this request.
                 error.stream = stream
@@ -627,6 +628,28 @@ class LeanClient:
                 raise _AgainError(_unreachable(error, stream, correlation_id)) from None
             except httpx.DecodingError as error:
                 raise _AgainError(_unreachable(error, stream, correlation_id)) from None
+
+    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+        """Send what the auth flow wants sent, and read the whole body of the last answer.
+
+        httpx's own client does the same. What it does besides, for redirects and cookies that Lean
+        does not use, costs as much CPU as the request itself.
+        """
+        assert self._way is not None  # noqa: S101 - the caller has looked
+        flow = self._auth.async_auth_flow(request)
+        try:
+            following = await anext(flow)
+            while True:
+                response = await self._way.handle_async_request(following)
+                try:
+                    following = await flow.asend(response)
+                except StopAsyncIteration:
+                    _LOG.debug("%s answered %d", request.url, response.status_code)
+                    return response, await self._content(response)
+                finally:
+                    await response.aclose()
+        finally:
+            await flow.aclose()
 
     def _judge(
         self,
@@ -665,6 +688,9 @@ class LeanClient:
     def _learn_time(self, response: httpx.Response) -> None:
         """Note how far Lean's clock is ahead of this machine's."""
         header = response.headers.get("date")
+        if header == self._date:
+            return
+        self._date = header
         try:
             told = parsedate_to_datetime(header) if header else None
         except (ValueError, TypeError, IndexError, OverflowError):
@@ -703,11 +729,6 @@ def _wait(state: tenacity.RetryCallState) -> float:
     """Seconds before another try: what was asked for, and at least what politeness wants."""
     asked = getattr(state.outcome.exception() if state.outcome else None, "wait", 0.0)
     return max(_BACKOFF(state), asked)
-
-
-def _new_id() -> str:
-    """An id for a request or a series; it has to be unique, and need not be hard to guess."""
-    return f"{_RANDOM.getrandbits(128):032x}"
 
 
 def _again(error: LeanError, wait: float) -> Exception:

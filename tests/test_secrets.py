@@ -243,7 +243,7 @@ def test_there_was_something_to_tell(told):
     """Everything was listened to: requests, failures of many kinds, and thousands of secrets."""
     text = {channel: "\n".join(texts) for channel, texts in told.texts.items()}
 
-    assert text["logs"].count("httpx INFO") > 300
+    assert text["logs"].count("lean_resources.client DEBUG") > 300
     assert "asyncio DEBUG" in text["logs"]
     assert "Traceback" in text["logs"]
     for code in ("BANK_ISSUE", "CONSENT_EXPIRED", "RECONNECT_REQUIRED", "PENDING", "HTTP_401",
