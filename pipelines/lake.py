@@ -72,7 +72,6 @@ _MACROS = {
 }
 _DAY_SECONDS = 86_400
 _LARGE_ROWS = 5_000
-_LARGE_BYTES = 4_000_000
 _LEVEL = 1
 _RAW_COMPRESSION = "zstd"
 _WRITERS = 4
@@ -312,18 +311,20 @@ class Batch:
     def __init__(self, lake: Lake, now: dt.datetime) -> None:
         self.id = new_id()
         self.bytes = 0
-        self.held_bytes = 0
-        """Bytes of rows that wait for the commit."""
         self._lake = lake
         self._pulled_on = f"pulled_on={now.astimezone(dt.UTC):%Y-%m-%d}"
         self._raw: dict[Path, pq.ParquetWriter] = {}
         self._tables: dict[Path, list[pa.Table]] = {}
 
     def rows(self, stream: Stream, table: pa.Table, *, month: str | None = None) -> None:
-        """Add typed rows, those of one month for a stream with months."""
+        """Add typed rows, those of one month for a stream with months.
+
+        Args:
+            stream: The stream.
+            table: Rows of its `lake_schema`; columns that are wholly null may be left out.
+            month: UTC month as YYYY-MM.
+        """
         partition = self._pulled_on if month is None else f"month={month}"
-        schema = lake_schema(stream)
-        table = table if table.schema == schema else table.cast(schema)
         self._hold(self._lake.place(stream) / partition, table)
 
     def raw(self, stream: Stream, table: pa.Table) -> None:
@@ -347,7 +348,7 @@ class Batch:
             writer.close()
         # Encoding and disk take several files at once; one by one they would take the longest.
         with ThreadPoolExecutor(max_workers=_WRITERS) as pool:
-            list(pool.map(_write, self._tables, map(pa.concat_tables, self._tables.values())))
+            list(pool.map(_write, self._tables, map(_joined, self._tables.values())))
             self._reveal(pool, [*self._raw, *self._tables])
             ledger = self._file(self._lake.pulls / self._pulled_on)
             _write(ledger, to_table(pulls, self.id))
@@ -365,7 +366,6 @@ class Batch:
     def _hold(self, folder: Path, table: pa.Table) -> None:
         if table.num_rows:
             self._tables.setdefault(self._file(folder), []).append(table)
-            self.held_bytes += table.nbytes
 
     def _file(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -378,6 +378,11 @@ class Batch:
         for file in files:
             _beside(file).replace(file)
         list(pool.map(_sync, {file.parent for file in files}))
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables as one, with null where one lacks a column of another."""
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _write(file: Path, table: pa.Table) -> None:
@@ -429,11 +434,10 @@ def _beside(file: Path) -> Path:
 def _compression(table: pa.Table) -> dict[str, Any]:
     """How to compress a file.
 
-    zstd starts anew for each column of each file, six milliseconds for a stream as wide as
-    transactions; only where there are many rows, or large ones, does its size pay for that.
+    zstd starts anew for each column of each file, three milliseconds for a stream as wide as
+    transactions; only where there are many rows does its size pay for that.
     """
-    is_large = table.num_rows >= _LARGE_ROWS or table.nbytes >= _LARGE_BYTES
-    if is_large:
+    if table.num_rows >= _LARGE_ROWS:
         return {"compression": "zstd", "compression_level": _LEVEL}
     return {"compression": "snappy"}
 
