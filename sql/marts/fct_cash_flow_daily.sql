@@ -1,0 +1,87 @@
+-- Money in and out of each account by day, with transfers between a customer's own accounts apart.
+--
+-- grain:  one row per account, currency and Riyadh day with booked movements
+-- key:    account_key, currency, booking_date
+-- stored: by riyadh_month, reading -1 to 0
+-- counts: booked movements; reversals and what they took back count on both sides; a day without a
+--         row had no movement if fct_account_coverage has it, else it is unknown
+-- zone:   days and riyadh_month are Riyadh's
+-- columns:
+--   riyadh_month         Riyadh month of booking_date as YYYY-MM.
+--   inflow_amount        Money in, without internal transfers, in units of currency.
+--   outflow_amount       Money out, without internal transfers and without its sign, in units of
+--                        currency.
+--   net_amount           inflow_amount less outflow_amount; null where a movement of the day has no
+--                        known sign.
+--   internal_in_amount   Money in from accounts of the same customer, in units of currency.
+--   internal_out_amount  Money out to accounts of the same customer, without its sign, in units of
+--                        currency.
+--   booked_count         Booked movements, all of them.
+--   inflow_count         Movements in inflow_amount.
+--   outflow_count        Movements in outflow_amount.
+--   internal_count       Movements in the internal amounts.
+--   unknown_sign_count   Booked movements whose sign is unknown; they are in no amount.
+--   is_whole_day         Whether the day is known from midnight to midnight, so that nothing is
+--                        missing from it.
+-- sample: select currency, booking_date, sum(inflow_amount) as inflow,
+--         sum(outflow_amount) as outflow from fct_cash_flow_daily group by all order by all
+with days as (
+
+    select
+        account_key,
+        currency,
+        booking_date,
+        coalesce(
+            sum(signed_amount) filter (where signed_amount > 0 and not is_internal_transfer), 0
+        )::decimal(38, 9) as inflow_amount,
+        coalesce(
+            sum(-signed_amount) filter (where signed_amount < 0 and not is_internal_transfer), 0
+        )::decimal(38, 9) as outflow_amount,
+        coalesce(
+            sum(signed_amount) filter (where signed_amount > 0 and is_internal_transfer), 0
+        )::decimal(38, 9) as internal_in_amount,
+        coalesce(
+            sum(-signed_amount) filter (where signed_amount < 0 and is_internal_transfer), 0
+        )::decimal(38, 9) as internal_out_amount,
+        count(*) as booked_count,
+        count(*) filter (where signed_amount > 0 and not is_internal_transfer) as inflow_count,
+        count(*) filter (where signed_amount < 0 and not is_internal_transfer) as outflow_count,
+        count(*) filter (where signed_amount <> 0 and is_internal_transfer) as internal_count,
+        count(*) filter (where signed_amount is null) as unknown_sign_count
+    from fct_transactions
+    where is_booked
+    group by account_key, currency, booking_date
+
+)
+
+select
+    -- ids
+    days.account_key,
+
+    -- money
+    days.currency,
+    days.inflow_amount,
+    days.outflow_amount,
+    case when days.unknown_sign_count = 0 then days.inflow_amount - days.outflow_amount end
+        as net_amount,
+    days.internal_in_amount,
+    days.internal_out_amount,
+
+    -- counts
+    days.booked_count,
+    days.inflow_count,
+    days.outflow_count,
+    days.internal_count,
+    days.unknown_sign_count,
+
+    -- flags
+    coverage.account_key is not null as is_whole_day,
+
+    -- times
+    days.booking_date,
+    strftime(days.booking_date, '%Y-%m') as riyadh_month
+from days
+left join fct_account_coverage as coverage
+    on
+        days.account_key = coverage.account_key
+        and days.booking_date between coverage.whole_from_date and coverage.whole_to_date

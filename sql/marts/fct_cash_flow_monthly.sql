@@ -1,0 +1,173 @@
+-- Money in and out of each account by month, with what the month rests on: a month without
+-- movements is there with zeros where it is known, and a partly known month says so.
+--
+-- grain:  one row per account, currency and Riyadh month with booked movements or a known day
+-- key:    account_key, currency, booking_month
+-- stored: by riyadh_month
+-- counts: booked movements; averages should rest on rows with is_full_month
+-- zone:   months and days are Riyadh's
+-- columns:
+--   account_key          The real account; see bridge_accounts.
+--   currency             Currency of the amounts, ISO 4217.
+--   riyadh_month         Riyadh month as YYYY-MM.
+--   booking_month        First day of the Riyadh month.
+--   inflow_amount        Money in, without internal transfers, in units of currency.
+--   outflow_amount       Money out, without internal transfers and without its sign, in units of
+--                        currency.
+--   net_amount           inflow_amount less outflow_amount; null where a movement of the month has
+--                        no known sign.
+--   internal_in_amount   Money in from accounts of the same customer, in units of currency.
+--   internal_out_amount  Money out to accounts of the same customer, without its sign, in units of
+--                        currency.
+--   booked_count         Booked movements, all of them.
+--   inflow_count         Movements in inflow_amount.
+--   outflow_count        Movements in outflow_amount.
+--   internal_count       Movements in the internal amounts.
+--   unknown_sign_count   Booked movements whose sign is unknown; they are in no amount.
+--   active_days          Days with a booked movement.
+--   covered_days         Days that are known from midnight to midnight.
+--   month_days           Days of the month.
+--   is_full_month        Whether every day of the month is known and the account was open on the
+--                        first of them, as far as its opening date is told.
+--   data_through_date    Last day of the month of which something is known; null where movements
+--                        stand on days that no stretch covers.
+-- sample: select currency, booking_month, sum(net_amount) as net from fct_cash_flow_monthly
+--         where is_full_month group by all order by all
+with accounts_held as (
+
+    select
+        bridge_accounts.account_key,
+        min(stg_accounts.currency) as currency,
+        min(stg_accounts.opening_date) as opening_date
+    from stg_accounts
+    inner join bridge_accounts on stg_accounts.account_id = bridge_accounts.account_id
+    group by bridge_accounts.account_key
+
+),
+
+covered as (
+
+    select
+        account_key,
+        riyadh_month,
+        sum(greatest(whole_to_date - whole_from_date + 1, 0))::bigint as covered_days,
+        max(to_date) as data_through_date
+    from fct_account_coverage
+    group by account_key, riyadh_month
+
+),
+
+moved as (
+
+    select
+        account_key,
+        currency,
+        riyadh_month,
+        sum(inflow_amount)::decimal(38, 9) as inflow_amount,
+        sum(outflow_amount)::decimal(38, 9) as outflow_amount,
+        sum(internal_in_amount)::decimal(38, 9) as internal_in_amount,
+        sum(internal_out_amount)::decimal(38, 9) as internal_out_amount,
+        sum(booked_count)::bigint as booked_count,
+        sum(inflow_count)::bigint as inflow_count,
+        sum(outflow_count)::bigint as outflow_count,
+        sum(internal_count)::bigint as internal_count,
+        sum(unknown_sign_count)::bigint as unknown_sign_count,
+        count(*) as active_days
+    from fct_cash_flow_daily
+    group by account_key, currency, riyadh_month
+
+),
+
+quiet as (
+
+    select
+        covered.account_key,
+        accounts_held.currency,
+        covered.riyadh_month
+    from covered
+    inner join accounts_held on covered.account_key = accounts_held.account_key
+    where accounts_held.currency is not null
+
+),
+
+months as (
+
+    select
+        account_key,
+        currency,
+        riyadh_month
+    from moved
+    union distinct
+    select
+        account_key,
+        currency,
+        riyadh_month
+    from quiet
+
+),
+
+joined as (
+
+    select
+        months.account_key,
+        months.currency,
+        months.riyadh_month,
+        strptime(months.riyadh_month || '-01', '%Y-%m-%d')::date as booking_month,
+        coalesce(moved.inflow_amount, 0)::decimal(38, 9) as inflow_amount,
+        coalesce(moved.outflow_amount, 0)::decimal(38, 9) as outflow_amount,
+        coalesce(moved.internal_in_amount, 0)::decimal(38, 9) as internal_in_amount,
+        coalesce(moved.internal_out_amount, 0)::decimal(38, 9) as internal_out_amount,
+        coalesce(moved.booked_count, 0) as booked_count,
+        coalesce(moved.inflow_count, 0) as inflow_count,
+        coalesce(moved.outflow_count, 0) as outflow_count,
+        coalesce(moved.internal_count, 0) as internal_count,
+        coalesce(moved.unknown_sign_count, 0) as unknown_sign_count,
+        coalesce(moved.active_days, 0) as active_days,
+        coalesce(covered.covered_days, 0) as covered_days,
+        covered.data_through_date,
+        accounts_held.opening_date
+    from months
+    left join moved
+        on
+            months.account_key = moved.account_key
+            and months.currency = moved.currency
+            and months.riyadh_month = moved.riyadh_month
+    left join covered
+        on
+            months.account_key = covered.account_key
+            and months.riyadh_month = covered.riyadh_month
+    left join accounts_held on months.account_key = accounts_held.account_key
+
+)
+
+select
+    -- ids
+    account_key,
+
+    -- money
+    currency,
+    inflow_amount,
+    outflow_amount,
+    case when unknown_sign_count = 0 then inflow_amount - outflow_amount end as net_amount,
+    internal_in_amount,
+    internal_out_amount,
+
+    -- counts
+    booked_count,
+    inflow_count,
+    outflow_count,
+    internal_count,
+    unknown_sign_count,
+    active_days,
+    covered_days,
+    day(last_day(booking_month)) as month_days,
+
+    -- flags
+    covered_days = day(last_day(booking_month))
+    and (opening_date is null or opening_date <= booking_month) as is_full_month,
+
+    -- times
+    booking_month,
+    data_through_date,
+    riyadh_month
+from joined
