@@ -1,5 +1,8 @@
 """A model over a few rows made by hand, without a lake."""
 
+import contextlib
+from functools import cache
+
 from known import KEY, models
 
 from pipelines.relations import add_macros, empty_lake
@@ -21,9 +24,7 @@ def run(name, *, changed=None, **tables):
         assert old in body, f"{name} has no {old!r} to change"
         body = body.replace(old, new)
     assert set(tables) <= set(model.reads), f"{name} reads {model.reads}"
-    with empty_lake(loaded.macros.values(), loaded.seeds) as connection:
-        add_macros(connection, (), KEY)
-        connection.execute("create schema tiny")
+    with _empty_lake() as connection:
         for read in model.reads:
             if read in loaded.seeds and read not in tables:
                 continue
@@ -44,3 +45,25 @@ def run(name, *, changed=None, **tables):
         result = connection.execute(body)
         found = [column[0] for column in result.description]
         return [dict(zip(found, row, strict=True)) for row in result.fetchall()]
+
+
+@cache
+def _nothing():
+    """An empty lake, made once per process."""
+    loaded = models()
+    lake = contextlib.ExitStack()
+    connection = lake.enter_context(empty_lake(loaded.macros.values(), loaded.seeds))
+    add_macros(connection, (), KEY)
+    return lake, connection
+
+
+@contextlib.contextmanager
+def _empty_lake():
+    """The empty lake with a schema for rows, which is dropped again."""
+    _, connection = _nothing()
+    connection.execute("create schema tiny")
+    try:
+        yield connection
+    finally:
+        connection.execute("set search_path = 'main'")
+        connection.execute("drop schema tiny cascade")

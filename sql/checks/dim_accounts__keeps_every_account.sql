@@ -1,0 +1,7 @@
+-- Every account that was ever listed is there, and none besides.
+select
+    coalesce(bridge_accounts.account_key, dim_accounts.account_key) as account_key,
+    bridge_accounts.account_id
+from bridge_accounts
+full outer join dim_accounts on bridge_accounts.account_key = dim_accounts.account_key
+where bridge_accounts.account_key is null or dim_accounts.account_key is null
