@@ -1,11 +1,11 @@
-# Six targets; each one prepares what it needs.
+# Seven targets; each one prepares what it needs.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test conformance fmt bench
+.PHONY: help demo dev test conformance soak fmt bench
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 8
@@ -33,6 +33,9 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 
 conformance: $(READY)  ## What the guarantees rest on, in its long form: every write boundary, 200 kills
 	$(BIN)/pytest -m "conformance or not conformance" --timeout 1200 -n 2 tests/conformance $(ARGS)
+
+soak: $(READY)  ## Thirty days of faults and kills for five hundred entities (ARGS="--entities 50 --days 5")
+	PYTHONPATH=tests $(BIN)/python tests/conformance/soak.py $(ARGS)
 
 fmt: $(READY)  ## Bring files into the house style
 	$(BIN)/ruff format .

@@ -32,6 +32,7 @@ from pipelines.ledger import (
 
 __all__ = [
     "HISTORY_DOCS",
+    "PARENTS",
     "RAW_SCHEMA",
     "TRACE_DOCS",
     "Batch",
@@ -61,6 +62,8 @@ RAW_SCHEMA = pa.schema(
 """One row per answer, as received: enough to type it again without asking Lean."""
 
 _SQL = Path(__file__).resolve().parent.parent / "sql" / "lake"
+PARENTS = ("banks", "entities", "consents", "accounts")
+"""The streams that the views and macros of this folder read."""
 _VIEWS = ("paused_banks", "clock")
 _VIEWS_OF_MACROS = ("account_days",)
 _MACROS = {
@@ -163,30 +166,40 @@ class Lake:
         """Start a set of files that will count together."""
         return Batch(self, now or dt.datetime.now(dt.UTC))
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
+    def connect(self, names: Collection[str] = tuple(STREAMS)) -> duckdb.DuckDBPyConnection:
         """A DuckDB in memory that sees the lake as it stands: `pulls`, `claims` and each stream.
 
         Streams show their resolved rows. What was committed after this call does not show.
+
+        Args:
+            names: Only these streams; a view opens each of the stream's files once.
         """
         connection = duckdb.connect()
         connection.execute("set TimeZone = 'UTC'")
-        self.attach_to(connection)
+        self.attach_to(connection, names)
         return connection
 
-    def attach_to(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def attach_to(
+        self, connection: duckdb.DuckDBPyConnection, names: Collection[str] = tuple(STREAMS)
+    ) -> None:
         """Create `pulls`, `claims` and a view per stream in a connection.
 
         The ledger is copied, so that every view speaks of one instant; rows are read where they
         lie.
+
+        Args:
+            connection: The connection.
+            names: Only these streams.
         """
         ledger = self._files(self.pulls, LEDGER_SCHEMA)
         connection.execute(f"create or replace table pulls as {ledger}")
         claims = (_SQL / "claims.sql").read_text()
         connection.execute(f"create or replace table claims as {claims}")
-        for stream in STREAMS.values():
-            connection.execute(f'create or replace view "{stream.name}" as {self.resolved(stream)}')
+        for name in names:
+            resolved = self.resolved(STREAMS[name])
+            connection.execute(f'create or replace view "{name}" as {resolved}')
             connection.execute(
-                f"create or replace view {stream.name}_history as {self.history(stream)}"
+                f"create or replace view {name}_history as {self.history(STREAMS[name])}"
             )
         for name, folder, schema in (
             ("refresh_spends", self.spends.parent, SPENDS_SCHEMA),

@@ -59,6 +59,7 @@ class Pull:
         bytes: Bytes of the series' bodies, decoded; on its first pull only.
         refreshed_at: When the bank was last asked, by Lean.
         asked_at: When the first request of the read was sent, by this machine.
+        known_at: Lean's clock at that instant; null for what was not asked.
         finished_at: When the read ended, by this machine.
         results_id: Lean's receipt of the last answer.
         correlation_id: The id sent with the last request.
@@ -86,6 +87,7 @@ class Pull:
     requests: int = 0
     bytes: int = 0
     refreshed_at: dt.datetime | None = None
+    known_at: dt.datetime | None = None
     results_id: str | None = None
     correlation_id: str | None = None
     trace_id: str | None = None
@@ -133,6 +135,7 @@ LEDGER_SCHEMA = pa.schema(
         ("requests", pa.int64()),
         ("bytes", pa.int64()),
         ("refreshed_at", _INSTANT),
+        ("known_at", _INSTANT),
         ("results_id", pa.string()),
         ("correlation_id", pa.string()),
         ("trace_id", pa.string()),

@@ -29,6 +29,9 @@ class Parent:
         entity_id: Its entity, where there is one.
         bank_identifier: The entity's bank.
         refreshed_at: The store's instant at the last committed pull.
+        known_at: Lean's clock at the last whole read or refusal for good, for a stream without
+            months.
+        consented_at: When the customer gave the consent that holds now.
         skip_code: Why it may not be read now, or None.
         from_date: First UTC day whose transactions may be read, where it is an account.
         to_date: Last UTC day whose transactions may be read, where it is an account.
@@ -39,9 +42,23 @@ class Parent:
     entity_id: str | None = None
     bank_identifier: str | None = None
     refreshed_at: dt.datetime | None = None
+    known_at: dt.datetime | None = None
+    consented_at: dt.datetime | None = None
     skip_code: str | None = None
     from_date: dt.date | None = None
     to_date: dt.date | None = None
+
+    def is_due(self, now: dt.datetime, reread: dt.timedelta | None) -> bool:
+        """Whether it is time for another read.
+
+        Args:
+            now: Lean's clock.
+            reread: How old the last read may be; None where every sync reads.
+        """
+        if reread is None or self.known_at is None:
+            return True
+        is_other_consent = self.consented_at is not None and self.consented_at >= self.known_at
+        return is_other_consent or self.known_at + reread <= now
 
 
 def parents_of(
@@ -68,12 +85,15 @@ def parents_of(
     level = "accounts" if stream.parent == "accounts" else "entities"
     key = stream.parent_key or ""
     result = connection.execute(
-        "select readable.*, known.refreshed_at"
+        "select readable.*, known.refreshed_at, looked.known_at"
         f" from readable_{level}($permission, $now) as readable"
         " left join (select claims.parent_id, max(pulls.refreshed_at) as refreshed_at from claims"
         " inner join pulls on claims.pull_id = pulls.pull_id"
         " where claims.stream = $stream and claims.month is null group by all) as known"
         f" on readable.{key} = known.parent_id"
+        " left join (select parent_id, max(known_at) as known_at from pulls"
+        " where stream = $stream and outcome <> 'FAILED' group by all) as looked"
+        f" on readable.{key} = looked.parent_id"
         f" order by readable.entity_id, readable.{key}",
         {"stream": stream.name, "permission": stream.permission, "now": now},
     )
@@ -98,6 +118,8 @@ def _parent(row: Mapping[str, Any], stream: Stream) -> Parent:
         entity_id=row["entity_id"],
         bank_identifier=row["bank_identifier"],
         refreshed_at=row["refreshed_at"],
+        known_at=row["known_at"],
+        consented_at=row["consented_at"],
         skip_code=row["skip_code"],
         from_date=row.get("from_date"),
         to_date=row.get("to_date"),

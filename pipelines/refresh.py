@@ -18,7 +18,7 @@ from lean_resources.errors import AuthError, ConsentError, LeanError
 from lean_resources.webhooks import FINISHED
 from pipelines.bell import Bell
 from pipelines.budget import Budget
-from pipelines.lake import Lake, put
+from pipelines.lake import PARENTS, Lake, put
 from pipelines.ledger import ATTEMPTS_SCHEMA, new_id
 from pipelines.policy import Policy
 
@@ -116,7 +116,7 @@ def _stale(
     lake: Lake, policy: Policy, now: dt.datetime, entity_ids: Collection[str] | None
 ) -> list[tuple[str, str | None]]:
     """Entities with their banks, those that were asked for longest ago first."""
-    with lake.connect() as connection:
+    with lake.connect(PARENTS) as connection:
         found = connection.execute(
             "from stale_entities(map($streams, $hours), $now)",
             {
@@ -223,15 +223,16 @@ class _Step:
         While webhooks arrive, the first look waits for one, and the others are rare.
         """
         pause = _LONGEST_POLL_SECONDS if is_live else self._policy.refresh_poll_seconds
-        waited = await self._bell.refresh(refresh_id, pause) if is_live else 0.0
+        waited = 0.0
         while True:
+            # Before the first look too: no bank answers at once, and each look is a request.
+            waited += await self._bell.refresh(refresh_id, pause)
+            pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
             state = await self._client.refresh_state(refresh_id)
             if state.get("status") in FINISHED:
                 return _Ended("FINISHED", refresh_id, state.get("data_status"))
             if waited >= self._policy.refresh_alarm_seconds:
                 return _Ended("OVERDUE", refresh_id, state.get("data_status"))
-            waited += await self._bell.refresh(refresh_id, pause)
-            pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
 
 
 def _refresh_ids(rows: Sequence[dict[str, Any]]) -> list[str]:

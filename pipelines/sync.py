@@ -34,7 +34,7 @@ from lean_resources.errors import (
 from lean_resources.gate import QUARANTINE_SCHEMA, Gate, Gated
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.lake import RAW_SCHEMA, Batch, Lake, lake_schema
+from pipelines.lake import PARENTS, RAW_SCHEMA, Batch, Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
 from pipelines.parents import Parent, claims_by_month, parents_of, windows_of
 from pipelines.planner import PlannedMonth, plan
@@ -50,6 +50,7 @@ _BATCH_READS = 20_000
 _COMMIT_BYTES = 64_000_000
 _COMMIT_SECONDS = 30.0
 _REFUSALS = 5
+_SKEW = dt.timedelta(minutes=5)  # between the clocks of Lean's own machines
 _REMEDIES: dict[str | None, str] = {
     "CONSENT_EXPIRED": ConsentError.remedy,
     "BANK_PAUSED": BankPausedError.remedy,
@@ -74,6 +75,11 @@ class Selection:
     account_ids: Collection[str] | None = None
     months: Collection[str] | None = None
     insights: bool = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it leaves no entity and no account out."""
+        return self.entity_ids is None and self.account_ids is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +139,19 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A task that was tried."""
+    """A task that was tried.
+
+    Args:
+        known_at: Lean's clock when it began.
+        latest_at: Lean's clock when it ended.
+    """
 
     task: Task
     result: Read | LeanError
     requests: int
     asked_at: dt.datetime
+    known_at: dt.datetime | None
+    latest_at: dt.datetime | None
     finished_at: dt.datetime
     attempt: int
 
@@ -161,16 +174,19 @@ def tasks_of(
         policy: How eagerly to pull.
         selection: What the run is narrowed to.
     """
-    with lake.connect() as connection:
+    with lake.connect(PARENTS) as connection:
         parents = parents_of(stream, connection, now, selection.entity_ids, selection.account_ids)
         readable = [parent for parent in parents if parent.skip_code is None]
         skipped = [parent for parent in parents if parent.skip_code is not None]
         if stream.window is Window.SNAPSHOT:
             days = {"start_date": _FIRST_DAY, "end_date": f"{now:%Y-%m-%d}"}
             extra = {name: days[name] for name in stream.query if name in days}
+            hours = policy.reread_hours.get(stream.name) if selection.is_whole else None
+            reread = dt.timedelta(hours=hours) if hours is not None else None
             return [
                 Task(p, {**p.request, **extra}, unless_refreshed_at=p.refreshed_at)
                 for p in readable
+                if p.is_due(now, reread)
             ], skipped
         claims = claims_by_month(stream, connection)
     by_id = {parent.parent_id: parent for parent in readable}
@@ -388,23 +404,27 @@ async def _read(
     """Try one task, unless its bank is left alone; what Lean refuses is a result."""
     bank = task.parent.bank_identifier
     asked_at = dt.datetime.now(dt.UTC)
+    known_at = latest_at = None
     result: Read | LeanError
     with client.tally() as tally:
         try:
             refusals.check()
             if bank is not None:
                 banks.check(bank)
+            known_at = await client.server_time()
             result = await client.read(
                 stream, task.request, unless_refreshed_at=task.unless_refreshed_at
             )
             asked_at = result.asked_at
+            latest_at = await client.server_time()
         except LeanError as error:
             result = error
     refusals.tell(result)
     if bank is not None and not isinstance(result, CircuitOpenError):
         _tell(banks, bank, result)
     requests = task.spent + tally.requests
-    return _Done(task, result, requests, asked_at, dt.datetime.now(dt.UTC), attempt)
+    finished_at = dt.datetime.now(dt.UTC)
+    return _Done(task, result, requests, asked_at, known_at, latest_at, finished_at, attempt)
 
 
 def _tell(banks: CircuitBreaker, bank: str, result: Read | LeanError) -> None:
@@ -620,6 +640,15 @@ class _Writer:
                 )
 
 
+def _credible(
+    refreshed_at: dt.datetime | None, latest_at: dt.datetime | None
+) -> dt.datetime | None:
+    """The store's instant, cut to Lean's clock: from the future it would be the newest for ever."""
+    if refreshed_at is None or latest_at is None or refreshed_at <= latest_at + _SKEW:
+        return refreshed_at
+    return latest_at
+
+
 def _pull_of(
     stream: Stream,
     done: _Done,
@@ -655,7 +684,8 @@ def _pull_of(
         pages=len(read.answers) if read is not None else 0,
         requests=done.requests if is_first else 0,
         bytes=done.size if is_first else 0,
-        refreshed_at=read.refreshed_at if read is not None else None,
+        refreshed_at=_credible(read.refreshed_at, done.latest_at) if read is not None else None,
+        known_at=done.known_at,
         asked_at=done.asked_at,
         finished_at=done.finished_at,
         results_id=last.envelope.results_id if last else error.results_id if error else None,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -197,6 +198,20 @@ mutation ($params: ExecutionParams!) {
   }
 }
 """
+_EVENTS = """
+query ($id: ID!) {
+  runOrError(runId: $id) {
+    ... on Run { eventConnection { events { ... on MessageEvent { message } } } }
+  }
+}
+"""
+_RETRIES = """
+query ($id: String!) {
+  runsOrError(filter: {tags: [{key: "dagster/parent_run_id", value: $id}]}) {
+    ... on Runs { results { runId } }
+  }
+}
+"""
 _RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
@@ -208,6 +223,10 @@ def dagster_dev(tmp_path_factory):
     port = _free_port()
     with serve(sandbox, port=0, mtls=False) as server:
         prepare_home(home / "dagster")
+        shipped = home / "dagster" / "dagster.yaml"
+        slots = "free_slots_after_run_end_seconds"
+        assert f"{slots}: 60" in shipped.read_text()
+        shipped.write_text(shipped.read_text().replace(f"{slots}: 60", f"{slots}: 5"))
         environment = environment_of(values_of(sandbox, server), home)
         log = (home / "dev.log").open("wb")
         process = subprocess.Popen(
@@ -234,7 +253,7 @@ def dagster_dev(tmp_path_factory):
             log.close()
 
 
-def _run_assets(url, names, tags=()):
+def _start_assets(url, names, tags=()):
     found = _ask(
         url,
         _LAUNCH_RUN,
@@ -251,13 +270,33 @@ def _run_assets(url, names, tags=()):
         },
     )["launchPipelineExecution"]
     assert found["__typename"] == "LaunchRunSuccess", found
-    run_id = found["run"]["runId"]
+    return found["run"]["runId"]
 
+
+def _end_of(url, run_id):
     def ended():
         status = _ask(url, _RUN, id=run_id)["runOrError"]["status"]
         return status if status in {"SUCCESS", "FAILURE", "CANCELED"} else None
 
     return _until(ended, 120, "the run's end")
+
+
+def _run_assets(url, names, tags=()):
+    return _end_of(url, _start_assets(url, names, tags))
+
+
+def _kill(url, run_id):
+    """End a run's process and those that it started, as a machine does that goes away."""
+    events = _ask(url, _EVENTS, id=run_id)["runOrError"]["eventConnection"]["events"]
+    told = " ".join(event.get("message") or "" for event in events)
+    pid = int(re.search(r"Started process for run \(pid: (\d+)\)", told)[1])
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, check=True).stdout
+    parents = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    family = [pid]
+    for parent in family:
+        family += [child for child, of in parents if of == parent]
+    for one in family:
+        os.kill(one, signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -312,6 +351,39 @@ def test_six_months_are_one_series_per_account_and_survive_a_cancellation(dagste
     assert {count for _, count, _ in series} == {1}
     assert max(pulls for _, _, pulls in series) == len(months)
     assert set(rows_of(lake, "select distinct series_id from pulls")) > known
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_killed_run_is_taken_up_where_it_ended_and_others_wait_their_turn(dagster_dev):
+    """Steps that read Lean take turns, and a killed run does not keep its turn or begin anew."""
+    url, sandbox, lake = dagster_dev
+    if not rows_of(lake, "select 1 from consents limit 1"):
+        assert _run_assets(url, ["entities", "consents"]) == "SUCCESS"
+    entities, accounts = "GET /customers/v1/entities", "GET /data/v2/accounts"
+    customers = "GET /customers/v1"
+    sandbox.fail("/data/v2/accounts", "slow:45", None)
+    before = sandbox.calls.copy()
+
+    killed = _start_assets(url, ["entities", "consents", "accounts"])
+    _until(lambda: sandbox.calls[accounts] > before[accounts], 120, "the first request")
+    other = _start_assets(url, ["customers"])
+    time.sleep(5)  # a few rounds of the daemon's
+    assert _ask(url, _RUN, id=other)["runOrError"]["status"] == "QUEUED"
+    assert sandbox.calls[customers] == before[customers]
+    assert sandbox.calls[entities] == before[entities] + 1
+    _kill(url, killed)
+    sandbox.heal()
+
+    assert _end_of(url, killed) == "FAILURE"
+    assert _end_of(url, other) == "SUCCESS"
+    (again,) = _until(
+        lambda: _ask(url, _RETRIES, id=killed)["runsOrError"]["results"], 60, "another try"
+    )
+    assert _end_of(url, again["runId"]) == "SUCCESS"
+    assert sandbox.calls[customers] > before[customers]
+    assert sandbox.calls[entities] == before[entities] + 1
+    assert sandbox.calls[accounts] > before[accounts]
 
 
 def _launch(url, months):

@@ -44,6 +44,8 @@ def test_knobs_are_read_from_the_file(tmp_path):
         ("lookback_days = -1", "lookback_days"),
         ("failure_threshold = 2", "failure_threshold"),
         ("fresh_hours = { balance = 3 }", "fresh_hours"),
+        ("reread_hours = { transactions = 3 }", "reread_hours"),
+        ("reread_hours = { identity = 0 }", "reread_hours"),
         ("[schedules]\nnightlyy = 3", "schedules.nightlyy"),
         ("lookback_days = ", "policy.toml"),
     ],

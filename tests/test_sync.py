@@ -207,7 +207,7 @@ def test_every_kind_of_failure_has_its_place_in_the_ledger(sandbox, lake):
     for entity, (fault, *_) in cases.items():
         sandbox.fail("identity", fault, None, entity_id=entity)
 
-    report = pull(sandbox, lake, "identity")
+    report = pull(sandbox, lake, "identity", policy=Policy(reread_hours={}))
 
     found = {one["parent_id"]: one for one in last_sync(lake, "identity")}
     for entity, (_, outcome, code, requests) in cases.items():
@@ -466,6 +466,40 @@ def test_a_sync_of_an_unchanged_store_writes_one_file(sandbox, lake):
     assert set(report.outcomes) == {"UNCHANGED"}
     assert report.requests == report.parents + 1
     assert report.parents > 20
+
+
+def test_what_changes_seldom_is_read_once_a_week(sandbox, lake):
+    """A sync asks again after a week, or when there is another consent or the run is narrowed."""
+    again, other = sorted({e for (e,) in rows_of(lake, "select entity_id from identity")})[:2]
+
+    def asked(**selected):
+        report = pull(sandbox, lake, "entities", "identity", **selected)
+        return report.outcomes.total() - report.outcomes["SKIPPED"]
+
+    sandbox.clock.advance(dt.timedelta(hours=100))
+    refresh(sandbox)
+    assert asked() == 0
+    assert asked(entity_ids={other}) == 1
+
+    sandbox.reconsent(again)
+    sandbox.clock.advance(MINUTE)
+    assert asked() == 1
+    assert asked() == 0
+
+    sandbox.clock.advance(dt.timedelta(hours=68))
+    entities = {one["parent"]["entity_id"] for one in sandbox.truth("identity")}
+    assert asked() == len(entities - {again, other}) > 10
+
+
+def test_what_a_bank_never_has_is_asked_for_once_a_week(sandbox, lake):
+    """A bank that lacks a stream is not asked for it every night."""
+    lacking = "outcome = 'SKIPPED' and code = 'UNSUPPORTED_BY_BANK' and stream = 'direct_debits'"
+    assert rows_of(lake, f"select count(*) from pulls where {lacking}") > [(0,)]
+    before = sandbox.calls["GET /data/v2/accounts/{account_id}/direct-debits"]
+
+    pull(sandbox, lake, "direct_debits")
+
+    assert sandbox.calls["GET /data/v2/accounts/{account_id}/direct-debits"] == before
 
 
 def test_a_pending_row_that_vanished_at_the_bank_vanishes(sandbox, lake):

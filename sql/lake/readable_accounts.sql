@@ -9,6 +9,7 @@ select
     readable.entity_id,
     readable.bank_identifier,
     readable.skip_code,
+    readable.consented_at,
     (readable.transactions_from_at at time zone 'UTC')::date as from_date,
     case
         when isinf(readable.transactions_to_at) then date '9999-12-31'

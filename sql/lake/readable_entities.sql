@@ -65,6 +65,7 @@ select
             true
         ) then 'USER_PERMISSIONS_NOT_GRANTED'
     end as skip_code,
+    active_consents.created_at as consented_at,
     -- Without a start Lean's default holds, a year before the consent; without an end, its expiry.
     coalesce(
         active_consents.transactions_from_at,

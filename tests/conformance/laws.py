@@ -9,8 +9,8 @@ import json
 from collections import defaultdict
 from decimal import Decimal
 
-from oracle import comparable, row
-from test_truth import expected, held
+from oracle import comparable, row, true_rows
+from test_truth import held
 
 from lean_resources.streams import STREAMS, Paging, Window
 
@@ -39,7 +39,7 @@ def wrong_rows(lake, sandbox, names=tuple(STREAMS), *, but=frozenset()):
     found = []
     for name in names:
         stream = STREAMS[name]
-        true, (rows, count) = expected(stream, sandbox), held(stream, lake)
+        true, (rows, count) = true_rows(stream, sandbox), held(stream, lake)
         if count != len(rows):
             found.append(f"{name}: {count} rows under {len(rows)} keys")
         if stream.permission is not None:

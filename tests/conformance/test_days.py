@@ -43,6 +43,28 @@ def test_the_shorter_story_holds_too(lake):
     assert story(lake) == []
 
 
+def from_the_future(monkeypatch):
+    """What Lean says of its store is taken as it is."""
+    monkeypatch.setattr("pipelines.sync._credible", lambda refreshed_at, _latest_at: refreshed_at)
+
+
+@pytest.mark.parametrize("mutant", [None, from_the_future])
+def test_a_store_from_the_future_does_not_win_for_ever(lake, monkeypatch, mutant):
+    """Whoever stamps a store years ahead is believed until the next honest answer."""
+    sandbox = new_sandbox(months=1)
+    wire = Wire(
+        sandbox, lambda _request, body: body.replace(b'"refreshed_at":"2', b'"refreshed_at":"3')
+    )
+    if mutant:
+        mutant(monkeypatch)
+    pull(sandbox, lake, client=wired(sandbox, wire, page_size=30))
+    next_day(sandbox)
+
+    pull(sandbox, lake)
+
+    assert bool(wrong_rows(lake, sandbox, CHAIN)) == bool(mutant)
+
+
 def a_row_twice(monkeypatch):
     """A row is written twice."""
     rows = Batch.rows

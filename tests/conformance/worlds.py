@@ -14,6 +14,8 @@ from pipelines.sync import Selection, sync
 
 DAY = dt.timedelta(days=1)
 MINUTE = dt.timedelta(minutes=1)
+EAGER = Policy(reread_hours={})
+"""Every sync reads every stream."""
 CHAIN = ("entities", "accounts", "balances", "transactions")
 PULLED = tuple(name for name, stream in STREAMS.items() if stream.exploded_from is None)
 
@@ -71,7 +73,7 @@ async def pull_with(lean, lake, names=CHAIN, *, policy=None, **selected):
             STREAMS[name],
             lean,
             lake,
-            policy=policy or Policy(),
+            policy=policy or EAGER,
             selection=Selection(**({"insights": False} | selected)),
         )
     return report

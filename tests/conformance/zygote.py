@@ -22,6 +22,8 @@ from pipelines.ledger import to_table
 from pipelines.policy import Policy
 from pipelines.sync import Selection, sync
 
+EAGER = Policy(reread_hours={})
+
 
 class Boundaries:
     """Counts what is done to files, before and after, and ends the process at a chosen count."""
@@ -69,9 +71,7 @@ async def everything(asked):
     async with LeanClient(settings) as client:
         for stream in STREAMS.values():
             if stream.exploded_from is None and stream.name in asked.get("streams", STREAMS):
-                await sync(
-                    stream, client, lake, policy=Policy(), selection=Selection(insights=False)
-                )
+                await sync(stream, client, lake, policy=EAGER, selection=Selection(insights=False))
 
 
 def work(asked):
