@@ -16,8 +16,12 @@
 --                         account_key where it is known here; null where the bank tells none.
 --   direction             in or out, by signed_amount; null where that is null or zero.
 --   category              Lean's category where it was asked for, else that of the merchant's code,
---                         else that of the kind of movement; UNKNOWN where nothing tells.
---   category_source       insight, merchant, type or none: what told the category.
+--                         else that of the bank's marks, else that of the kind of movement; UNKNOWN
+--                         where nothing tells.
+--   category_source       insight, merchant, flag, type or none: what told the category.
+--   purpose               What the bank's text says that it is for: salary, pension, support, rent,
+--                         instalment or bnpl; null where it says none of these, and on purchases at
+--                         a till, where a word may be the shop's name.
 --   merchant_code         Merchant category code, four digits of ISO 18245.
 --   is_internal_transfer  Whether it is one leg of a transfer between accounts of one customer,
 --                         both of which are here; see fct_transaction_links.
@@ -26,7 +30,7 @@
 --   is_payroll            Whether the bank marks it as payroll.
 --   linked_movement_id    The other leg, the reversal or what was reversed, where there is one.
 --   booking_month         First day of the Riyadh month of booking_date.
--- cleared: counterparty_key (keyed hash)
+-- cleared: counterparty_key (keyed hash), purpose (one of six words)
 -- sample: select booking_month, currency, sum(signed_amount) as net, count(*) as movements
 --         from fct_transactions where is_booked and not is_internal_transfer
 --         group by all order by all
@@ -48,6 +52,13 @@ merchant_codes as (
         unnest(generate_series(mcc_from::integer, mcc_to::integer)) as merchant_code,
         category
     from mcc_categories
+
+),
+
+marks as (
+
+    select map_from_entries(list((flag, category) order by flag)) as categories
+    from flag_categories
 
 )
 
@@ -89,15 +100,23 @@ select
     movements.payment_mode,
     movements.flags,
     coalesce(
-        movements.insight_category, merchant_codes.category, kinds.category, anywhere.category,
+        movements.insight_category, merchant_codes.category,
+        flagged_category(movements.flags, marks.categories), kinds.category, anywhere.category,
         'UNKNOWN'
     ) as category,
     case
         when movements.insight_category is not null then 'insight'
         when merchant_codes.category is not null then 'merchant'
+        when flagged_category(movements.flags, marks.categories) is not null then 'flag'
         when coalesce(kinds.category, anywhere.category) is not null then 'type'
         else 'none'
     end as category_source,
+    case
+        when coalesce(movements.transaction_type, '') not in ('POS', 'ATM')
+            then purpose_of(
+                concat_ws(' ', movements.transaction_information, movements.merchant_name)
+            )
+    end as purpose,
     movements.merchant_name,
     movements.merchant_match,
     movements.merchant_id,
@@ -139,6 +158,7 @@ inner join bridge_account_claims as claims
         and movements.pull_id = claims.pull_id
         and (movements.placed_at at time zone 'UTC')::date
         between claims.claimed_from and claims.claimed_to
+cross join marks
 left join links on claims.account_key || ':' || movements.transaction_id = links.movement_id
 left join merchant_codes
     on

@@ -1,4 +1,4 @@
-"""A model over a few rows made by hand, without a lake."""
+"""A model or a check over a few rows made by hand, without a lake."""
 
 import contextlib
 from functools import cache
@@ -9,16 +9,17 @@ from pipelines.relations import add_macros, empty_lake
 
 
 def run(name, *, changed=None, **tables):
-    """What a model selects from the given rows, one dict per row, as stored.
+    """What a model or a check selects from the given rows, one dict per row.
 
     Args:
-        name: The model.
+        name: The model, or the file of the check.
         changed: Pairs of text to replace in its SELECT first, for mutants; each has to be there.
         tables: Rows by the name of what the model reads; columns that a row leaves out are null.
             What is not given has no rows, seeds excepted.
     """
     loaded = models()
-    model = loaded[name]
+    checks = {f"{check.model}__{check.name}": check for check in loaded.checks}
+    model = checks[name] if name in checks else loaded[name]
     body = model.body
     for old, new in (changed or {}).items():
         assert old in body, f"{name} has no {old!r} to change"

@@ -74,3 +74,13 @@ def movements(world):
                 if is_newest or not still_read:
                     found[f"{keys[account_id]}:{transaction_id}"] = row
     return found
+
+
+def covered_days(world):
+    """The UTC days of each real account that any pull speaks for; the ledger tells which."""
+    keys = account_keys(world)
+    found = defaultdict(set)
+    for one in world.rows("from claims where stream = 'transactions'"):
+        for step in range((one["claimed_to"] - one["claimed_from"]).days + 1):
+            found[keys[one["parent_id"]]].add(one["claimed_from"] + dt.timedelta(days=step))
+    return found

@@ -1,0 +1,16 @@
+-- What a movement is for, by the words in its bank's text and its merchant's name, in English and
+-- Arabic: salary, pension, support (from the state), rent, instalment, bnpl (buy now, pay later),
+-- or null where none of them stands there. A word tells only as a whole word in English.
+create or replace macro purpose_of(input) as
+case
+    when regexp_matches(input, '(?i)\b(TABBY|TAMARA|BNPL)\b|تابي|تمارا') then 'bnpl'
+    when
+        regexp_matches(input, '(?i)\bCITIZEN ACCOUNT\b|\bHAFIZ\b|حساب المواطن|حافز|ضمان اجتماعي')
+        then 'support'
+    when regexp_matches(input, '(?i)\bPENSION\b|معاش|تقاعد') then 'pension'
+    when regexp_matches(input, '(?i)\b(SALARY|PAYROLL|WAGES?)\b|راتب|رواتب') then 'salary'
+    when
+        regexp_matches(input, '(?i)\b(INSTALL?MENT|REPAYMENT|FINANCE)\b|قسط|أقساط|تمويل')
+        then 'instalment'
+    when regexp_matches(input, '(?i)\b(RENT|EJAR)\b|إيجار|ايجار') then 'rent'
+end;
