@@ -303,6 +303,10 @@ class Inbox:
                 )
             connection.execute(sa.delete(awaited).where(awaited.c.refresh_id.in_(refresh_ids)))
 
+    def known(self, event_ids: Collection[str]) -> set[str]:
+        """Those of some events that are here already."""
+        return self._known(self._events.c.event_id, event_ids, sa.true())
+
     def finished(self, refresh_ids: Collection[str], statuses: Collection[str]) -> set[str]:
         """Those of some refreshes of which an event has told one of these statuses."""
         events = self._events

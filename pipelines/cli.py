@@ -179,14 +179,20 @@ def sync(
     ] = None,
 ) -> None:
     """Bring every stream up to date and publish the warehouse, in this process."""
-    from pipelines.definitions import HOME, lake, lean, policy
+    from pipelines.definitions import HOME, inbox, lake, lean, policy
     from pipelines.demo import lines_table, progress_bars
     from pipelines.run import SyncFailedError, instance_at, sync_all
 
     try:
         with progress_bars(console) as progress, instance_at(HOME / "dagster") as instance:
             lines = sync_all(
-                lean, lake, progress, instance=instance, policy=policy, entity_ids=entity or ()
+                lean,
+                lake,
+                progress,
+                instance=instance,
+                policy=policy,
+                inbox=inbox,
+                entity_ids=entity or (),
             )
     except SyncFailedError as error:
         raise _fail(str(error)) from None
@@ -206,7 +212,9 @@ def webhooks() -> None:
             raise ConfigError(
                 "no webhook secret: set LEAN_WEBHOOK_SECRET from Lean's dashboard, Integration"
             )
-        receiver = server(settings, inbox.process_config_and_initialize().inbox())
+        box = inbox.process_config_and_initialize().inbox()
+        assert box is not None  # noqa: S101 - there is one wherever there is a secret
+        receiver = server(settings, box)
     except LeanError as error:
         raise _fail(f"{error.message}\n      {error.remedy}") from None
     scheme = "https" if settings.tls_cert else "http"

@@ -13,12 +13,13 @@ from lean_resources.settings import (
     LeanSettings,
     WebhookSettings,
 )
-from pipelines.assets import reconciliation, refresh, stream_assets
+from pipelines.assets import missed_events, reconciliation, refresh, stream_assets
 from pipelines.model_assets import model_assets
 from pipelines.models import load as load_models
 from pipelines.policy import load
 from pipelines.resources import SANDBOX_KEY, InboxResource, LakeResource, silent
 from pipelines.schedules import schedules
+from pipelines.sensors import doorbell
 
 __all__ = [
     "HOME",
@@ -45,19 +46,19 @@ lake = LakeResource(
 )
 
 _inbox_url = os.environ.get("LEAN_WEBHOOK_INBOX")
+_has_webhooks = bool(_inbox_url or os.environ.get("LEAN_WEBHOOK_SECRET"))
+_file = f"sqlite:///{HOME / 'inbox' / f'{lake.environment}.db'}" if _has_webhooks else ""
 inbox = InboxResource(
-    url=dg.EnvVar("LEAN_WEBHOOK_INBOX")
-    if _inbox_url
-    else f"sqlite:///{HOME / 'inbox' / f'{lake.environment}.db'}",
-    environment=lake.environment,
+    url=dg.EnvVar("LEAN_WEBHOOK_INBOX") if _inbox_url else _file, environment=lake.environment
 )
 models = load_models()
 
 policy, _when = load(HOME / "policy.toml")
 
 defs = dg.Definitions(
-    assets=[*stream_assets, refresh, reconciliation, *model_assets(models)],
-    schedules=schedules(_when),
+    assets=[*stream_assets, refresh, reconciliation, missed_events, *model_assets(models)],
+    schedules=schedules(_when, has_webhooks=_has_webhooks),
+    sensors=[doorbell([*(model.name for model in models), "warehouse"], is_on=_has_webhooks)],
     resources={
         "lean": lean,
         "lake": lake,

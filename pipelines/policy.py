@@ -100,6 +100,7 @@ class Schedules(BaseModel):
         nightly: The full sync.
         balances: Refreshes and balances in between.
         reconciliation: Everything permitted read again and compared.
+        missed_events: What Lean sent, compared with the webhooks that arrived.
 
     Raises:
         pydantic.ValidationError: A name is unknown.
@@ -111,6 +112,7 @@ class Schedules(BaseModel):
     nightly: str = "0 2 * * *"
     balances: str = "0 8,14,20 * * *"
     reconciliation: str = "0 4 * * 5"
+    missed_events: str = "40 * * * *"
 
 
 class _File(Policy):

@@ -7,8 +7,9 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from lean_resources.errors import ConfigError
+from lean_resources.errors import ConfigError, UnavailableError
 from lean_resources.inbox import Inbox
+from pipelines.bell import Bell
 from pipelines.lake import Lake
 
 __all__ = ["InboxResource", "LakeResource", "Progress", "silent"]
@@ -63,17 +64,34 @@ class InboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The inbox of webhooks of one environment."""
 
     # repr=False: the URL of a database holds its password.
-    url: str = Field(description="Where it lies, as an SQLAlchemy URL.", repr=False)
-    environment: str = Field(description="sandbox or production; part of its tables' names.")
+    url: str = Field(
+        default="",
+        description="Where it lies, as an SQLAlchemy URL; empty where webhooks are not set up.",
+        repr=False,
+    )
+    environment: str = Field(
+        default="sandbox", description="sandbox or production; part of its tables' names."
+    )
 
-    def inbox(self) -> Inbox:
-        """The inbox, its tables created where they are missing.
+    def inbox(self) -> Inbox | None:
+        """The inbox, its tables created where they are missing; None without webhooks.
 
         Raises:
             ConfigError: The URL is none of a database that is supported.
             UnavailableError: The database does not answer.
         """
-        return _opened(self.url, self.environment)
+        return _opened(self.url, self.environment) if self.url else None
+
+    def bell(self) -> Bell:
+        """Wakes whoever waits for an event; without an inbox to look into, time does.
+
+        Raises:
+            ConfigError: As `inbox`.
+        """
+        try:
+            return Bell(self.inbox())
+        except UnavailableError:
+            return Bell(None)
 
 
 @functools.cache

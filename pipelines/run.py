@@ -11,13 +11,16 @@ from typing import Any
 import dagster as dg
 
 from lean_resources.streams import STREAMS
+from lean_resources.webhooks import Event
 from pipelines.assets import all_months, refresh, stream_assets
+from pipelines.ledger import new_id
 from pipelines.model_assets import model_assets
 from pipelines.models import load
 from pipelines.policy import Policy
-from pipelines.resources import LakeResource, Progress
+from pipelines.resources import InboxResource, LakeResource, Progress, silent
+from pipelines.sensors import batch, request_of, settle
 
-__all__ = ["Line", "SyncFailedError", "instance_at", "prepare_home", "sync_all"]
+__all__ = ["Line", "SyncFailedError", "instance_at", "prepare_home", "read_events", "sync_all"]
 
 _LOG_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -54,6 +57,7 @@ def sync_all(
     *,
     instance: dg.DagsterInstance,
     policy: Policy | None = None,
+    inbox: InboxResource | None = None,
     entity_ids: Sequence[str] = (),
 ) -> list[Line]:
     """Bring every stream and every model up to date, and publish the warehouse.
@@ -64,6 +68,7 @@ def sync_all(
         progress: Is told of every stream, and of the models.
         instance: Where the run is recorded.
         policy: How eagerly to pull; the usual one when left.
+        inbox: Where webhooks arrive that may wake it; nowhere when left.
         entity_ids: Only these entities; none means all.
 
     Returns:
@@ -85,6 +90,7 @@ def sync_all(
         resources={
             "lean": lean,
             "lake": lake,
+            "inbox": inbox or InboxResource(),
             "policy": policy or Policy(),
             "progress": progress,
         },
@@ -95,6 +101,63 @@ def sync_all(
     if not result.success:
         raise SyncFailedError("; ".join(_reasons(result)))
     return [_line(result, name) for name in STREAMS]
+
+
+def read_events(
+    lean: Any,
+    lake: LakeResource,
+    inbox: InboxResource,
+    *,
+    instance: dg.DagsterInstance,
+    policy: Policy | None = None,
+    follow: Sequence[str] | None = None,
+) -> list[Event]:
+    """Read what the next batch of webhooks announces, in this process.
+
+    Args:
+        lean: The application at Lean, as a `LeanResource`.
+        lake: Where to write.
+        inbox: Where webhooks arrive.
+        instance: Where the run is recorded.
+        policy: How eagerly to pull; the usual one when left.
+        follow: Assets that are made of what was read; every model and the warehouse when left.
+
+    Returns:
+        The events of the batch; none when none came within a few seconds.
+
+    Raises:
+        SyncFailedError: A step failed; the events are given back.
+    """
+    box = inbox.inbox()
+    if box is None:
+        return []
+    claim_id, models = new_id(), load()
+    assets = [*stream_assets, *model_assets(models)]
+    if follow is None:
+        follow = [*(model.name for model in models), "warehouse"]
+    events = list(batch(instance, box, lake.lake(), claim_id))
+    if not events:
+        return []
+    request = request_of(events, claim_id, lake.lake(), follow)
+    result = dg.materialize(
+        assets,
+        selection=request.asset_selection,
+        instance=instance,
+        resources={
+            "lean": lean,
+            "lake": lake,
+            "inbox": inbox,
+            "policy": policy or Policy(),
+            "progress": silent,
+        },
+        run_config={**_LOG_CONFIG, **request.run_config},
+        tags=request.tags,
+        raise_on_error=False,
+    )
+    settle(instance, box, lake.lake())
+    if not result.success:
+        raise SyncFailedError("; ".join(_reasons(result)))
+    return events
 
 
 def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:

@@ -14,25 +14,27 @@ ZONE = "Asia/Riyadh"
 _SYNC = {"ops": {"pull_transactions": {"config": {"only_missing": True}}}}
 
 
-def schedules(when: Schedules) -> list[dg.ScheduleDefinition]:
+def schedules(when: Schedules, *, has_webhooks: bool = False) -> list[dg.ScheduleDefinition]:
     """The schedules, with their jobs.
 
     All are off unless the one switch is on; each can be turned on and off in Dagster's UI as well.
+    What compares webhooks is off where there are none.
 
     Raises:
         ConfigError: A cron expression is not one.
     """
     try:
-        return _schedules(when)
+        return _schedules(when, has_webhooks=has_webhooks)
     except dg.DagsterInvalidDefinitionError as error:
         raise ConfigError(f"policy.toml, [schedules]: {error}") from None
 
 
-def _schedules(when: Schedules) -> list[dg.ScheduleDefinition]:
+def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefinition]:
     status = dg.DefaultScheduleStatus.RUNNING if when.enabled else dg.DefaultScheduleStatus.STOPPED
     nightly = dg.define_asset_job(
         "nightly_sync",
-        selection=dg.AssetSelection.all() - dg.AssetSelection.assets("reconciliation"),
+        selection=dg.AssetSelection.all()
+        - dg.AssetSelection.assets("reconciliation", "missed_events"),
         description="Everything: list, refresh, pull what is missing or open, publish.",
     )
     balances = dg.define_asset_job(
@@ -46,6 +48,12 @@ def _schedules(when: Schedules) -> list[dg.ScheduleDefinition]:
         "weekly_reconciliation",
         selection=dg.AssetSelection.assets("reconciliation", "warehouse"),
         description="All transactions read again and compared.",
+    )
+
+    missed = dg.define_asset_job(
+        "gap_repair",
+        selection=dg.AssetSelection.assets("missed_events"),
+        description="What Lean sent, compared with the webhooks that arrived.",
     )
 
     @dg.schedule(
@@ -78,5 +86,13 @@ def _schedules(when: Schedules) -> list[dg.ScheduleDefinition]:
             execution_timezone=ZONE,
             default_status=status,
             description="All transactions read again and compared.",
+        ),
+        dg.ScheduleDefinition(
+            name="gap_repair",
+            job=missed,
+            cron_schedule=when.missed_events,
+            execution_timezone=ZONE,
+            default_status=status if has_webhooks else dg.DefaultScheduleStatus.STOPPED,
+            description="What Lean sent, compared with the webhooks that arrived.",
         ),
     ]

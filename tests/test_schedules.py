@@ -68,12 +68,22 @@ def test_a_wrong_cron_expression_is_named():
 @pytest.mark.parametrize("enabled", [False, True])
 def test_one_switch_turns_every_schedule_on(enabled):
     """All are off by default, and all speak of Riyadh."""
-    made = schedules(Schedules(enabled=enabled))
+    made = schedules(Schedules(enabled=enabled), has_webhooks=True)
 
     wanted = dg.DefaultScheduleStatus.RUNNING if enabled else dg.DefaultScheduleStatus.STOPPED
-    assert {one.name for one in made} == {"nightly_sync", "balances_sync", "weekly_reconciliation"}
+    assert {one.name for one in made} == {
+        "nightly_sync", "balances_sync", "weekly_reconciliation", "gap_repair",
+    }  # fmt: skip
     assert {one.default_status for one in made} == {wanted}
     assert {one.execution_timezone for one in made} == {"Asia/Riyadh"}
+
+
+def test_webhooks_are_compared_only_where_they_are_set_up():
+    """Without webhooks there is nothing to compare, whatever the switch says."""
+    made = {one.name: one for one in schedules(Schedules(enabled=True))}
+
+    assert made["gap_repair"].default_status is dg.DefaultScheduleStatus.STOPPED
+    assert made["nightly_sync"].default_status is dg.DefaultScheduleStatus.RUNNING
 
 
 def requested(name):
