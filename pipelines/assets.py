@@ -11,6 +11,8 @@ from pydantic import Field
 from lean_resources.errors import ConfigError, LeanError, UnavailableError
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Column, Stream, Window
+from pipelines.build import vacuum_models
+from pipelines.compaction import compact
 from pipelines.gaps import Repair, repair
 from pipelines.policy import Policy
 from pipelines.reconcile import Difference, reconcile, told
@@ -25,6 +27,7 @@ __all__ = [
     "SyncConfig",
     "TransactionsConfig",
     "all_months",
+    "compaction",
     "missed_events",
     "reconciliation",
     "refresh",
@@ -433,6 +436,35 @@ def missed_events(
                 metadata=told,
             )
         ],
+    )
+
+
+@dg.asset(
+    deps=["reconciliation"],
+    group_name="warehouse",
+    owners=OWNERS,
+    kinds={"parquet"},
+    pool="warehouse",
+    description="Files of settled months merged, each version of a row kept once with the pulls"
+    " that brought it; files that were merged, replaced or left behind by crashes deleted after a"
+    " day.",
+)
+def compaction(
+    context: dg.AssetExecutionContext, lake: LakeResource, policy: dg.ResourceParam[Policy]
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Merge what has settled, and delete what nobody needs."""
+    done = compact(lake.lake(), policy=policy, run_id=context.run.run_id)
+    deleted = [*lake.lake().vacuum(), *vacuum_models(lake.lake())]
+    return dg.MaterializeResult(
+        metadata={
+            "months": done.months,
+            "pulls": done.pulls,
+            "rows": done.rows,
+            "superseded": done.superseded,
+            "files_before": done.files_before,
+            "files_after": done.files_after,
+            "files_deleted": len(deleted),
+        }
     )
 
 

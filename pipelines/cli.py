@@ -279,9 +279,26 @@ def status(home: Home = None) -> None:
 
 
 @app.command()
+def compact(home: Home = None) -> None:
+    """Merge the files of settled months; what shows and what was known when stay as they are."""
+    from pipelines.compaction import compact as merge
+    from pipelines.definitions import policy
+
+    done = merge(_lake_of(home), policy=policy)
+    console.print(
+        f"{done.months} months, {done.pulls:,} pulls: {done.rows:,} rows and {done.superseded:,}"
+        f" earlier versions; {done.files_before:,} files become {done.files_after:,}"
+        " with the next vacuum"
+    )
+
+
+@app.command()
 def vacuum(home: Home = None) -> None:
-    """Delete files of crashed runs: those that the ledger does not vouch for, a day old or more."""
-    deleted = _lake_of(home).vacuum()
+    """Delete files of crashed runs, and those that were merged or replaced, a day old or more."""
+    from pipelines.build import vacuum_models
+
+    lake = _lake_of(home)
+    deleted = [*lake.vacuum(), *vacuum_models(lake)]
     console.print(f"{len(deleted)} files deleted")
 
 

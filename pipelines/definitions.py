@@ -13,7 +13,13 @@ from lean_resources.settings import (
     LeanSettings,
     WebhookSettings,
 )
-from pipelines.assets import missed_events, reconciliation, refresh, stream_assets
+from pipelines.assets import (
+    compaction,
+    missed_events,
+    reconciliation,
+    refresh,
+    stream_assets,
+)
 from pipelines.model_assets import model_assets
 from pipelines.models import load as load_models
 from pipelines.policy import load
@@ -56,7 +62,14 @@ models = load_models()
 policy, _when = load(HOME / "policy.toml")
 
 defs = dg.Definitions(
-    assets=[*stream_assets, refresh, reconciliation, missed_events, *model_assets(models)],
+    assets=[
+        *stream_assets,
+        refresh,
+        reconciliation,
+        missed_events,
+        compaction,
+        *model_assets(models),
+    ],
     schedules=schedules(_when, has_webhooks=_has_webhooks),
     sensors=[doorbell([*(model.name for model in models), "warehouse"], is_on=_has_webhooks)],
     resources={

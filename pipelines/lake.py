@@ -38,6 +38,7 @@ __all__ = [
     "Batch",
     "Lake",
     "lake_schema",
+    "merged_schema",
     "put",
     "put_text",
     "reveal",
@@ -64,6 +65,7 @@ RAW_SCHEMA = pa.schema(
 _SQL = Path(__file__).resolve().parent.parent / "sql" / "lake"
 PARENTS = ("banks", "entities", "consents", "accounts")
 """The streams that the views and macros of this folder read."""
+_TABLES = ("claims", "merged_pulls")
 _VIEWS = ("paused_banks", "clock")
 _VIEWS_OF_MACROS = ("account_days",)
 _MACROS = {
@@ -109,6 +111,21 @@ def lake_schema(stream: Stream) -> pa.Schema:
     )
 
 
+def merged_schema(stream: Stream) -> pa.Schema:
+    """Columns of merged files: the typed row, where it came from, and which pulls brought it.
+
+    `seen_from` and `seen_to` are places, both inclusive and from 1, among the pulls that the pull
+    of the row covers.
+    """
+    return pa.schema(
+        [
+            *lake_schema(stream),
+            pa.field("seen_from", pa.int32()),
+            pa.field("seen_to", pa.int32()),
+        ]
+    )
+
+
 class Lake:
     """The files of one environment; sandbox and production never share one.
 
@@ -136,6 +153,10 @@ class Lake:
     def quarantine(self, stream: Stream) -> Path:
         """Folder of a stream's records that did not fit."""
         return self.folder / "quarantine" / stream.name
+
+    def superseded(self, stream: Stream) -> Path:
+        """Folder of a stream's rows that merged files no longer show."""
+        return self.folder / "superseded" / stream.name
 
     @property
     def pulls(self) -> Path:
@@ -166,13 +187,14 @@ class Lake:
         """Start a set of files that will count together."""
         return Batch(self, now or dt.datetime.now(dt.UTC))
 
-    def connect(self, names: Collection[str] = tuple(STREAMS)) -> duckdb.DuckDBPyConnection:
+    def connect(self, names: Collection[str] | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB in memory that sees the lake as it stands: `pulls`, `claims` and each stream.
 
         Streams show their resolved rows. What was committed after this call does not show.
 
         Args:
-            names: Only these streams; a view opens each of the stream's files once.
+            names: Only these streams, without their histories, because a view opens each file
+                that it may read; None means everything.
         """
         connection = duckdb.connect()
         connection.execute("set TimeZone = 'UTC'")
@@ -180,24 +202,26 @@ class Lake:
         return connection
 
     def attach_to(
-        self, connection: duckdb.DuckDBPyConnection, names: Collection[str] = tuple(STREAMS)
+        self, connection: duckdb.DuckDBPyConnection, names: Collection[str] | None = None
     ) -> None:
-        """Create `pulls`, `claims` and a view per stream in a connection.
+        """Create `pulls`, `claims` and a view per stream and history in a connection.
 
         The ledger is copied, so that every view speaks of one instant; rows are read where they
         lie.
 
         Args:
             connection: The connection.
-            names: Only these streams.
+            names: Only these streams, without their histories; None means everything.
         """
         ledger = self._files(self.pulls, LEDGER_SCHEMA)
         connection.execute(f"create or replace table pulls as {ledger}")
-        claims = (_SQL / "claims.sql").read_text()
-        connection.execute(f"create or replace table claims as {claims}")
-        for name in names:
+        for name in _TABLES:
+            body = (_SQL / f"{name}.sql").read_text()
+            connection.execute(f"create or replace table {name} as {body}")
+        for name in names or STREAMS:
             resolved = self.resolved(STREAMS[name])
             connection.execute(f'create or replace view "{name}" as {resolved}')
+        for name in STREAMS if names is None else ():
             connection.execute(
                 f"create or replace view {name}_history as {self.history(STREAMS[name])}"
             )
@@ -236,20 +260,37 @@ class Lake:
     def history(self, stream: Stream, months: Collection[str] | None = None) -> str:
         """The SELECT of every row that a committed pull ever brought, with when it was asked.
 
+        Rows of merged files show once for each pull that brought them, as they did before.
+
         Args:
             stream: The stream.
             months: Only these months (YYYY-MM) of a stream with months; None means all.
         """
         files = self._files(self.place(stream), lake_schema(stream), months)
-        columns = ", ".join(f'rows."{name}"' for name in lake_schema(stream).names)
+        columns = ", ".join(f'rows."{name}"' for name in stream.schema.names)
+        traced = "rows.page_number, rows.record_number"
         told = ", ".join(f"pulls.{name}" for name in HISTORY_DOCS if name not in TRACE_DOCS)
-        placed = ""
-        if stream.window is Window.MONTHS:
-            placed = f" and {_day(stream)} between pulls.claimed_from and pulls.claimed_to"
+        if stream.window is not Window.MONTHS:
+            return (
+                f"select {columns}, pulls.pull_id, {traced}, {told} from ({files}) as rows"
+                f" inner join pulls on pulls.stream = '{stream.name}'"
+                " and pulls.outcome = 'COMMITTED' and rows.pull_id = pulls.pull_id"
+            )
+        merged = self._files(self.place(stream), merged_schema(stream), months)
+        superseded = self._files(self.superseded(stream), merged_schema(stream), months)
+        placed = f"{_day(stream)} between pulls.claimed_from and pulls.claimed_to"
         return (
-            f"select {columns}, {told} from ({files}) as rows inner join pulls"
-            f" on pulls.stream = '{stream.name}' and pulls.outcome = 'COMMITTED'"
-            f" and rows.pull_id = pulls.pull_id{placed}"
+            f"select {columns}, pulls.pull_id, {traced}, {told} from ({files}) as rows"
+            f" inner join pulls on pulls.stream = '{stream.name}' and pulls.outcome = 'COMMITTED'"
+            f" and pulls.covers is null and rows.pull_id = pulls.pull_id and {placed}"
+            " where rows.pull_id not in (select pull_id from merged_pulls)"
+            f" union all select {columns}, pulls.pull_id, {traced}, {told} from"
+            f" (select * from ({merged}) where seen_from is not null"
+            f" union all {superseded}) as rows"
+            " inner join merged_pulls on rows.pull_id = merged_pulls.merged_id"
+            " and merged_pulls.place between rows.seen_from and rows.seen_to"
+            " inner join pulls on merged_pulls.pull_id = pulls.pull_id"
+            f" and pulls.covers is null and {placed}"
         )
 
     def all_rows(self, stream: Stream) -> str:
@@ -285,10 +326,11 @@ class Lake:
         )
 
     def vacuum(self, *, older_than_seconds: float = _DAY_SECONDS) -> list[Path]:
-        """Delete files that no ledger row vouches for, such as those of a crashed run.
+        """Delete files that no ledger row vouches for, and those that were merged into others.
 
         Args:
-            older_than_seconds: Files younger than this stay, because their batch may be under way.
+            older_than_seconds: Files younger than this stay, because their batch may be under way;
+                so do merged ones whose successor is younger, because readers may have them open.
 
         Returns:
             The files that were deleted.
@@ -299,14 +341,47 @@ class Lake:
         for file in self._data_files():
             is_stray = file.suffix == ".tmp" or file.stem not in vouched
             if is_stray and file.stat().st_mtime < limit:
-                file.unlink(missing_ok=True)
                 deleted.append(file)
+        deleted += [file for file, since in self.merged_files() if since < limit]
+        for file in deleted:
+            file.unlink(missing_ok=True)
         return deleted
+
+    def merged_files(self) -> Iterator[tuple[Path, float]]:
+        """Files of which every pull was merged into others, and since when the last one was."""
+        written = {file.stem: file.stat().st_mtime for file in self.pulls.glob("*/*.parquet")}
+        with self.connect() as connection:
+            rows = connection.execute(
+                """
+                select
+                    pulls.stream,
+                    pulls.month,
+                    pulls.batch_id,
+                    list(distinct successors.batch_id)
+                from pulls
+                left join merged_pulls on pulls.pull_id = merged_pulls.pull_id
+                left join pulls as successors on merged_pulls.merged_id = successors.pull_id
+                where pulls.month is not null and pulls.outcome = 'COMMITTED'
+                group by all
+                having count(*) = count(successors.batch_id)
+                """
+            ).fetchall()
+        for stream, month, batch_id, successors in rows:
+            since = max(written.get(one, time.time()) for one in successors)
+            for folder in (self.place(STREAMS[stream]), self.superseded(STREAMS[stream])):
+                file = folder / f"month={month}" / f"{batch_id}.parquet"
+                if file.exists():
+                    yield file, since
 
     def _data_files(self) -> Iterator[Path]:
         """Files of batches, whole or half written; models and the warehouse are not among them."""
         for stream in STREAMS.values():
-            for folder in (self.place(stream), self.raw(stream), self.quarantine(stream)):
+            for folder in (
+                self.place(stream),
+                self.superseded(stream),
+                self.raw(stream),
+                self.quarantine(stream),
+            ):
                 yield from folder.glob("*/*.parquet")
                 yield from folder.glob("*/*.parquet.tmp")
         yield from self.pulls.glob("*/*.parquet.tmp")
@@ -350,6 +425,14 @@ class Batch:
                 _beside(file), RAW_SCHEMA, compression=_RAW_COMPRESSION, compression_level=_LEVEL
             )
         self._raw[file].write_table(table)
+
+    def merged(self, stream: Stream, shown: pa.Table, superseded: pa.Table, *, month: str) -> None:
+        """Add rows of one month that were merged: those that show, and those that do not."""
+        for folder, table in (
+            (self._lake.place(stream), shown),
+            (self._lake.superseded(stream), superseded),
+        ):
+            self._hold(folder / f"month={month}", table.cast(merged_schema(stream)))
 
     def quarantine(self, stream: Stream, table: pa.Table) -> None:
         """Add records that did not fit."""

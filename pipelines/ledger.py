@@ -65,6 +65,7 @@ class Pull:
         correlation_id: The id sent with the last request.
         trace_id: Lean's id of the last answer, for its support.
         run_id: The run that pulled.
+        covers: Where files were merged, the pulls whose rows it holds, oldest knowledge first.
     """
 
     pull_id: str
@@ -92,6 +93,7 @@ class Pull:
     correlation_id: str | None = None
     trace_id: str | None = None
     run_id: str | None = None
+    covers: Sequence[str] | None = None
 
 
 def _documented(record: type) -> dict[str, str]:
@@ -140,6 +142,7 @@ LEDGER_SCHEMA = pa.schema(
         ("correlation_id", pa.string()),
         ("trace_id", pa.string()),
         ("run_id", pa.string()),
+        ("covers", pa.list_(pa.string())),
         ("batch_id", pa.string()),
     ]
 )
@@ -235,6 +238,15 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         {
             "as_of": "The instant, UTC; null before the first pull.",
             "as_of_date": "Its day in Riyadh.",
+        },
+    ),
+    "merged_pulls": (
+        "Pulls whose rows were merged into larger files; one row per pull.",
+        {
+            "stream": "The stream.",
+            "pull_id": "The pull.",
+            "merged_id": "The newest pull that stands for the merged files.",
+            "place": "Its place among the pulls merged there, from 1, oldest knowledge first.",
         },
     ),
     "account_days": (

@@ -120,6 +120,7 @@ def _commit(
             requests=0,
             bytes=0,
             run_id=run_id,
+            covers=None,
         )
         total += chosen.num_rows
         made.append(successor)

@@ -34,7 +34,7 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
     nightly = dg.define_asset_job(
         "nightly_sync",
         selection=dg.AssetSelection.all()
-        - dg.AssetSelection.assets("reconciliation", "missed_events"),
+        - dg.AssetSelection.assets("reconciliation", "missed_events", "compaction"),
         description="Everything: list, refresh, pull what is missing or open, publish.",
     )
     balances = dg.define_asset_job(
@@ -46,8 +46,8 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
     )
     weekly = dg.define_asset_job(
         "weekly_reconciliation",
-        selection=dg.AssetSelection.assets("reconciliation", "warehouse"),
-        description="All transactions read again and compared.",
+        selection=dg.AssetSelection.assets("reconciliation", "compaction", "warehouse"),
+        description="All transactions read again and compared, and settled months merged.",
     )
 
     missed = dg.define_asset_job(

@@ -1,11 +1,13 @@
 """A process that syncs in forks of itself, so that one can be killed at any instant.
 
 Everything is imported once, before any thread runs; a fork then costs milliseconds. Reads one JSON
-object per line: the lake's folder, and where to die: at which write boundary, after how many
-seconds, or nowhere. Answers with one line per fork: the boundaries that were passed, or "killed".
+object per line: the lake's folder, whether to merge its files instead of syncing, and where to die:
+at which write boundary, after how many seconds, or nowhere. Answers with one line per fork: the
+boundaries that were passed, or "killed".
 """
 
 import asyncio
+import datetime as dt
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 
 from lean_resources import LeanClient, LeanSettings
 from lean_resources.streams import STREAMS
+from pipelines.compaction import compact
 from pipelines.lake import Batch, Lake
 from pipelines.ledger import to_table
 from pipelines.policy import Policy
@@ -74,8 +77,14 @@ async def everything(asked):
                 await sync(stream, client, lake, policy=EAGER, selection=Selection(insights=False))
 
 
+def merge(lake):
+    """Merge the files of every month, and delete those that are no longer needed."""
+    compact(lake, policy=Policy(), today=dt.date.max)
+    lake.vacuum(older_than_seconds=-1)
+
+
 def work(asked):
-    """Sync in this fork; how many boundaries were passed."""
+    """Sync or merge in this fork; how many boundaries were passed."""
     if asked.get("mutant"):
         Batch.commit = ledger_first
     boundaries = Boundaries(asked.get("boundary"))
@@ -86,11 +95,15 @@ def work(asked):
         (os, "fsync"),
         (Path, "replace"),
         (Path, "mkdir"),
+        (Path, "unlink"),
     ):
         boundaries.watch(owner, name)
     if seconds := asked.get("seconds"):
         threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-    asyncio.run(everything(asked))
+    if asked.get("merge"):
+        merge(Lake(Path(asked["lake"]), "sandbox"))
+    else:
+        asyncio.run(everything(asked))
     return boundaries.passed
 
 

@@ -1,0 +1,209 @@
+"""Merging the files of settled months changes what lies on disk, and no answer."""
+
+import datetime as dt
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lean_resources.sandbox import Sandbox
+from lean_resources.streams import STREAMS
+from pipelines.compaction import compact
+from pipelines.lake import Batch, Lake
+from pipelines.policy import Policy
+from pipelines.replay import replay
+
+sys.path.insert(0, str(Path(__file__).parent / "conformance"))
+
+from conftest import TODAY
+from worlds import next_day, pull
+
+ZYGOTE = Path(__file__).parent / "conformance" / "zygote.py"
+TRANSACTIONS = STREAMS["transactions"]
+LATER = dt.date(2027, 1, 1)
+
+
+def answers(lake):
+    """What the lake shows of transactions now, and what it says was known when; both sorted."""
+    with lake.connect() as connection:
+        return tuple(
+            connection.execute(f"select {columns} from {name} order by all").fetchall()
+            for name, columns in (
+                ("transactions", "* exclude (pull_id, page_number, record_number)"),
+                ("transactions_history", "* exclude (page_number, record_number)"),
+                ("claims", "stream, parent_id, month, claimed_from, claimed_to"),
+            )
+        )
+
+
+def files(lake):
+    """Typed files of transactions, merged and superseded ones included."""
+    return sorted(
+        file
+        for folder in (lake.place(TRANSACTIONS), lake.superseded(TRANSACTIONS))
+        for file in folder.glob("*/*.parquet")
+    )
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory):
+    """An offline Lean and a lake that was synced on six days, open months read each time."""
+    sandbox = Sandbox(customers=3, months=2, seed=7, today=TODAY)
+    lake = Lake(tmp_path_factory.mktemp("nights"), "sandbox")
+    pull(sandbox, lake)
+    for _ in range(5):
+        next_day(sandbox)
+        pull(sandbox, lake)
+    return sandbox, lake
+
+
+@pytest.fixture
+def lake(nights, tmp_path):
+    """A copy of that lake."""
+    shutil.copytree(nights[1].folder, tmp_path / "lake" / "sandbox")
+    return Lake(tmp_path / "lake", "sandbox")
+
+
+def test_merging_changes_no_answer(lake):
+    """What shows, what was known when, and which days are claimed stay as they were."""
+    before, many = answers(lake), len(files(lake))
+
+    done = compact(lake, policy=Policy(), today=LATER)
+
+    assert answers(lake) == before
+    assert done.rows == len(before[0])
+    assert done.superseded > 0, "a world in which no row changes proves nothing"
+    lake.vacuum(older_than_seconds=-1)
+    assert answers(lake) == before
+    assert len(files(lake)) < many / 2
+
+
+def test_merging_again_writes_nothing(lake):
+    """A month that was merged is left alone until something new is read of it."""
+    compact(lake, policy=Policy(), today=LATER)
+    lake.vacuum(older_than_seconds=-1)
+    kept = files(lake)
+
+    done = compact(lake, policy=Policy(), today=LATER)
+
+    assert (done.pulls, done.rows) == (0, 0)
+    assert files(lake) == kept
+
+
+def test_open_months_are_left_alone(lake):
+    """A month that a bank may still change keeps its files."""
+    done = compact(lake, policy=Policy(lookback_days=10_000))
+
+    assert done.months == 0
+
+
+def test_what_is_read_after_merging_wins_and_is_merged_in_turn(nights, lake):
+    """A later read of a merged month shows, and merging once more keeps both histories."""
+    sandbox, _ = nights
+    compact(lake, policy=Policy(), today=LATER)
+    lake.vacuum(older_than_seconds=-1)
+    pull(sandbox, lake, ("transactions",), months={"2026-01", "2026-02"})
+    before = answers(lake)
+
+    done = compact(lake, policy=Policy(), today=LATER)
+    lake.vacuum(older_than_seconds=-1)
+
+    assert done.pulls > 0
+    assert answers(lake) == before
+
+
+def test_a_reader_keeps_its_answers_while_files_are_merged(lake):
+    """Whoever has the lake open sees the same rows during and after a compaction."""
+    with lake.connect() as connection:
+        query = "select count(*), sum(amount) from transactions"
+        before = connection.execute(query).fetchall()
+        history = "select count(*) from transactions_history"
+        versions = connection.execute(history).fetchall()
+
+        compact(lake, policy=Policy(), today=LATER, rows_at_once=1_000)
+        lake.vacuum()
+
+        assert connection.execute(query).fetchall() == before
+        assert (
+            connection.execute("select count(*) from transactions_history").fetchall() == versions
+        )
+
+
+def test_a_crash_before_the_ledger_changes_nothing(lake, monkeypatch):
+    """Merged files that the ledger does not name yet are strays like any other."""
+    before = answers(lake)
+    monkeypatch.setattr(
+        "pipelines.lake.to_table", lambda *_: (_ for _ in ()).throw(OSError("full"))
+    )
+    with pytest.raises(OSError, match="full"):
+        compact(lake, policy=Policy(), today=LATER)
+    monkeypatch.undo()
+
+    assert answers(lake) == before
+    lake.vacuum(older_than_seconds=-1)
+    assert answers(lake) == before
+
+
+def test_a_merge_that_forgets_a_version_is_caught(lake, monkeypatch):
+    """The comparison that the other tests rest on sees a lost version."""
+    whole = Batch.merged
+    before = answers(lake)
+
+    def forgetful(batch, stream, shown, superseded, *, month):
+        whole(batch, stream, shown, superseded.slice(1), month=month)
+
+    monkeypatch.setattr(Batch, "merged", forgetful)
+    compact(lake, policy=Policy(), today=LATER)
+    lake.vacuum(older_than_seconds=-1)
+
+    assert answers(lake)[1] != before[1]
+
+
+def test_a_merged_month_can_be_typed_again(lake):
+    """Replay makes the rows that show from the answers as received, as without merging."""
+    compact(lake, policy=Policy(), today=LATER)
+    lake.vacuum(older_than_seconds=-1)
+    before = answers(lake)[0]
+
+    replay(TRANSACTIONS, lake)
+
+    assert answers(lake)[0] == before
+
+
+@pytest.fixture(scope="module")
+def merge():
+    """Merge a lake in a process of its own: "killed", or how many boundaries were passed."""
+    with subprocess.Popen(
+        [sys.executable, ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def merged(lake, **how):
+            asked = {"lake": str(lake.folder.parent), "merge": True, **how}
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        yield merged
+        process.stdin.close()
+        process.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_killed_while_merging(nights, lake, merge, tmp_path):
+    """Before and after some write, rename or deletion: no answer changes, the next one ends it."""
+    before = answers(lake)
+    boundaries = int(merge(lake))
+    assert boundaries > 20
+    assert answers(lake) == before
+
+    for part in range(3):
+        folder = tmp_path / str(part)
+        shutil.copytree(nights[1].folder, folder / "sandbox")
+        again = Lake(folder, "sandbox")
+        assert merge(again, boundary=1 + part * (boundaries - 1) // 2) == "killed"
+        assert answers(again) == before
+        assert merge(again).isdigit()
+        assert answers(again) == before
