@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
+from lean_resources.settings import WebhookSettings
 from lean_resources.streams import STREAMS
-from pipelines.resources import LakeResource
-from pipelines.run import Line, instance_at, sync_all
+from pipelines.receiver import PATH, receiving
+from pipelines.resources import InboxResource, LakeResource
+from pipelines.run import Line, instance_at, read_events, sync_all
 from pipelines.tables import show
 from pipelines.warehouse import connect
 
@@ -153,7 +158,9 @@ def demo(
             instance_at(home / "dagster") as instance,
         ):
             lines = sync_all(LeanResource(**values), lake, progress, instance=instance)
-    console.print(lines_table(lines))
+        console.print(lines_table(lines))
+        with instance_at(home / "dagster") as instance:
+            _one_more(sandbox, LeanResource(**values), lake, instance, console)
     with connect(lake.lake()) as connection:
         for title, query in SAMPLES.items():
             console.print(f"\n[bold]{title}[/bold]")
@@ -168,6 +175,47 @@ def demo(
         "  make demo    again: nothing new is asked for, no row comes twice\n"
         "  make dev     Dagster's UI, with the offline Lean behind it\n"
         "  README.md    connecting a real application at Lean"
+    )
+
+
+def _one_more(
+    sandbox: Sandbox,
+    lean: Any,
+    lake: LakeResource,
+    instance: dg.DagsterInstance,
+    console: Console,
+) -> None:
+    """One more customer connects, and its rows arrive by webhook."""
+    console.print("\n[bold]One more customer connects a bank; nobody asks for it[/bold]")
+    with tempfile.TemporaryDirectory(prefix="leanhouse-inbox-") as folder:
+        inbox = InboxResource(url=f"sqlite:///{folder}/inbox.db", environment="sandbox")
+        box = inbox.inbox()
+        assert box is not None  # noqa: S101 - it has a URL
+        settings = WebhookSettings(secret=SecretStr(sandbox.webhook_secret), port=0)
+        with (
+            receiving(settings, box) as port,
+            sandbox.deliver(f"http://127.0.0.1:{port}{PATH}") as webhooks,
+        ):
+            made = sandbox.connect(app_user_id="one-more")
+            # The bank takes ten seconds to answer, by the sandbox's clock.
+            sandbox.clock.advance(dt.timedelta(seconds=11))
+            webhooks.flush()
+            finished = time.monotonic()
+            for attempt in webhooks.attempts:
+                console.print(f"  webhook  {attempt.type:<28} {attempt.status_code}")
+            events = read_events(lean, lake, inbox, instance=instance)
+        box.close()
+    seconds = time.monotonic() - finished
+    with connect(lake.lake()) as connection:
+        rows = {
+            name: connection.execute(
+                f"select count(*) from {name} where entity_id = $1", [made["entity_id"]]
+            ).fetchone()
+            for name in ("accounts", "transactions")
+        }
+    told = ", ".join(f"{row[0] if row else 0} {name}" for name, row in rows.items())
+    console.print(
+        f"  {len(events)} events asked for work: {told} in the warehouse, {seconds:.1f} s"
     )
 
 

@@ -10,7 +10,9 @@ import contextlib
 import hmac
 import ipaddress
 import logging
+import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
@@ -30,7 +32,7 @@ from lean_resources.inbox import Inbox
 from lean_resources.settings import WebhookSettings
 from lean_resources.webhooks import Event, read_event, verify
 
-__all__ = ["Receiver", "server"]
+__all__ = ["PATH", "Receiver", "receiving", "server"]
 
 PATH = "/webhooks/lean"
 _ROOM = 20_000
@@ -38,6 +40,7 @@ _ROOM = 20_000
 _BATCH = 1_000
 _STORE_SECONDS = 8.0
 """Lean gives up on an answer after ten."""
+_PATIENCE_SECONDS = 30.0
 _PRUNE_SECONDS = 6 * 3600.0
 
 _COMMIT_SECONDS = 0.01
@@ -389,3 +392,29 @@ def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
             **secured,
         )
     )
+
+
+@contextlib.contextmanager
+def receiving(settings: WebhookSettings, inbox: Inbox) -> Iterator[int]:
+    """Run the receiver in a thread while the block runs, on the port that it yields.
+
+    Raises:
+        OSError: The port is taken.
+        RuntimeError: It did not start.
+    """
+    with socket.create_server((settings.host, settings.port)) as listener:
+        inner = server(settings, inbox)
+        thread = threading.Thread(
+            target=inner.run, kwargs={"sockets": [listener]}, name="receiver", daemon=True
+        )
+        thread.start()
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not inner.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("the receiver did not start")
+            time.sleep(0.005)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            inner.should_exit = True
+            thread.join(_PATIENCE_SECONDS)

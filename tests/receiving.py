@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lean_resources.inbox import Inbox
 from lean_resources.settings import WebhookSettings
-from pipelines.receiver import PATH, server
+from pipelines import receiver
 
 __all__ = ["SECRET", "Receiving", "receiving"]
 
@@ -33,7 +30,7 @@ class Receiving:
     @property
     def url(self) -> str:
         """Where Lean sends webhooks."""
-        return f"http://127.0.0.1:{self.port}{PATH}"
+        return f"http://127.0.0.1:{self.port}{receiver.PATH}"
 
 
 @contextlib.contextmanager
@@ -41,22 +38,10 @@ def receiving(
     inbox_url: str, environment: str = "sandbox", **settings: object
 ) -> Iterator[Receiving]:
     """Serve a receiver while the block runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    given = {"secret": SECRET, "port": port} | settings
-    inner = server(WebhookSettings(**given), Inbox(inbox_url, environment))
-    thread = threading.Thread(target=inner.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not inner.started:
-        assert thread.is_alive(), "the receiver did not start"
-        assert time.monotonic() < deadline, "the receiver did not start in time"
-        time.sleep(0.005)
+    given = WebhookSettings(**({"secret": SECRET, "port": 0} | settings))
     inbox = Inbox(inbox_url, environment)
     try:
-        yield Receiving(port, inbox)
+        with receiver.receiving(given, Inbox(inbox_url, environment)) as port:
+            yield Receiving(port, inbox)
     finally:
         inbox.close()
-        inner.should_exit = True
-        thread.join(30)
