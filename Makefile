@@ -41,5 +41,9 @@ fmt: $(READY)  ## Bring files into the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Measure, and print ratios
-	$(BIN)/python benchmarks/pull.py
+bench: $(READY)  ## Measure, print tables, and write them into docs/performance.md
+	$(BIN)/python benchmarks/pull.py --rounds 5
+	$(BIN)/python benchmarks/pull.py --rounds 5 --older
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/nothing_new.py

@@ -25,7 +25,7 @@ from pipelines.lake import Lake
 from pipelines.policy import Policy
 from pipelines.sync import Selection, sync
 
-__all__ = ["POLICY", "Pages", "pages", "settings_of"]
+__all__ = ["POLICY", "Pages", "Recorder", "pages", "settings_of"]
 
 POLICY = Policy(longest_series_months=120)
 """Each account's history in one series, so that no day is asked for twice."""
@@ -58,6 +58,7 @@ class Pages:
         pages: Pages of transactions.
         bytes: Bytes of these pages.
         account_ids: Accounts that they are of.
+        is_older: Whether they are of the older generation of answers, told in full.
     """
 
     folder: Path
@@ -66,43 +67,47 @@ class Pages:
     pages: int
     bytes: int
     account_ids: list[str]
+    is_older: bool = False
 
 
-def settings_of(url: str) -> LeanSettings:
-    """Settings of a client that nothing holds back but its 16 requests at once."""
+def settings_of(url: str, *, is_older: bool = False, concurrency: int = 16) -> LeanSettings:
+    """Settings of a client that nothing holds back but its requests at once."""
     return LeanSettings(
         api_url=url,
         token_url=f"{url}/oauth2/token",
         client_id="made-up",
         client_secret="made-up",
-        max_concurrency=16,
+        max_concurrency=concurrency,
         requests_per_second=10_000,
+        verbose="always" if is_older else "auto",
     )
 
 
-def pages(rows: int, cache: Path) -> Pages:
+def pages(rows: int, cache: Path, *, is_older: bool = False) -> Pages:
     """Pages that hold about so many transactions, rendered now unless they lie in the cache."""
-    key = hashlib.sha256(f"{rows} {_MONTHS} {_SEED} {_TODAY}".encode())
+    name = f"pages-{'older-' if is_older else ''}{rows}"
+    key = hashlib.sha256(f"{name} {_MONTHS} {_SEED} {_TODAY}".encode())
     for pattern in _SOURCES:
         for file in sorted(_ROOT.glob(pattern)):
             key.update(file.read_bytes())
-    folder = cache / f"pages-{rows}-{key.hexdigest()[:12]}"
+    folder = cache / f"{name}-{key.hexdigest()[:12]}"
     if not (folder / "told.json").exists():
-        for outdated in cache.glob(f"pages-{rows}-*"):
+        for outdated in cache.glob(f"{name}-*"):
             shutil.rmtree(outdated)
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as beside:
             made = Path(beside) / "pages"
-            asyncio.run(_render(rows, made))
+            asyncio.run(_render(rows, made, is_older=is_older))
             made.replace(folder)
     told = json.loads((folder / "told.json").read_text())
     return Pages(folder=folder, **{**told, "amount": Decimal(told["amount"])})
 
 
-class _Recorder(httpx.AsyncBaseTransport):
+class Recorder(httpx.AsyncBaseTransport):
     """Passes requests on to the offline Lean and keeps its answers."""
 
     def __init__(self, sandbox: Sandbox, folder: Path) -> None:
+        self._root = folder
         self._inner = httpx.ASGITransport(sandbox.app)
         self._folder = folder / "answers"
         self._folder.mkdir(parents=True)
@@ -110,6 +115,7 @@ class _Recorder(httpx.AsyncBaseTransport):
         self.date = ""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """The offline Lean's answer, kept if it answers a GET."""
         response = await self._inner.handle_async_request(request)
         body = await response.aread()
         if request.method == "GET":
@@ -119,8 +125,12 @@ class _Recorder(httpx.AsyncBaseTransport):
             self.date = response.headers["date"]
         return httpx.Response(response.status_code, headers=response.headers, content=body)
 
+    def write(self) -> None:
+        """Tell which answer belongs to which request."""
+        _write(self._root / "index.json", {"date": self.date, "answers": self.answers})
 
-async def _render(rows: int, folder: Path) -> None:
+
+async def _render(rows: int, folder: Path, *, is_older: bool) -> None:
     """Sync the offline Lean once, and keep what it answers for enough accounts."""
     sandbox = Sandbox(
         customers=max(4, rows // _ROWS_PER_CUSTOMER),
@@ -129,8 +139,8 @@ async def _render(rows: int, folder: Path) -> None:
         today=_TODAY,
         gzip=False,
     )
-    recorder = _Recorder(sandbox, folder)
-    settings = settings_of("http://127.0.0.1").model_copy(
+    recorder = Recorder(sandbox, folder)
+    settings = settings_of("http://127.0.0.1", is_older=is_older).model_copy(
         update={"client_id": sandbox.client_id, "client_secret": SecretStr(sandbox.client_secret)}
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -139,13 +149,12 @@ async def _render(rows: int, folder: Path) -> None:
         async with LeanClient(settings, transport=recorder) as client:
             for name in ("banks", "entities", "accounts"):
                 await sync(STREAMS[name], client, lake, policy=POLICY, selection=Selection())
-            newer = _newer(lake)
             report = await sync(
                 STREAMS["transactions"],
                 client,
                 lake,
                 policy=POLICY,
-                selection=Selection(entity_ids=newer),
+                selection=Selection(entity_ids=_entities(lake, is_older=is_older)),
             )
         if report.quarantined:
             raise RuntimeError("the offline Lean did not answer as the benchmark needs it")
@@ -170,16 +179,17 @@ async def _render(rows: int, folder: Path) -> None:
         "pages": len(targets),
         "bytes": sum((folder / answers[key]).stat().st_size for key in targets),
         "account_ids": sorted(accounts),
+        "is_older": is_older,
     }
     _write(folder / "told.json", told)
 
 
-def _newer(lake: Lake) -> list[str]:
-    """Entities of banks that answer in the newer generation."""
-    newer = {bank.identifier for bank in BANKS.values() if not bank.older}
+def _entities(lake: Lake, *, is_older: bool) -> list[str]:
+    """Entities of banks that answer in one of the two generations."""
+    banks = {bank.identifier for bank in BANKS.values() if bank.older == is_older}
     with lake.connect() as connection:
         found = connection.execute("select entity_id, bank_identifier from entities").fetchall()
-    return [entity_id for entity_id, bank in found if bank in newer]
+    return [entity_id for entity_id, bank in found if bank in banks]
 
 
 def _chosen(lake: Lake, rows: int) -> tuple[set[str], int, Decimal]:

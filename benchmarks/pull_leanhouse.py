@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
+import uvloop
 from pages import POLICY, settings_of
+from served import COPY
 from usage import Usage, size_of
 
 from lean_resources import LeanClient
-from lean_resources.streams import STREAMS
+from lean_resources.streams import STREAMS, Stream
+from pipelines import sync as sync_module
 from pipelines.lake import Lake
-from pipelines.sync import Selection, sync
+from pipelines.parents import Parent
+from pipelines.sync import Selection, Task, sync, tasks_of
 
 
-async def _pull(url: str, account_ids: list[str], lake: Lake) -> Usage:
-    """Sync the transactions of some accounts; what has to be there before is not measured."""
-    async with LeanClient(settings_of(url)) as client:
+async def pull(url: str, told: dict[str, Any], lake: Lake, copies: int, concurrency: int) -> Usage:
+    """Sync the transactions of some accounts; what has to be there before is not measured.
+
+    Args:
+        url: Where the answers are served.
+        told: What was rendered.
+        lake: Where to write.
+        copies: How often each account is pulled, as an account of its own.
+        concurrency: Requests at once.
+    """
+    settings = settings_of(url, is_older=told["is_older"], concurrency=concurrency)
+    if copies > 1:
+        sync_module.tasks_of = _copied(copies)
+    async with LeanClient(settings) as client:
         for name in ("banks", "entities", "accounts"):
             await sync(STREAMS[name], client, lake, policy=POLICY, selection=Selection())
         start = Usage.start()
@@ -27,7 +45,7 @@ async def _pull(url: str, account_ids: list[str], lake: Lake) -> Usage:
             client,
             lake,
             policy=POLICY,
-            selection=Selection(account_ids=account_ids),
+            selection=Selection(account_ids=told["account_ids"]),
         )
         used = Usage.since(start)
     if report.codes or report.quarantined:
@@ -35,14 +53,38 @@ async def _pull(url: str, account_ids: list[str], lake: Lake) -> Usage:
     return used
 
 
-def main(url: str, folder: Path, work: Path) -> None:
+def _copied(copies: int) -> Callable[..., tuple[list[Task], list[Parent]]]:
+    """What to read, several times over, each time for accounts of other ids."""
+
+    def copied(stream: Stream, *rest: Any) -> tuple[list[Task], list[Parent]]:
+        tasks, skipped = tasks_of(stream, *rest)
+        if stream.name != "transactions":
+            return tasks, skipped
+        mark = COPY.decode()
+        made = []
+        for number, task in product(range(copies), tasks):
+            account_id = (
+                f"{task.parent.parent_id}{mark}{number}" if number else task.parent.parent_id
+            )
+            parent = replace(task.parent, parent_id=account_id)
+            request = task.request | {"account_id": account_id}
+            made.append(replace(task, parent=parent, request=request))
+        return made, skipped
+
+    return copied
+
+
+def main(url: str, folder: Path, work: Path, copies: int = 1, concurrency: int = 16) -> None:
     """Pull once and print what it cost and what came of it."""
     told = json.loads((folder / "told.json").read_text())
     lake = Lake(work, "sandbox")
-    used = asyncio.run(_pull(url, told["account_ids"], lake))
+    used = uvloop.run(pull(url, told, lake, copies, concurrency))
     with lake.connect() as connection:
         [(rows, amount)] = connection.execute(
             "select count(*), sum(amount)::varchar from transactions"
+        ).fetchall()
+        [(requests,)] = connection.execute(
+            "select sum(requests) from pulls where stream = 'transactions'"
         ).fetchall()
     transactions = STREAMS["transactions"]
     typed, raw = size_of(lake.place(transactions)), size_of(lake.raw(transactions))
@@ -51,6 +93,7 @@ def main(url: str, folder: Path, work: Path) -> None:
             {
                 "rows": rows,
                 "amount": amount,
+                "requests": int(requests),
                 "seconds": used.seconds,
                 "cpu_seconds": used.cpu_seconds,
                 "peak_bytes": used.peak_bytes,
@@ -63,4 +106,4 @@ def main(url: str, folder: Path, work: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:]))

@@ -7,7 +7,9 @@ standard output, and ends when its standard input does or its time is up, whiche
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -15,7 +17,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import uvloop
 
-__all__ = ["key_of"]
+__all__ = ["COPY", "key_of"]
+
+COPY = b"-copy-"
+"""Between the id of an account and the number of its copy."""
+_GZIP_LEVEL = 6
 
 _TOKEN = json.dumps(
     {"access_token": "made-up", "scope": "api", "token_type": "Bearer", "expires_in": 3599}
@@ -28,9 +34,11 @@ def key_of(target: str) -> str:
     return f"{parts.path.rstrip('/')}?{urlencode(sorted(parse_qsl(parts.query)))}"
 
 
-def _answer(body: bytes, date: str, status: str = "200 OK") -> bytes:
+def _answer(body: bytes, date: str, status: str = "200 OK", *, is_gzip: bool = False) -> bytes:
+    body = gzip.compress(body, _GZIP_LEVEL) if is_gzip else body
+    encoding = "content-encoding: gzip\r\n" if is_gzip else ""
     head = (
-        f"HTTP/1.1 {status}\r\n"
+        f"HTTP/1.1 {status}\r\n{encoding}"
         f"date: {date}\r\n"
         "content-type: application/json\r\n"
         "lean-trace-id: 0af7651916cd43dd8448eb211c80319c\r\n"
@@ -42,13 +50,13 @@ def _answer(body: bytes, date: str, status: str = "200 OK") -> bytes:
 class _Answers:
     """What is sent for each request target, headers included."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_gzip: bool) -> None:
         index = json.loads((folder / "index.json").read_text())
         date = index["date"]
         self.token = _answer(_TOKEN, date)
         self._unknown = _answer(b"{}", date, "404 Not Found")
         self._by_key = {
-            key: _answer((folder / name).read_bytes(), date)
+            key: _answer((folder / name).read_bytes(), date, is_gzip=is_gzip)
             for key, name in index["answers"].items()
         }
         self._by_target: dict[bytes, bytes] = {}
@@ -56,15 +64,29 @@ class _Answers:
     def of(self, target: bytes) -> bytes:
         """The answer to a target; its key is worked out once, then remembered."""
         found = self._by_target.get(target)
+        if found is None and COPY in target:
+            return self._copied(target)
         if found is None:
             found = self._by_key.get(key_of(target.decode()), self._unknown)
             self._by_target[target] = found
         return found
 
+    def _copied(self, target: bytes) -> bytes:
+        """The answer for a copy of an account, which is the account's with another id in it."""
+        before, mark, rest = target.partition(COPY)
+        number, end, rest = rest.partition(b"/")
+        account_id = before.rpartition(b"/")[2]
+        found = self.of(before + end + rest)
+        made = found.replace(account_id, account_id + mark + number)
+        longer = len(made) - len(found)
+        length = _length(found.partition(b"\r\n\r\n")[0])
+        return made.replace(b"length: %d\r\n" % length, b"length: %d\r\n" % (length + longer), 1)
+
 
 class _Served(asyncio.Protocol):
-    def __init__(self, answers: _Answers) -> None:
+    def __init__(self, answers: _Answers, delay_seconds: float) -> None:
         self._answers = answers
+        self._delay_seconds = delay_seconds
         self._pending = b""
 
     def connection_made(self, transport: asyncio.WriteTransport) -> None:  # type: ignore[override]
@@ -82,7 +104,12 @@ class _Served(asyncio.Protocol):
                 return
             self._pending = rest[length:]
             is_token = method == b"POST"
-            self._transport.write(self._answers.token if is_token else self._answers.of(target))
+            answer = self._answers.token if is_token else self._answers.of(target)
+            if self._delay_seconds:
+                loop = asyncio.get_running_loop()
+                loop.call_later(self._delay_seconds, self._transport.write, answer)
+            else:
+                self._transport.write(answer)
 
 
 def _length(head: bytes) -> int:
@@ -92,17 +119,23 @@ def _length(head: bytes) -> int:
     return 0
 
 
-async def _serve(folder: Path, seconds: float) -> None:
-    answers = _Answers(folder)
+async def _serve(folder: Path, seconds: float, *, is_gzip: bool, delay_seconds: float) -> None:
+    answers = _Answers(folder, is_gzip=is_gzip)
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), ended.set)
     loop.call_later(seconds, ended.set)
-    server = await loop.create_server(lambda: _Served(answers), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: _Served(answers, delay_seconds), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await ended.wait()
     server.close()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(Path(sys.argv[1]), float(sys.argv[2])))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("seconds", type=float, help="ends after so many seconds at the latest")
+    parser.add_argument("--gzip", action="store_true", help="send bodies compressed")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds before an answer is sent")
+    asked = parser.parse_args()
+    uvloop.run(_serve(asked.folder, asked.seconds, is_gzip=asked.gzip, delay_seconds=asked.delay))

@@ -260,7 +260,8 @@ _Bare = frozenset[_Place]
 
 
 _LEAF_TYPES: dict[Kind, Any] = {
-    Kind.TEXT: str | None,
+    # Banks send ids as numbers; others than these could be written in more than one way.
+    Kind.TEXT: str | Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None,
     Kind.INTEGER: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None,
     Kind.BOOLEAN: bool | None,
     Kind.MONEY: msgspec.Raw,

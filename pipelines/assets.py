@@ -1,11 +1,11 @@
 """One asset per stream, derived from the catalogue."""
 
-import asyncio
 import datetime as dt
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 import dagster as dg
+import uvloop
 from pydantic import Field
 
 from lean_resources.errors import ConfigError, LeanError, UnavailableError
@@ -217,7 +217,7 @@ def _run(
 def _done(work: Coroutine[Any, Any, Done]) -> Done:
     """What some work at Lean gave, its errors turned into what Dagster can act on."""
     try:
-        return asyncio.run(work)
+        return uvloop.run(work)
     except UnavailableError as error:
         raise dg.RetryRequested(
             max_retries=2, seconds_to_wait=error.retry_after or 60

@@ -79,7 +79,7 @@ _DAY_SECONDS = 86_400
 _LARGE_ROWS = 5_000
 _LEVEL = 1
 _RAW_COMPRESSION = "zstd"
-_WRITERS = 4
+_WRITERS = 2
 
 TRACE_DOCS = {
     "pull_id": "Pull that brought the row; see pulls.",

@@ -44,10 +44,10 @@ __all__ = ["Report", "Selection", "Task", "sync", "tasks_of"]
 
 _FIRST_DAY = "2015-01-01"  # before Lean existed
 _LEAST_BATCH_BYTES = 4_000_000
-_BATCH_BYTES = 16_000_000
-_BUFFER_BYTES = 48_000_000
+_BATCH_BYTES = 8_000_000
+_BUFFER_BYTES = 16_000_000
 _BATCH_READS = 20_000
-_COMMIT_BYTES = 64_000_000
+_COMMIT_BYTES = 48_000_000
 _COMMIT_SECONDS = 30.0
 _REFUSALS = 5
 _SKEW = dt.timedelta(minutes=5)  # between the clocks of Lean's own machines

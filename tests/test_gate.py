@@ -280,6 +280,7 @@ def _records(draw):
         "amount": draw(amount),
         "status": draw(_TEXTS),
         "booking_date_time": draw(_INSTANTS),
+        "terminal_id": draw(st.one_of(_TEXTS, st.integers(-5, 2**65))),
         "index": draw(st.one_of(st.none(), st.integers(-5, 2**65))),
         "flags": draw(st.one_of(st.none(), st.lists(st.text(max_size=3), max_size=2))),
         "statement_reference": draw(st.one_of(_TEXTS, st.lists(st.text(max_size=3), max_size=2))),
@@ -334,6 +335,7 @@ def test_a_page_of_the_documented_shape_takes_the_fast_way():
     assert (
         flat.look(page(record(), record(transaction_id="t-2", regional_data=None)).body) is not None
     )
+    assert flat.look(page(record(terminal_id=63326181)).body) is not None
     assert flat.look(page(regional).body) is None
     assert whole.look(page(regional).body) is not None
     assert whole.look(page(record(mood="good")).body) is None
