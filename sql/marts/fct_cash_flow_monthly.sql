@@ -33,19 +33,7 @@
 --                        stand on days that no stretch covers.
 -- sample: select currency, booking_month, sum(net_amount) as net from fct_cash_flow_monthly
 --         where is_full_month group by all order by all
-with accounts_held as (
-
-    select
-        bridge_accounts.account_key,
-        min(stg_accounts.currency) as currency,
-        min(stg_accounts.opening_date) as opening_date
-    from stg_accounts
-    inner join bridge_accounts on stg_accounts.account_id = bridge_accounts.account_id
-    group by bridge_accounts.account_key
-
-),
-
-covered as (
+with covered as (
 
     select
         account_key,
@@ -78,18 +66,6 @@ moved as (
 
 ),
 
-quiet as (
-
-    select
-        covered.account_key,
-        accounts_held.currency,
-        covered.riyadh_month
-    from covered
-    inner join accounts_held on covered.account_key = accounts_held.account_key
-    where accounts_held.currency is not null
-
-),
-
 months as (
 
     select
@@ -99,10 +75,11 @@ months as (
     from moved
     union distinct
     select
-        account_key,
-        currency,
-        riyadh_month
-    from quiet
+        covered.account_key,
+        kept.currency,
+        covered.riyadh_month
+    from covered
+    inner join bridge_account_currencies as kept on covered.account_key = kept.account_key
 
 ),
 
@@ -125,7 +102,7 @@ joined as (
         coalesce(moved.active_days, 0) as active_days,
         coalesce(covered.covered_days, 0) as covered_days,
         covered.data_through_date,
-        accounts_held.opening_date
+        kept.opening_date
     from months
     left join moved
         on
@@ -136,7 +113,8 @@ joined as (
         on
             months.account_key = covered.account_key
             and months.riyadh_month = covered.riyadh_month
-    left join accounts_held on months.account_key = accounts_held.account_key
+    left join bridge_account_currencies as kept
+        on months.account_key = kept.account_key and months.currency = kept.currency
 
 )
 

@@ -247,8 +247,9 @@ def test_an_account_opened_within_a_month_has_no_full_month_there():
         (row,) = run(
             "fct_cash_flow_monthly",
             fct_account_coverage=[known],
-            bridge_accounts=[{"account_key": KEY, "account_id": "a"}],
-            stg_accounts=[{"account_id": "a", "currency": "SAR", "opening_date": opening_date}],
+            bridge_account_currencies=[
+                {"account_key": KEY, "currency": "SAR", "opening_date": opening_date}
+            ],
         )
         assert (row["booked_count"], row["covered_days"]) == (0, 28)
         return row["is_full_month"]

@@ -1,0 +1,516 @@
+-- The booked balance of each account over time, held against the movements. Days with movements
+-- stand alone, quiet ones in stretches; mart_balance_reconciliation and fct_balances_daily tell it
+-- day by day.
+--
+-- grain:  one row per account, currency and stretch of Riyadh days within a month
+-- key:    account_key, currency, from_date
+-- stored: by riyadh_month
+-- counts: booked movements and booked balances
+-- zone:   days and months are Riyadh's
+-- columns:
+--   account_key         The real account; see bridge_accounts.
+--   currency            Currency of the amounts, ISO 4217.
+--   riyadh_month        Riyadh month as YYYY-MM.
+--   from_date           First day of the stretch.
+--   to_date             Last day of the stretch, inclusive.
+--   opening_balance     Booked balance at the start of the first day, in units of currency; null
+--                       where unknown.
+--   booked_amount       Sum of what was booked, in units of currency; zero on quiet days.
+--   booked_count        Booked movements.
+--   expected_balance    The last balance told earlier and all that was booked since, in units of
+--                       currency; null where none was told.
+--   observed_balance    Balance at the end of the last day as the bank tells it, in units of
+--                       currency: after the day's last movement, or stated when the bank was asked;
+--                       null where it tells none.
+--   closing_balance     Booked balance at the end of the last day, in units of currency: observed,
+--                       carried or derived; null where unknown.
+--   closing_method      observed; carried from the day before; derived from the nearest balance
+--                       that was told and what was booked in between; unknown.
+--   min_balance         Lowest booked balance of a day of the stretch, in units of currency; null
+--                       where unknown.
+--   max_balance         Highest booked balance of a day of the stretch, in units of currency; null
+--                       where unknown.
+--   gap_amount          observed_balance less expected_balance where they differ and nothing
+--                       unknown lies between, in units of currency: what is missing from the
+--                       movements, with its sign.
+--   gap_from_date       First day on which what is missing can lie; the last one is from_date.
+--   verdict             proved, gap or unprovable.
+--   reason              Why it is unprovable: no_balances (the account never tells any),
+--                       first_balance (nothing earlier to hold it against), before_first_balance,
+--                       after_last_balance, gap_later (the next balance does not fit; see there),
+--                       not_covered (a quiet day that is not known from midnight to midnight),
+--                       unknown_before (days or signs between it and the last balance
+--                       are unknown), or the day's quality in fct_balance_days.
+--   last_observed_date  Day of the newest balance told up to the end of the stretch.
+--   stated_pull_id      The pull whose stated balance is the observed one.
+-- sample: select verdict, reason, sum(to_date - from_date + 1) as days from fct_balance_stretches
+--         group by all order by all
+with anchors as (
+
+    select
+        *,
+        (
+            strptime(riyadh_month || '-01', '%Y-%m-%d') - interval 3 hour
+        ) at time zone 'UTC' as month_start
+    from fct_balance_anchors
+
+),
+
+-- Each month starts with a day before it, after which its first quiet days are written.
+days as (
+
+    select
+        account_key,
+        currency,
+        riyadh_month,
+        booking_date,
+        booked_amount,
+        booked_count,
+        unknown_sign_count,
+        quality,
+        openings,
+        closings,
+        is_circular,
+        min_balance,
+        max_balance,
+        known_from_at
+    from fct_balance_days
+
+    union all
+
+    select
+        account_key,
+        currency,
+        riyadh_month,
+        from_date - 1 as booking_date,
+        0 as booked_amount,
+        0 as booked_count,
+        0 as unknown_sign_count,
+        'start' as quality,
+        null as openings,
+        null as closings,
+        false as is_circular,
+        null as min_balance,
+        null as max_balance,
+        null as known_from_at
+    from anchors
+
+),
+
+running as (
+
+    select
+        *,
+        sum(booked_amount) over so_far as running_amount,
+        sum(unknown_sign_count) over so_far as running_unknown,
+        sum(booked_amount) over (partition by account_key, currency, riyadh_month) as month_amount
+    from days
+    window so_far as (
+        partition by account_key, currency, riyadh_month
+        order by booking_date
+    )
+
+),
+
+-- A level is a balance less all that was booked in the month before it, so that it stays what it
+-- is as long as no movement is missing.
+leveled as (
+
+    select
+        running.*,
+        moved_by(
+            running.openings, running.booked_amount - running.running_amount
+        ) as opening_levels,
+        moved_by(running.closings, -running.running_amount) as closing_levels,
+        anchors.balances_before as levels_before,
+        moved_by(anchors.balances_after, -running.month_amount) as levels_after,
+        case
+            when anchors.stated_balance is not null
+                then (anchors.stated_balance - running.month_amount)::decimal(38, 9)
+        end as stated_level,
+        anchors.told_before_date,
+        anchors.doubts_before,
+        anchors.stated_doubts,
+        anchors.has_chain,
+        anchors.stated_pull_id,
+        anchors.to_date as span_to,
+        anchors.month_start
+    from running
+    inner join anchors
+        on
+            running.account_key = anchors.account_key
+            and running.currency = anchors.currency
+            and running.riyadh_month = anchors.riyadh_month
+
+),
+
+neighbours as (
+
+    select
+        *,
+        coalesce(lag(closing_levels ignore nulls) over by_day, levels_before) as previous_levels,
+        coalesce(lead(opening_levels ignore nulls) over by_day, levels_after) as next_levels
+    from leveled
+    window by_day as (
+        partition by account_key, currency, riyadh_month
+        order by booking_date
+    )
+
+),
+
+-- Where a day leaves several starts or ends over, the one that fits its neighbour is meant.
+started as (
+
+    select
+        *,
+        case
+            when len(opening_levels) = 1 then opening_levels[1]
+            else coalesce(
+                first_within(opening_levels, previous_levels),
+                case when is_circular then first_within(opening_levels, next_levels) end,
+                opening_levels[1]
+            )
+        end as opening_level
+    from neighbours
+
+),
+
+ended as (
+
+    select
+        *,
+        case
+            when is_circular then opening_level
+            when len(closing_levels) = 1 then closing_levels[1]
+            else coalesce(first_within(closing_levels, next_levels), closing_levels[1])
+        end as closing_level
+    from started
+
+),
+
+placed as (
+
+    select
+        *,
+        coalesce(
+            lag(closing_level ignore nulls) over by_day,
+            first_within(levels_before, coalesce(opening_levels, next_levels)),
+            levels_before[1]
+        ) as level_before,
+        lead(opening_level ignore nulls) over by_day as next_opening_level,
+        lead(booking_date) over by_day as next_date,
+        coalesce(
+            lag(case when closing_level is not null then booking_date end ignore nulls) over by_day,
+            told_before_date
+        ) as told_date,
+        lag(
+            case
+                when closing_level is not null
+                    then { 'unknown': running_unknown, 'known_from_at': known_from_at }
+            end ignore nulls
+        ) over by_day as previous_one
+    from ended
+    window by_day as (
+        partition by account_key, currency, riyadh_month
+        order by booking_date
+    )
+
+),
+
+judged as (
+
+    select
+        *,
+        coalesce(closing_level, level_before) as level_so_far,
+        coalesce(
+            next_opening_level,
+            case
+                when list_contains(levels_after, coalesce(closing_level, level_before))
+                    then coalesce(closing_level, level_before)
+            end,
+            levels_after[1]
+        ) as level_after,
+        stated_level is not null and booking_date = span_to as is_stated,
+        case
+            when closing_level is null then stated_doubts
+            when previous_one is null
+                then
+                    doubts_before
+                    + running_unknown - unknown_sign_count
+                    + if(known_from_at is not distinct from month_start, 0, 1)
+            else
+                running_unknown - unknown_sign_count - previous_one['unknown']
+                + if(known_from_at is not distinct from previous_one['known_from_at'], 0, 1)
+        end as doubts
+    from placed
+
+),
+
+covered as (
+
+    select
+        anchors.account_key,
+        anchors.currency,
+        anchors.from_date as span_from,
+        anchors.to_date as span_to,
+        greatest(coverage.whole_from_date, anchors.from_date) as from_date,
+        least(
+            if(
+                anchors.is_last_month and coverage.to_date = anchors.to_date,
+                coverage.to_date,
+                coverage.whole_to_date
+            ),
+            anchors.to_date
+        ) as to_date
+    from anchors
+    left join fct_account_coverage as coverage
+        on
+            anchors.account_key = coverage.account_key
+            and anchors.riyadh_month = coverage.riyadh_month
+
+),
+
+tiles as (
+
+    select
+        account_key,
+        currency,
+        from_date,
+        to_date,
+        true as is_covered
+    from covered
+    where from_date <= to_date
+
+    union all
+
+    select
+        account_key,
+        currency,
+        coalesce(
+            lag(to_date) over (partition by account_key, currency order by from_date) + 1,
+            span_from
+        ) as from_date,
+        from_date - 1 as to_date,
+        false as is_covered
+    from covered
+    where from_date <= to_date
+
+    union all
+
+    select
+        account_key,
+        currency,
+        coalesce(max(to_date) filter (where from_date <= to_date) + 1, min(span_from)) as from_date,
+        min(span_to) as to_date,
+        false as is_covered
+    from covered
+    group by account_key, currency
+
+),
+
+gaps_between as (
+
+    select
+        *,
+        unnest(
+            case
+                when stated_level is not null and next_date is null
+                    then
+                        [
+                            { 'first': booking_date + 1, 'last': span_to - 1, 'ends': false },
+                            { 'first': span_to, 'last': span_to, 'ends': true }
+                        ]
+                else
+                    [
+                        {
+                            'first': booking_date + 1,
+                            'last': coalesce(next_date - 1, span_to),
+                            'ends': false
+                        }
+                    ]
+            end
+        ) as piece
+    from judged
+    where coalesce(next_date - 1, span_to) > booking_date
+
+),
+
+quiet as (
+
+    select
+        pieces.account_key,
+        pieces.currency,
+        pieces.riyadh_month,
+        greatest(pieces.piece.first, tiles.from_date) as from_date,
+        least(pieces.piece.last, tiles.to_date) as to_date,
+        0 as booked_amount,
+        0 as booked_count,
+        pieces.level_so_far as level_before,
+        null as opening_level,
+        case when pieces.piece.ends then pieces.stated_level end as observed_level,
+        pieces.level_after,
+        pieces.running_amount,
+        null as lowest,
+        null as highest,
+        'quiet' as quality,
+        tiles.is_covered,
+        pieces.piece.ends as is_stated,
+        pieces.stated_doubts as doubts,
+        pieces.has_chain,
+        coalesce(
+            case when pieces.closing_level is not null then pieces.booking_date end,
+            pieces.told_date
+        ) as told_date,
+        pieces.stated_pull_id
+    from gaps_between as pieces
+    inner join tiles
+        on
+            pieces.account_key = tiles.account_key
+            and pieces.currency = tiles.currency
+            and pieces.piece.first <= tiles.to_date
+            and pieces.piece.last >= tiles.from_date
+            and pieces.piece.first <= pieces.piece.last
+            and tiles.from_date <= tiles.to_date
+
+),
+
+active as (
+
+    select
+        account_key,
+        currency,
+        riyadh_month,
+        booking_date as from_date,
+        booking_date as to_date,
+        booked_amount,
+        booked_count,
+        level_before,
+        opening_level,
+        case when is_stated then stated_level else closing_level end as observed_level,
+        level_after,
+        running_amount,
+        min_balance as lowest,
+        max_balance as highest,
+        quality,
+        true as is_covered,
+        is_stated,
+        doubts,
+        has_chain,
+        told_date,
+        stated_pull_id
+    from judged
+    where booked_count > 0
+
+),
+
+stretches as (
+
+    select *
+    from active
+    union all
+    select *
+    from quiet
+
+),
+
+verdicts as (
+
+    select
+        *,
+        case
+            when observed_level is not null and level_before is not null
+                then observed_level - level_before
+            -- The first balance of all has only its own day to be held against.
+            when observed_level is not null and opening_level is not null
+                then observed_level - opening_level
+        end as difference,
+        case
+            when not is_covered then 'not_covered'
+            when observed_level is not null
+                then
+                    case
+                        when level_before is null then if(has_chain, 'first_balance', 'no_balances')
+                        when observed_level <> level_before and coalesce(doubts, 0) > 0
+                            then 'unknown_before'
+                    end
+            when level_before = level_after then null
+            when quality <> 'quiet' then quality
+            when not has_chain then 'no_balances'
+            when level_before is null then 'before_first_balance'
+            when level_after is null then 'after_last_balance'
+            else 'gap_later'
+        end as doubt
+    from stretches
+
+)
+
+select
+    -- ids
+    account_key,
+
+    -- money
+    currency,
+    case
+        when not is_covered then null
+        else coalesce(opening_level, level_before, level_after) + running_amount - booked_amount
+    end::decimal(38, 9) as opening_balance,
+    booked_amount::decimal(38, 9) as booked_amount,
+    (level_before + running_amount)::decimal(38, 9) as expected_balance,
+    (observed_level + running_amount)::decimal(38, 9) as observed_balance,
+    case
+        when is_covered or observed_level is not null
+            then coalesce(observed_level, level_before, level_after) + running_amount
+    end::decimal(38, 9) as closing_balance,
+    case
+        when quality = 'chained'
+            then least(lowest, opening_level + running_amount - booked_amount)
+        when quality = 'quiet' and is_covered
+            then coalesce(observed_level, level_before, level_after) + running_amount
+    end::decimal(38, 9) as min_balance,
+    case
+        when quality = 'chained'
+            then greatest(highest, opening_level + running_amount - booked_amount)
+        when quality = 'quiet' and is_covered
+            then coalesce(observed_level, level_before, level_after) + running_amount
+    end::decimal(38, 9) as max_balance,
+    case
+        when difference <> 0 and (doubt is null or doubt = 'first_balance') then difference
+    end::decimal(38, 9) as gap_amount,
+
+    -- attributes
+    booked_count,
+    case
+        when observed_level is not null then 'observed'
+        when not is_covered then 'unknown'
+        when quality = 'quiet' and level_before is not null then 'carried'
+        when coalesce(level_before, level_after) is not null then 'derived'
+        else 'unknown'
+    end as closing_method,
+    case
+        when difference <> 0 and (doubt is null or doubt = 'first_balance') then 'gap'
+        when doubt is null then 'proved'
+        else 'unprovable'
+    end as verdict,
+    case
+        when not (coalesce(difference, 0) <> 0 and doubt = 'first_balance') or difference is null
+            then doubt
+    end as reason,
+
+    -- times
+    from_date,
+    to_date,
+    case
+        when difference <> 0 and (doubt is null or doubt = 'first_balance')
+            then
+                if(
+                    level_before is null or opening_level = level_before,
+                    from_date,
+                    told_date
+                )
+    end as gap_from_date,
+    case when observed_level is not null then to_date else told_date end as last_observed_date,
+    riyadh_month,
+
+    -- trace
+    case when is_stated then stated_pull_id end as stated_pull_id
+from verdicts

@@ -1,0 +1,45 @@
+-- The booked balance at the end of each day, without holes: told by the bank where it tells one,
+-- else carried or worked out from the movements, and null where nobody can know.
+--
+-- grain:  one row per account, currency and Riyadh day from the first to the last that is known
+-- key:    account_key, currency, balance_date
+-- stored: view
+-- counts: booked movements and booked balances; an arranged overdraft or a credit line is in none
+-- zone:   days are Riyadh's
+-- columns:
+--   balance_date    The day; the last one only up to the instant at which the bank was asked.
+--   is_proved       Whether movements and balances around the day agree; see
+--                   mart_balance_reconciliation.
+--   staleness_days  Days since the bank told the newest balance that it rests on; null where it
+--                   rests on a later one.
+-- sample: select balance_date, closing_balance, closing_method from fct_balances_daily
+--         where account_key = '…' order by balance_date
+with days as (
+
+    select
+        *,
+        unnest(generate_series(from_date, to_date, interval 1 day))::date as balance_date
+    from fct_balance_stretches
+
+)
+
+select
+    -- ids
+    account_key,
+
+    -- money
+    currency,
+    closing_balance,
+    min_balance,
+    max_balance,
+
+    -- attributes
+    closing_method,
+    balance_date - last_observed_date as staleness_days,
+
+    -- flags
+    verdict = 'proved' as is_proved,
+
+    -- times
+    balance_date
+from days

@@ -1,0 +1,57 @@
+-- Whether the movements of each day account for its balances: opening balance and all that was
+-- booked has to be the closing balance, and that the next opening.
+--
+-- grain:  one row per account, currency and Riyadh day from the first to the last that is known
+-- key:    account_key, currency, balance_date
+-- stored: view
+-- counts: booked movements and booked balances
+-- zone:   days are Riyadh's
+-- columns:
+--   balance_date           The day.
+--   suspected_cause        What a gap looks like; see fct_balance_gaps.
+--   evidence_movement_ids  Movements that explain a gap, else those of its day; null where there is
+--                          none. The movements of any other day are those of fct_transactions with
+--                          its account_key, currency and booking_date.
+-- sample: select balance_date, verdict, gap_amount, gap_from_date, suspected_cause
+--         from mart_balance_reconciliation where account_key = '…' order by balance_date
+with days as (
+
+    select
+        *,
+        unnest(generate_series(from_date, to_date, interval 1 day))::date as balance_date
+    from fct_balance_stretches
+
+)
+
+select
+    -- ids
+    days.account_key,
+
+    -- money
+    days.currency,
+    days.opening_balance,
+    days.booked_amount,
+    days.expected_balance,
+    days.observed_balance,
+    days.gap_amount,
+
+    -- attributes
+    days.booked_count,
+    days.verdict,
+    days.reason,
+    gaps.suspected_cause,
+    gaps.evidence_movement_ids,
+
+    -- times
+    days.balance_date,
+    days.gap_from_date,
+    days.last_observed_date,
+
+    -- trace
+    days.stated_pull_id
+from days
+left join fct_balance_gaps as gaps
+    on
+        days.account_key = gaps.account_key
+        and days.currency = gaps.currency
+        and days.from_date = gaps.gap_date
