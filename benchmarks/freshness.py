@@ -1,0 +1,194 @@
+"""How long from Lean's FINISHED event to the new rows in leanhouse.duckdb, and where the time goes.
+
+    python benchmarks/freshness.py [--rounds 20] [--customers 20]
+
+`dagster dev` runs idle, as `leanhouse dev` starts it. Each round lets three days pass at the offline
+Lean, refreshes one entity, and takes the time from the moment the FINISHED event is announced until
+`fct_transactions`, opened anew as an analyst would, holds more rows of that entity. The last line is
+one of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import dagster as dg
+from pydantic import SecretStr
+
+from lean_resources.resource import LeanResource
+from lean_resources.sandbox import Sandbox, serve
+from lean_resources.settings import WebhookSettings
+from lean_resources.webhooks import event_of
+from pipelines.definitions import environment_of
+from pipelines.receiver import PATH, receiving
+from pipelines.resources import InboxResource, LakeResource, silent
+from pipelines.run import instance_at, prepare_home, sync_all
+from pipelines.sensors import CLAIM_TAG
+from pipelines.warehouse import connect
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_SECONDS = 240.0
+
+
+def rows_of(lake: LakeResource, entity_id: str) -> int:
+    """Rows that an analyst who opens the file now sees of an entity."""
+    with connect(lake.lake()) as connection:
+        found = connection.execute(
+            "select count(*) from fct_transactions where entity_id = $1", [entity_id]
+        ).fetchone()
+    return int(found[0]) if found else 0
+
+
+def stages(instance: dg.DagsterInstance, claim_id: str) -> dict[str, float]:
+    """When a run reached its stages, in seconds since 1970."""
+    [record] = instance.get_run_records(dg.RunsFilter(tags={CLAIM_TAG: claim_id}), limit=1)
+    steps: dict[str, list[float]] = {}
+    for entry in instance.all_logs(record.dagster_run.run_id):
+        if entry.dagster_event is not None and entry.dagster_event.step_key:
+            steps.setdefault(str(entry.dagster_event.step_key), []).append(entry.timestamp)
+    pulls = [at for name, times in steps.items() if name.startswith("pull_") for at in times]
+    return {
+        "claimed": record.create_timestamp.timestamp(),
+        "started": record.start_time or 0.0,
+        "first_step": min(pulls),
+        "pulled": max(pulls),
+        "modelled": max(steps["models"]),
+        "published": max(steps["warehouse"]),
+    }
+
+
+def measure(args: argparse.Namespace, home: Path) -> dict[str, object]:
+    """All rounds."""
+    today = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=3 * args.rounds + 10)
+    sandbox = Sandbox(customers=args.customers, months=12, seed=7, today=today)
+    lake = LakeResource(root=str(home / "lake"), environment="sandbox")
+    inbox = InboxResource(url=f"sqlite:///{home / 'inbox' / 'sandbox.db'}")
+    box = inbox.inbox()
+    assert box is not None
+    settings = WebhookSettings(secret=SecretStr(sandbox.webhook_secret), port=0)
+    prepare_home(home / "dagster")
+    with serve(sandbox) as server, receiving(settings, box) as port:
+        values = {
+            "region": "sa",
+            "environment": "sandbox",
+            "api_url": server.url,
+            "token_url": server.token_url,
+            "client_id": sandbox.client_id,
+            "client_secret": sandbox.client_secret,
+            "requests_per_second": "500",
+        }
+        with instance_at(home / "dagster") as instance:
+            sync_all(LeanResource(**values), lake, silent, instance=instance)
+            environment = environment_of(values | {"webhook_secret": sandbox.webhook_secret}, home)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                ui = probe.getsockname()[1]
+            process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml",
+                    "-p", str(ui), "--log-level", "warning",
+                ],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+            try:
+                with sandbox.deliver(f"http://127.0.0.1:{port}{PATH}") as webhooks:
+                    return rounds(args, sandbox, lake, instance, webhooks)
+            finally:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(60)
+
+
+def rounds(
+    args: argparse.Namespace,
+    sandbox: Sandbox,
+    lake: LakeResource,
+    instance: dg.DagsterInstance,
+    webhooks: object,
+) -> dict[str, object]:
+    """Refresh one entity after the other, the first one to warm up."""
+    with connect(lake.lake()) as connection:
+        entities = [
+            row[0]
+            for row in connection.execute(
+                "select entity_id from readable_entities('transactions', now()) as readable"
+                " inner join fct_transactions using (entity_id)"
+                " where readable.skip_code is null group by all order by count(*) desc limit 5"
+            ).fetchall()
+        ]
+    seconds: list[float] = []
+    parts: list[dict[str, float]] = []
+    for number in range(args.rounds + 1):
+        entity_id = entities[number % len(entities)]
+        before = rows_of(lake, entity_id)
+        known = {run.run_id for run in instance.get_runs(dg.RunsFilter(job_name="doorbell"))}
+        sandbox.clock.advance(dt.timedelta(days=3))
+        entity = sandbox.store.find_entity(entity_id)
+        assert entity is not None
+        sandbox.store.start_refresh(entity)
+        sandbox.clock.advance(dt.timedelta(seconds=11))
+        event = event_of(sandbox.events[-1])
+        assert event.is_refreshed
+        began = time.time()
+        while rows_of(lake, entity_id) <= before:
+            if time.time() - began > PATIENCE_SECONDS:
+                raise RuntimeError("the new rows did not show")
+            time.sleep(0.1)
+        seen = time.time()
+        runs = instance.get_runs(dg.RunsFilter(job_name="doorbell"))
+        new = [run for run in runs if run.run_id not in known]
+        while not all(instance.get_run_by_id(run.run_id).is_finished for run in new):  # type: ignore[union-attr]
+            time.sleep(0.1)
+        at = stages(instance, new[-1].tags[CLAIM_TAG])
+        if number == 0:
+            continue
+        seconds.append(seen - began)
+        places = ["claimed", "started", "first_step", "pulled", "modelled", "published"]
+        times = [began, *(at[name] for name in places)]
+        parts.append(
+            dict(zip(places, (b - a for a, b in zip(times, times[1:], strict=False)), strict=True))
+        )
+        print(f"{number:>3}  {seen - began:6.1f} s", flush=True)
+    seconds.sort()
+    return {
+        "benchmark": "freshness",
+        "rounds": len(seconds),
+        "p50_seconds": round(statistics.median(seconds), 2),
+        "p95_seconds": round(seconds[min(len(seconds) - 1, int(len(seconds) * 0.95))], 2),
+        "max_seconds": round(seconds[-1], 2),
+        "where_median_seconds": {
+            name: round(statistics.median(part[name] for part in parts), 2) for name in parts[0]
+        },
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--customers", type=int, default=20)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="freshness-") as folder:
+        found = measure(args, Path(folder))
+    for name, value in found["where_median_seconds"].items():  # type: ignore[attr-defined]
+        print(f"{name:<12} after {value:5.2f} s more")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
