@@ -2,10 +2,10 @@
 
     python benchmarks/freshness.py [--rounds 20] [--customers 20]
 
-`dagster dev` runs idle, as `leanhouse dev` starts it. Each round lets three days pass at the offline
-Lean, refreshes one entity, and takes the time from the moment the FINISHED event is announced until
-`fct_transactions`, opened anew as an analyst would, holds more rows of that entity. The last line is
-one of JSON.
+`dagster dev` runs idle, as `leanhouse dev` starts it. Each round lets three days pass at the
+offline Lean, refreshes one entity, and takes the time from the moment the FINISHED event is
+announced until `fct_transactions`, opened anew as an analyst would, holds more rows of that entity.
+The last line is one of JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
@@ -106,8 +107,8 @@ def measure(args: argparse.Namespace, home: Path) -> dict[str, object]:
                 start_new_session=True,
             )  # fmt: skip
             try:
-                with sandbox.deliver(f"http://127.0.0.1:{port}{PATH}") as webhooks:
-                    return rounds(args, sandbox, lake, instance, webhooks)
+                with sandbox.deliver(f"http://127.0.0.1:{port}{PATH}"):
+                    return rounds(args, sandbox, lake, instance)
             finally:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(60)
@@ -118,7 +119,6 @@ def rounds(
     sandbox: Sandbox,
     lake: LakeResource,
     instance: dg.DagsterInstance,
-    webhooks: object,
 ) -> dict[str, object]:
     """Refresh one entity after the other, the first one to warm up."""
     with connect(lake.lake()) as connection:
@@ -159,9 +159,7 @@ def rounds(
         seconds.append(seen - began)
         places = ["claimed", "started", "first_step", "pulled", "modelled", "published"]
         times = [began, *(at[name] for name in places)]
-        parts.append(
-            dict(zip(places, (b - a for a, b in zip(times, times[1:], strict=False)), strict=True))
-        )
+        parts.append(dict(zip(places, (b - a for a, b in pairwise(times)), strict=True)))
         print(f"{number:>3}  {seen - began:6.1f} s", flush=True)
     seconds.sort()
     return {

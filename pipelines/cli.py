@@ -140,15 +140,28 @@ def dev(
     seed: Seed = 7,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of Dagster's UI.")] = 3000,
 ) -> None:
-    """Open Dagster's UI with the offline Lean behind it."""
+    """Open Dagster's UI with the offline Lean behind it, webhooks included."""
+    from pydantic import SecretStr
+
+    from lean_resources.settings import WebhookSettings
     from pipelines.definitions import environment_of
+    from pipelines.receiver import PATH, receiving
+    from pipelines.resources import InboxResource
     from pipelines.run import prepare_home
 
     home = _ROOT / "var" / "dev"
     world = Sandbox(
         customers=customers, months=months, seed=seed, today=dt.datetime.now(dt.UTC).date()
     )
-    with serve(world, port=0, mtls=False) as server:
+    inbox = InboxResource(url=f"sqlite:///{home / 'inbox' / 'sandbox.db'}").inbox()
+    assert inbox is not None  # noqa: S101 - it has a URL
+    receiver = WebhookSettings(secret=SecretStr(world.webhook_secret), port=0)
+    with (
+        serve(world, port=0, mtls=False) as server,
+        receiving(receiver, inbox) as webhook_port,
+        world.deliver(f"http://127.0.0.1:{webhook_port}{PATH}"),
+        world.passing_time(),
+    ):
         prepare_home(home / "dagster")
         environment = environment_of(
             {
@@ -159,10 +172,16 @@ def dev(
                 "client_id": world.client_id,
                 "client_secret": world.client_secret,
                 "requests_per_second": "500",
+                "webhook_secret": world.webhook_secret,
             },
             home,
         )
-        console.print(f"Offline Lean at {server.url}, Dagster at http://127.0.0.1:{port}")
+        console.print(
+            f"Offline Lean at {server.url}, Dagster at http://127.0.0.1:{port}\n"
+            f"One more customer: curl -X POST {server.url}/_sandbox/connect",
+            soft_wrap=True,
+            highlight=False,
+        )
         command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
         with subprocess.Popen(command, cwd=_ROOT, env=environment) as process:  # noqa: S603 - ours
             try:

@@ -520,7 +520,8 @@ class Store:
     def announce(self, kind: str, payload: dict[str, Any], message: str, **beside: object) -> None:
         """Log an event as Lean would send it, and send it where webhooks are set up."""
         number = next(self._event_numbers)
-        high, low = mix(self.world.seed, 61, number), mix(self.world.seed, 62, number)
+        # An inbox may outlive several sandboxes; their events differ by their time.
+        high, low = (mix(self.world.seed, one, number, self.clock.nanos) for one in (61, 62))
         event = {
             "type": kind,
             "payload": payload,
