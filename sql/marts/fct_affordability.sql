@@ -1,0 +1,370 @@
+-- What a customer could still pay every month by the rules of credit, and the movements behind
+-- every number. It shows how a rule would count; it is no decision, and the shipped rules are
+-- unverified; see affordability_rules.
+--
+-- grain:  one row per customer, currency and version of the rules that hold on the lake's day
+-- key:    customer_id, currency, rule_version
+-- stored: table
+-- counts: salaries and pensions that go on, by their typical payment, as they arrive (what an
+--         employer deducts before is not seen); other periodic income by its average over full
+--         months, of which the rules count a share; support from the state not at all; loans and
+--         buy now pay later that go on as obligations (rent is none, and the minimum payment of a
+--         credit card is not known)
+-- zone:   months are Riyadh months of booking; a month is full where every account of the customer
+--         that is covered in it is covered wholly
+-- columns:
+--   customer_id               The customer.
+--   currency                  Currency of all amounts, ISO 4217.
+--   rule_version              Version of the rules.
+--   as_of_date                Riyadh day that the rules are applied on, the lake's own today.
+--   salary                    Salaries a month, as they arrive.
+--   pension                   Pensions a month.
+--   other_average             Other periodic income that goes on, over full months, rounded to
+--                             three places; null without a full month.
+--   other_counted             The part of other_average that the rules count.
+--   counted_income            salary, pension and other_counted; null where one of them is.
+--   obligations               Credit that goes on, a month, by its average over the months with a
+--                             payment.
+--   obligations_ratio         obligations over counted_income, to four places; null without income.
+--   rule                      The rule that leaves least.
+--   article                   Where that rule stands.
+--   verification              Whether the rule was verified against the law's text.
+--   ceiling                   Most that the rule allows a month.
+--   headroom                  ceiling less obligations; below zero where it is exceeded.
+--   essential_spend           Net spending on essential categories over full months, rounded to
+--                             three places; null without a full month.
+--   essential_ratio           essential_spend over counted_income, to four places.
+--   full_months               Full months that averages rest on.
+--   window_short_of_rule      Whether other income counts although it was seen in fewer full months
+--                             than the rules want.
+--   not_applied               Conditional rules that bank data cannot tell about.
+--   verdict                   within or over the ceiling; unknown where months or income are
+--                             missing.
+--   unknown_reason            Why the verdict is unknown: months_missing or no_income; else null.
+--   salary_movement_ids       Movements behind salary and pension.
+--   other_movement_ids        Movements behind other_average, those outside of full months
+--                             included.
+--   obligation_movement_ids   Movements behind obligations; those behind essential_spend are found
+--                             in fct_spend_monthly by account, currency and month.
+-- sample: select verdict, unknown_reason, count(*) as customers from fct_affordability group by all
+with holders as (
+
+    select distinct
+        account_key,
+        customer_id
+    from bridge_accounts
+
+),
+
+rules as (
+
+    select
+        affordability_rules.rule_version,
+        affordability_rules.rule,
+        affordability_rules.basis,
+        affordability_rules.condition,
+        affordability_rules.article,
+        affordability_rules.verification,
+        clock.as_of_date,
+        affordability_rules.share::decimal(9, 4) as share,
+        affordability_rules.income_above::decimal(38, 9) as income_above,
+        affordability_rules.income_up_to::decimal(38, 9) as income_up_to,
+        affordability_rules.other_income_share::decimal(9, 4) as other_income_share,
+        affordability_rules.other_income_months::integer as other_income_months,
+        affordability_rules.least_full_months::integer as least_full_months
+    from affordability_rules
+    cross join clock
+    where
+        clock.as_of_date >= affordability_rules.valid_from::date
+        and clock.as_of_date <= coalesce(affordability_rules.valid_to::date, clock.as_of_date)
+
+),
+
+versions as (
+
+    select
+        rule_version,
+        max(as_of_date) as as_of_date,
+        max(other_income_share) as other_income_share,
+        max(other_income_months) as other_income_months,
+        max(least_full_months) as least_full_months,
+        string_agg(rule, ', ' order by rule) filter (where condition <> 'any') as not_applied
+    from rules
+    group by rule_version
+
+),
+
+full_months as (
+
+    select
+        holders.customer_id,
+        months.month
+    from fct_account_months as months
+    inner join holders on months.account_key = holders.account_key
+    group by holders.customer_id, months.month
+    having bool_and(months.is_full_month)
+
+),
+
+month_counts as (
+
+    select
+        customer_id,
+        count(*) as full_months
+    from full_months
+    group by customer_id
+
+),
+
+incomes as (
+
+    select
+        holders.customer_id,
+        streams.stream_id,
+        streams.currency,
+        streams.median_amount,
+        streams.movement_ids,
+        case
+            when streams.is_pension then 'pension' when streams.kind = 'salary' then 'salary'
+            else 'other'
+        end as counted_as
+    from fct_income_streams as streams
+    inner join holders on streams.account_key = holders.account_key
+    where
+        streams.status <> 'stopped'
+        and not streams.is_support
+        and (streams.kind = 'salary' or streams.is_pension or streams.cadence <> 'irregular')
+
+),
+
+earned as (
+
+    select
+        customer_id,
+        currency,
+        coalesce(sum(median_amount) filter (where counted_as = 'salary'), 0) as salary,
+        coalesce(sum(median_amount) filter (where counted_as = 'pension'), 0) as pension,
+        list_sort(flatten(
+            coalesce(list(movement_ids) filter (where counted_as <> 'other'), [])
+        )) as salary_movement_ids,
+        list_sort(flatten(
+            coalesce(list(movement_ids) filter (where counted_as = 'other'), [])
+        )) as other_movement_ids
+    from incomes
+    group by customer_id, currency
+
+),
+
+others as (
+
+    select
+        incomes.customer_id,
+        incomes.currency,
+        sum(movements.payment) as total
+    from fct_counterparty_movements as movements
+    inner join incomes on movements.stream_id = incomes.stream_id
+    inner join full_months
+        on
+            incomes.customer_id = full_months.customer_id
+            and strftime(movements.booking_date, '%Y-%m') = full_months.month
+    where incomes.counted_as = 'other'
+    group by incomes.customer_id, incomes.currency
+
+),
+
+owed as (
+
+    select
+        customer_id,
+        currency,
+        sum(active_average) as obligations,
+        list_sort(flatten(list(movement_ids))) as obligation_movement_ids
+    from fct_obligations
+    where is_ongoing and kind in ('loan', 'bnpl')
+    group by customer_id, currency
+
+),
+
+essentials as (
+
+    select
+        holders.customer_id,
+        spend.currency,
+        sum(spend.net_spend) as total
+    from fct_spend_monthly as spend
+    inner join holders on spend.account_key = holders.account_key
+    inner join full_months
+        on holders.customer_id = full_months.customer_id and spend.month = full_months.month
+    where spend.is_essential
+    group by holders.customer_id, spend.currency
+
+),
+
+customers as (
+
+    select
+        customer_id,
+        currency
+    from earned
+
+    union
+
+    select
+        customer_id,
+        currency
+    from owed
+
+    union
+
+    select
+        customer_id,
+        currency
+    from essentials
+
+),
+
+counted as (
+
+    select
+        customers.customer_id,
+        customers.currency,
+        versions.rule_version,
+        versions.as_of_date,
+        versions.other_income_months,
+        versions.least_full_months,
+        versions.not_applied,
+        coalesce(month_counts.full_months, 0) as full_months,
+        coalesce(earned.salary, 0)::decimal(38, 9) as salary,
+        coalesce(earned.pension, 0)::decimal(38, 9) as pension,
+        mean_amount(coalesce(others.total, 0), coalesce(month_counts.full_months, 0))
+            as other_average,
+        scaled_amount(
+            mean_amount(coalesce(others.total, 0), coalesce(month_counts.full_months, 0)),
+            versions.other_income_share
+        ) as other_counted,
+        coalesce(owed.obligations, 0)::decimal(38, 9) as obligations,
+        mean_amount(coalesce(essentials.total, 0), coalesce(month_counts.full_months, 0))
+            as essential_spend,
+        coalesce(earned.salary_movement_ids, []) as salary_movement_ids,
+        coalesce(earned.other_movement_ids, []) as other_movement_ids,
+        coalesce(owed.obligation_movement_ids, []) as obligation_movement_ids
+    from customers
+    cross join versions
+    left join month_counts on customers.customer_id = month_counts.customer_id
+    left join earned
+        on customers.customer_id = earned.customer_id and customers.currency = earned.currency
+    left join others
+        on customers.customer_id = others.customer_id and customers.currency = others.currency
+    left join owed
+        on customers.customer_id = owed.customer_id and customers.currency = owed.currency
+    left join essentials
+        on
+            customers.customer_id = essentials.customer_id
+            and customers.currency = essentials.currency
+
+),
+
+summed as (
+
+    select
+        *,
+        salary + pension + other_counted as counted_income
+    from counted
+
+),
+
+ceilings as (
+
+    select
+        summed.customer_id,
+        summed.currency,
+        summed.rule_version,
+        rules.rule,
+        rules.article,
+        rules.verification,
+        scaled_amount(
+            case rules.basis
+                when 'salary' then summed.salary when 'pension' then summed.pension
+                else summed.counted_income
+            end,
+            rules.share
+        ) as ceiling
+    from summed
+    inner join rules on summed.rule_version = rules.rule_version
+    where
+        rules.condition = 'any'
+        and (rules.basis <> 'salary' or (summed.salary > 0 and summed.pension = 0))
+        and (rules.basis <> 'pension' or summed.pension > 0)
+        and summed.counted_income > coalesce(rules.income_above, 0)
+        and summed.counted_income <= coalesce(rules.income_up_to, summed.counted_income)
+    qualify
+        row_number() over (
+            partition by summed.customer_id, summed.currency, summed.rule_version
+            order by ceiling asc, rules.rule asc
+        ) = 1
+
+)
+
+select
+    -- ids
+    summed.customer_id,
+    summed.rule_version,
+
+    -- money
+    summed.currency,
+    summed.salary,
+    summed.pension,
+    summed.other_average,
+    summed.other_counted,
+    summed.counted_income,
+    summed.obligations,
+    ceilings.ceiling,
+    ceilings.ceiling - summed.obligations as headroom,
+    summed.essential_spend,
+
+    -- attributes
+    case
+        when summed.counted_income > 0
+            then round(summed.obligations / summed.counted_income, 4)::decimal(18, 4)
+    end as obligations_ratio,
+    case
+        when summed.counted_income > 0
+            then round(summed.essential_spend / summed.counted_income, 4)::decimal(18, 4)
+    end as essential_ratio,
+    ceilings.rule,
+    ceilings.article,
+    ceilings.verification,
+    summed.not_applied,
+    case
+        when
+            summed.full_months < summed.least_full_months
+            or ceilings.ceiling is null
+            then 'unknown'
+        when summed.obligations <= ceilings.ceiling then 'within'
+        else 'over'
+    end as verdict,
+    case
+        when summed.full_months < summed.least_full_months then 'months_missing'
+        when ceilings.ceiling is null then 'no_income'
+    end as unknown_reason,
+
+    -- flags
+    summed.other_counted > 0 and summed.full_months < summed.other_income_months
+        as window_short_of_rule,
+
+    -- times
+    summed.as_of_date,
+
+    -- coverage
+    summed.full_months,
+
+    -- trace
+    summed.salary_movement_ids,
+    summed.other_movement_ids,
+    summed.obligation_movement_ids
+from summed
+left join ceilings
+    on
+        summed.customer_id = ceilings.customer_id
+        and summed.currency = ceilings.currency
+        and summed.rule_version = ceilings.rule_version
