@@ -1,7 +1,7 @@
 """The same pull by a Singer tap piped into a target, from the first request to Parquet files.
 
-Runs in `.venv-bench`. The tap asks for one page after the other, as the Singer SDK does; numbers
-are floats, and neither answers nor a proof are kept.
+Runs in `.venv-bench`. The tap asks for one page after the other, as the Singer SDK does; neither
+answers nor a proof are kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def _schema(values: list[Any]) -> dict[str, Any]:
         return {"type": ["boolean", "null"]}
     if found and all(isinstance(value, int | float) for value in found):
         return {"type": ["number", "null"]}
-    return {"type": ["string", "null"]}
+    is_mixed = any(isinstance(value, int | float) for value in found)
+    return {"type": ["string", *(["number"] if is_mixed else []), "null"]}
 
 
 def main(url: str, folder: Path, work: Path) -> None:
