@@ -51,7 +51,7 @@ _MONTH_STREAMS = {
 }
 _BY_MONTH = {*_MONTH_STREAMS, "pulls", "claims"}
 """What models that are kept by month see a part of; rows without a month are not in any."""
-_LEDGER = {"account_days", "paused_banks"}
+_LEDGER = {"account_days", "account_windows", "paused_banks"}
 
 
 class BuildError(Exception):

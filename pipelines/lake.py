@@ -67,7 +67,7 @@ PARENTS = ("banks", "entities", "consents", "accounts")
 """The streams that the views and macros of this folder read."""
 _TABLES = ("claims", "merged_pulls")
 _VIEWS = ("paused_banks", "clock")
-_VIEWS_OF_MACROS = ("account_days",)
+_VIEWS_OF_MACROS = ("account_days", "account_windows")
 _MACROS = {
     "readable_entities": "wanted_permission, at_instant",
     "readable_accounts": "wanted_permission, at_instant",

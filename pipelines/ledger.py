@@ -262,6 +262,18 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "code": "Why the day is not known, where a code tells.",
         },
     ),
+    "account_windows": (
+        "Accounts and the days whose transactions may be read, at the lake's clock; one row per"
+        " account.",
+        {
+            "account_id": "The account.",
+            "entity_id": "Its entity.",
+            "bank_identifier": "Its bank.",
+            "skip_code": "Why nothing may be read of it, or null.",
+            "from_date": "First UTC day that the consent allows.",
+            "to_date": "Last UTC day that the consent allows, inclusive.",
+        },
+    ),
     "paused_banks": (
         "Banks whose data Lean or the application's owner has switched off; one row per bank.",
         {

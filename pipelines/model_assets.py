@@ -25,7 +25,15 @@ FOLLOW = (
 """Rebuild when what is read has changed. Unlike `eager`, months that were never pulled do not
 hold it up."""
 
-_LEDGER = {"pulls", "claims", "account_days", "refresh_spends", "refresh_attempts", "paused_banks"}
+_LEDGER = {
+    "pulls",
+    "claims",
+    "account_days",
+    "account_windows",
+    "refresh_spends",
+    "refresh_attempts",
+    "paused_banks",
+}
 
 
 def model_assets(models: Models) -> list[dg.AssetsDefinition]:

@@ -1,0 +1,258 @@
+-- What is known of each account's days: zero where it is known that nothing moved, unknown where
+-- nobody could read, and why.
+--
+-- grain:  one row per real account and stretch of UTC days with one status and reason
+-- key:    account_key, utc_from
+-- stored: table
+-- counts: from the first day that is permitted or known to the day of the lake's clock; a day that
+--         several of Lean's ids could tell has the best of their statuses
+-- zone:   days are UTC days, as in Lean's requests; see fct_account_coverage for Riyadh days
+-- columns:
+--   account_key  The real account; see dim_accounts.
+--   utc_from     First UTC day of the stretch.
+--   utc_to       Last UTC day of the stretch, inclusive.
+--   day_count    Days of the stretch.
+--   status       covered, a read speaks for the days; not_yet_pulled, permitted, but not read;
+--                bank_refused, the last read failed or the bank is paused; not_permitted.
+--   reason       Code that says why the days are not known; OUTSIDE_CONSENT where they lie before
+--                or behind what the consent allows; null where covered or not yet pulled.
+--   as_of        The lake's clock.
+-- sample: select status, reason, sum(day_count) as days from mart_coverage
+--         group by all order by all
+with here as (
+
+    select
+        as_of,
+        (as_of at time zone 'UTC')::date as today
+    from clock
+
+),
+
+spoken as (
+
+    select
+        bridge_accounts.account_key,
+        claims.claimed_from,
+        claims.claimed_to
+    from claims
+    inner join bridge_accounts on claims.parent_id = bridge_accounts.account_id
+    where claims.stream = 'transactions'
+
+),
+
+windows as (
+
+    select
+        bridge_accounts.account_key,
+        bridge_accounts.account_id,
+        account_windows.skip_code,
+        account_windows.from_date,
+        account_windows.to_date
+    from account_windows
+    inner join bridge_accounts on account_windows.account_id = bridge_accounts.account_id
+
+),
+
+-- Months whose last read failed: nothing else changes from one month to the next.
+attempts as (
+
+    select
+        parent_id as account_id,
+        month,
+        arg_max(outcome, (asked_at, pull_id)) as outcome,
+        arg_max(coalesce(code, ''), (asked_at, pull_id)) as code
+    from pulls
+    where stream = 'transactions' and outcome <> 'SKIPPED'
+    group by all
+
+),
+
+failed as (
+
+    select
+        windows.account_key,
+        attempts.account_id,
+        attempts.code,
+        greatest((attempts.month || '-01')::date, windows.from_date) as first_day,
+        least(last_day((attempts.month || '-01')::date), windows.to_date) as final_day
+    from attempts
+    inner join windows on attempts.account_id = windows.account_id
+    where
+        attempts.outcome = 'FAILED'
+        and strftime(windows.from_date, '%Y-%m') <= attempts.month
+        and strftime(windows.to_date, '%Y-%m') >= attempts.month
+
+),
+
+edges as (
+
+    select
+        account_key,
+        unnest([claimed_from, claimed_to + 1]) as edge
+    from spoken
+
+    union
+
+    select
+        account_key,
+        unnest([from_date, case when to_date < date '9999-12-31' then to_date + 1 end]) as edge
+    from windows
+
+    union
+
+    select
+        account_key,
+        unnest([first_day, final_day + 1]) as edge
+    from failed
+
+    union
+
+    select
+        windows.account_key,
+        here.today + 1 as edge
+    from windows
+    cross join here
+
+),
+
+pieces as (
+
+    select
+        edges.account_key,
+        edges.edge as utc_from,
+        lead(edges.edge) over (
+            partition by edges.account_key
+            order by edges.edge
+        ) - 1 as utc_to
+    from edges
+    cross join here
+    where edges.edge <= here.today + 1
+
+),
+
+-- One read may speak for days that another one speaks for too: pieces lie within both or neither.
+covered as (
+
+    select distinct
+        pieces.account_key,
+        pieces.utc_from
+    from pieces
+    inner join spoken
+        on
+            pieces.account_key = spoken.account_key
+            and pieces.utc_from between spoken.claimed_from and spoken.claimed_to
+
+),
+
+open_pieces as (
+
+    select pieces.*
+    from pieces
+    left join covered
+        on pieces.account_key = covered.account_key and pieces.utc_from = covered.utc_from
+    where covered.account_key is null and pieces.utc_to is not null
+
+),
+
+told as (
+
+    select
+        open_pieces.account_key,
+        open_pieces.utc_from,
+        case
+            when windows.skip_code = 'BANK_PAUSED' then 'bank_refused'
+            when
+                windows.account_id is null
+                or windows.skip_code is not null
+                or open_pieces.utc_from not between windows.from_date and windows.to_date
+                then 'not_permitted'
+            when failed.account_id is not null then 'bank_refused'
+            else 'not_yet_pulled'
+        end as status,
+        case
+            when windows.skip_code is not null then windows.skip_code
+            when
+                windows.account_id is null
+                or open_pieces.utc_from not between windows.from_date and windows.to_date
+                then 'OUTSIDE_CONSENT'
+            else failed.code
+        end as reason
+    from open_pieces
+    left join windows on open_pieces.account_key = windows.account_key
+    left join failed
+        on
+            windows.account_id = failed.account_id
+            and open_pieces.utc_from between failed.first_day and failed.final_day
+
+),
+
+best as (
+
+    select
+        account_key,
+        utc_from,
+        status,
+        reason
+    from told
+    qualify
+        row_number() over (
+            partition by account_key, utc_from
+            order by
+                list_position(['not_yet_pulled', 'bank_refused', 'not_permitted'], status) asc,
+                reason asc nulls last
+        ) = 1
+
+),
+
+judged as (
+
+    select
+        pieces.account_key,
+        pieces.utc_from,
+        pieces.utc_to,
+        coalesce(best.status, 'covered') as status,
+        best.reason
+    from pieces
+    left join best
+        on pieces.account_key = best.account_key and pieces.utc_from = best.utc_from
+    where pieces.utc_to is not null
+
+),
+
+turned as (
+
+    select
+        *,
+        coalesce(
+            lag(status) over account_days = status
+            and lag(reason) over account_days is not distinct from reason,
+            false
+        ) as is_same
+    from judged
+    window account_days as (partition by account_key order by utc_from)
+
+),
+
+numbered as (
+
+    select
+        *,
+        count(*) filter (where not is_same) over (
+            partition by account_key
+            order by utc_from
+        ) as stretch
+    from turned
+
+)
+
+select
+    numbered.account_key,
+    min(numbered.utc_from) as utc_from,
+    max(numbered.utc_to) as utc_to,
+    max(numbered.utc_to) - min(numbered.utc_from) + 1 as day_count,
+    numbered.status,
+    numbered.reason,
+    here.as_of
+from numbered
+cross join here
+group by numbered.account_key, numbered.stretch, numbered.status, numbered.reason, here.as_of

@@ -1,0 +1,169 @@
+-- Whether the feed is well: what was pulled of each bank and stream on each day, how fast, how
+-- fresh, at which cost, and what went wrong.
+--
+-- grain:  one row per bank, stream and Riyadh day on which something was pulled or spent
+-- key:    bank_identifier, stream, pulled_date
+-- stored: table
+-- zone:   pulled_date is the Riyadh day of asking by this machine's clock; refreshes are counted on
+--         the day by Lean's clock, which is the same but for simulated worlds
+-- columns:
+--   bank_identifier   Bank of the entity; application for streams that are not read from a bank.
+--   stream            The stream; see pulls.
+--   pulled_date       The Riyadh day.
+--   pull_count        Pulls, whatever their outcome.
+--   committed_count   Pulls that brought what counts since.
+--   unchanged_count   Pulls that found nothing new.
+--   skipped_count     Pulls that were not permitted, and so not tried or refused for good.
+--   failed_count      Pulls that failed.
+--   success_share     Committed and unchanged ones among those that were not skipped, from 0 to 1,
+--                     rounded half up to four places; null where all were.
+--   row_count         Rows that were committed.
+--   quarantined_count  Records that did not fit.
+--   request_count     Requests made, repeated ones included.
+--   byte_count        Bytes of bodies, decoded.
+--   refresh_spends    Refreshes that were spent on the bank; told on rows of the stream refreshes.
+--   p50_seconds       Seconds that half of the reads took at most; a read of several months is one.
+--   p95_seconds       Seconds that 95 in 100 of the reads took at most.
+--   oldest_refreshed_at  State of the bank's data that was read which is furthest behind, UTC.
+--   newest_refreshed_at  State of the bank's data that was read which is newest, UTC.
+--   p50_lag_hours     How far half of the pulls were at most behind the newest state of any bank
+--                     that was read on the day, in hours, rounded half up to two places.
+--   max_lag_hours     How far the furthest of them was behind it.
+--   failed_codes      Failed pulls by code; null without one.
+--   skipped_codes     Skipped pulls by code; null without one.
+-- sample: select bank_identifier, stream, success_share, failed_codes from mart_sync_health
+--         where success_share < 1 order by pulled_date desc, success_share
+with asked as (
+
+    select
+        coalesce(bank_identifier, 'application') as bank_identifier,
+        stream,
+        riyadh_date(asked_at) as pulled_date,
+        outcome,
+        code,
+        rows,
+        quarantined,
+        requests,
+        bytes,
+        refreshed_at,
+        case when requests > 0 then epoch_us(finished_at) - epoch_us(asked_at) end as microseconds
+    from pulls
+
+),
+
+newest as (
+
+    select
+        pulled_date,
+        max(refreshed_at) as refreshed_at
+    from asked
+    where outcome in ('COMMITTED', 'UNCHANGED')
+    group by pulled_date
+
+),
+
+banks_of_entities as (
+
+    select
+        entity_id,
+        bank_identifier
+    from dim_entities
+    where is_current
+
+),
+
+spent as (
+
+    select
+        coalesce(banks_of_entities.bank_identifier, 'application') as bank_identifier,
+        'refreshes' as stream,
+        riyadh_date(refresh_spends.spent_at) as pulled_date,
+        count(*) as refresh_spends
+    from refresh_spends
+    left join banks_of_entities on refresh_spends.entity_id = banks_of_entities.entity_id
+    group by all
+
+),
+
+pulled as (
+
+    select
+        asked.bank_identifier,
+        asked.stream,
+        asked.pulled_date,
+        count(*) as pull_count,
+        count(*) filter (where asked.outcome = 'COMMITTED') as committed_count,
+        count(*) filter (where asked.outcome = 'UNCHANGED') as unchanged_count,
+        count(*) filter (where asked.outcome = 'SKIPPED') as skipped_count,
+        count(*) filter (where asked.outcome = 'FAILED') as failed_count,
+        sum(asked.rows)::bigint as row_count,
+        sum(asked.quarantined)::bigint as quarantined_count,
+        sum(asked.requests)::bigint as request_count,
+        sum(asked.bytes)::bigint as byte_count,
+        quantile_disc(asked.microseconds, 0.5) as p50_microseconds,
+        quantile_disc(asked.microseconds, 0.95) as p95_microseconds,
+        min(asked.refreshed_at) filter (
+            where asked.outcome in ('COMMITTED', 'UNCHANGED')
+        ) as oldest_refreshed_at,
+        max(asked.refreshed_at) filter (
+            where asked.outcome in ('COMMITTED', 'UNCHANGED')
+        ) as newest_refreshed_at,
+        quantile_disc(epoch_us(newest.refreshed_at) - epoch_us(asked.refreshed_at), 0.5) filter (
+            where asked.outcome in ('COMMITTED', 'UNCHANGED')
+        ) as p50_lag,
+        max(epoch_us(newest.refreshed_at) - epoch_us(asked.refreshed_at)) filter (
+            where asked.outcome in ('COMMITTED', 'UNCHANGED')
+        ) as max_lag,
+        histogram(asked.code) filter (where asked.outcome = 'FAILED') as failed_codes,
+        histogram(asked.code) filter (where asked.outcome = 'SKIPPED') as skipped_codes
+    from asked
+    left join newest on asked.pulled_date = newest.pulled_date
+    group by asked.bank_identifier, asked.stream, asked.pulled_date
+
+)
+
+select
+    -- ids
+    coalesce(pulled.bank_identifier, spent.bank_identifier) as bank_identifier,
+    coalesce(pulled.stream, spent.stream) as stream,
+    coalesce(pulled.pulled_date, spent.pulled_date) as pulled_date,
+
+    -- counts
+    coalesce(pulled.pull_count, 0) as pull_count,
+    coalesce(pulled.committed_count, 0) as committed_count,
+    coalesce(pulled.unchanged_count, 0) as unchanged_count,
+    coalesce(pulled.skipped_count, 0) as skipped_count,
+    coalesce(pulled.failed_count, 0) as failed_count,
+    case
+        when pulled.pull_count > pulled.skipped_count
+            then round(
+                (
+                    (pulled.committed_count + pulled.unchanged_count)
+                    / (pulled.pull_count - pulled.skipped_count)
+                )::decimal(18, 9),
+                4
+            )::decimal(5, 4)
+    end as success_share,
+    coalesce(pulled.row_count, 0) as row_count,
+    coalesce(pulled.quarantined_count, 0) as quarantined_count,
+    coalesce(pulled.request_count, 0) as request_count,
+    coalesce(pulled.byte_count, 0) as byte_count,
+    coalesce(spent.refresh_spends, 0) as refresh_spends,
+
+    -- times
+    (pulled.p50_microseconds::decimal(18, 0) * 0.000001)::decimal(18, 6) as p50_seconds,
+    (pulled.p95_microseconds::decimal(18, 0) * 0.000001)::decimal(18, 6) as p95_seconds,
+    pulled.oldest_refreshed_at,
+    pulled.newest_refreshed_at,
+    round((pulled.p50_lag / 3600000000)::decimal(18, 9), 2)::decimal(18, 2) as p50_lag_hours,
+    round((pulled.max_lag / 3600000000)::decimal(18, 9), 2)::decimal(18, 2) as max_lag_hours,
+
+    -- errors
+    pulled.failed_codes,
+    pulled.skipped_codes
+from pulled
+full outer join spent
+    on
+        pulled.bank_identifier = spent.bank_identifier
+        and pulled.stream = spent.stream
+        and pulled.pulled_date = spent.pulled_date
