@@ -1,22 +1,30 @@
 -- Pulls, rows and requests are those of the ledger.
-select
-    ledger.pulls,
-    health.pulls as counted
-from (
+with ledger as (
+
     select
-        count(*) as pulls,
-        sum(rows) as row_total,
-        sum(requests) as request_total
+        count(*) as pull_count,
+        coalesce(sum(rows), 0) as row_count,
+        coalesce(sum(requests), 0) as request_count
     from pulls
-) as ledger
-cross join (
+
+),
+
+health as (
+
     select
-        coalesce(sum(pull_count), 0) as pulls,
-        sum(row_count) as row_total,
-        sum(request_count) as request_total
+        coalesce(sum(pull_count), 0) as pull_count,
+        coalesce(sum(row_count), 0) as row_count,
+        coalesce(sum(request_count), 0) as request_count
     from mart_sync_health
-) as health
+
+)
+
+select
+    ledger.pull_count as ledger_pulls,
+    health.pull_count as health_pulls
+from ledger
+cross join health
 where
-    ledger.pulls <> health.pulls
-    or ledger.row_total <> health.row_total
-    or ledger.request_total <> health.request_total
+    ledger.pull_count <> health.pull_count
+    or ledger.row_count <> health.row_count
+    or ledger.request_count <> health.request_count
