@@ -263,8 +263,7 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         },
     ),
     "account_windows": (
-        "Accounts and the days whose transactions may be read, at the lake's clock; one row per"
-        " account.",
+        "Accounts and the UTC days whose transactions may be read, at the lake's clock.",
         {
             "account_id": "The account.",
             "entity_id": "Its entity.",

@@ -1,0 +1,51 @@
+-- What stands behind an account's key: for those who may know whose account it is.
+--
+-- grain:  one row per real account
+-- key:    account_key
+-- stored: view
+-- counts: every account that was ever listed; numbers and names of every time that it was
+-- columns:
+--   account_ids                 Lean's ids that ever stood for it, sorted.
+--   iban                 (pii)  IBAN in capitals without spaces; null where the bank gives none.
+--   masked_pans          (pii)  Masked card numbers of it, sorted.
+--   account_holder_names (pii)  Names of its holders as banks wrote them, sorted.
+--   nicknames            (pii)  The holders' own names for it, sorted.
+-- sample: select * from pii_accounts where account_key = '…'
+with told as (
+
+    select
+        bridge_accounts.account_key,
+        accounts_history.account_id,
+        iban_of(accounts_history.identifications) as iban,
+        list_min(list_filter(
+            list_transform(
+                accounts_history.identifications,
+                lambda one: one.identification  -- noqa: RF01
+            ),
+            lambda found: regexp_full_match(found, '[*Xx]+[0-9]{4}')  -- noqa: RF02,RF03
+        )) as masked_pan,
+        accounts_history.account_holder_name,
+        accounts_history.nickname
+    from accounts_history
+    inner join bridge_accounts on accounts_history.account_id = bridge_accounts.account_id
+
+)
+
+select
+    account_key,
+    list_sort(list(distinct account_id)) as account_ids,
+    min(iban) as iban,
+    coalesce(
+        list_sort(list(distinct masked_pan) filter (where masked_pan is not null)), []
+    ) as masked_pans,
+    coalesce(
+        list_sort(
+            list(distinct account_holder_name) filter (where account_holder_name is not null)
+        ),
+        []
+    ) as account_holder_names,
+    coalesce(
+        list_sort(list(distinct nickname) filter (where nickname is not null)), []
+    ) as nicknames
+from told
+group by account_key
