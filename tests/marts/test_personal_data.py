@@ -51,8 +51,12 @@ def personal_values(sandbox):
     }
     for true in sandbox.truth("transactions"):
         public |= set(true["record"].get("flags") or ())
+    # Categories and the like are words of this project: a nickname may be one of them.
+    own = "\n".join(file.read_text() for file in models().seeds.values())
     return {
-        text for text in found - public if len(text) >= _SHORTEST and not text.startswith("202")
+        text
+        for text in found - public
+        if len(text) >= _SHORTEST and not text.startswith("202") and text not in own
     }
 
 

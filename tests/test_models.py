@@ -1,0 +1,653 @@
+"""The model layer: what is refused at load, lineage, what is built again, readers, automation."""
+
+import datetime as dt
+import hashlib
+import hmac
+import threading
+import unicodedata
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pytest
+import sqlglot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_lake import DAY, NOW, commit, customers, movements, pull
+
+from lean_resources.streams import STREAMS
+from pipelines import build as building
+from pipelines.build import attach_models, build, current_manifest, vacuum_models
+from pipelines.lake import Lake
+from pipelines.lineage import trace
+from pipelines.model_assets import model_assets
+from pipelines.models import ROOT, ModelError, load
+from pipelines.relations import add_macros
+from pipelines.resources import LakeResource, silent
+from pipelines.warehouse import connect, publish
+
+JANUARY, FEBRUARY = dt.date(2026, 1, 10), dt.date(2026, 2, 10)
+
+
+def sql(select, *columns, key="customer_id", stored="table", **entries):
+    """The text of a model; columns are lines of its header."""
+    lines = ["For a test.", "", "grain:  one row", f"key:    {key}", f"stored: {stored}"]
+    lines += [f"{name}: {value}" for name, value in entries.items()]
+    lines += ["columns:", *(f"  {column}" for column in columns)] if columns else []
+    header = "\n".join(f"-- {line}".rstrip() for line in lines)
+    return f"{header}\n{select}\n"
+
+
+def written(folder, **files):
+    """A folder of models, named layer__name."""
+    for name, text in files.items():
+        layer, _, stem = name.partition("__")
+        (folder / layer).mkdir(parents=True, exist_ok=True)
+        (folder / layer / f"{stem}.sql").write_text(text)
+    if not (folder / "macros").exists():
+        (folder / "macros").symlink_to(ROOT / "macros")
+    return folder
+
+
+PLAIN = sql("select customer_id from customers")
+REFUSED = {
+    "circle": (
+        {
+            "marts__one": sql("select customer_id from two"),
+            "marts__two": sql("select customer_id from one"),
+        },
+        r"marts/(one|two)\.sql:6: models read each other in a circle",
+    ),
+    "unknown-table": (
+        {"marts__one": sql("select customer_id\nfrom clients")},
+        r"marts/one\.sql:7: there is no stream, model or seed clients",
+    ),
+    "no-key": (
+        {"marts__one": PLAIN.replace("-- key:    customer_id\n", "")},
+        r"marts/one\.sql:1: the header has no key",
+    ),
+    "key-that-is-no-column": (
+        {"marts__one": sql("select app_user_id from customers")},
+        r"marts/one\.sql:4: the SELECT has no column customer_id",
+    ),
+    "does-not-parse": (
+        {"marts__one": sql("select customer_id\nfrom customers where (")},
+        r"marts/one\.sql:\d+: the SELECT does not parse",
+    ),
+    "no-select": (
+        {"marts__one": sql("drop table customers")},
+        r"marts/one\.sql:1: a file holds one SELECT and nothing else",
+    ),
+    "two-statements": (
+        {"marts__one": sql("select customer_id from customers; select 1")},
+        r"marts/one\.sql:1: a file holds one SELECT and nothing else",
+    ),
+    "does-not-bind": (
+        {"marts__one": sql("select\n    customer_id,\n    surname\nfrom customers")},
+        r"marts/one\.sql:8: .*surname",
+    ),
+    "header-names-what-is-not-there": (
+        {"marts__one": sql("select customer_id from customers", "surname  A name.")},
+        r"marts/one\.sql:7: the SELECT has no column surname",
+    ),
+    "undocumented": (
+        {"marts__one": sql("select customer_id, 1 as score from customers")},
+        r"marts/one\.sql:5: column score has no meaning",
+    ),
+    "meaning-without-a-full-stop": (
+        {"marts__one": sql("select customer_id, 1 as score from customers", "score  A number")},
+        r"marts/one\.sql:7: score: its meaning is not a sentence",
+    ),
+    "no-first-sentence": (
+        {"marts__one": PLAIN.replace("-- For a test.", "-- For a test")},
+        r"marts/one\.sql:1: the header does not start with a sentence",
+    ),
+    "column-twice": (
+        {
+            "marts__one": sql(
+                "select customer_id, 1 as score from customers", "score  A.", "score  B."
+            )
+        },
+        r"marts/one\.sql:8: column score stands twice",
+    ),
+    "personal-in-a-mart": (
+        {"marts__one": sql("select account_id, nickname from accounts", key="account_id")},
+        r"marts/one\.sql:5: nickname is personal, and marts hold none",
+    ),
+    "made-of-personal": (
+        {
+            "marts__one": sql(
+                "select account_id, upper(nickname) as loud from accounts",
+                "loud  Loud.",
+                key="account_id",
+            )
+        },
+        r"marts/one\.sql:7: loud is made of personal columns",
+    ),
+    "made-of-personal-two-models-up": (
+        {
+            "staging__names": sql(
+                "select account_id, lower(nickname) as quiet from accounts",
+                "quiet (pii)  Quiet.",
+                key="account_id",
+                stored="view",
+            ),
+            "marts__one": sql(
+                "select account_id, length(quiet) as size from names",
+                "size  A length.",
+                key="account_id",
+            ),
+        },
+        r"marts/one\.sql:7: size is made of personal columns",
+    ),
+    "cleared-of-nothing": (
+        {"marts__one": sql("select customer_id from customers", cleared="customer_id (an id)")},
+        r"marts/one\.sql:6: customer_id is made of nothing personal",
+    ),
+    "cleared-column-that-is-not-there": (
+        {"marts__one": sql("select customer_id from customers", cleared="surname (short)")},
+        r"marts/one\.sql:6: the SELECT has no column surname",
+    ),
+    "stored-in-no-known-way": (
+        {"marts__one": sql("select customer_id from customers", stored="weekly")},
+        r"marts/one\.sql:5: stored is",
+    ),
+    "stored-by-no-column": (
+        {"marts__one": sql("select customer_id from customers", stored="by month")},
+        r"marts/one\.sql:5: the SELECT has no column month",
+    ),
+    "name-of-a-stream": (
+        {"marts__customers": PLAIN},
+        r"marts/customers\.sql:1: customers is the name of a stream",
+    ),
+    "staging-that-reads-marts": (
+        {"marts__one": PLAIN, "staging__two": sql("select customer_id from one")},
+        r"staging/two\.sql:6: staging may not read one",
+    ),
+    "name-in-two-layers": (
+        {"marts__one": PLAIN, "staging__one": PLAIN},
+        r"marts/one\.sql:1: staging has that name too",
+    ),
+    "check-about-nothing": (
+        {"marts__one": PLAIN, "checks__two__holds": "-- It holds.\nselect 1 as one"},
+        r"checks/two__holds\.sql:1: a check is named",
+    ),
+    "check-without-a-claim": (
+        {"marts__one": PLAIN, "checks__one__holds": "select customer_id from one"},
+        r"checks/one__holds\.sql:1: the first comment is not the claim",
+    ),
+    "check-of-no-known-severity": (
+        {
+            "marts__one": PLAIN,
+            "checks__one__holds": "-- It holds.\n-- severity: fatal\nselect customer_id from one",
+        },
+        r"checks/one__holds\.sql:2: severity is error or warning",
+    ),
+    "check-that-shows-names": (
+        {
+            "marts__one": PLAIN,
+            "checks__one__holds": "-- It holds.\nselect nickname\nfrom accounts",
+        },
+        r"checks/one__holds\.sql:2: nickname is personal and would be shown",
+    ),
+    "sample-that-does-not-bind": (
+        {"marts__one": sql("select customer_id from customers", sample="select surname from one")},
+        r"marts/one\.sql:6: .*surname",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_is_refused_with_file_and_line(name, tmp_path):
+    """What is wrong with a model is told at load, where it stands."""
+    files, expected = REFUSED[name]
+
+    with pytest.raises(ModelError, match=expected):
+        load(written(tmp_path, **files))
+
+
+def test_what_is_refused_is_accepted_when_it_is_right(tmp_path):
+    """The models of the refusals are themselves sound: nothing else is wrong with them."""
+    models = load(written(tmp_path, marts__one=PLAIN, staging__two=PLAIN))
+
+    assert [model.name for model in models] == ["two", "one"]
+    assert models["one"].columns[0].doc == STREAMS["customers"].column("customer_id").doc
+
+
+SCHEMA = {
+    "a": {"id": "VARCHAR", "name": "VARCHAR", "tags": "VARCHAR[]"},
+    "b": {"id": "VARCHAR", "name": "VARCHAR"},
+}
+LINEAGE = {
+    "passed-on": ("select id as other from a", {"other": {("a", "id")}}, {"other"}),
+    "computed": ("select id || name as both from a", {"both": {("a", "id"), ("a", "name")}}, ()),
+    "constant": ("select 1 as one from a", {"one": set()}, ()),
+    "star": (
+        "select * from a",
+        {"id": {("a", "id")}, "name": {("a", "name")}, "tags": {("a", "tags")}},
+        {"id", "name", "tags"},
+    ),
+    "star-of-one-table-excluded": (
+        "select b.* exclude (id) from a inner join b on a.id = b.id",
+        {"name": {("b", "name")}},
+        {"name"},
+    ),
+    "cte": (
+        "with x as (select id, upper(name) as loud from a) select loud, id from x",
+        {"loud": {("a", "name")}, "id": {("a", "id")}},
+        {"id"},
+    ),
+    "cte-named-like-a-table": (
+        "with b as (select name as id from a) select id from b",
+        {"id": {("a", "name")}},
+        {"id"},
+    ),
+    "union": (
+        "select id as x from a union all select name as x from b",
+        {"x": {("a", "id"), ("b", "name")}},
+        (),
+    ),
+    "subquery": (
+        "select (select max(b.name) from b where b.id = a.id) as best from a",
+        {"best": {("b", "name"), ("b", "id"), ("a", "id")}},
+        (),
+    ),
+    "derived-table": (
+        "select y from (select name as y from a) as z",
+        {"y": {("a", "name")}},
+        {"y"},
+    ),
+    "unnest": ("select unnest(tags) as tag from a", {"tag": {("a", "tags")}}, ()),
+    "unnest-in-from": (
+        "select t.tag from a, unnest(a.tags) as t(tag)",
+        {"tag": {("a", "tags")}},
+        (),
+    ),
+    "window": (
+        "select lag(name) over (partition by id order by id) as was from a",
+        {"was": {("a", "name"), ("a", "id")}},
+        (),
+    ),
+    "what-it-is-filtered-by-is-no-part": (
+        "select a.id from a inner join b on a.name = b.name where b.id = '1'",
+        {"id": {("a", "id")}},
+        {"id"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LINEAGE)
+def test_lineage_of(name):
+    """Each column leads to the columns that its value is made of, through whatever lies between."""
+    body, sources, passed_on = LINEAGE[name]
+
+    found = trace(sqlglot.parse_one(body, dialect="duckdb"), SCHEMA)
+
+    held = {column: set(one.sources) for column, one in found.items()}
+    if name == "subquery":
+        # A subquery that is computed with may count what it is filtered by, but never less.
+        assert ("b", "name") in held["best"] <= sources["best"]
+    else:
+        assert held == sources
+    assert {column for column, one in found.items() if one.passed_on} == set(passed_on)
+
+
+MOVES = sql(
+    "select\n    transaction_id,\n    strftime(booked_at at time zone 'UTC', '%Y-%m') as month,\n"
+    "    amount\nfrom transactions",
+    "month  UTC month.",
+    key="transaction_id",
+    stored="by month",
+)
+TOTALS = sql(
+    "select month, count(*) as moves, sum(amount) as total from moves group by month",
+    "month  UTC month.",
+    "moves  How many.",
+    "total  Their sum.",
+    key="month",
+)
+GROUPS = sql("select 'x' as all_of, customer_id from customers", "all_of  One.", key="all_of")
+READER = sql("select all_of from groups", key="all_of")
+NAMES = sql("select customer_id from customers")
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Five small models: two in a chain by month, two in a chain whose key can break, one alone."""
+    files = {"moves": MOVES, "totals": TOTALS, "groups": GROUPS, "reader": READER, "names": NAMES}
+    return load(written(tmp_path / "sql", **{f"marts__{k}": v for k, v in files.items()}))
+
+
+@pytest.fixture
+def lake(tmp_path):
+    """A lake with a customer, and an account with a movement in each of two months."""
+    lake = Lake(tmp_path / "lake", "sandbox")
+    commit(lake, first := pull(), customers(first, "c1"))
+    for day in (JANUARY, FEBRUARY):
+        brought(lake, NOW, day)
+    return lake
+
+
+def brought(lake, asked_at, *days):
+    """Commit the movements of a month: everything that there is of it."""
+    one = pull(
+        "transactions",
+        "a",
+        asked_at=asked_at,
+        month=f"{days[0]:%Y-%m}",
+        claimed_from=days[0].replace(day=1),
+        claimed_to=days[0].replace(day=28),
+    )
+    commit(lake, one, movements(one, *days), month=one.month)
+
+
+def built(lake, models, **more):
+    """What was written, by model, and which models had a problem."""
+    found = build(lake, models, **{"hash_key": "k", **more})
+    return {one.model.name: one.written for one in found}, [
+        one.model.name for one in found if one.problem
+    ]
+
+
+def rows(lake, models, query):
+    """What the tables answer."""
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        lake.attach_to(connection)
+        attach_models(connection, lake, models)
+        return connection.execute(query).fetchall()
+
+
+def test_nothing_is_built_again_when_nothing_changed(lake, models):
+    """The second build writes no file, whatever was committed in between to no effect."""
+    first, _ = built(lake, models)
+    files = sorted(lake.marts.rglob("*.parquet"))
+
+    second, problems = built(lake, models)
+
+    assert first == {"moves": 2, "totals": 1, "groups": 1, "reader": 1, "names": 1}
+    assert set(second.values()) == {0}
+    assert problems == []
+    assert sorted(lake.marts.rglob("*.parquet")) == files
+
+
+def test_only_the_month_that_changed_is_built_again(lake, models):
+    """A new read of one month writes that month and what rests on it, and nothing else."""
+    built(lake, models)
+    january = current_manifest(lake).parts["moves"]["2026-01"]
+    brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
+
+    again, _ = built(lake, models)
+
+    assert again == {"moves": 1, "totals": 1, "groups": 0, "reader": 0, "names": 0}
+    assert current_manifest(lake).parts["moves"]["2026-01"] == january
+    assert rows(lake, models, "select month, moves, total from totals order by all") == [
+        ("2026-01", 1, 1),
+        ("2026-02", 2, 2),
+    ]
+
+
+def test_a_part_that_comes_out_the_same_stops_the_chain(lake, models):
+    """A month that is read again unchanged is built, found the same, and goes no further."""
+    built(lake, models)
+    before = current_manifest(lake).parts
+    brought(lake, NOW + DAY, FEBRUARY)
+
+    again, _ = built(lake, models)
+
+    assert (again["moves"], again["totals"]) == (1, 0)
+    after = current_manifest(lake).parts
+    assert after["moves"]["2026-02"].file == before["moves"]["2026-02"].file
+    assert after["totals"] == before["totals"]
+
+
+def test_a_month_that_is_emptied_is_empty(lake, models):
+    """Movements that a bank takes back are gone from what rests on them."""
+    built(lake, models)
+    one = pull(
+        "transactions",
+        "a",
+        asked_at=NOW + DAY,
+        month="2026-02",
+        claimed_from=dt.date(2026, 2, 1),
+        claimed_to=dt.date(2026, 2, 28),
+    )
+    commit(lake, one, movements(one), month="2026-02")
+
+    built(lake, models)
+
+    assert rows(lake, models, "select month from totals") == [("2026-01",)]
+
+
+def test_a_doubled_key_leaves_a_model_and_its_readers_as_they_were(lake, models):
+    """Whoever does not read it moves on; it and its readers show the last sound build."""
+    built(lake, models)
+    commit(lake, second := pull(asked_at=NOW + DAY), customers(second, "c1", "c2"))
+
+    _, problems = built(lake, models)
+
+    assert problems == ["groups", "reader"]
+    assert rows(lake, models, "select customer_id from groups") == [("c1",)]
+    assert rows(lake, models, "from reader") == [("x",)]
+    assert rows(lake, models, "select count(*) from names") == [(2,)]
+    commit(lake, third := pull(asked_at=NOW + 2 * DAY), customers(third, "c3"))
+    assert built(lake, models)[1] == []
+    assert rows(lake, models, "select customer_id from groups") == [("c3",)]
+
+
+def test_another_key_of_hashes_builds_everything_anew(lake, models):
+    """Tables that were hashed with two keys never stand side by side."""
+    built(lake, models)
+
+    again, _ = built(lake, models, hash_key="other")
+
+    assert again == {"moves": 2, "totals": 1, "groups": 1, "reader": 1, "names": 1}
+
+
+def test_a_crash_before_the_manifest_leaves_the_old_build(lake, models, monkeypatch):
+    """Files that no manifest names do not count; the next build makes up for it."""
+    built(lake, models)
+    brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
+    with monkeypatch.context() as broken:
+        broken.setattr(building, "put_text", _crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            build(lake, models, hash_key="k")
+
+    assert rows(lake, models, "select count(*) from moves") == [(2,)]
+    built(lake, models)
+    assert rows(lake, models, "select count(*) from moves") == [(3,)]
+
+
+def _crash(*_):
+    raise RuntimeError("power cut")
+
+
+def test_vacuum_keeps_what_a_manifest_names(lake, models):
+    """Old files go, whatever the newest build shows stays, and young files are left alone."""
+    built(lake, models)
+    brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
+    built(lake, models)
+    named = {
+        part.file for parts in current_manifest(lake).parts.values() for part in parts.values()
+    }
+
+    assert vacuum_models(lake) == []
+    deleted = vacuum_models(lake, older_than_seconds=-1)
+
+    left = {str(file.relative_to(lake.folder)) for file in lake.marts.rglob("*.parquet")}
+    assert left == named
+    assert {file.parent.name for file in deleted} == {"month=2026-02", "totals", "manifests"}
+    assert rows(lake, models, "select sum(moves) from totals") == [(3,)]
+
+
+@pytest.fixture(scope="module")
+def macros():
+    """A connection with the macros and a made-up key."""
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        files = sorted((ROOT / "macros").glob("*.sql"))
+        add_macros(connection, [file.read_text() for file in files], "made-up-key")
+        yield connection
+
+
+_WORDS = {"\ufdf2", "\ufdf4", "\ufdfc"}
+"""Words drawn as one character that names and money are written with."""
+
+
+def test_letters_match_whatever_form_unicode_gives_them(macros):
+    """Every presentation form of an Arabic letter is the letter of Unicode's own tables."""
+    blocks = ((0x0600, 0x0700), (0xFB50, 0xFE00), (0xFE70, 0xFF00), (0xFF01, 0xFF5F))
+    for first, last in blocks:
+        for number in range(first, last):
+            letter = chr(number)
+            plain = unicodedata.normalize("NFKC", letter)
+            is_mark = plain.strip() != plain
+            if unicodedata.category(letter) == "Cn" or is_mark:
+                continue
+            if len(plain) > 1 and letter not in _WORDS and not 0xFEF5 <= number <= 0xFEFC:
+                continue
+            ours, theirs = macros.execute(
+                "select matchable($1), matchable($2)", [f"ب{letter}ب", f"ب{plain}ب"]
+            ).fetchone()
+            assert ours == theirs, f"{number:04x}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  Noura   bint\tOmar ", "NOURA BINT OMAR"),
+        ("أحمـــد", "احمد"),
+        ("فَاطِمَة", "فاطمه"),
+        ("\u200fعلى\u202c", "علي"),
+        ("١٢٣ ۴۵۶", "123 456"),
+        ("", ""),
+        (None, None),
+    ],
+    ids=["spaces", "tatweel", "vowels", "marks-of-direction", "digits", "empty", "null"],
+)
+def test_text_for_matching_has_no(text, expected, macros):
+    """What banks write at will makes no difference."""
+    assert macros.execute("select matchable($1)", [text]).fetchone() == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("instant", "day"),
+    [
+        ("2026-03-31T20:59:59.999999+00:00", "2026-03-31"),
+        ("2026-03-31T21:00:00+00:00", "2026-04-01"),
+        ("2028-02-28T21:00:00+00:00", "2028-02-29"),
+        ("2028-02-29T21:00:00+00:00", "2028-03-01"),
+        ("2025-12-31T21:00:00+00:00", "2026-01-01"),
+        ("1969-12-31T20:59:59.999999+00:00", "1969-12-31"),
+        ("1969-12-31T21:00:00+00:00", "1970-01-01"),
+        ("1950-02-28T20:59:59+00:00", "1950-02-28"),
+        ("1950-02-28T21:00:00+00:00", "1950-03-01"),
+    ],
+    ids=[
+        "second-before-midnight",
+        "midnight",
+        "leap-day",
+        "after-the-leap-day",
+        "new-year",
+        "before-1970",
+        "first-of-1970",
+        "long-before",
+        "long-before-at-midnight",
+    ],
+)
+def test_the_day_in_riyadh_of(instant, day, macros):
+    """A day turns at 21:00 UTC, in every year."""
+    found = macros.execute("select riyadh_date($1::timestamptz)", [instant]).fetchone()
+
+    assert found == (dt.date.fromisoformat(day),)
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=st.text(max_size=80), key=st.text(max_size=20).filter(lambda k: len(k.encode()) <= 64))
+def test_hashes_are_those_of_hmac(text, key):
+    """keyed_hash is HMAC-SHA256 cut to 128 bits, whatever the text and the key."""
+    with duckdb.connect() as connection:
+        add_macros(connection, [(ROOT / "macros" / "keyed_hash.sql").read_text()], key)
+        (found,) = connection.execute("select keyed_hash($1)", [text]).fetchone()
+
+    assert found == hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def test_readers_neither_wait_nor_see_half_a_build(lake, models):
+    """Three readers ask while models build and the warehouse is swapped, each of one build."""
+    built(lake, models)
+    publish(lake, models)
+    question = "select (select count(*) from moves), (select sum(moves) from totals)"
+    with connect(lake) as one, connect(lake) as two, connect(lake) as three:
+        readers = (one, two, three)
+        answers = []
+
+        def ask(*_):
+            # The build is held until all have been answered: had anyone to wait, none would end.
+            threads = [
+                threading.Thread(
+                    target=lambda r=reader: answers.append(r.execute(question).fetchall()[0])
+                )
+                for reader in readers
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(timeout=60)
+                assert not thread.is_alive()
+
+        for step in range(1, 4):
+            brought(lake, NOW + step * DAY, *(FEBRUARY + n * DAY for n in range(step + 1)))
+            build(lake, models, hash_key="k", tell=ask)
+            ask()
+            publish(lake, models)
+            ask()
+            with connect(lake) as later:
+                assert later.execute(question).fetchall() == [(2 + step, 2 + step)]
+    assert len(answers) == 3 * 3 * (len(list(models)) + 1 + 2)
+    assert set(answers) == {(2, 2)}
+
+
+def _materialised(instance, *keys):
+    for key in keys:
+        instance.report_runless_asset_event(dg.AssetMaterialization(key))
+
+
+def test_an_update_requests_what_is_downstream_once(models):
+    """An update of a stream requests the models that read it, in order, each once; others none."""
+    streams = [dg.AssetSpec(name) for name in STREAMS]
+    assets = model_assets(models)
+    lake = LakeResource(root="unused", environment="sandbox")
+    defs = dg.Definitions(assets=[*streams, *assets], resources={"lake": lake, "progress": silent})
+    names = [*(model.name for model in models), "warehouse"]
+
+    def requested(result):
+        return {name for name in names if result.get_num_requested(dg.AssetKey(name))}
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = dg.evaluate_automation_conditions(defs=defs, instance=instance)
+        assert requested(first) == set()
+        _materialised(instance, "transactions")
+        asked, cursor = [], first.cursor
+        for _ in range(6):
+            result = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=cursor)
+            cursor = result.cursor
+            now = sorted(requested(result), key=names.index)
+            asked += now
+            _materialised(instance, *now)
+
+    assert sorted(asked) == sorted({"moves", "totals", "warehouse"})
+    assert asked.index("moves") < asked.index("totals")
+
+
+def test_a_circle_is_found_whatever_its_length(tmp_path):
+    """Three models that read each other in turn are refused, with the whole circle named."""
+    files = {
+        f"marts__m{place}": sql(f"select customer_id from m{(place + 1) % 3}") for place in range(3)
+    }
+
+    with pytest.raises(ModelError, match="circle") as refused:
+        load(written(tmp_path, **files))
+
+    assert all(f"m{place}" in str(refused.value) for place in range(3))
+    assert isinstance(refused.value.file, Path)
