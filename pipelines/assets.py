@@ -440,21 +440,19 @@ def missed_events(
 
 
 @dg.asset(
-    deps=["reconciliation"],
+    deps=["warehouse"],
     group_name="warehouse",
     owners=OWNERS,
     kinds={"parquet"},
     pool="warehouse",
-    description="Files of settled months merged, each version of a row kept once with the pulls"
-    " that brought it; files that were merged, replaced or left behind by crashes deleted after a"
-    " day.",
+    description="Files of months that were read again merged, each version of a row kept once with"
+    " the pulls that brought it; files that were merged, replaced or left behind by crashes deleted"
+    " after a day.",
 )
-def compaction(
-    context: dg.AssetExecutionContext, lake: LakeResource, policy: dg.ResourceParam[Policy]
-) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Merge what has settled, and delete what nobody needs."""
-    done = compact(lake.lake(), policy=policy, run_id=context.run.run_id)
+def compaction(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Delete what nobody needs any more, and merge what was read again."""
     deleted = [*lake.lake().vacuum(), *vacuum_models(lake.lake())]
+    done = compact(lake.lake(), run_id=context.run.run_id)
     return dg.MaterializeResult(
         metadata={
             "months": done.months,

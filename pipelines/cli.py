@@ -299,11 +299,10 @@ def status(home: Home = None) -> None:
 
 @app.command()
 def compact(home: Home = None) -> None:
-    """Merge the files of settled months; what shows and what was known when stay as they are."""
+    """Merge files of months that were read again; every answer stays as it is."""
     from pipelines.compaction import compact as merge
-    from pipelines.definitions import policy
 
-    done = merge(_lake_of(home), policy=policy)
+    done = merge(_lake_of(home))
     console.print(
         f"{done.months} months, {done.pulls:,} pulls: {done.rows:,} rows and {done.superseded:,}"
         f" earlier versions; {done.files_before:,} files become {done.files_after:,}"

@@ -1,7 +1,7 @@
-"""Compaction: small files of settled months become large ones, and no answer is lost.
+"""Compaction: many small files of a month become few large ones, and no answer is lost.
 
-A month is read again each night while it is open, so that its rows lie in as many copies. Once it
-has settled, each version of a row is kept once, with the pulls that brought it. The merged rows
+A month is read again each night while it is open, so that its rows lie in as many copies. Merged,
+each version of a row is kept once, with the pulls that brought it. The merged rows
 are committed like any other pull, by the ledger's file: it claims what the newest of them claimed
 and says which pulls it covers. Readers of the older files are not disturbed, because those stay
 until a vacuum a day later; writers neither, because a pull that knows more wins as ever.
@@ -9,8 +9,6 @@ until a vacuum a day later; writers neither, because a pull that knows more wins
 
 from __future__ import annotations
 
-import calendar
-import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,12 +19,11 @@ import pyarrow.compute as pc
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import PARENTS, Lake, merged_schema
 from pipelines.ledger import LEDGER_SCHEMA, Outcome, Pull, new_id
-from pipelines.policy import Policy
 
 __all__ = ["Compacted", "compact"]
 
 _MOST_FILES = 8
-"""Files of a month above which all of it is merged, however few of its pulls are new."""
+"""Files of a month above which it is merged, however little of it was read twice."""
 _ROWS_AT_ONCE = 400_000
 """Rows, counted once for every pull that brought them, that are merged in one commit."""
 
@@ -53,46 +50,25 @@ class Compacted:
 
 
 def compact(
-    lake: Lake,
-    *,
-    policy: Policy,
-    today: dt.date | None = None,
-    run_id: str | None = None,
-    rows_at_once: int = _ROWS_AT_ONCE,
+    lake: Lake, *, run_id: str | None = None, rows_at_once: int = _ROWS_AT_ONCE
 ) -> Compacted:
-    """Merge the files of months that have settled.
+    """Merge the files of months of which much was read again, or that lie in many files.
 
     An account whose days of a month are spoken for by several pulls, as after a consent that starts
     later, is left as it is.
 
     Args:
         lake: The lake.
-        policy: How long after its end a month may still change.
-        today: UTC day by which months have settled; that of the lake's clock when left.
         run_id: The run, for the ledger.
         rows_at_once: Bound on memory: rows of all versions that are merged together.
     """
     done = Compacted()
     for stream in STREAMS.values():
         if stream.window is Window.MONTHS:
-            for month in _settled(lake, stream, policy, today):
+            for folder in sorted(lake.place(stream).glob("month=*")):
+                month = folder.name.removeprefix("month=")
                 done = _sum(done, _Month(lake, stream, month, run_id, rows_at_once).merge())
     return done
-
-
-def _settled(lake: Lake, stream: Stream, policy: Policy, today: dt.date | None) -> Iterator[str]:
-    """Months that no bank may still change, oldest first."""
-    with lake.connect(PARENTS) as connection:
-        if today is None:
-            found = connection.execute("select (as_of at time zone 'UTC')::date from clock")
-            today = (found.fetchone() or (None,))[0] or dt.date.min
-    lookback = max(policy.lookback_days, *policy.lookback_days_by_bank.values(), 0)
-    for folder in sorted(lake.place(stream).glob("month=*")):
-        month = folder.name.removeprefix("month=")
-        year, number = map(int, month.split("-"))
-        last = dt.date(year, number, calendar.monthrange(year, number)[1])
-        if last + dt.timedelta(days=lookback) < today:
-            yield month
 
 
 def _sum(one: Compacted, other: Compacted) -> Compacted:
@@ -117,9 +93,10 @@ class _Month:
         with self.lake.connect(PARENTS) as connection:
             history = self.lake.history(self.stream, [self.month])
             connection.execute(f"create temp view versions as {history}")
-            self._choose(connection, everything=files > _MOST_FILES)
-            for parents in self._groups(connection):
-                done = _sum(done, self._merge(connection, parents))
+            self._choose(connection)
+            if files > _MOST_FILES or self._is_worth(connection):
+                for parents in self._groups(connection):
+                    done = _sum(done, self._merge(connection, parents))
         if not done.pulls:
             return done
         left = sum(
@@ -128,8 +105,8 @@ class _Month:
         after = len(list((self.lake.place(self.stream) / f"month={self.month}").glob("*.parquet")))
         return replace(done, months=1, files_before=files, files_after=after - left)
 
-    def _choose(self, connection: duckdb.DuckDBPyConnection, *, everything: bool) -> None:
-        """Name the pulls to merge: those of accounts with some that were not merged yet."""
+    def _choose(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Name the pulls to merge: all of accounts that one pull speaks for."""
         connection.execute(
             """
             create temp table whole as
@@ -142,42 +119,69 @@ class _Month:
             {"stream": self.stream.name, "month": self.month},
         )
         connection.execute(
-            f"""
+            """
             create temp table places as
+            with known as (
+
+                select
+                    pulls.parent_id,
+                    pulls.pull_id,
+                    whole.newest_id,
+                    pulls.rows,
+                    pulls.covers is not null as is_merged,
+                    merged.place as old_place,
+                    max(merged.place) over (partition by pulls.parent_id) as most,
+                    {
+                        'at': coalesce(pulls.refreshed_at, pulls.asked_at),
+                        'asked_at': pulls.asked_at,
+                        'pull_id': pulls.pull_id
+                    } as knowledge
+                from pulls
+                inner join whole on pulls.parent_id = whole.parent_id
+                left join merged_pulls([$month]) as merged on pulls.pull_id = merged.pull_id
+                where
+                    pulls.stream = $stream
+                    and pulls.month = $month
+                    and pulls.outcome = 'COMMITTED'
+
+            ),
+
+            placed as (
+
+                select
+                    *,
+                    old_place is null and not is_merged as is_new,
+                    coalesce(
+                        old_place,
+                        coalesce(most, 0) + row_number() over (
+                            partition by parent_id, old_place is null and not is_merged
+                            order by knowledge
+                        )
+                    )::integer as place
+                from known
+
+            )
+
             select
-                pulls.parent_id,
-                pulls.pull_id,
-                whole.newest_id,
-                pulls.rows,
-                pulls.covers is not null as is_merged,
-                row_number() over (
-                    partition by pulls.parent_id
-                    order by
-                        pulls.covers is not null,
-                        coalesce(pulls.refreshed_at, pulls.asked_at),
-                        pulls.asked_at,
-                        pulls.pull_id
-                )::integer as place,
-                count(*) filter (where pulls.covers is null) over (
-                    partition by pulls.parent_id
-                )::integer as last_place
-            from pulls
-            inner join whole on pulls.parent_id = whole.parent_id
-            where
-                pulls.stream = $stream
-                and pulls.month = $month
-                and pulls.outcome = 'COMMITTED'
-            qualify
-                {everything} or bool_or(
-                    pulls.covers is null
-                    and pulls.pull_id not in (select merged_pulls.pull_id from merged_pulls)
-                ) over (partition by pulls.parent_id)
+                *,
+                arg_max(place, knowledge) filter (where not is_merged) over (
+                    partition by parent_id
+                ) as newest_place
+            from placed
             """,
             {"stream": self.stream.name, "month": self.month},
         )
 
+    def _is_worth(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        """Whether more rows lie in files that were not merged than show."""
+        found = connection.execute(
+            "select coalesce(sum(rows) filter (where is_new), 0)"
+            " > coalesce(sum(rows) filter (where pull_id = newest_id), 0) from places"
+        ).fetchone()
+        return found is not None and bool(found[0])
+
     def _groups(self, connection: duckdb.DuckDBPyConnection) -> Iterator[Sequence[str]]:
-        """Accounts in groups of bounded size; nothing where there is nothing to gain."""
+        """Accounts in groups of bounded size."""
         rows = connection.execute(
             "select parent_id, sum(rows) filter (where not is_merged) from places"
             " group by all order by all"
@@ -212,7 +216,7 @@ class _Month:
                     {versions_key},
                     versions.pull_id,
                     places.place,
-                    places.last_place,
+                    places.newest_place,
                     hash({names}) as content,
                     hash('again', {names}) as again
                 from versions
@@ -240,7 +244,7 @@ class _Month:
                 {key},
                 min(place)::integer as seen_from,
                 max(place)::integer as seen_to,
-                max(place) = any_value(last_place) as is_shown
+                any_value(newest_place) between min(place) and max(place) as is_shown
             from counted
             group by {key}, content, again, stretch
             """
@@ -275,8 +279,9 @@ class _Month:
         }
         pulls = {}
         merged = 0
-        for pull, covers in self._newest(connection):
-            merged += len(covers)
+        for pull, before, since, others, first in self._newest(connection):
+            covers = [*before, *since, *others]
+            merged += len(since)
             pulls[pull.pull_id] = replace(
                 pull,
                 pull_id=new_id(),
@@ -286,6 +291,7 @@ class _Month:
                 bytes=0,
                 run_id=self.run_id,
                 covers=covers,
+                covers_from=first,
             )
         renamed = pa.array(
             [pulls[one].pull_id for one in table["pull_id"].to_pylist()], pa.string()
@@ -302,16 +308,48 @@ class _Month:
 
     def _newest(
         self, connection: duckdb.DuckDBPyConnection
-    ) -> Iterator[tuple[Pull, Sequence[str]]]:
-        """The pull that speaks for each chosen account, and all that its successor covers."""
-        names = [name for name in LEDGER_SCHEMA.names if name not in {"batch_id", "covers"}]
+    ) -> Iterator[tuple[Pull, Sequence[str], Sequence[str], Sequence[str], int]]:
+        """For each chosen account the pull that speaks for it, and what its successor covers.
+
+        That is the pull that stood for merged files before, if any, the new pulls in the order of
+        their places, pulls that stood for the same files because two compactions overlapped, and
+        the place of the first of the new ones.
+        """
+        names = [name for name in LEDGER_SCHEMA.names if not name.startswith(("batch", "covers"))]
         result = connection.execute(
-            f"select {', '.join(f'pulls.{name}' for name in names)},"
-            " list(places.pull_id order by places.place)"
-            " from places inner join chosen on places.parent_id = chosen.parent_id"
-            " inner join pulls on places.newest_id = pulls.pull_id"
-            " group by all"
+            f"""
+            with covered as (
+
+                select
+                    places.parent_id,
+                    any_value(places.newest_id) as newest_id,
+                    max(places.pull_id) filter (where places.is_merged) as before_id,
+                    list(places.pull_id order by places.place) filter (
+                        where places.is_new
+                    ) as since,
+                    list(places.pull_id order by places.pull_id) filter (
+                        where places.is_merged and places.old_place is null
+                    ) as standing,
+                    coalesce(any_value(places.most), 0) + 1 as first
+                from places
+                inner join chosen on places.parent_id = chosen.parent_id
+                group by places.parent_id
+
+            )
+
+            select
+                {", ".join(f"pulls.{name}" for name in names)},
+                case when covered.before_id is null then [] else [covered.before_id] end,
+                coalesce(covered.since, []),
+                list_filter(
+                    coalesce(covered.standing, []), lambda one: one <> covered.before_id
+                ),
+                covered.first
+            from covered
+            inner join pulls on covered.newest_id = pulls.pull_id
+            """
         )
-        for *row, covers in result.fetchall():
+        for *row, before, since, others, first in result.fetchall():
             fields = dict(zip(names, row, strict=True))
-            yield Pull(**fields | {"outcome": Outcome(fields["outcome"])}), covers
+            pull = Pull(**fields | {"outcome": Outcome(fields["outcome"])})
+            yield pull, before, since, others, first

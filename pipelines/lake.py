@@ -65,9 +65,9 @@ RAW_SCHEMA = pa.schema(
 _SQL = Path(__file__).resolve().parent.parent / "sql" / "lake"
 PARENTS = ("banks", "entities", "consents", "accounts")
 """The streams that the views and macros of this folder read."""
-_TABLES = ("claims", "merged_pulls")
 _VIEWS = ("paused_banks", "clock")
 _VIEWS_OF_MACROS = ("account_days", "account_windows")
+_FIRST_MACROS = {"merged_pulls": "wanted_months"}
 _MACROS = {
     "readable_entities": "wanted_permission, at_instant",
     "readable_accounts": "wanted_permission, at_instant",
@@ -114,8 +114,8 @@ def lake_schema(stream: Stream) -> pa.Schema:
 def merged_schema(stream: Stream) -> pa.Schema:
     """Columns of merged files: the typed row, where it came from, and which pulls brought it.
 
-    `seen_from` and `seen_to` are places, both inclusive and from 1, among the pulls that the pull
-    of the row covers.
+    `seen_from` and `seen_to` are places, both inclusive and from 1, among the pulls of the account
+    and month that were ever merged; see sql/lake/merged_pulls.sql.
     """
     return pa.schema(
         [
@@ -215,9 +215,9 @@ class Lake:
         """
         ledger = self._files(self.pulls, LEDGER_SCHEMA)
         connection.execute(f"create or replace table pulls as {ledger}")
-        for name in _TABLES:
-            body = (_SQL / f"{name}.sql").read_text()
-            connection.execute(f"create or replace table {name} as {body}")
+        claims = (_SQL / "claims.sql").read_text()
+        connection.execute(f"create or replace table claims as {claims}")
+        self._add_macros(connection, _FIRST_MACROS)
         for name in names or STREAMS:
             resolved = self.resolved(STREAMS[name])
             connection.execute(f'create or replace view "{name}" as {resolved}')
@@ -233,12 +233,15 @@ class Lake:
         for name in _VIEWS:
             body = (_SQL / f"{name}.sql").read_text()
             connection.execute(f"create or replace view {name} as {body}")
-        for name, parameters in _MACROS.items():
-            body = (_SQL / f"{name}.sql").read_text()
-            connection.execute(f"create or replace macro {name}({parameters}) as table {body}")
+        self._add_macros(connection, _MACROS)
         for name in _VIEWS_OF_MACROS:
             body = (_SQL / f"{name}.sql").read_text()
             connection.execute(f"create or replace view {name} as {body}")
+
+    def _add_macros(self, connection: duckdb.DuckDBPyConnection, macros: Mapping[str, str]) -> None:
+        for name, parameters in macros.items():
+            body = (_SQL / f"{name}.sql").read_text()
+            connection.execute(f"create or replace macro {name}({parameters}) as table {body}")
 
     def resolved(self, stream: Stream, months: Collection[str] | None = None) -> str:
         """The SELECT of a stream's rows that count, over `claims` and the stream's files.
@@ -279,17 +282,18 @@ class Lake:
         merged = self._files(self.place(stream), merged_schema(stream), months)
         superseded = self._files(self.superseded(stream), merged_schema(stream), months)
         placed = f"{_day(stream)} between pulls.claimed_from and pulls.claimed_to"
+        chosen = "null::varchar[]" if months is None else f"{sorted(months)}"
         return (
             f"select {columns}, pulls.pull_id, {traced}, {told} from ({files}) as rows"
             f" inner join pulls on pulls.stream = '{stream.name}' and pulls.outcome = 'COMMITTED'"
             f" and pulls.covers is null and rows.pull_id = pulls.pull_id and {placed}"
-            " where rows.pull_id not in (select pull_id from merged_pulls)"
+            f" where rows.pull_id not in (select pull_id from merged_pulls({chosen}))"
             f" union all select {columns}, pulls.pull_id, {traced}, {told} from"
             f" (select * from ({merged}) where seen_from is not null"
             f" union all {superseded}) as rows"
-            " inner join merged_pulls on rows.pull_id = merged_pulls.merged_id"
-            " and merged_pulls.place between rows.seen_from and rows.seen_to"
-            " inner join pulls on merged_pulls.pull_id = pulls.pull_id"
+            f" inner join merged_pulls({chosen}) as merged on rows.pull_id = merged.merged_id"
+            " and merged.place between rows.seen_from and rows.seen_to"
+            " inner join pulls on merged.pull_id = pulls.pull_id"
             f" and pulls.covers is null and {placed}"
         )
 
@@ -359,8 +363,8 @@ class Lake:
                     pulls.batch_id,
                     list(distinct successors.batch_id)
                 from pulls
-                left join merged_pulls on pulls.pull_id = merged_pulls.pull_id
-                left join pulls as successors on merged_pulls.merged_id = successors.pull_id
+                left join merged_pulls(null::varchar[]) as merged on pulls.pull_id = merged.pull_id
+                left join pulls as successors on merged.merged_id = successors.pull_id
                 where pulls.month is not null and pulls.outcome = 'COMMITTED'
                 group by all
                 having count(*) = count(successors.batch_id)

@@ -65,7 +65,9 @@ class Pull:
         correlation_id: The id sent with the last request.
         trace_id: Lean's id of the last answer, for its support.
         run_id: The run that pulled.
-        covers: Where files were merged, the pulls whose rows it holds, oldest knowledge first.
+        covers: Where it stands for merged files: the pull that stood for them before, if
+            covers_from is above 1, and the pulls that were merged since.
+        covers_from: Place of the first of the latter among all that were ever merged, from 1.
     """
 
     pull_id: str
@@ -94,6 +96,7 @@ class Pull:
     trace_id: str | None = None
     run_id: str | None = None
     covers: Sequence[str] | None = None
+    covers_from: int | None = None
 
 
 def _documented(record: type) -> dict[str, str]:
@@ -143,6 +146,7 @@ LEDGER_SCHEMA = pa.schema(
         ("trace_id", pa.string()),
         ("run_id", pa.string()),
         ("covers", pa.list_(pa.string())),
+        ("covers_from", pa.int32()),
         ("batch_id", pa.string()),
     ]
 )
@@ -238,15 +242,6 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         {
             "as_of": "The instant, UTC; null before the first pull.",
             "as_of_date": "Its day in Riyadh.",
-        },
-    ),
-    "merged_pulls": (
-        "Pulls whose rows were merged into larger files; one row per pull.",
-        {
-            "stream": "The stream.",
-            "pull_id": "The pull.",
-            "merged_id": "The newest pull that stands for the merged files.",
-            "place": "Its place among the pulls merged there, from 1, oldest knowledge first.",
         },
     ),
     "account_days": (

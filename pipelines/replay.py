@@ -121,6 +121,7 @@ def _commit(
             bytes=0,
             run_id=run_id,
             covers=None,
+            covers_from=None,
         )
         total += chosen.num_rows
         made.append(successor)

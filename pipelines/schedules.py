@@ -34,8 +34,9 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
     nightly = dg.define_asset_job(
         "nightly_sync",
         selection=dg.AssetSelection.all()
-        - dg.AssetSelection.assets("reconciliation", "missed_events", "compaction"),
-        description="Everything: list, refresh, pull what is missing or open, publish.",
+        - dg.AssetSelection.assets("reconciliation", "missed_events"),
+        description="Everything: list, refresh, pull what is missing or open, build,"
+        " publish, merge files.",
     )
     balances = dg.define_asset_job(
         "balances_sync",
@@ -46,8 +47,8 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
     )
     weekly = dg.define_asset_job(
         "weekly_reconciliation",
-        selection=dg.AssetSelection.assets("reconciliation", "compaction", "warehouse"),
-        description="All transactions read again and compared, and settled months merged.",
+        selection=dg.AssetSelection.assets("reconciliation", "warehouse", "compaction"),
+        description="All transactions read again and compared.",
     )
 
     missed = dg.define_asset_job(

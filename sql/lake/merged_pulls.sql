@@ -1,25 +1,62 @@
 -- Pulls whose rows were merged into larger files, and the newest pull that stands for those.
 --
--- A pull that merged files stands for is committed like any other and claims the same days as the
--- newest of those it covers. What it covers may have been merged before; the newest one counts.
+-- This is the body of a table macro; wanted_months is its parameter, null for all. A pull that
+-- stands for merged files names in covers what it merged: the pull that stood for them before, if
+-- covers_from is above 1, and then the pulls that were new. Following the former gives all of them.
 --
 -- grain: one row per pull
-with covering as (
+with recursive standing as (
 
     select
+        pull_id,
         stream,
-        pull_id as merged_id,
-        unnest(covers) as pull_id,
-        generate_subscripts(covers, 1) as place
+        parent_id,
+        month,
+        covers,
+        covers_from
     from pulls
-    where covers is not null and outcome = 'COMMITTED'
+    where
+        covers is not null
+        and outcome = 'COMMITTED'
+        and (wanted_months is null or list_contains(wanted_months, month))  -- noqa: RF02
+
+),
+
+newest as (
+
+    select max(pull_id) as merged_id
+    from standing
+    group by stream, parent_id, month
+
+),
+
+chain as (
+
+    select
+        newest.merged_id,
+        newest.merged_id as link_id
+    from newest
+
+    union all
+
+    select
+        chain.merged_id,
+        standing.covers[1] as link_id
+    from chain
+    inner join standing on chain.link_id = standing.pull_id
+    where standing.covers_from > 1
 
 )
 
 select
-    covering.stream,
-    covering.pull_id,
-    max(covering.merged_id) as merged_id,
-    arg_max(covering.place, covering.merged_id)::integer as place
-from covering
-group by covering.stream, covering.pull_id
+    standing.stream,
+    unnest(standing.covers) as pull_id,
+    chain.merged_id,
+    -- The pull that stood before is no place of its own.
+    (
+        generate_subscripts(standing.covers, 1)
+        + standing.covers_from
+        - case when standing.covers_from > 1 then 2 else 1 end
+    )::integer as place
+from chain
+inner join standing on chain.link_id = standing.pull_id

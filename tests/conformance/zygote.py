@@ -7,7 +7,6 @@ boundaries that were passed, or "killed".
 """
 
 import asyncio
-import datetime as dt
 import json
 import os
 import signal
@@ -79,7 +78,7 @@ async def everything(asked):
 
 def merge(lake):
     """Merge the files of every month, and delete those that are no longer needed."""
-    compact(lake, policy=Policy(), today=dt.date.max)
+    compact(lake)
     lake.vacuum(older_than_seconds=-1)
 
 

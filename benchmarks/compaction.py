@@ -1,0 +1,280 @@
+"""A year of nightly syncs, merged: how large the lake is, and how fast it answers.
+
+Each simulated night reads the open months of every account again and commits what it read, as a
+sync does, without asking anybody over a network. Some rows are pending for a day, some are posted
+days late. Then what was merged the night before is deleted, as a vacuum does after a day, and
+months of which enough was read again are merged. At the end the lake is held against one to which
+the rows that show were written once.
+
+    python benchmarks/compaction.py --accounts 100 --nights 365
+"""
+
+from __future__ import annotations
+
+import argparse
+import calendar
+import datetime as dt
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lean_resources.streams import STREAMS
+from pipelines.compaction import compact
+from pipelines.lake import Lake, lake_schema
+from pipelines.ledger import Outcome, Pull, new_id
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from usage import Usage, size_of
+
+TRANSACTIONS = STREAMS["transactions"]
+FIRST_NIGHT = dt.date(2025, 1, 31)
+ROUNDS = 9
+QUESTIONS = {
+    "month aggregate": "select currency, sum(amount), count(*) from transactions"
+    " where booked_at >= '2025-06-01' and booked_at < '2025-07-01' group by all",
+    "one account": "select sum(amount) from transactions where account_id = 'account-00007'",
+    "everything": "select account_id, sum(amount), count(*) from transactions group by all",
+}
+
+
+def world(accounts: int, nights: int, seed: int) -> pa.Table:
+    """All movements that a year will see, with when each is shown and when it is booked."""
+    last = FIRST_NIGHT + dt.timedelta(days=nights)
+    days = (last - dt.date(2025, 1, 1)).days
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        connection.execute(f"select setseed({(seed % 997) / 997})").fetchall()
+        return connection.sql(
+            f"""
+            with drawn as (
+
+                select
+                    format('account-{{:05}}', account) as account_id,
+                    format('entity-{{:05}}', account // 2) as entity_id,
+                    timestamptz '2025-01-01 05:00:00+00' + to_days(day::integer)
+                    + to_seconds(floor(random() * 57600)) as booked_at,
+                    (1 + floor(random() * 90000))::bigint as minor,
+                    random() as fate,
+                    random() as shop
+                from range({accounts}) as a(account), range({days}) as d(day), range(5) as n(one)
+
+            )
+
+            select
+                *,
+                uuid()::varchar as transaction_id,
+                case when fate < 0.03 then booked_at + to_days((2 + fate * 200)::integer)
+                    else booked_at end as shown_at,
+                booked_at + case when fate > 0.9 then interval 1 day else interval 0 day end
+                    as settled_at
+            from drawn
+            """
+        ).to_arrow_table()
+
+
+def typed(rows: pa.Table, night: dt.datetime) -> pa.Table:
+    """The rows as a bank shows them on a night."""
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        connection.register("rows", rows)
+        found = connection.sql(
+            """
+            select
+                entity_id,
+                account_id,
+                transaction_id,
+                (minor / 100)::decimal(38, 9) as amount,
+                'SAR' as currency,
+                case when fate < 0.1 then 'CREDIT' else 'DEBIT' end as credit_debit_indicator,
+                case when settled_at <= $night then 'BOOKED' else 'PENDING' end as status,
+                case when settled_at <= $night then 'IMMUTABLE' else 'MUTABLE' end
+                    as transaction_mutability,
+                booked_at,
+                booked_at as value_at,
+                'Asia/Riyadh' as local_time_zone,
+                'POS' as transaction_type,
+                'PURCHASE' as sub_transaction_type,
+                'MADA-' || (minor * 7919)::varchar as transaction_reference,
+                'POS شراء SHOP ' || floor(shop * 300)::varchar || ' RIYADH'
+                    as transaction_information,
+                'CC5411' as merchant_category_code,
+                'SHOP ' || floor(shop * 300)::varchar as merchant_name
+            from rows
+            """,
+            params={"night": night},
+        ).to_arrow_table()
+    missing = {
+        field.name: pa.nulls(found.num_rows, field.type)
+        for field in TRANSACTIONS.schema
+        if field.name not in found.column_names
+    }
+    columns = [
+        found[name].cast(TRANSACTIONS.schema.field(name).type)
+        if name in found.column_names
+        else missing[name]
+        for name in TRANSACTIONS.schema.names
+    ]
+    return pa.Table.from_arrays(columns, schema=TRANSACTIONS.schema)
+
+
+def months_of(night: dt.date, first: bool) -> list[str]:
+    """Months that a sync reads on a night: those that are still open, or all on the first."""
+    start = dt.date(2025, 1, 1) if first else night - dt.timedelta(days=62)
+    found = []
+    day = start.replace(day=1)
+    while day <= night:
+        length = calendar.monthrange(day.year, day.month)[1]
+        if day.replace(day=length) + dt.timedelta(days=30) >= night and day >= dt.date(2025, 1, 1):
+            found.append(f"{day:%Y-%m}")
+        day = (day + dt.timedelta(days=length)).replace(day=1)
+    return found
+
+
+def commit(lake: Lake, rows: pa.Table, night: dt.datetime, months: list[str]) -> None:
+    """Commit what a night read: one pull per account and month."""
+    batch = lake.batch(night)
+    pulls = []
+    shown = rows.filter(pc.less_equal(rows["shown_at"], pa.scalar(night)))
+    names = sorted(set(rows["account_id"].to_pylist()))
+    keys = pc.strftime(shown["booked_at"], "%Y-%m")
+    for month in months:
+        mine = typed(shown.filter(pc.equal(keys, month)), night)
+        year, number = map(int, month.split("-"))
+        last = dt.date(year, number, calendar.monthrange(year, number)[1])
+        ids = {name: new_id() for name in names}
+        counts = dict.fromkeys(names, 0)
+        for one in pc.value_counts(mine["account_id"]).to_pylist():
+            counts[one["values"]] = one["counts"]
+        traced = [
+            pa.array([ids[name] for name in mine["account_id"].to_pylist()], pa.string()),
+            pa.nulls(mine.num_rows, pa.int32()),
+            pa.nulls(mine.num_rows, pa.int32()),
+        ]
+        batch.rows(
+            TRANSACTIONS,
+            pa.Table.from_arrays([*mine.columns, *traced], schema=lake_schema(TRANSACTIONS)),
+            month=month,
+        )
+        pulls += [
+            Pull(
+                pull_id=ids[name],
+                series_id=ids[name],
+                stream="transactions",
+                parent_id=name,
+                month=month,
+                claimed_from=last.replace(day=1),
+                claimed_to=min(last, night.date()),
+                outcome=Outcome.COMMITTED,
+                rows=counts[name],
+                refreshed_at=night,
+                asked_at=night,
+                finished_at=night,
+            )
+            for name in names
+        ]
+    batch.commit(pulls)
+
+
+def asked(lakes: dict[str, Lake]) -> dict[str, dict[str, float]]:
+    """Median seconds of each question to each lake, asked in turn."""
+    times: dict[str, dict[str, list[float]]] = {q: {n: [] for n in lakes} for q in QUESTIONS}
+    connections = {name: lake.connect() for name, lake in lakes.items()}
+    for _ in range(ROUNDS):
+        for question, query in QUESTIONS.items():
+            answers = []
+            for name, connection in connections.items():
+                started = time.perf_counter()
+                answers.append(sorted(connection.execute(query).fetchall()))
+                times[question][name].append(time.perf_counter() - started)
+            if any(answer != answers[0] for answer in answers):
+                raise SystemExit(f"the lakes answer differently: {question}")
+    return {
+        question: {name: statistics.median(taken) for name, taken in by_lake.items()}
+        for question, by_lake in times.items()
+    }
+
+
+def main() -> None:
+    """Simulate, merge, compare, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--accounts", type=int, default=100)
+    parser.add_argument("--nights", type=int, default=365)
+    parser.add_argument("--seed", type=int, default=7)
+    given = parser.parse_args()
+    random.seed(given.seed)
+    started = Usage.start()
+    rows = world(given.accounts, given.nights, given.seed)
+    with tempfile.TemporaryDirectory(prefix="compaction-") as folder:
+        lake = Lake(Path(folder) / "nightly", "sandbox")
+        untouched = 0
+        merging = 0.0
+        for number in range(given.nights):
+            night = dt.datetime.combine(
+                FIRST_NIGHT + dt.timedelta(days=number), dt.time(23), dt.UTC
+            )
+            commit(lake, rows, night, months_of(night.date(), first=number == 0))
+            begun = time.perf_counter()
+            before = size_of(lake.place(TRANSACTIONS))
+            lake.vacuum(older_than_seconds=-1)
+            untouched += before - size_of(lake.place(TRANSACTIONS))
+            compact(lake)
+            merging += time.perf_counter() - begun
+        fresh = Lake(Path(folder) / "fresh", "sandbox")
+        with lake.connect() as connection:
+            all_months = [
+                month
+                for (month,) in connection.execute(
+                    "select distinct month from claims where stream = 'transactions' order by all"
+                ).fetchall()
+            ]
+        commit(fresh, rows, night, all_months)
+        sizes = {
+            "shown": size_of(lake.place(TRANSACTIONS)),
+            "superseded": size_of(lake.superseded(TRANSACTIONS)),
+            "ledger": size_of(lake.pulls),
+            "fresh": size_of(fresh.place(TRANSACTIONS)),
+        }
+        files = len(list(lake.place(TRANSACTIONS).glob("*/*.parquet")))
+        times = asked({"merged": lake, "fresh": fresh})
+        used = Usage.since(started)
+    held = sizes["shown"] + sizes["superseded"]
+    ratio = held / sizes["fresh"]
+    print(f"{given.nights} nights, {given.accounts} accounts, {rows.num_rows:,} movements")
+    print(f"{'without merging':<24}{(held + max(untouched, 0)) / 2**20:>10.1f} MiB")
+    for name, size in sizes.items():
+        print(f"{name:<24}{size / 2**20:>10.1f} MiB")
+    print(f"merged lake / fresh lake {ratio:>9.2f} times the size, {files} files")
+    for question, by_lake in times.items():
+        print(
+            f"{question:<24}{by_lake['merged'] * 1000:>8.1f} ms, fresh"
+            f" {by_lake['fresh'] * 1000:.1f} ms, {by_lake['merged'] / by_lake['fresh']:.2f} times"
+        )
+    print(
+        json.dumps(
+            {
+                "benchmark": "compaction",
+                "nights": given.nights,
+                "accounts": given.accounts,
+                "movements": rows.num_rows,
+                "size_ratio": round(ratio, 3),
+                "files": files,
+                "ratios": {q: round(b["merged"] / b["fresh"], 3) for q, b in times.items()},
+                "merging_seconds": round(merging, 1),
+                "seconds": round(used.seconds, 1),
+                "peak_mib": round(used.peak_bytes / 2**20),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
