@@ -1,0 +1,244 @@
+-- Whether a decision about a customer may rest on these tables, and if not, why.
+--
+-- grain:  one row per customer
+-- key:    customer_id
+-- stored: table
+-- counts: accounts that the customer shares now, that are neither closed nor absent and that an
+--         active consent stands behind; what is enough is in readiness_rules
+-- columns:
+--   account_keys       Those accounts, sorted; see dim_accounts.
+--   account_count      How many they are.
+--   full_months        UTC months in which each of them is known on every day.
+--   full_from_month    The first of those months, YYYY-MM; null without one.
+--   data_through_date  UTC day up to which the least known of them is known; null without one.
+--   proved_days        Days of the accounts whose balances are proved by their movements.
+--   balance_days       Days of the accounts that balances could prove: those behind the first one
+--                      that is told, and all of an account that never tells any.
+--   reconciled_share   proved_days among balance_days, from 0 to 1, rounded half up to four places;
+--                      null without a day.
+--   permissions        What every active consent of the customer covers, in Lean's words, sorted.
+--   is_decision_ready  Whether there is no reason against it.
+--   reasons            Why not, sorted: no_account, no_consent, months_short, not_reconciled,
+--                      balances_unknown, and not_permitted_… for accounts, balance, identity and
+--                      transactions; empty where it is ready.
+--   as_of              The lake's clock.
+-- sample: select is_decision_ready, reasons, count(*) as customers from mart_customer_readiness
+--         group by all order by all
+with held as (
+
+    select
+        owners.customer_id,
+        owners.account_key
+    from bridge_account_owners as owners
+    inner join dim_accounts on owners.account_key = dim_accounts.account_key
+    where
+        owners.is_listed
+        and dim_accounts.is_connected
+        and dim_accounts.state not in ('closed', 'absent')
+
+),
+
+accounts_held as (
+
+    select
+        customer_id,
+        list_sort(list(account_key)) as account_keys,
+        count(*) as account_count
+    from held
+    group by customer_id
+
+),
+
+months as (
+
+    select
+        held.customer_id,
+        known.month
+    from held
+    inner join fct_account_months as known on held.account_key = known.account_key
+    inner join accounts_held on held.customer_id = accounts_held.customer_id
+    where known.is_full_month
+    group by held.customer_id, known.month, accounts_held.account_count
+    having count(*) = accounts_held.account_count
+
+),
+
+full_months as (
+
+    select
+        customer_id,
+        count(*) as full_months,
+        min(month) as full_from_month
+    from months
+    group by customer_id
+
+),
+
+known_to as (
+
+    select
+        account_key,
+        max(covered_to) as covered_to
+    from fct_account_months
+    group by account_key
+
+),
+
+through as (
+
+    select
+        held.customer_id,
+        min(known_to.covered_to) as data_through_date
+    from held
+    inner join known_to on held.account_key = known_to.account_key
+    group by held.customer_id
+
+),
+
+proved as (
+
+    select
+        account_key,
+        sum(to_date - from_date + 1) filter (where verdict = 'proved') as proved_days,
+        sum(to_date - from_date + 1) as balance_days
+    from fct_balance_stretches
+    -- Up to the first balance that is told there is nothing to hold movements against.
+    where reason is null or reason not in ('before_first_balance', 'first_balance')
+    group by account_key
+
+),
+
+reconciled as (
+
+    select
+        held.customer_id,
+        coalesce(sum(proved.proved_days), 0)::bigint as proved_days,
+        sum(proved.balance_days)::bigint as balance_days
+    from held
+    inner join proved on held.account_key = proved.account_key
+    group by held.customer_id
+
+),
+
+permitted as (
+
+    select
+        customer_id,
+        list_filter(
+            [
+                case when bool_and(coalesce(permits_accounts, false)) then 'accounts' end,
+                case when bool_and(coalesce(permits_balance, false)) then 'balance' end,
+                case when bool_and(coalesce(permits_beneficiaries, false)) then 'beneficiaries' end,
+                case when bool_and(coalesce(permits_direct_debits, false)) then 'direct_debits' end,
+                case when bool_and(coalesce(permits_identities, false)) then 'identities' end,
+                case when bool_and(coalesce(permits_identity, false)) then 'identity' end,
+                case
+                    when bool_and(coalesce(permits_scheduled_payments, false))
+                        then 'scheduled_payments'
+                end,
+                case
+                    when bool_and(coalesce(permits_standing_orders, false)) then 'standing_orders'
+                end,
+                case when bool_and(coalesce(permits_transactions, false)) then 'transactions' end
+            ],
+            lambda one: one is not null
+        ) as permissions
+    from dim_consents
+    where is_current and state = 'active'
+    group by customer_id
+
+),
+
+rules as (
+
+    select
+        max(least) filter (where rule = 'full_months')::integer as least_months,
+        max(least) filter (where rule = 'reconciled_share')::decimal(5, 4) as least_share
+    from readiness_rules
+
+),
+
+told as (
+
+    select
+        dim_customers.customer_id,
+        coalesce(accounts_held.account_keys, []) as account_keys,
+        coalesce(accounts_held.account_count, 0) as account_count,
+        coalesce(full_months.full_months, 0) as full_months,
+        full_months.full_from_month,
+        through.data_through_date,
+        coalesce(reconciled.proved_days, 0) as proved_days,
+        coalesce(reconciled.balance_days, 0) as balance_days,
+        round(
+            (reconciled.proved_days / reconciled.balance_days)::decimal(18, 9), 4
+        )::decimal(5, 4) as reconciled_share,
+        permitted.customer_id is not null as is_consented,
+        coalesce(permitted.permissions, []) as permissions,
+        rules.least_months,
+        rules.least_share,
+        dim_customers.as_of
+    from dim_customers
+    cross join rules
+    left join accounts_held on dim_customers.customer_id = accounts_held.customer_id
+    left join full_months on dim_customers.customer_id = full_months.customer_id
+    left join through on dim_customers.customer_id = through.customer_id
+    left join reconciled on dim_customers.customer_id = reconciled.customer_id
+    left join permitted on dim_customers.customer_id = permitted.customer_id
+
+),
+
+judged as (
+
+    select
+        *,
+        list_filter(
+            [
+                case
+                    when account_count > 0 and reconciled_share is null then 'balances_unknown'
+                end,
+                case when full_months < least_months then 'months_short' end,
+                case when account_count = 0 then 'no_account' end,
+                case when not is_consented then 'no_consent' end,
+                case
+                    when not list_contains(permissions, 'accounts') then 'not_permitted_accounts'
+                end,
+                case
+                    when not list_contains(permissions, 'balance') then 'not_permitted_balance'
+                end,
+                case
+                    when not list_contains(permissions, 'identity') then 'not_permitted_identity'
+                end,
+                case
+                    when not list_contains(permissions, 'transactions')
+                        then 'not_permitted_transactions'
+                end,
+                case when reconciled_share < least_share then 'not_reconciled' end
+            ],
+            lambda one: one is not null
+        ) as reasons
+    from told
+
+)
+
+select
+    -- ids
+    customer_id,
+    account_keys,
+
+    -- counts
+    account_count,
+    full_months,
+    full_from_month,
+    data_through_date,
+    proved_days,
+    balance_days,
+    reconciled_share,
+    permissions,
+
+    -- flags
+    len(reasons) = 0 as is_decision_ready,
+    reasons,
+
+    -- times
+    as_of
+from judged
