@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import graphlib
+import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import duckdb
+import msgspec
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ParseError
@@ -20,7 +25,17 @@ from pipelines.lake import typed_nothing
 from pipelines.lineage import Trace, trace
 from pipelines.relations import Relation, empty_lake, relations
 
-__all__ = ["LAYERS", "ROOT", "Check", "Model", "ModelColumn", "ModelError", "Models", "load"]
+__all__ = [
+    "LAYERS",
+    "ROOT",
+    "Check",
+    "Model",
+    "ModelColumn",
+    "ModelError",
+    "Models",
+    "load",
+    "read",
+]
 
 ROOT = Path(__file__).resolve().parent.parent / "sql"
 LAYERS = ("staging", "marts", "pii")
@@ -179,12 +194,52 @@ class _Header:
 def load(root: Path = ROOT) -> Models:
     """Read every model, check, macro and seed below a folder.
 
+    What was read is kept in `__pycache__` there, because each process of a run needs it and most
+    of them change nothing; another file, catalogue or version of a library makes it stale.
+
     Args:
         root: Folder with `staging`, `marts`, `pii`, `checks`, `macros` and `seeds`.
 
     Raises:
         ModelError: A file does not parse or bind, its header is incomplete or disagrees with its
             columns, it reads what does not exist, or models read each other in a circle.
+    """
+    kept = root / "__pycache__" / f"models.{_stamp(root)}.msgpack"
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.msgpack.decode(kept.read_bytes(), type=Models, dec_hook=_from_text)
+    models = read(root)
+    # A checkout that cannot be written to only pays with time.
+    with contextlib.suppress(OSError):
+        for stale in kept.parent.glob("models.*.msgpack"):
+            stale.unlink(missing_ok=True)
+        kept.parent.mkdir(exist_ok=True)
+        beside = kept.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_bytes(msgspec.msgpack.encode(models, enc_hook=str))
+        beside.replace(kept)
+    return models
+
+
+def _stamp(root: Path) -> str:
+    """Hash of everything that `read` depends on."""
+    code = Path(__file__).parent
+    catalogue = code.parent / "lean_resources" / "streams.py"
+    files = [catalogue, *sorted(code.glob("*.py")), *sorted(root.rglob("*.sql"))]
+    hashed = hashlib.sha256(f"{root} {version('duckdb')} {version('sqlglot')}".encode())
+    for file in (*files, *sorted((root / "seeds").glob("*.csv"))):
+        hashed.update(f"\0{file}\0".encode())
+        hashed.update(file.read_bytes())
+    return hashed.hexdigest()[:32]
+
+
+def _from_text(kind: type, text: str) -> Any:
+    return kind(text)
+
+
+def read(root: Path = ROOT) -> Models:
+    """Read every model, check, macro and seed below a folder, whatever was kept.
+
+    Raises:
+        ModelError: As `load`.
     """
     macros = {file.stem: file.read_text() for file in sorted((root / "macros").glob("*.sql"))}
     seeds = {file.stem: file for file in sorted((root / "seeds").glob("*.csv"))}
@@ -209,7 +264,7 @@ def load(root: Path = ROOT) -> Models:
             for file in sorted((root / "checks").glob("*.sql"))
         )
         _try_samples(connection, ordered, headers)
-    return Models(MappingProxyType(ordered), checks, known, macros, seeds)
+    return Models(ordered, checks, known, macros, seeds)
 
 
 def _read(file: Path, layer: str) -> tuple[Model, _Header]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Relation:
     doc: str
     types: Mapping[str, str]
     docs: Mapping[str, str]
-    pii: Collection[str]
+    pii: frozenset[str]
 
 
 @contextlib.contextmanager
@@ -119,7 +119,7 @@ def relations(
     found: dict[str, Relation] = {}
 
     def add(
-        name: str, doc: str, docs: Mapping[str, str], pii: Collection[str] = frozenset()
+        name: str, doc: str, docs: Mapping[str, str], pii: frozenset[str] = frozenset()
     ) -> None:
         rows = connection.execute(f"describe {name}").fetchall()
         found[name] = Relation(name, doc, {str(row[0]): str(row[1]) for row in rows}, docs, pii)

@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import hmac
+import shutil
 import threading
 import unicodedata
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipelines.build import attach_models, build, current_manifest, vacuum_model
 from pipelines.lake import Lake
 from pipelines.lineage import trace
 from pipelines.model_assets import model_assets
-from pipelines.models import ROOT, ModelError, load
+from pipelines.models import ROOT, ModelError, load, read
 from pipelines.relations import add_macros
 from pipelines.resources import LakeResource, silent
 from pipelines.warehouse import connect, publish
@@ -651,3 +652,26 @@ def test_a_circle_is_found_whatever_its_length(tmp_path):
 
     assert all(f"m{place}" in str(refused.value) for place in range(3))
     assert isinstance(refused.value.file, Path)
+
+
+def test_what_was_read_is_kept_until_something_changes(tmp_path):
+    """A second load gives the same models, another SQL file new ones, and rubbish is read anew."""
+    root = tmp_path / "sql"
+    shutil.copytree(
+        ROOT, root, ignore=shutil.ignore_patterns("__pycache__", "marts", "pii", "checks")
+    )
+    (root / "marts").mkdir()
+    first = load(root)
+    [kept] = (root / "__pycache__").iterdir()
+
+    assert load(root) == first == read(root)
+
+    kept.write_bytes(b"rubbish")
+    assert load(root) == first
+
+    (root / "marts" / "dim_new.sql").write_text(
+        "-- New.\n--\n-- grain:  one row per bank\n-- key:    bank_identifier\n-- stored: view\n"
+        "select banks.bank_identifier from banks\n"
+    )
+    assert "dim_new" in load(root)
+    assert len(list((root / "__pycache__").iterdir())) == 1
