@@ -29,45 +29,45 @@ from pipelines.warehouse import connect
 __all__ = ["SAMPLES", "demo", "progress_bars"]
 
 SAMPLES = {
-    "Where the money is: booked balances by bank": """
+    "Money in and out by month, own transfers apart": """
 select
-    entities.bank_identifier as bank,
-    balances.currency,
-    count(distinct balances.account_id) as accounts,
-    sum(
-        case when balances.credit_debit_indicator = 'DEBIT' then -balances.amount
-        else balances.amount end
-    )::decimal(18, 2) as booked
-from balances
-inner join entities on balances.entity_id = entities.entity_id
-where balances.balance_type = 'INTERIM_BOOKED'
-group by all
-order by accounts desc, bank
-limit 8
-""",
-    "Salaries that arrived, by month": """
-select
-    strftime(booked_at, '%Y-%m') as month,
+    strftime(booking_month, '%Y-%m') as month,
     currency,
-    count(*) as salaries,
-    sum(amount)::decimal(18, 2) as total
-from transactions
-where list_contains(flags, 'PAYROLL') and status = 'BOOKED'
+    sum(inflow_amount) as money_in,
+    sum(outflow_amount) as money_out,
+    sum(internal_out_amount) as between_own_accounts,
+    count(*) filter (where is_full_month) as full_months,
+    count(*) as accounts
+from fct_cash_flow_monthly
+where currency = 'SAR'
 group by all
 order by month desc
 limit 6
 """,
-    "What is known, and until when: the ledger behind it": """
+    "Does it add up? Movements against what banks state, by account and day": """
 select
-    stream,
-    count(*) filter (where outcome = 'COMMITTED') as committed,
-    count(*) filter (where outcome = 'UNCHANGED') as unchanged,
-    count(*) filter (where outcome = 'SKIPPED') as skipped,
-    count(*) filter (where outcome = 'FAILED') as failed,
-    strftime(max(refreshed_at), '%Y-%m-%d %H:%M') as newest_store
-from pulls
+    verdict,
+    coalesce(reason, '') as reason,
+    count(*) as account_days,
+    count(distinct account_key) as accounts,
+    sum(gap_amount) as gaps
+from mart_balance_reconciliation
 group by all
-order by stream
+order by account_days desc
+limit 6
+""",
+    "What can customers afford? By the rules of a seed, with evidence behind each number": """
+select
+    left(customer_id, 8) as customer,
+    salary,
+    obligations,
+    ceiling,
+    headroom,
+    verdict,
+    coalesce(unknown_reason, '') as because
+from fct_affordability
+order by headroom desc nulls last, customer
+limit 6
 """,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from decimal import Decimal
 from typing import TextIO
 
 import duckdb
@@ -22,10 +23,20 @@ def show(result: duckdb.DuckDBPyConnection, console: Console) -> None:
         table.add_column(name, overflow="fold")
     rows = result.fetchmany(_MOST_ROWS + 1)
     for row in rows[:_MOST_ROWS]:
-        table.add_row(*("" if value is None else str(value) for value in row))
+        table.add_row(*map(_cell, row))
     console.print(table)
     if len(rows) > _MOST_ROWS:
         console.print(f"… the first {_MOST_ROWS} rows")
+
+
+def _cell(value: object) -> str:
+    """A value as people read it; money without the zeros that its type has room for."""
+    if value is None:
+        return ""
+    if isinstance(value, Decimal):
+        whole, point, places = f"{value:f}".partition(".")
+        return f"{whole}{point}{places.rstrip('0').ljust(min(2, len(places)), '0')}"
+    return str(value)
 
 
 def write_csv(result: duckdb.DuckDBPyConnection, to: TextIO = sys.stdout) -> None:
