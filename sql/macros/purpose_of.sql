@@ -1,8 +1,17 @@
 -- What a movement is for, by the words in its bank's text and its merchant's name, in English and
 -- Arabic: salary, pension, support (from the state), rent, instalment, bnpl (buy now, pay later),
 -- or null where none of them stands there. A word tells only as a whole word in English.
+-- Most texts hold none of the words, which one search tells before each is looked for.
 create or replace macro purpose_of(input) as
 case
+    when
+        not regexp_matches(
+            input,
+            '(?i)\b(TABBY|TAMARA|BNPL|CITIZEN ACCOUNT|HAFIZ|PENSION|SALARY|PAYROLL|WAGES?|RENT'
+            || '|INSTALL?MENT|REPAYMENT|FINANCE|EJAR)\b|تابي|تمارا|حساب المواطن|حافز|ضمان اجتماعي'
+            || '|معاش|تقاعد|راتب|رواتب|قسط|أقساط|تمويل|إيجار|ايجار'
+        )
+        then null
     when regexp_matches(input, '(?i)\b(TABBY|TAMARA|BNPL)\b|تابي|تمارا') then 'bnpl'
     when
         regexp_matches(input, '(?i)\bCITIZEN ACCOUNT\b|\bHAFIZ\b|حساب المواطن|حافز|ضمان اجتماعي')

@@ -18,38 +18,7 @@
 --   lag_days            Riyadh days from the earlier one to the later one.
 --   month               UTC month of the movement, YYYY-MM.
 -- sample: select link_kind, method, count(*) as movements from fct_transaction_links group by all
-with movements as (
-
-    select
-        claims.account_key || ':' || movements.transaction_id as movement_id,
-        claims.account_key,
-        movements.month,
-        movements.signed_amount,
-        movements.currency,
-        movements.placed_at,
-        movements.booking_date,
-        movements.transaction_reference,
-        movements.merchant_match,
-        movements.sub_transaction_type in (
-            'REVERSAL', 'WITHDRAWAL_REVERSAL', 'DEPOSIT_REVERSAL'
-        ) as is_reversal,
-        movements.transaction_type in (
-            'SAME_BANK_TRANSFER', 'LOCAL_BANK_TRANSFER', 'INTERNATIONAL_TRANSFER'
-        )
-        or movements.counterparty_identification is not null as is_transfer,
-        movements.counterparty_identification
-    from stg_transactions as movements
-    inner join bridge_account_claims as claims
-        on
-            movements.account_id = claims.account_id
-            and movements.pull_id = claims.pull_id
-            and (movements.placed_at at time zone 'UTC')::date
-            between claims.claimed_from and claims.claimed_to
-    where movements.is_booked and movements.signed_amount <> 0
-
-),
-
-owners as (
+with owners as (
 
     select distinct
         account_key,
@@ -58,14 +27,108 @@ owners as (
 
 ),
 
+accounts as (
+
+    select
+        bridge_accounts.account_id,
+        bridge_accounts.account_key,
+        -- A transfer between own accounts takes a customer with two.
+        bridge_accounts.account_key in (
+            select owners.account_key
+            from owners
+            where owners.customer_id in (
+                select owned.customer_id
+                from owners as owned
+                group by owned.customer_id
+                having count(*) > 1
+            )
+        ) as has_siblings
+    from bridge_accounts
+
+),
+
+booked as (
+
+    select
+        movements.account_id,
+        movements.pull_id,
+        movements.transaction_id,
+        accounts.account_key,
+        movements.month,
+        movements.signed_amount,
+        movements.currency,
+        movements.placed_at,
+        movements.booking_date,
+        movements.transaction_reference,
+        movements.merchant_name,
+        movements.sub_transaction_type in (
+            'REVERSAL', 'WITHDRAWAL_REVERSAL', 'DEPOSIT_REVERSAL'
+        ) as is_reversal,
+        accounts.has_siblings
+        and (
+            movements.transaction_type in (
+                'SAME_BANK_TRANSFER', 'LOCAL_BANK_TRANSFER', 'INTERNATIONAL_TRANSFER'
+            )
+            or movements.counterparty_identification is not null
+        ) as is_transfer,
+        movements.counterparty_identification
+    from stg_transactions as movements
+    inner join accounts on movements.account_id = accounts.account_id
+    where movements.is_booked and movements.signed_amount <> 0
+
+),
+
+undone as (
+
+    select
+        account_key,
+        currency,
+        -signed_amount as signed_amount
+    from booked
+    where is_reversal
+
+),
+
+-- Nearly all movements are neither: they are left out before anything costly is done with them.
+wanted as (
+
+    select *
+    from booked
+    where is_transfer or is_reversal
+
+    union all
+
+    select booked.*
+    from booked
+    semi join undone
+        on
+            booked.account_key = undone.account_key
+            and booked.currency = undone.currency
+            and booked.signed_amount = undone.signed_amount
+    where not coalesce(booked.is_transfer, false) and not coalesce(booked.is_reversal, false)
+
+),
+
+movements as (
+
+    select
+        claims.account_key || ':' || wanted.transaction_id as movement_id,
+        wanted.* exclude (account_id, pull_id, transaction_id)  -- noqa: RF02
+    from wanted
+    inner join bridge_account_claims as claims
+        on
+            wanted.account_id = claims.account_id
+            and wanted.pull_id = claims.pull_id
+            and (wanted.placed_at at time zone 'UTC')::date
+            between claims.claimed_from and claims.claimed_to
+
+),
+
 legs as (
 
     select
         movements.*,
-        owners.customer_id,
-        keyed_hash(
-            upper(replace(movements.counterparty_identification, ' ', ''))
-        ) as counterparty_key
+        owners.customer_id
     from movements
     inner join owners on movements.account_key = owners.account_key
     where movements.is_transfer and not movements.is_reversal
@@ -96,8 +159,12 @@ transfers as (
         paid.signed_amount < 0
         and (
             paid.transaction_reference = received.transaction_reference
-            or paid.counterparty_key = received.account_key
-            or received.counterparty_key = paid.account_key
+            or keyed_hash(
+                upper(replace(paid.counterparty_identification, ' ', ''))
+            ) = received.account_key
+            or keyed_hash(
+                upper(replace(received.counterparty_identification, ' ', ''))
+            ) = paid.account_key
         )
 
 ),
@@ -127,7 +194,7 @@ reversals as (
         and not reversed.is_reversal
         and (
             reversing.transaction_reference = reversed.transaction_reference
-            or reversing.merchant_match = reversed.merchant_match
+            or matchable(reversing.merchant_name) = matchable(reversed.merchant_name)
         )
 
 ),
