@@ -179,6 +179,10 @@ def attach_models(connection: duckdb.DuckDBPyConnection, lake: Lake, models: Mod
         select = model.body if model.stored.is_view else stored_rows(lake, model, manifest)
         connection.execute(f"create or replace view {model.name} as {select}")
         shown.append(model)
+    there = {model.name for model in shown} | set(models.relations)
+    for table_macro in models.table_macros:
+        if there.issuperset(table_macro.reads):
+            connection.execute(table_macro.statement)
     return shown
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "ModelColumn",
     "ModelError",
     "Models",
+    "TableMacro",
     "load",
     "read",
 ]
@@ -155,6 +156,21 @@ class Check:
     file: Path
 
 
+@dataclass(frozen=True, slots=True)
+class TableMacro:
+    """A question with parameters over models, asked like a table.
+
+    Args:
+        name: Name of the file and of the macro.
+        statement: The statement that creates it.
+        reads: Models and relations that it names, sorted; it is there where all of them are.
+    """
+
+    name: str
+    statement: str
+    reads: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Models:
     """All models and checks of a folder, models in an order in which they can be built."""
@@ -164,6 +180,7 @@ class Models:
     relations: Mapping[str, Relation]
     macros: Mapping[str, str]
     seeds: Mapping[str, Path]
+    table_macros: tuple[TableMacro, ...] = ()
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.by_name.values())
@@ -198,7 +215,8 @@ def load(root: Path = ROOT) -> Models:
     of them change nothing; another file, catalogue or version of a library makes it stale.
 
     Args:
-        root: Folder with `staging`, `marts`, `pii`, `checks`, `macros` and `seeds`.
+        root: Folder with `staging`, `marts`, `pii`, `checks`, `macros`, `table_macros`
+            and `seeds`.
 
     Raises:
         ModelError: A file does not parse or bind, its header is incomplete or disagrees with its
@@ -264,7 +282,11 @@ def read(root: Path = ROOT) -> Models:
             for file in sorted((root / "checks").glob("*.sql"))
         )
         _try_samples(connection, ordered, headers)
-    return Models(ordered, checks, known, macros, seeds)
+        table_macros = tuple(
+            _table_macro(file, ordered, known, connection)
+            for file in sorted((root / "table_macros").glob("*.sql"))
+        )
+    return Models(ordered, checks, known, macros, seeds, table_macros)
 
 
 def _read(file: Path, layer: str) -> tuple[Model, _Header]:
@@ -543,6 +565,30 @@ def _check(
         raise ModelError(file, int(match[1]) if match else 1, str(error).splitlines()[0]) from None
     _refuse_personal(file, text, query, reads, models, known, [str(row[0]) for row in rows])
     return Check(claim, model, header.description, severity == "error", text, reads, file)
+
+
+def _table_macro(
+    file: Path,
+    models: Mapping[str, Model],
+    known: Mapping[str, Relation],
+    connection: duckdb.DuckDBPyConnection,
+) -> TableMacro:
+    text = file.read_text(encoding="utf-8")
+    header = _header(file, text)
+    parameters, sample = header.entries.get("parameters"), header.entries.get("sample")
+    if not header.description.endswith(".") or not parameters or not sample:
+        raise ModelError(file, 1, "the header is a sentence, parameters and a sample")
+    _, reads = _select(file, text)
+    for name in reads:
+        if name not in models and name not in known:
+            raise ModelError(file, _line_of(text, name), f"there is no stream or model {name}")
+    statement = f"create or replace macro {file.stem}({parameters}) as table {text}"
+    try:
+        connection.execute(statement)
+        connection.execute(sample)
+    except duckdb.Error as error:
+        raise ModelError(file, header.length + 1, str(error).splitlines()[0]) from None
+    return TableMacro(file.stem, statement, reads)
 
 
 def _refuse_personal(

@@ -97,6 +97,10 @@ class _Shelf:
         add_seeds(self.connection, self.models.seeds)
         shown = [model for model in self.models if self._is_there(model)]
         self._show_public(shown)
+        there = {model.name for model in shown} | set(self.models.relations)
+        for table_macro in self.models.table_macros:
+            if there.issuperset(table_macro.reads):
+                self.connection.execute(table_macro.statement)
         if pii:
             self._show_personal(shown)
         self.connection.execute("commit")

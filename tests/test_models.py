@@ -658,7 +658,9 @@ def test_what_was_read_is_kept_until_something_changes(tmp_path):
     """A second load gives the same models, another SQL file new ones, and rubbish is read anew."""
     root = tmp_path / "sql"
     shutil.copytree(
-        ROOT, root, ignore=shutil.ignore_patterns("__pycache__", "marts", "pii", "checks")
+        ROOT,
+        root,
+        ignore=shutil.ignore_patterns("__pycache__", "marts", "pii", "checks", "table_macros"),
     )
     (root / "marts").mkdir()
     first = load(root)
@@ -675,3 +677,47 @@ def test_what_was_read_is_kept_until_something_changes(tmp_path):
     )
     assert "dim_new" in load(root)
     assert len(list((root / "__pycache__").iterdir())) == 1
+
+
+MACRO = "-- For a test.\n--\n-- parameters: since\n-- sample: {sample}\n{select}\n"
+
+
+def test_a_question_with_parameters_is_there_once_all_it_reads_is(tmp_path):
+    """A table macro is published beside the models that it reads, and not before they are built."""
+    folder = written(
+        tmp_path / "sql",
+        marts__one=PLAIN,
+        table_macros__ones=MACRO.format(
+            sample="from ones('a')", select="select * from one where customer_id > since"
+        ),
+    )
+    lake = Lake(tmp_path / "lake", "sandbox")
+    models = load(folder)
+    query = "select count(*) from ones('')"
+
+    publish(lake, models)
+    with connect(lake) as connection, pytest.raises(duckdb.CatalogException):
+        connection.execute(query)
+    build(lake, models, hash_key="k")
+    publish(lake, models)
+    with connect(lake) as connection:
+        assert connection.execute(query).fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("sample", "select", "problem"),
+    [
+        ("from ones('a')", "select * from nothing", "there is no stream or model nothing"),
+        ("from ones('a')", "select gone from one", "gone"),
+        ("from ones()", "select * from one where customer_id > since", "ones"),
+        ("", "select * from one", "a sentence, parameters and a sample"),
+    ],
+    ids=["unknown table", "unknown column", "wrong sample", "no sample"],
+)
+def test_a_question_that_cannot_be_asked_is_refused(sample, select, problem, tmp_path):
+    """With its file, as models are."""
+    text = MACRO.format(sample=sample, select=select)
+    folder = written(tmp_path, marts__one=PLAIN, table_macros__ones=text)
+
+    with pytest.raises(ModelError, match=rf"table_macros/ones\.sql:\d+: .*{problem}"):
+        load(folder)

@@ -1,0 +1,47 @@
+-- Every balance that banks ever stated, type by type and pull by pull.
+--
+-- grain:  one row per account id, balance type and pull
+-- key:    account_id, balance_type, pull_id
+-- stored: view
+-- counts: all types; never add or compare two of them, and mind included_credit
+-- zone:   instants are UTC, stated_date is Riyadh's
+-- columns:
+--   signed_amount   The balance with its sign, in units of currency; null where the bank's
+--                   indicator is unknown or contradicts the amount.
+--   stated_date     Riyadh day of the bank's time for this balance; may be old.
+--   staleness       How old the bank's time for it was when the bank was asked; null where the bank
+--                   tells none.
+--   is_newest       Whether it is the newest one of its account id and type.
+-- sample: select stated_date, signed_amount from fct_balance_snapshots
+--         where balance_type = 'INTERIM_BOOKED' order by account_key, refreshed_at
+select
+    -- ids
+    bridge_accounts.account_key,
+    balances.account_id,
+    balances.entity_id,
+
+    -- money
+    balances.balance_type,
+    balances.currency,
+    signed(balances.amount, balances.credit_debit_indicator) as signed_amount,
+
+    -- flags
+    row_number() over (
+        partition by balances.account_id, balances.balance_type
+        order by
+            coalesce(balances.refreshed_at, balances.asked_at) desc,
+            balances.asked_at desc,
+            balances.pull_id desc
+    ) = 1 as is_newest,
+
+    -- times
+    balances.stated_at,
+    riyadh_date(balances.stated_at) as stated_date,
+    coalesce(balances.refreshed_at, balances.asked_at) - balances.stated_at as staleness,
+    balances.refreshed_at,
+    balances.asked_at,
+
+    -- trace
+    balances.pull_id
+from balances_history as balances
+inner join bridge_accounts on balances.account_id = bridge_accounts.account_id

@@ -1,0 +1,264 @@
+-- What was known of each movement when: a version from the pull that first showed it so to the one
+-- that showed it otherwise or, though it speaks for its day, not at all.
+--
+-- transactions_as_of(instant) gives the versions that counted at an instant, each account once.
+--
+-- grain:  one row per account id, transaction id, UTC month and version
+-- key:    account_id, transaction_id, month, version
+-- stored: by month
+-- counts: every status; versions differ in a column that is here, so a new balance after a movement
+--         or a new text alone makes none; a movement that moves to another month vanishes from one
+--         and appears in the other
+-- zone:   instants are UTC, booking_date is Riyadh's, month is the UTC month of placed_at
+-- columns:
+--   account_key             The real account; see bridge_accounts.
+--   movement_id             Account and transaction id, as in fct_transactions.
+--   version                 Counts the versions of a movement in its month, from 1.
+--   change_kind             appeared, changed or vanished; a row that vanished shows what it was.
+--   seen_from_at            End of the pull that brought it, UTC: from then on it was known here.
+--   seen_to_at              End of the pull that ended it, UTC, exclusive; null while it stands.
+--   account_id              Lean's id of the account that showed it.
+--   transaction_id          The bank's or Lean's id; unique within the account, not beyond.
+--   currency                Currency of the amounts, ISO 4217.
+--   signed_amount           The amount with its sign, money in above zero, in units of currency;
+--                           null where the sign is unknown.
+--   amount                  The amount without its sign, in units of currency.
+--   charge_amount           Charge for the movement, in the charge's own currency.
+--   charge_vat_amount       VAT on the charge, in the charge's own currency.
+--   status                  State; only BOOKED money is counted.
+--   transaction_mutability  Whether the bank may still change it.
+--   transaction_type        Channel.
+--   sub_transaction_type    What happened.
+--   transaction_reference   Reference of the payment scheme.
+--   merchant_name           Merchant.
+--   merchant_category_code  Kind of merchant, ISO 18245 behind the letters CC.
+--   placed_at               When it counts: booking, else value, else transaction instant, UTC.
+--   booked_at               When it was posted, UTC.
+--   value_at                When the money counts for interest, UTC.
+--   booking_date            Riyadh day of placed_at.
+--   month                   UTC month of placed_at, YYYY-MM.
+--   pull_id                 The pull that brought it; see pulls.
+--   told_at                 When the bank was asked for what the pull brought, UTC.
+-- sample: select change_kind, count(*) as versions from fct_transaction_history group by all
+with reads as (
+
+    select
+        pull_id,
+        parent_id as account_id,
+        month,
+        claimed_from,
+        claimed_to,
+        row_number() over by_age as turn,
+        max(finished_at) over by_age as seen_at,
+        coalesce(refreshed_at, asked_at) as told_at,
+        count(*) over (partition by parent_id, month) as turns
+    from pulls
+    where stream = 'transactions' and outcome = 'COMMITTED'
+    window by_age as (
+        partition by parent_id, month
+        order by coalesce(refreshed_at, asked_at), asked_at, pull_id
+        rows unbounded preceding
+    )
+
+),
+
+shown as (
+
+    select
+        history.account_id,
+        history.transaction_id,
+        history.month,
+        history.status,
+        signed(history.amount, history.credit_debit_indicator) as signed_amount,
+        history.amount,
+        history.currency,
+        coalesce(history.booked_at, history.value_at, history.transacted_at) as placed_at,
+        history.booked_at,
+        history.value_at,
+        history.transaction_mutability,
+        history.transaction_type,
+        history.sub_transaction_type,
+        history.transaction_reference,
+        history.merchant_name,
+        history.merchant_category_code,
+        history.charge_amount,
+        history.charge_vat_amount,
+        history.pull_id,
+        reads.turn,
+        reads.turns,
+        reads.seen_at,
+        reads.told_at
+    from transactions_history as history
+    inner join reads on history.pull_id = reads.pull_id and history.month = reads.month
+
+),
+
+-- Most months are read once, or come out the same, and need no comparing.
+compared as (
+
+    select
+        *,
+        hash(
+            status, signed_amount, amount, currency, booked_at, value_at, placed_at,
+            transaction_mutability, transaction_type, sub_transaction_type, transaction_reference,
+            merchant_name, merchant_category_code, charge_amount, charge_vat_amount
+        ) as content
+    from shown
+    where turns > 1
+
+),
+
+followed as (
+
+    select
+        *,
+        lag(content) over by_turn as content_before,
+        lag(turn) over by_turn as turn_before,
+        lead(turn) over by_turn as turn_after
+    from compared
+    window by_turn as (
+        partition by account_id, transaction_id, month
+        order by turn
+    )
+
+),
+
+-- Where the next pull does not show a movement, the first that speaks for its day ends it.
+ended as (
+
+    select
+        followed.account_id,
+        followed.transaction_id,
+        followed.month,
+        followed.turn as last_turn,
+        arg_min(
+            {
+                'turn': reads.turn,
+                'seen_at': reads.seen_at,
+                'told_at': reads.told_at,
+                'pull_id': reads.pull_id
+            },
+            reads.turn
+        ) as ending
+    from followed
+    inner join reads
+        on
+            followed.account_id = reads.account_id
+            and followed.month = reads.month
+            and followed.turn < reads.turn
+            and reads.turn < coalesce(followed.turn_after, followed.turns + 1)
+            and (followed.placed_at at time zone 'UTC')::date
+            between reads.claimed_from and reads.claimed_to
+    where followed.turn < followed.turns and followed.turn_after is distinct from followed.turn + 1
+    group by
+        followed.account_id, followed.transaction_id, followed.month, followed.turn
+
+),
+
+events as (
+
+    select
+        followed.* exclude (content, content_before, turn_before, turn_after, turns),  -- noqa: RF02
+        case
+            when followed.turn_before is null or ended.ending is not null then 'appeared'
+            else 'changed'
+        end as change_kind
+    from followed
+    left join ended
+        on
+            followed.account_id = ended.account_id
+            and followed.transaction_id = ended.transaction_id
+            and followed.month = ended.month
+            and followed.turn_before = ended.last_turn
+    where
+        followed.turn_before is null
+        or followed.content <> followed.content_before
+        or ended.ending is not null
+
+    union all by name
+
+    select
+        followed.* exclude (  -- noqa: RF02
+            content, content_before, turn_before, turn_after, turns,  -- noqa: RF02
+            turn, seen_at, told_at, pull_id
+        ),
+        ended.ending['turn'] as turn,
+        ended.ending['seen_at'] as seen_at,
+        ended.ending['told_at'] as told_at,
+        ended.ending['pull_id'] as pull_id,
+        'vanished' as change_kind
+    from followed
+    inner join ended
+        on
+            followed.account_id = ended.account_id
+            and followed.transaction_id = ended.transaction_id
+            and followed.month = ended.month
+            and followed.turn = ended.last_turn
+
+),
+
+versions as (
+
+    select
+        * exclude (turn, turns, seen_at),
+        1 as version,
+        'appeared' as change_kind,
+        seen_at as seen_from_at,
+        null as seen_to_at
+    from shown
+    where turns = 1
+
+    union all by name
+
+    select
+        * exclude (turn, seen_at),
+        row_number() over by_turn as version,
+        seen_at as seen_from_at,
+        lead(seen_at) over by_turn as seen_to_at
+    from events
+    window by_turn as (
+        partition by account_id, transaction_id, month
+        order by turn
+    )
+
+)
+
+select
+    -- ids
+    bridge_accounts.account_key || ':' || versions.transaction_id as movement_id,
+    bridge_accounts.account_key,
+    versions.account_id,
+    versions.transaction_id,
+    versions.version,
+
+    -- money
+    versions.currency,
+    versions.signed_amount,
+    versions.amount,
+    versions.charge_amount,
+    versions.charge_vat_amount,
+
+    -- attributes
+    versions.change_kind,
+    versions.status,
+    versions.transaction_mutability,
+    versions.transaction_type,
+    versions.sub_transaction_type,
+    versions.transaction_reference,
+    versions.merchant_name,
+    versions.merchant_category_code,
+
+    -- times
+    versions.placed_at,
+    versions.booked_at,
+    versions.value_at,
+    riyadh_date(versions.placed_at) as booking_date,
+    versions.seen_from_at,
+    versions.seen_to_at,
+    versions.told_at,
+    versions.month,
+
+    -- trace
+    versions.pull_id
+from versions
+inner join bridge_accounts on versions.account_id = bridge_accounts.account_id
