@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Usage", "size_of"]
+__all__ = ["Usage", "own_peak_bytes", "size_of"]
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -36,7 +36,7 @@ class Usage:
         return cls(
             time.perf_counter(),
             sum(one.ru_utime + one.ru_stime for one in found),
-            max(_peak(), found[1].ru_maxrss * _MAXRSS_UNIT),
+            max(own_peak_bytes(), found[1].ru_maxrss * _MAXRSS_UNIT),
         )
 
     @classmethod
@@ -46,7 +46,7 @@ class Usage:
         return cls(now.seconds - start.seconds, now.cpu_seconds - start.cpu_seconds, now.peak_bytes)
 
 
-def _peak() -> int:
+def own_peak_bytes() -> int:
     """Largest resident size of this process so far.
 
     Linux hands the figure of `getrusage` on from the process that started this one.

@@ -49,7 +49,7 @@ Announced = Callable[[str, float], Awaitable[float]]
 
 _LOG = logging.getLogger(__name__)
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
 _LONGEST_PATIENCE_SECONDS = 300.0
@@ -819,10 +819,12 @@ def _network(settings: LeanSettings) -> httpx.AsyncBaseTransport:
 
 
 def _checked(value: str, name: str) -> str:
-    """An id that may stand in a path.
+    """An id that may stand in an address: a UUID, as all of Lean's ids are that are asked by.
+
+    An IBAN or a national id that is passed by mistake must not end in the logs of every proxy.
 
     Raises:
-        RequestError: It holds more than letters, digits, hyphens and underscores.
+        RequestError: It is no UUID.
     """
     if not _ID.fullmatch(value):
         raise RequestError(f"{name} is not an id", code="INVALID_ID")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,11 @@ RAW_SCHEMA = pa.schema(
 )
 """One row per answer, as received: enough to type it again without asking Lean."""
 
-_SQL = Path(__file__).resolve().parent.parent / "sql" / "lake"
+_SQL: Mapping[str, str] = {
+    file.stem: file.read_text(encoding="utf-8")
+    for file in (Path(__file__).resolve().parent.parent / "sql" / "lake").glob("*.sql")
+}
+"""Read once, so that a process keeps to one version of them while files are replaced."""
 PARENTS = ("banks", "entities", "consents", "accounts")
 """The streams that the views and macros of this folder read."""
 _VIEWS = ("paused_banks", "clock")
@@ -75,6 +81,7 @@ _MACROS = {
     "refresh_budget": "per_day, at_instant",
     "stale_entities": "fresh_hours, at_instant",
 }
+_PLANNING_MEMORY = "400MB"
 _DAY_SECONDS = 86_400
 _LARGE_ROWS = 5_000
 _LEVEL = 1
@@ -201,6 +208,33 @@ class Lake:
         self.attach_to(connection, names)
         return connection
 
+    @contextmanager
+    def planning(self, names: Collection[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A DuckDB that plans: like `connect`, in bounded memory however long the ledger is.
+
+        The ledger is read where it lies, from the files that there are at this call. `claims` tells
+        of some streams only, and `every_claim` is the view of all.
+
+        Args:
+            names: The streams to show, and to have in `claims`.
+        """
+        with tempfile.TemporaryDirectory(prefix="plan-") as folder, duckdb.connect() as connection:
+            connection.execute("set TimeZone = 'UTC'")
+            connection.execute("set preserve_insertion_order = false")
+            connection.execute("set enable_progress_bar = false")
+            connection.execute(f"set memory_limit = '{_PLANNING_MEMORY}'")
+            connection.execute("set temp_directory = $folder", {"folder": folder})
+            connection.execute(f"create view pulls as {self._ledger_now()}")
+            connection.execute(f"create view every_claim as {_SQL['claims']}")
+            known = ", ".join(f"'{name}'" for name in names)
+            connection.execute(f"create table claims as from every_claim where stream in ({known})")
+            self._attach_views(connection, names)
+            yield connection
+
+    def _ledger_now(self) -> str:
+        """The SELECT over the files of the ledger that there are now, whatever is added later."""
+        return _reading(sorted(self.pulls.glob("*/*.parquet")), LEDGER_SCHEMA)
+
     def attach_to(
         self, connection: duckdb.DuckDBPyConnection, names: Collection[str] | None = None
     ) -> None:
@@ -215,33 +249,35 @@ class Lake:
         """
         ledger = self._files(self.pulls, LEDGER_SCHEMA)
         connection.execute(f"create or replace table pulls as {ledger}")
-        claims = (_SQL / "claims.sql").read_text()
-        connection.execute(f"create or replace table claims as {claims}")
+        connection.execute(f"create or replace table claims as {_SQL['claims']}")
         self._add_macros(connection, _FIRST_MACROS)
-        for name in names or STREAMS:
-            resolved = self.resolved(STREAMS[name])
-            connection.execute(f'create or replace view "{name}" as {resolved}')
+        self._attach_views(connection, tuple(STREAMS) if names is None else names)
         for name in STREAMS if names is None else ():
             connection.execute(
                 f"create or replace view {name}_history as {self.history(STREAMS[name])}"
             )
+
+    def _attach_views(self, connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
+        """Create what reads `pulls` and `claims`."""
+        for name in names:
+            resolved = self.resolved(STREAMS[name])
+            connection.execute(f'create or replace view "{name}" as {resolved}')
         for name, folder, schema in (
             ("refresh_spends", self.spends.parent, SPENDS_SCHEMA),
             ("refresh_attempts", self.attempts, ATTEMPTS_SCHEMA),
         ):
             connection.execute(f"create or replace view {name} as {self._files(folder, schema)}")
         for name in _VIEWS:
-            body = (_SQL / f"{name}.sql").read_text()
-            connection.execute(f"create or replace view {name} as {body}")
+            connection.execute(f"create or replace view {name} as {_SQL[name]}")
         self._add_macros(connection, _MACROS)
         for name in _VIEWS_OF_MACROS:
-            body = (_SQL / f"{name}.sql").read_text()
-            connection.execute(f"create or replace view {name} as {body}")
+            connection.execute(f"create or replace view {name} as {_SQL[name]}")
 
     def _add_macros(self, connection: duckdb.DuckDBPyConnection, macros: Mapping[str, str]) -> None:
         for name, parameters in macros.items():
-            body = (_SQL / f"{name}.sql").read_text()
-            connection.execute(f"create or replace macro {name}({parameters}) as table {body}")
+            connection.execute(
+                f"create or replace macro {name}({parameters}) as table {_SQL[name]}"
+            )
 
     def resolved(self, stream: Stream, months: Collection[str] | None = None) -> str:
         """The SELECT of a stream's rows that count, over `claims` and the stream's files.
@@ -314,19 +350,14 @@ class Lake:
 
         A column that older files lack is null, one that the schema does not name does not show.
         """
-        empty = typed_nothing((f.name, _sql_type(f.type)) for f in schema)
         partitions = ["*"] if months is None else [f"month={month}" for month in sorted(months)]
-        patterns = ", ".join(
-            f"'{_escaped(folder / partition / '*.parquet')}'"
-            for partition in partitions
-            if any(folder.glob(f"{partition}/*.parquet"))
-        )
-        if not patterns:
-            return empty
-        names = ", ".join(f'"{name}"' for name in schema.names)
-        return (
-            f"select {names} from ({empty} union all by name select * from read_parquet("
-            f"[{patterns}], union_by_name = true, hive_partitioning = false))"
+        return _reading(
+            [
+                folder / partition / "*.parquet"
+                for partition in partitions
+                if any(folder.glob(f"{partition}/*.parquet"))
+            ],
+            schema,
         )
 
     def vacuum(self, *, older_than_seconds: float = _DAY_SECONDS) -> list[Path]:
@@ -524,6 +555,19 @@ def typed_nothing(columns: Iterable[tuple[str, str]]) -> str:
     """A SELECT without rows, of columns with their types."""
     named = ", ".join(f'null::{kind} as "{name}"' for name, kind in columns)
     return f"select {named} where false"
+
+
+def _reading(files: Sequence[Path], schema: pa.Schema) -> str:
+    """The SELECT over files or patterns of files; typed and empty where there are none."""
+    empty = typed_nothing((f.name, _sql_type(f.type)) for f in schema)
+    if not files:
+        return empty
+    names = ", ".join(f'"{name}"' for name in schema.names)
+    listed = ", ".join(f"'{_escaped(file)}'" for file in files)
+    return (
+        f"select {names} from ({empty} union all by name select * from read_parquet("
+        f"[{listed}], union_by_name = true, hive_partitioning = false))"
+    )
 
 
 def _beside(file: Path) -> Path:

@@ -235,6 +235,7 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "pull_id": "The pull.",
             "claimed_from": "First UTC day; null for a snapshot.",
             "claimed_to": "Last UTC day, inclusive; null for a snapshot.",
+            "refreshed_at": "When the bank was last asked before that pull, UTC, by Lean.",
         },
     ),
     "clock": (

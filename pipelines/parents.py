@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import duckdb
 
-from lean_resources.streams import Stream
-from pipelines.ledger import Outcome
-from pipelines.planner import Claim, Window
+from lean_resources.streams import Stream, Window
+from pipelines.planner import Claim
+from pipelines.planner import Window as Days
 
-__all__ = ["APPLICATION", "Parent", "claims_by_month", "parents_of", "windows_of"]
+__all__ = ["APPLICATION", "ClaimsInOrder", "Parent", "parents_of", "window_of"]
 
 APPLICATION = "application"
 """Parent of the streams that Lean lists for the whole application."""
+
+_ROWS = 10_000
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,10 @@ def parents_of(
     now: dt.datetime,
     entity_ids: Collection[str] | None = None,
     account_ids: Collection[str] | None = None,
-) -> list[Parent]:
-    """The parents of a stream, those that may not be read now included with the reason.
+) -> Iterator[Parent]:
+    """The parents of a stream in the order of their ids, those that may not be read included.
+
+    One by one, so that any number of them fits; nothing else may use the connection meanwhile.
 
     Args:
         stream: The stream.
@@ -79,32 +85,43 @@ def parents_of(
     """
     if stream.scopes:
         name = stream.parent_key or ""
-        return [Parent(scope[name], request=scope) for scope in stream.scopes]
+        yield from (Parent(scope[name], request=scope) for scope in stream.scopes)
+        return
     if stream.parent is None or stream.exploded_from is not None:
-        return [Parent(APPLICATION)]
+        yield Parent(APPLICATION)
+        return
     level = "accounts" if stream.parent == "accounts" else "entities"
     key = stream.parent_key or ""
-    result = connection.execute(
-        "select readable.*, known.refreshed_at, looked.known_at"
-        f" from readable_{level}($permission, $now) as readable"
-        " left join (select claims.parent_id, max(pulls.refreshed_at) as refreshed_at from claims"
-        " inner join pulls on claims.pull_id = pulls.pull_id"
-        " where claims.stream = $stream and claims.month is null group by all) as known"
-        f" on readable.{key} = known.parent_id"
-        " left join (select parent_id, max(known_at) as known_at from pulls"
-        " where stream = $stream and outcome <> 'FAILED' group by all) as looked"
-        f" on readable.{key} = looked.parent_id"
-        f" order by readable.entity_id, readable.{key}",
-        {"stream": stream.name, "permission": stream.permission, "now": now},
-    )
+    given = {"permission": stream.permission, "now": now}
+    if stream.window is Window.MONTHS:
+        # What is known of months is in their claims.
+        query = (
+            "select entity_id, bank_identifier, skip_code, account_id, from_date, to_date"
+            f" from readable_{level}($permission, $now) order by {key}"
+        )
+    else:
+        given["stream"] = stream.name
+        query = (
+            "select readable.*, known.refreshed_at, looked.known_at"
+            f" from readable_{level}($permission, $now) as readable"
+            " left join (select claims.parent_id, max(pulls.refreshed_at) as refreshed_at"
+            " from claims inner join pulls on claims.pull_id = pulls.pull_id"
+            " where claims.stream = $stream and claims.month is null group by all) as known"
+            f" on readable.{key} = known.parent_id"
+            " left join (select parent_id, max(known_at) as known_at from pulls"
+            " where stream = $stream and outcome <> 'FAILED' group by all) as looked"
+            f" on readable.{key} = looked.parent_id"
+            f" order by readable.{key}"
+        )
+    result = connection.execute(query, given)
     names = [column[0] for column in result.description or ()]
-    found = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-    return [
-        _parent(row, stream)
-        for row in found
-        if (entity_ids is None or row["entity_id"] in entity_ids)
-        and (account_ids is None or row.get("account_id") in account_ids)
-    ]
+    while rows := result.fetchmany(_ROWS):
+        for values in rows:
+            row = dict(zip(names, values, strict=True))
+            if (entity_ids is None or row["entity_id"] in entity_ids) and (
+                account_ids is None or row.get("account_id") in account_ids
+            ):
+                yield _parent(row, stream)
 
 
 def _parent(row: Mapping[str, Any], stream: Stream) -> Parent:
@@ -117,43 +134,75 @@ def _parent(row: Mapping[str, Any], stream: Stream) -> Parent:
         request=request,
         entity_id=row["entity_id"],
         bank_identifier=row["bank_identifier"],
-        refreshed_at=row["refreshed_at"],
-        known_at=row["known_at"],
-        consented_at=row["consented_at"],
+        refreshed_at=row.get("refreshed_at"),
+        known_at=row.get("known_at"),
+        consented_at=row.get("consented_at"),
         skip_code=row["skip_code"],
         from_date=row.get("from_date"),
         to_date=row.get("to_date"),
     )
 
 
-def windows_of(parents: Sequence[Parent]) -> list[Window]:
-    """Readable accounts and the days that their consents allow."""
-    return [
-        Window(
-            account_id=parent.parent_id,
-            entity_id=parent.entity_id or "",
-            bank_identifier=parent.bank_identifier or "",
-            from_date=parent.from_date,
-            to_date=parent.to_date,
+def window_of(parent: Parent) -> Days | None:
+    """The days that may be read of an account; None where it may not be read at all."""
+    if parent.skip_code is not None or parent.from_date is None or parent.to_date is None:
+        return None
+    return Days(
+        account_id=parent.parent_id,
+        entity_id=parent.entity_id or "",
+        bank_identifier=parent.bank_identifier or "",
+        from_date=parent.from_date,
+        to_date=parent.to_date,
+    )
+
+
+class ClaimsInOrder:
+    """For each account and month, the stretches of days that committed pulls speak for.
+
+    One account at a time is held, so accounts have to be asked for in the order of their ids.
+
+    Args:
+        stream: The stream.
+        connection: A connection that plans; nothing else may use it meanwhile.
+        settled_days: Days after a month's end from which on no bank changes its rows. Of a claim
+            from later on only the day of its store is told, not the instant: nothing is decided by
+            it, and accounts then share most of their claims.
+    """
+
+    def __init__(
+        self, stream: Stream, connection: duckdb.DuckDBPyConnection, settled_days: int
+    ) -> None:
+        # As a number: a column of instants costs many times as much to fetch.
+        self._result = connection.execute(
+            "select parent_id, month, claimed_from, claimed_to, epoch_us("
+            " case when refreshed_at::date > last_day(claimed_from) + $settled_days"
+            " then date_trunc('day', refreshed_at) else refreshed_at end)"
+            " from every_claim where stream = $stream order by parent_id",
+            {"stream": stream.name, "settled_days": settled_days},
         )
-        for parent in parents
-        if parent.skip_code is None and parent.from_date is not None and parent.to_date is not None
-    ]
+        self._rows: list[tuple[Any, ...]] = []
+        self._place = 0
+
+    def get(
+        self, account_id: str, default: Mapping[str, Sequence[Claim]], /
+    ) -> Mapping[str, Sequence[Claim]]:
+        """Claims of one account by month."""
+        found: dict[str, list[Claim]] = {}
+        while True:
+            rows = self._rows
+            for place in range(self._place, len(rows)):
+                parent_id, month, *claimed = rows[place]
+                if parent_id > account_id:
+                    self._place = place
+                    return found or default
+                if parent_id == account_id:
+                    found.setdefault(month, []).append(_claim(*claimed))
+            self._rows, self._place = self._result.fetchmany(_ROWS), 0
+            if not self._rows:
+                return found or default
 
 
-def claims_by_month(
-    stream: Stream, connection: duckdb.DuckDBPyConnection
-) -> dict[str, dict[str, list[Claim]]]:
-    """For each account and month, the stretches of days that committed pulls speak for."""
-    rows = connection.execute(
-        "select claims.parent_id, claims.month, claims.claimed_from, claims.claimed_to,"
-        " pulls.refreshed_at"
-        " from claims inner join pulls on claims.pull_id = pulls.pull_id"
-        " where claims.stream = $stream and pulls.outcome = $outcome",
-        {"stream": stream.name, "outcome": Outcome.COMMITTED},
-    ).fetchall()
-    found: dict[str, dict[str, list[Claim]]] = {}
-    for parent_id, month, from_date, to_date, refreshed_at in rows:
-        claim = Claim(from_date, to_date, refreshed_at)
-        found.setdefault(parent_id, {}).setdefault(month, []).append(claim)
-    return found
+@lru_cache(maxsize=65_536)
+def _claim(from_date: dt.date, to_date: dt.date, refreshed_us: int | None) -> Claim:
+    at = None if refreshed_us is None else _EPOCH + dt.timedelta(microseconds=refreshed_us)
+    return Claim(from_date, to_date, at)

@@ -87,6 +87,11 @@ class Policy(BaseModel):
             raise ValueError(f"not read for each entity or account: {', '.join(unknown)}")
         return value
 
+    @property
+    def longest_lookback(self) -> int:
+        """Days after a month's end until which rows of some bank may still change."""
+        return max(self.lookback_days, *self.lookback_days_by_bank.values(), 0)
+
     def lookback_of(self, bank_identifier: str | None) -> int:
         """Days after a month's end until which a bank's rows may still change."""
         return self.lookback_days_by_bank.get(bank_identifier or "", self.lookback_days)

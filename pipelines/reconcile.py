@@ -62,7 +62,7 @@ async def reconcile(
     stream = STREAMS["transactions"]
     with lake.connect() as connection:
         before = connection.sql(
-            "select claims.*, pulls.refreshed_at, pulls.bank_identifier from claims"
+            "select claims.*, pulls.bank_identifier from claims"
             " inner join pulls on claims.pull_id = pulls.pull_id"
             " where claims.stream = 'transactions'"
         ).to_arrow_table()

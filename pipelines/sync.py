@@ -11,7 +11,7 @@ import copy
 import datetime as dt
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -36,7 +36,7 @@ from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import PARENTS, RAW_SCHEMA, Batch, Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
-from pipelines.parents import Parent, claims_by_month, parents_of, windows_of
+from pipelines.parents import ClaimsInOrder, Parent, parents_of, window_of
 from pipelines.planner import PlannedMonth, plan
 from pipelines.policy import Policy
 
@@ -164,8 +164,10 @@ class _Done:
 
 def tasks_of(
     stream: Stream, lake: Lake, now: dt.datetime, policy: Policy, selection: Selection
-) -> tuple[list[Task], list[Parent]]:
-    """What to read now, and the parents that may not be read.
+) -> Iterator[Task | Parent]:
+    """What to read now, and the parents that may not be read, in the order of the parents' ids.
+
+    One by one, in memory that does not grow with the accounts or the ledger.
 
     Args:
         stream: The stream.
@@ -174,35 +176,48 @@ def tasks_of(
         policy: How eagerly to pull.
         selection: What the run is narrowed to.
     """
-    with lake.connect(PARENTS) as connection:
+    with lake.planning(
+        {*PARENTS, stream.name} if stream.window is Window.SNAPSHOT else PARENTS
+    ) as connection:
         parents = parents_of(stream, connection, now, selection.entity_ids, selection.account_ids)
-        readable = [parent for parent in parents if parent.skip_code is None]
-        skipped = [parent for parent in parents if parent.skip_code is not None]
         if stream.window is Window.SNAPSHOT:
-            days = {"start_date": _FIRST_DAY, "end_date": f"{now:%Y-%m-%d}"}
-            extra = {name: days[name] for name in stream.query if name in days}
-            hours = policy.reread_hours.get(stream.name) if selection.is_whole else None
-            reread = dt.timedelta(hours=hours) if hours is not None else None
-            return [
-                Task(p, {**p.request, **extra}, unless_refreshed_at=p.refreshed_at)
-                for p in readable
-                if p.is_due(now, reread)
-            ], skipped
-        claims = claims_by_month(stream, connection)
-    by_id = {parent.parent_id: parent for parent in readable}
-    series = plan(windows_of(readable), claims, now.date(), policy, selection.months)
-    tasks = []
-    for planned in series:
-        parent = by_id[planned.window.account_id]
-        request = {
-            **parent.request,
-            "start_date": planned.from_date.isoformat(),
-            "end_date": planned.to_date.isoformat(),
-        }
-        if selection.insights:
-            request["insights"] = "true"
-        tasks.append(Task(parent, request, planned.months, planned.unless_refreshed_at))
-    return tasks, skipped
+            yield from _snapshots(stream, parents, now, policy, selection)
+            return
+        claims = ClaimsInOrder(stream, connection.cursor(), policy.longest_lookback)
+        for parent in parents:
+            window = window_of(parent)
+            if window is None:
+                if parent.skip_code is not None:
+                    yield parent
+                continue
+            for planned in plan([window], claims, now.date(), policy, selection.months):
+                request = {
+                    **parent.request,
+                    "start_date": planned.from_date.isoformat(),
+                    "end_date": planned.to_date.isoformat(),
+                }
+                if selection.insights:
+                    request["insights"] = "true"
+                yield Task(parent, request, planned.months, planned.unless_refreshed_at)
+
+
+def _snapshots(
+    stream: Stream,
+    parents: Iterable[Parent],
+    now: dt.datetime,
+    policy: Policy,
+    selection: Selection,
+) -> Iterator[Task | Parent]:
+    """Reads of a stream without months, for the parents that are due."""
+    days = {"start_date": _FIRST_DAY, "end_date": f"{now:%Y-%m-%d}"}
+    extra = {name: days[name] for name in stream.query if name in days}
+    hours = policy.reread_hours.get(stream.name) if selection.is_whole else None
+    reread = dt.timedelta(hours=hours) if hours is not None else None
+    for parent in parents:
+        if parent.skip_code is not None:
+            yield parent
+        elif parent.is_due(now, reread):
+            yield Task(parent, {**parent.request, **extra}, unless_refreshed_at=parent.refreshed_at)
 
 
 async def sync(
@@ -235,7 +250,9 @@ async def sync(
     started = time.monotonic()
     before = client.requests
     now = await client.server_time()
-    tasks, skipped = await asyncio.to_thread(tasks_of, stream, lake, now, policy, selection)
+    planned = await asyncio.to_thread(lambda: list(tasks_of(stream, lake, now, policy, selection)))
+    tasks = [one for one in planned if isinstance(one, Task)]
+    skipped = [one for one in planned if isinstance(one, Parent)]
     writer = _Writer(stream, lake, run_id)
     writer.report.parents = len({task.parent.parent_id for task in tasks}) + len(skipped)
     writer.skip(skipped)

@@ -902,12 +902,16 @@ BAD_IDS = [
     "١٢٣",
     "a" * 129,
     "a" * 100_000,
+    "SA0380000000608010167519",
+    "1010101010",
+    "0f61e97c462a4b86a4329e8824bc9088",
+    "0f61e97c-462a-4b86-a432-9e8824bc9088\n",
 ]
 
 
 @pytest.mark.parametrize("bad", BAD_IDS, ids=lambda bad: ascii(bad[:20]))
 def test_what_is_no_id_never_reaches_the_network(sandbox, bad):
-    """A path or a query is built from letters, digits, hyphens and underscores only."""
+    """A path or a query is built from UUIDs only: a customer's IBAN never stands in an address."""
     good = sandbox.example("newer_generation")["entity_id"]
     client = client_of(sandbox)
     tries = [

@@ -15,10 +15,13 @@ with ranked as (
         pull_id,
         claimed_from,
         claimed_to,
+        refreshed_at,
         row_number() over (
             partition by stream, parent_id, month
             order by coalesce(refreshed_at, asked_at) desc, asked_at desc, pull_id desc
-        ) as age
+        ) as age,
+        min(claimed_from) over (partition by stream, parent_id, month) as first_from,
+        max(claimed_to) over (partition by stream, parent_id, month) as last_to
     from pulls
     where outcome = 'COMMITTED'
 
@@ -26,7 +29,9 @@ with ranked as (
 
 newest as (
 
-    select *
+    select
+        *,
+        coalesce(first_from < claimed_from or last_to > claimed_to, false) as is_torn
     from ranked
     where age = 1
 
@@ -35,19 +40,12 @@ newest as (
 -- Months in which an earlier pull claims days that the newest one does not.
 torn as (
 
-    select distinct
-        ranked.stream,
-        ranked.parent_id,
-        ranked.month
-    from ranked
-    inner join newest
-        on
-            ranked.stream = newest.stream
-            and ranked.parent_id = newest.parent_id
-            and ranked.month = newest.month
-    where
-        ranked.claimed_from < newest.claimed_from
-        or ranked.claimed_to > newest.claimed_to
+    select
+        stream,
+        parent_id,
+        month
+    from newest
+    where is_torn
 
 ),
 
@@ -58,6 +56,7 @@ days as (
         ranked.parent_id,
         ranked.month,
         ranked.pull_id,
+        ranked.refreshed_at,
         ranked.age,
         unnest(
             generate_series(ranked.claimed_from, ranked.claimed_to, interval 1 day)
@@ -78,7 +77,8 @@ owned as (
         parent_id,
         month,
         claimed_on,
-        arg_min(pull_id, age) as pull_id
+        arg_min(pull_id, age) as pull_id,
+        arg_min_null(refreshed_at, age) as refreshed_at
     from days
     group by all
 
@@ -97,19 +97,15 @@ stretches as (
 )
 
 select
-    newest.stream,
-    newest.parent_id,
-    newest.month,
-    newest.pull_id,
-    newest.claimed_from,
-    newest.claimed_to
+    stream,
+    parent_id,
+    month,
+    pull_id,
+    claimed_from,
+    claimed_to,
+    refreshed_at
 from newest
-left join torn
-    on
-        newest.stream = torn.stream
-        and newest.parent_id = torn.parent_id
-        and newest.month = torn.month
-where torn.month is null
+where not is_torn
 
 union all
 
@@ -119,6 +115,7 @@ select
     month,
     pull_id,
     min(claimed_on) as claimed_from,
-    max(claimed_on) as claimed_to
+    max(claimed_on) as claimed_to,
+    refreshed_at
 from stretches
-group by stream, parent_id, month, pull_id, stretch
+group by stream, parent_id, month, pull_id, refreshed_at, stretch

@@ -39,7 +39,7 @@ class OfflineSleep:
 
     def __init__(self, url):
         self._url = f"{url}/_sandbox/clock"
-        self._http = httpx.AsyncClient(trust_env=False)
+        self._http = httpx.AsyncClient(trust_env=False, timeout=60)
         self._moved = 0.0
         self._lock = asyncio.Lock()
 

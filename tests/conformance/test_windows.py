@@ -75,15 +75,13 @@ def a_month_is_skipped(monkeypatch):
 
 def the_consent_is_not_looked_at(monkeypatch):
     """Days before and after the consent are asked for and claimed."""
-    windows_of = sync_module.windows_of
+    window_of = sync_module.window_of
 
-    def wide(parents):
-        return [
-            dataclasses.replace(one, from_date=one.from_date - 40 * DAY)
-            for one in windows_of(parents)
-        ]
+    def wide(parent):
+        window = window_of(parent)
+        return window and dataclasses.replace(window, from_date=window.from_date - 40 * DAY)
 
-    monkeypatch.setattr(sync_module, "windows_of", wide)
+    monkeypatch.setattr(sync_module, "window_of", wide)
 
 
 def padding_is_claimed(monkeypatch):

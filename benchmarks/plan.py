@@ -1,0 +1,149 @@
+"""Planning: which series of requests a million accounts take, from a ledger of a year.
+
+    .venv/bin/python benchmarks/plan.py --accounts 1000000
+
+The ledger is written straight to Parquet by DuckDB in a process of its own, so that this one's peak
+memory is planning's. The last line is one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import multiprocessing
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+from usage import Usage, own_peak_bytes
+
+from lean_resources.streams import STREAMS
+from pipelines.lake import Lake
+from pipelines.policy import Policy
+from pipelines.sync import Selection, Task, tasks_of
+
+NOW = dt.datetime(2026, 3, 15, 2, tzinfo=dt.UTC)
+
+
+def _id(kind: str, number: str) -> str:
+    """An id that looks like Lean's, of as many digits."""
+    return f"'{kind}000000-0000-4000-8000-' || lpad(lower(to_hex({number})), 12, '0')"
+
+
+def write(root: str, accounts: int, months: int) -> None:
+    """A lake as a year of syncs leaves it: one pull per account and month, none missing."""
+    lake = Lake(Path(root), "sandbox")
+    entities = max(1, accounts // 2)
+    entity = _id("e", f"n % {entities}")
+    always = "timestamptz '2026-03-14 02:00:00+00'"
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
+
+        def put(folder: Path, name: str, query: str) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            connection.execute(f"copy ({query}) to '{folder / name}.parquet' (format parquet)")
+
+        pulled = lake.pulls / "pulled_on=2026-03-14"
+        for stream, count, parent in (
+            ("banks", 1, "'PERSONAL'"),
+            ("entities", 1, "'application'"),
+            ("consents", 1, "'application'"),
+            ("accounts", entities, _id("e", "n")),
+        ):
+            put(
+                pulled,
+                stream,
+                f"select '{stream}-' || n as pull_id, '{stream}' as stream, {parent} as parent_id,"
+                f" 'COMMITTED' as outcome, {always} as asked_at, {always} as known_at,"
+                f" {always} as finished_at from range({count}) as numbers (n)",
+            )
+        place = lake.place(STREAMS["banks"]) / "pulled_on=2026-03-14"
+        put(
+            place,
+            "banks",
+            "select 'BANK' || n as bank_identifier, true as is_active_for_data,"
+            " true as is_enabled_for_data, 'banks-0' as pull_id from range(20) as numbers (n)",
+        )
+        put(
+            lake.place(STREAMS["entities"]) / "pulled_on=2026-03-14",
+            "entities",
+            f"select {entity} as entity_id, 'BANK' || (n % 20) as bank_identifier,"
+            " 'ACTIVE' as status, true as permits_transactions, 'entities-0' as pull_id"
+            f" from range({entities}) as numbers (n)",
+        )
+        put(
+            lake.place(STREAMS["consents"]) / "pulled_on=2026-03-14",
+            "consents",
+            f"select {entity} as entity_id, {_id('c', 'n')} as consent_id,"
+            " 'ACTIVE' as consent_status, timestamptz '2026-01-05 08:00:00+00' as created_at,"
+            " timestamptz '2027-01-05 08:00:00+00' as expires_at,"
+            f" (date '2026-03-01' - interval {months - 1} month)::timestamptz"
+            " as transactions_from_at, 'consents-0' as pull_id"
+            f" from range({entities}) as numbers (n)",
+        )
+        put(
+            lake.place(STREAMS["accounts"]) / "pulled_on=2026-03-14",
+            "accounts",
+            f"select {_id('a', 'n')} as account_id, {entity} as entity_id,"
+            f" 'accounts-' || (n % {entities}) as pull_id from range({accounts}) as numbers (n)",
+        )
+        for back in range(months):
+            first = f"(date '2026-03-01' - interval {back} month)::date"
+            last = f"least(last_day({first}), date '2026-03-14')"
+            store = (
+                f"{always} - interval (n % 3600) second"
+                if back < 2
+                else f"({last} + 31)::timestamptz + interval (n % 3600) second"
+            )
+            put(
+                pulled,
+                f"transactions-{back:02}",
+                f"select lpad(lower(to_hex(n * 100 + {back})), 32, '0') as pull_id,"
+                f" lpad(lower(to_hex(n * 100 + {back})), 32, 'f') as series_id,"
+                f" 'transactions' as stream, {_id('a', 'n')} as parent_id,"
+                f" {entity} as entity_id, 'BANK' || (n % 20) as bank_identifier,"
+                f" 'COMMITTED' as outcome, {store} as asked_at, {store} as known_at,"
+                f" {store} as finished_at, {store} as refreshed_at,"
+                f" strftime({first}, '%Y-%m') as month,"
+                f" {first} as claimed_from, {last} as claimed_to,"
+                f" 25 as rows from range({accounts}) as numbers (n)",
+            )
+
+
+def main() -> None:
+    """Write a ledger, plan by it, and print what that cost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--accounts", type=int, default=1_000_000)
+    parser.add_argument("--months", type=int, default=12)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="plan-") as root:
+        writer = multiprocessing.get_context("spawn").Process(
+            target=write, args=(root, given.accounts, given.months)
+        )
+        writer.start()
+        writer.join()
+        lake = Lake(Path(root), "sandbox")
+        start = Usage.start()
+        planned: Counter[str] = Counter()
+        for one in tasks_of(STREAMS["transactions"], lake, NOW, Policy(), Selection()):
+            planned["series" if isinstance(one, Task) else "skipped"] += 1
+            planned["months"] += len(one.months) if isinstance(one, Task) else 0
+        used = Usage.since(start)
+    print(
+        json.dumps(
+            {
+                "accounts": given.accounts,
+                "months": given.months,
+                **planned,
+                "seconds": round(used.seconds, 1),
+                "cpu_seconds": round(used.cpu_seconds, 1),
+                "peak_mib": round(own_peak_bytes() / 2**20),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
