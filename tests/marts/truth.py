@@ -60,6 +60,7 @@ def movements(world):
             (one["claimed_from"], one["claimed_to"], known_at, one["parent_id"])
         )
     found = {}
+    read_last = {account_id for account_id, _ in world.days[-1]["transactions"]}
     for day in world.days:
         for (account_id, transaction_id), row in day["transactions"].items():
             utc_day = placed_at(row).astimezone(dt.UTC).date()
@@ -70,8 +71,7 @@ def movements(world):
             ]
             if claims and max(claims)[1] == account_id:
                 is_newest = day is world.days[-1] or account_id in world.old_account_ids
-                still_read = any(account_id == key[0] for key in world.days[-1]["transactions"])
-                if is_newest or not still_read:
+                if is_newest or account_id not in read_last:
                     found[f"{keys[account_id]}:{transaction_id}"] = row
     return found
 
