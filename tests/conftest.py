@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import secrets
+from types import SimpleNamespace
 
 import httpx
 import psycopg
@@ -17,6 +18,27 @@ from pipelines.policy import Policy
 from pipelines.sync import Selection, sync
 
 TODAY = "2026-03-15"
+_NONE = SimpleNamespace(params={})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Let tests that share what is dear to make run in one process, so that it is made once."""
+    for item in items:
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group(item):
+    """The world of a seed, or the module of a test with fixtures of its own, or nothing."""
+    if "world" in item.fixturenames and "world" in getattr(item, "callspec", _NONE).params:
+        return f"seed{item.callspec.params['world']}"
+    if item.path.parent.name == "marts":
+        return "seed7"
+    made = item._fixtureinfo.name2fixturedefs.values()
+    if any(one.scope == "module" for fixtures in made for one in fixtures):
+        return item.path.stem
+    return None
 
 
 @pytest.fixture
