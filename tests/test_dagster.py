@@ -224,9 +224,14 @@ def dagster_dev(tmp_path_factory):
     with serve(sandbox, port=0, mtls=False) as server:
         prepare_home(home / "dagster")
         shipped = home / "dagster" / "dagster.yaml"
-        slots = "free_slots_after_run_end_seconds"
-        assert f"{slots}: 60" in shipped.read_text()
-        shipped.write_text(shipped.read_text().replace(f"{slots}: 60", f"{slots}: 5"))
+        text = shipped.read_text()
+        for slow, quick in (
+            ("free_slots_after_run_end_seconds: 60", "free_slots_after_run_end_seconds: 2"),
+            ("poll_interval_seconds: 30", "poll_interval_seconds: 2"),
+        ):
+            assert slow in text
+            text = text.replace(slow, quick)
+        shipped.write_text(text)
         environment = environment_of(values_of(sandbox, server), home)
         log = (home / "dev.log").open("wb")
         process = subprocess.Popen(
