@@ -29,10 +29,10 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint sql --disable-progress-bar
 	LEANHOUSE_HOME=var/test $(BIN)/dagster definitions validate -w workspace.yaml
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 conformance: $(READY)  ## What the guarantees rest on, in its long form: every write boundary, 200 kills
-	$(BIN)/pytest -m "conformance or not conformance" --timeout 1200 -n 2 --dist loadgroup tests/conformance $(ARGS)
+	$(BIN)/pytest -m "conformance or not conformance" --timeout 1200 -n 2 tests/conformance $(ARGS)
 
 soak: $(READY)  ## Thirty days of faults and kills for five hundred entities (ARGS="--entities 50 --days 5")
 	PYTHONPATH=tests $(BIN)/python tests/conformance/soak.py $(ARGS)

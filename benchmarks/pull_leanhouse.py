@@ -12,7 +12,7 @@ from typing import Any
 
 import uvloop
 from pages import POLICY, settings_of
-from served import COPY
+from served import copy_of
 from usage import Usage, size_of
 
 from lean_resources import LeanClient
@@ -60,12 +60,11 @@ def _copied(copies: int) -> Callable[..., tuple[list[Task], list[Parent]]]:
         tasks, skipped = tasks_of(stream, *rest)
         if stream.name != "transactions":
             return tasks, skipped
-        mark = COPY.decode()
         made = []
         for number, task in product(range(copies), tasks):
-            account_id = (
-                f"{task.parent.parent_id}{mark}{number}" if number else task.parent.parent_id
-            )
+            account_id = task.parent.parent_id
+            if number:
+                account_id = copy_of(account_id, number)
             parent = replace(task.parent, parent_id=account_id)
             request = task.request | {"account_id": account_id}
             made.append(replace(task, parent=parent, request=request))

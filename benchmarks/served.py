@@ -11,21 +11,26 @@ import argparse
 import asyncio
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import uvloop
 
-__all__ = ["COPY", "key_of"]
+__all__ = ["copy_of", "key_of"]
 
-COPY = b"-copy-"
-"""Between the id of an account and the number of its copy."""
+_ACCOUNT = re.compile(rb"(?<=/accounts/)[0-9a-f]{8}(-[0-9a-f-]{27})")
 _GZIP_LEVEL = 6
 
 _TOKEN = json.dumps(
     {"access_token": "made-up", "scope": "api", "token_type": "Bearer", "expires_in": 3599}
 ).encode()
+
+
+def copy_of(account_id: str, number: int) -> str:
+    """The id of a copy of an account, from 1: its first eight digits are the number."""
+    return f"{number:08x}{account_id[8:]}"
 
 
 def key_of(target: str) -> str:
@@ -60,27 +65,28 @@ class _Answers:
             for key, name in index["answers"].items()
         }
         self._by_target: dict[bytes, bytes] = {}
+        self._ids = {
+            match[1]: match[0] for key in self._by_key for match in _ACCOUNT.finditer(key.encode())
+        }
 
     def of(self, target: bytes) -> bytes:
         """The answer to a target; its key is worked out once, then remembered."""
         found = self._by_target.get(target)
-        if found is None and COPY in target:
-            return self._copied(target)
+        if found is not None:
+            return found
+        found = self._by_key.get(key_of(target.decode()))
         if found is None:
-            found = self._by_key.get(key_of(target.decode()), self._unknown)
-            self._by_target[target] = found
+            return self._copied(target)
+        self._by_target[target] = found
         return found
 
     def _copied(self, target: bytes) -> bytes:
         """The answer for a copy of an account, which is the account's with another id in it."""
-        before, mark, rest = target.partition(COPY)
-        number, end, rest = rest.partition(b"/")
-        account_id = before.rpartition(b"/")[2]
-        found = self.of(before + end + rest)
-        made = found.replace(account_id, account_id + mark + number)
-        longer = len(made) - len(found)
-        length = _length(found.partition(b"\r\n\r\n")[0])
-        return made.replace(b"length: %d\r\n" % length, b"length: %d\r\n" % (length + longer), 1)
+        match = _ACCOUNT.search(target)
+        account_id = self._ids.get(match[1]) if match else None
+        if match is None or account_id is None or account_id == match[0]:
+            return self._unknown
+        return self.of(target.replace(match[0], account_id)).replace(account_id, match[0])
 
 
 class _Served(asyncio.Protocol):

@@ -2,13 +2,16 @@
 
 import asyncio
 import datetime as dt
+import re
 import secrets
-from types import SimpleNamespace
+from functools import cache
+from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
 from cluster import running
+from xdist.scheduler import LoadScopeScheduling
 
 from lean_resources import LeanClient, LeanSettings
 from lean_resources.sandbox import Sandbox
@@ -18,27 +21,28 @@ from pipelines.policy import Policy
 from pipelines.sync import Selection, sync
 
 TODAY = "2026-03-15"
-_NONE = SimpleNamespace(params={})
+ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_xdist_make_scheduler(config, log):
     """Let tests that share what is dear to make run in one process, so that it is made once."""
-    for item in items:
-        if group := _group(item):
-            item.add_marker(pytest.mark.xdist_group(group))
+    return _Sharing(config, log)
 
 
-def _group(item):
-    """The world of a seed, or the module of a test with fixtures of its own, or nothing."""
-    if "world" in item.fixturenames and "world" in getattr(item, "callspec", _NONE).params:
-        return f"seed{item.callspec.params['world']}"
-    if item.path.parent.name == "marts":
-        return "seed7"
-    made = item._fixtureinfo.name2fixturedefs.values()
-    if any(one.scope == "module" for fixtures in made for one in fixtures):
-        return item.path.stem
-    return None
+class _Sharing(LoadScopeScheduling):
+    """Tests of one world of `tests/marts` together, and those of a module with its own fixtures."""
+
+    def _split_scope(self, nodeid):
+        file, _, name = nodeid.partition("::")
+        if "/marts/" in file:
+            seed = re.search(r"seed[0-9]+", name)
+            return seed[0] if seed else "seed7"
+        return file if _shares(file) else nodeid
+
+
+@cache
+def _shares(file):
+    return 'scope="module"' in (ROOT / file).read_text(encoding="utf-8")
 
 
 @pytest.fixture

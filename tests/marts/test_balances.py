@@ -6,6 +6,8 @@ import shutil
 from collections import defaultdict
 from decimal import Decimal
 from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 
 import duckdb
 import pyarrow as pa
@@ -156,7 +158,7 @@ def spoilt():
     """
     world = known(7)
     chosen = spoilt_rows(world, random.Random(41))
-    root = world.lake.folder.parent.parent / "spoilt"
+    root = Path(mkdtemp(prefix="spoilt-"))
     skipped = shutil.ignore_patterns("raw", "marts", "manifests", "*.duckdb")
     shutil.copytree(world.lake.folder.parent, root, ignore=skipped, dirs_exist_ok=True)
     lake = Lake(root, world.lake.environment)

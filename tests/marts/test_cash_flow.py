@@ -50,7 +50,9 @@ def whole_days(world, keys):
     """Riyadh days that are known from midnight to midnight, by account."""
     ends = defaultdict(dict)
     for one in world.rows("""
-        select claims.parent_id, claims.claimed_from, claims.claimed_to, refreshed_at, asked_at
+        select
+            claims.parent_id, claims.claimed_from, claims.claimed_to,
+            pulls.refreshed_at, pulls.asked_at
         from claims inner join pulls using (pull_id) where claims.stream = 'transactions'
     """):
         newness = (one["refreshed_at"], one["asked_at"], one["parent_id"])

@@ -52,7 +52,9 @@ def movements(world):
     keys = account_keys(world)
     views = defaultdict(list)
     for one in world.rows("""
-        select claims.parent_id, claims.claimed_from, claims.claimed_to, refreshed_at, asked_at
+        select
+            claims.parent_id, claims.claimed_from, claims.claimed_to,
+            pulls.refreshed_at, pulls.asked_at
         from claims inner join pulls using (pull_id) where claims.stream = 'transactions'
     """):
         known_at = (one["refreshed_at"], one["asked_at"], one["parent_id"])
