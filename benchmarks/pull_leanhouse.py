@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -53,22 +53,18 @@ async def pull(url: str, told: dict[str, Any], lake: Lake, copies: int, concurre
     return used
 
 
-def _copied(copies: int) -> Callable[..., tuple[list[Task], list[Parent]]]:
+def _copied(copies: int) -> Callable[..., Iterator[Task | Parent | None]]:
     """What to read, several times over, each time for accounts of other ids."""
 
-    def copied(stream: Stream, *rest: Any) -> tuple[list[Task], list[Parent]]:
-        tasks, skipped = tasks_of(stream, *rest)
-        if stream.name != "transactions":
-            return tasks, skipped
-        made = []
-        for number, task in product(range(copies), tasks):
-            account_id = task.parent.parent_id
-            if number:
-                account_id = copy_of(account_id, number)
-            parent = replace(task.parent, parent_id=account_id)
-            request = task.request | {"account_id": account_id}
-            made.append(replace(task, parent=parent, request=request))
-        return made, skipped
+    def copied(stream: Stream, *rest: Any) -> Iterator[Task | Parent | None]:
+        for number, one in product(range(copies), list(tasks_of(stream, *rest))):
+            if number == 0:
+                yield one
+            elif stream.name == "transactions" and isinstance(one, Task):
+                account_id = copy_of(one.parent.parent_id, number)
+                parent = replace(one.parent, parent_id=account_id)
+                request = one.request | {"account_id": account_id}
+                yield replace(one, parent=parent, request=request)
 
     return copied
 

@@ -107,6 +107,7 @@ class Report:
 
     Args:
         parents: Parents that were looked at.
+        fresh: Parents that were left alone, because what is known of them is new enough.
         outcomes: Pulls by outcome.
         codes: Pulls that did not commit, by code.
         rows: Rows that were committed, by stream (a stream may bring another along).
@@ -119,6 +120,7 @@ class Report:
     """
 
     parents: int = 0
+    fresh: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
@@ -131,9 +133,9 @@ class Report:
 
     @property
     def failed_share(self) -> float:
-        """Failed pulls among those that were tried, from 0 to 1."""
+        """Failed pulls among those that were tried or need not be, from 0 to 1."""
         failed = self.outcomes[Outcome.FAILED]
-        tried = self.outcomes.total() - self.outcomes[Outcome.SKIPPED]
+        tried = self.outcomes.total() - self.outcomes[Outcome.SKIPPED] + self.fresh
         return failed / tried if tried else 0.0
 
 
@@ -164,8 +166,10 @@ class _Done:
 
 def tasks_of(
     stream: Stream, lake: Lake, now: dt.datetime, policy: Policy, selection: Selection
-) -> Iterator[Task | Parent]:
+) -> Iterator[Task | Parent | None]:
     """What to read now, and the parents that may not be read, in the order of the parents' ids.
+
+    None stands for a parent of which enough is known.
 
     One by one, in memory that does not grow with the accounts or the ledger.
 
@@ -207,8 +211,8 @@ def _snapshots(
     now: dt.datetime,
     policy: Policy,
     selection: Selection,
-) -> Iterator[Task | Parent]:
-    """Reads of a stream without months, for the parents that are due."""
+) -> Iterator[Task | Parent | None]:
+    """Reads of a stream without months; None for a parent that is not due."""
     days = {"start_date": _FIRST_DAY, "end_date": f"{now:%Y-%m-%d}"}
     extra = {name: days[name] for name in stream.query if name in days}
     hours = policy.reread_hours.get(stream.name) if selection.is_whole else None
@@ -218,6 +222,8 @@ def _snapshots(
             yield parent
         elif parent.is_due(now, reread):
             yield Task(parent, {**parent.request, **extra}, unless_refreshed_at=parent.refreshed_at)
+        else:
+            yield None
 
 
 async def sync(
@@ -255,6 +261,7 @@ async def sync(
     skipped = [one for one in planned if isinstance(one, Parent)]
     writer = _Writer(stream, lake, run_id)
     writer.report.parents = len({task.parent.parent_id for task in tasks}) + len(skipped)
+    writer.report.fresh = planned.count(None)
     writer.skip(skipped)
     progress(0, len(tasks))
     refusals = _Refusals()

@@ -888,3 +888,16 @@ def test_a_backfill_of_an_open_month_does_not_show_a_row_twice(tmp_path):
             "select account_id, transaction_id from transactions group by all having count(*) > 1"
         )
         assert rows_of(lake, keys) == []
+
+
+def test_what_need_not_be_asked_counts_as_well(sandbox, lake):
+    """A sync in which only the parents that failed are asked again is no failed sync."""
+    names = {"banks", "entities", "accounts", "beneficiaries"}
+    first = asyncio.run(sync_everything(client_of(sandbox), lake, names))["beneficiaries"]
+
+    again = asyncio.run(sync_everything(client_of(sandbox), lake, names))["beneficiaries"]
+
+    assert first.outcomes["FAILED"] == again.outcomes["FAILED"] > 0
+    assert again.outcomes["COMMITTED"] + again.outcomes["UNCHANGED"] == 0
+    assert again.fresh > 0
+    assert again.failed_share <= first.failed_share < 0.2
