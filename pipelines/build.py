@@ -51,7 +51,6 @@ _MONTH_STREAMS = {
 }
 _BY_MONTH = {*_MONTH_STREAMS, "pulls", "claims"}
 """What models that are kept by month see a part of; rows without a month are not in any."""
-_LEDGER = {"account_days", "account_windows", "paused_banks"}
 
 
 class BuildError(Exception):
@@ -382,14 +381,14 @@ class _Work:
         where = "true" if months is None else f"month in {_listed(months)}"
         if name in {"pulls", "claims", "refresh_spends", "refresh_attempts"}:
             return self._hashed(name, where)
-        if name in _LEDGER:
-            return self._hashed("pulls", where)
-        if name.endswith("_history"):
-            stream = name.removesuffix("_history")
+        if name in STREAMS:
+            return self._hashed("claims", f"{where} and stream = '{name}'")
+        stream = name.removesuffix("_history")
+        if stream in STREAMS:
             return self._hashed(
                 "pulls", f"{where} and stream = '{stream}' and outcome = 'COMMITTED'"
             )
-        return self._hashed("claims", f"{where} and stream = '{name}'")
+        return self._hashed("pulls", where)
 
     def _hashed(self, table: str, where: str) -> str:
         row = self._row(

@@ -9,6 +9,7 @@ import dagster as dg
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
 from pipelines.build import Built, build
+from pipelines.ledger import VIEW_DOCS
 from pipelines.models import Check, Model, Models
 from pipelines.resources import LakeResource, Progress
 from pipelines.warehouse import publish
@@ -25,15 +26,7 @@ FOLLOW = (
 """Rebuild when what is read has changed. Unlike `eager`, months that were never pulled do not
 hold it up."""
 
-_LEDGER = {
-    "pulls",
-    "claims",
-    "account_days",
-    "account_windows",
-    "refresh_spends",
-    "refresh_attempts",
-    "paused_banks",
-}
+_LEDGER = {"pulls", *VIEW_DOCS} - {"clock"}
 
 
 def model_assets(models: Models) -> list[dg.AssetsDefinition]:
