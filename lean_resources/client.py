@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import urlencode
 
 import httpx
@@ -703,7 +703,10 @@ class LeanClient:
         limit = self.settings.max_response_bytes
         chunks = []
         size = 0
-        async for chunk in response.aiter_bytes():
+        # A body that is sent as it is needs nothing of what httpx does to each of its chunks.
+        is_bare = "content-encoding" not in response.headers
+        stream = cast(httpx.AsyncByteStream, response.stream)
+        async for chunk in stream if is_bare else response.aiter_bytes():
             size += len(chunk)
             if size > limit:
                 raise SchemaError(f"an answer is larger than {limit} bytes")

@@ -32,7 +32,7 @@ from lean_resources.errors import SchemaError
 from lean_resources.instants import EARLIEST_YEAR, parse_date, parse_instant
 from lean_resources.streams import STREAMS, Column, Kind, Stream, segments
 
-__all__ = ["QUARANTINE_SCHEMA", "TRACE_SCHEMA", "Gate", "Gated", "Page"]
+__all__ = ["QUARANTINE_SCHEMA", "TRACE_SCHEMA", "Gate", "Gated", "Looked", "Page"]
 
 TRACE_SCHEMA = pa.schema(
     [
@@ -86,6 +86,21 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """A page that was looked at.
+
+    Args:
+        page: The page.
+        way: The fast way that it may go; None where only the reader can tell.
+        bare: Where bare texts lie in it.
+    """
+
+    page: Page
+    way: _Way | None = field(default=None, repr=False)
+    bare: _Bare = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Gated:
     """What came through the gate.
 
@@ -112,8 +127,9 @@ class _MisfitError(Exception):
 class Gate:
     """Types the pages of one stream.
 
-    One gate may be used by one thread at a time. Call it with many pages at once: the cost of a
-    call is about ten milliseconds, that of a page of a hundred records about one.
+    `look` and `read` are the two halves of a call, for who wants to look at a page as soon as it
+    is there. Either may be used by one thread at a time. Read many pages at once: the cost of a
+    call is about ten milliseconds, that of a page of a hundred records less than one.
 
     Args:
         stream: The stream whose records the pages hold.
@@ -135,23 +151,32 @@ class Gate:
         Raises:
             SchemaError: A body is not JSON, or holds no list of records where the stream has it.
         """
-        other = list(pages)
-        misfits: list[Page] = []
-        tables: list[pa.Table] = []
+        return self.read([self.look(page) for page in pages])
+
+    def look(self, page: Page) -> Looked:
+        """Decide which way a page goes."""
         for way in self._ways:
-            tried, other = other, []
-            clean: dict[_Bare, list[Page]] = {}
-            for page in tried:
-                bare = way.look(page.body)
-                if bare is None:
-                    other.append(page)
-                else:
-                    clean.setdefault(bare, []).append(page)
-            for bare, some in clean.items():
-                rows, wrong = way.read(self._connection, some, bare)
-                tables.append(rows)
-                misfits += wrong
-        other += misfits
+            bare = way.look(page.body)
+            if bare is not None:
+                return Looked(page, way, bare)
+        return Looked(page)
+
+    def read(self, looked: Sequence[Looked]) -> Gated:
+        """Type the records of pages that this gate has looked at.
+
+        Raises:
+            SchemaError: As for a call.
+        """
+        alike: dict[tuple[_Way, _Bare], list[Page]] = {}
+        other: list[Page] = []
+        for one in looked:
+            some = other if one.way is None else alike.setdefault((one.way, one.bare), [])
+            some.append(one.page)
+        tables: list[pa.Table] = []
+        for (way, bare), pages in alike.items():
+            rows, misfits = way.read(self._connection, pages, bare)
+            tables.append(rows)
+            other += misfits
         read = self._reader.read(other)
         if read.rows.num_rows or not tables:
             tables.append(read.rows)
@@ -306,7 +331,7 @@ class _Way:
         found: Any
         try:
             found = self._decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         for name in self._steps:
             found = getattr(found, name)
