@@ -17,7 +17,6 @@ import datetime as dt
 import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,15 +24,13 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+from harness import machine, write
+from usage import Usage, size_of
 
 from lean_resources.streams import STREAMS
 from pipelines.compaction import compact
 from pipelines.lake import Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from usage import Usage, size_of
 
 TRANSACTIONS = STREAMS["transactions"]
 FIRST_NIGHT = dt.date(2025, 1, 31)
@@ -209,6 +206,7 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=100)
     parser.add_argument("--nights", type=int, default=365)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")
     given = parser.parse_args()
     random.seed(given.seed)
     started = Usage.start()
@@ -248,16 +246,33 @@ def main() -> None:
         used = Usage.since(started)
     held = sizes["shown"] + sizes["superseded"]
     ratio = held / sizes["fresh"]
-    print(f"{given.nights} nights, {given.accounts} accounts, {rows.num_rows:,} movements")
-    print(f"{'without merging':<24}{(held + max(untouched, 0)) / 2**20:>10.1f} MiB")
-    for name, size in sizes.items():
-        print(f"{name:<24}{size / 2**20:>10.1f} MiB")
-    print(f"merged lake / fresh lake {ratio:>9.2f} times the size, {files} files")
-    for question, by_lake in times.items():
-        print(
-            f"{question:<24}{by_lake['merged'] * 1000:>8.1f} ms, fresh"
-            f" {by_lake['fresh'] * 1000:.1f} ms, {by_lake['merged'] / by_lake['fresh']:.2f} times"
-        )
+    lines = [
+        (
+            f"{given.nights} nights, {given.accounts} accounts, {rows.num_rows:,} movements;"
+            f" {machine()}."
+        ),
+        "",
+        "| | MiB | files |",
+        "|---|---:|---:|",
+        f"| without merging | {(held + max(untouched, 0)) / 2**20:.1f} | |",
+        f"| merged: rows that show | {sizes['shown'] / 2**20:.1f} | {files} |",
+        f"| merged: superseded versions | {sizes['superseded'] / 2**20:.1f} | |",
+        f"| written once | {sizes['fresh'] / 2**20:.1f} | |",
+        f"| the ledger | {sizes['ledger'] / 2**20:.1f} | |",
+        "",
+        f"Merged, the lake has {ratio:.2f} times the size of the rows that show, written once.",
+        "",
+        "| | merged, ms | written once, ms | times |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {question} | {by_lake['merged'] * 1000:.1f} | {by_lake['fresh'] * 1000:.1f}"
+            f" | {by_lake['merged'] / by_lake['fresh']:.2f} |"
+            for question, by_lake in times.items()
+        ),
+    ]
+    print("\n".join(lines))
+    if not given.keep_page:
+        write("compaction", lines)
     print(
         json.dumps(
             {
