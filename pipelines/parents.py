@@ -191,12 +191,12 @@ class ClaimsInOrder:
         while True:
             rows = self._rows
             for place in range(self._place, len(rows)):
-                parent_id, month, *claimed = rows[place]
+                parent_id, month, from_date, to_date, refreshed_us = rows[place]
                 if parent_id > account_id:
                     self._place = place
                     return found or default
                 if parent_id == account_id:
-                    found.setdefault(month, []).append(_claim(*claimed))
+                    found.setdefault(month, []).append(_claim(from_date, to_date, refreshed_us))
             self._rows, self._place = self._result.fetchmany(_ROWS), 0
             if not self._rows:
                 return found or default
