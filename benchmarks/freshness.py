@@ -31,7 +31,7 @@ from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import WebhookSettings
 from lean_resources.webhooks import event_of
-from pipelines.definitions import environment_of
+from pipelines.environment import child_of
 from pipelines.receiver import PATH, receiving
 from pipelines.resources import InboxResource, LakeResource, silent
 from pipelines.run import instance_at, prepare_home, sync_all
@@ -91,7 +91,7 @@ def measure(args: argparse.Namespace, home: Path) -> dict[str, object]:
         }
         with instance_at(home / "dagster") as instance:
             sync_all(LeanResource(**values), lake, silent, instance=instance)
-            environment = environment_of(values | {"webhook_secret": sandbox.webhook_secret}, home)
+            environment = child_of(values | {"webhook_secret": sandbox.webhook_secret}, home)
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 ui = probe.getsockname()[1]

@@ -1,4 +1,7 @@
-"""The command line, one function per command."""
+"""The command line, one function per command.
+
+Each command imports what it needs itself, so that none waits for what others need.
+"""
 
 import asyncio
 import contextlib
@@ -7,17 +10,16 @@ import subprocess
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import duckdb
 import typer
 from rich.console import Console
 
 from lean_resources.errors import LeanError
-from lean_resources.sandbox import Sandbox, Server, serve
-from lean_resources.sandbox import run as run_sandbox
-from pipelines.lake import Lake
-from pipelines.tables import show, write_csv
+
+if TYPE_CHECKING:
+    from lean_resources.sandbox import Server
+    from pipelines.lake import Lake
 
 __all__ = ["main"]
 
@@ -96,13 +98,16 @@ def sandbox(
     ] = None,
 ) -> None:
     """Serve the offline Lean until it is interrupted."""
+    from lean_resources.sandbox import Sandbox
+    from lean_resources.sandbox import run as run_sandbox
+
     try:
         day = dt.date.fromisoformat(today) if today else dt.datetime.now(dt.UTC).date()
     except ValueError:
         raise _fail("--today is not a date: write it as YYYY-MM-DD") from None
     world = Sandbox(customers=customers, months=months, seed=seed, today=day)
 
-    def announce(server: Server) -> None:
+    def announce(server: "Server") -> None:
         console.print(
             f"Offline Lean at [bold]{server.url}[/bold]\n"
             f"LEAN_API_URL={server.url}\n"
@@ -143,8 +148,9 @@ def dev(
     """Open Dagster's UI with the offline Lean behind it, webhooks included."""
     from pydantic import SecretStr
 
+    from lean_resources.sandbox import Sandbox, serve
     from lean_resources.settings import WebhookSettings
-    from pipelines.definitions import environment_of
+    from pipelines.environment import child_of
     from pipelines.receiver import PATH, receiving
     from pipelines.resources import InboxResource
     from pipelines.run import prepare_home
@@ -163,7 +169,7 @@ def dev(
         world.passing_time(),
     ):
         prepare_home(home / "dagster")
-        environment = environment_of(
+        environment = child_of(
             {
                 "region": "sa",
                 "environment": "sandbox",
@@ -198,8 +204,9 @@ def sync(
     ] = None,
 ) -> None:
     """Bring every stream up to date and publish the warehouse, in this process."""
-    from pipelines.definitions import HOME, inbox, lake, lean, policy
+    from pipelines.definitions import inbox, lake, lean, policy
     from pipelines.demo import lines_table, progress_bars
+    from pipelines.environment import HOME
     from pipelines.run import SyncFailedError, instance_at, sync_all
 
     try:
@@ -222,7 +229,8 @@ def sync(
 def webhooks() -> None:
     """Receive Lean's webhooks until it is interrupted; LEAN_WEBHOOK_* say how."""
     from lean_resources.errors import ConfigError
-    from pipelines.definitions import inbox, webhook_settings
+    from lean_resources.inbox import Inbox
+    from pipelines.environment import ENVIRONMENT, INBOX_URL, webhook_settings
     from pipelines.receiver import PATH, server
 
     try:
@@ -231,15 +239,15 @@ def webhooks() -> None:
             raise ConfigError(
                 "no webhook secret: set LEAN_WEBHOOK_SECRET from Lean's dashboard, Integration"
             )
-        box = inbox.process_config_and_initialize().inbox()
-        assert box is not None  # noqa: S101 - there is one wherever there is a secret
-        receiver = server(settings, box)
+        inbox = Inbox(INBOX_URL, ENVIRONMENT)
+        inbox.create()
+        receiver = server(settings, inbox)
     except LeanError as error:
         raise _fail(f"{error.message}\n      {error.remedy}") from None
     scheme = "https" if settings.tls_cert else "http"
     where = f"{settings.host}:{settings.port}"
     console.print(
-        f"Webhooks of {inbox.environment} at [bold]{scheme}://{where}{PATH}[/bold]",
+        f"Webhooks of {ENVIRONMENT} at [bold]{scheme}://{where}{PATH}[/bold]",
         soft_wrap=True,
         highlight=False,
     )
@@ -252,7 +260,7 @@ def webhooks() -> None:
 def doctor() -> None:
     """Check settings, credentials, certificates and the way to Lean, without touching data."""
     from lean_resources.client import LeanClient
-    from pipelines.definitions import lake, settings
+    from pipelines.environment import settings
 
     try:
         client = LeanClient(settings())
@@ -268,7 +276,7 @@ def doctor() -> None:
         raise _fail(f"{error.code}: {error.message}\n      {error.remedy}") from None
     apart = abs((server_time - dt.datetime.now(dt.UTC)).total_seconds())
     console.print(f"Lean       answers, {banks} banks, its clock is {apart:.0f} s from ours")
-    folder = lake.lake().folder
+    folder = _lake_of(None).folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (probe := folder / ".doctor").write_text("")
@@ -281,6 +289,8 @@ def doctor() -> None:
 @app.command()
 def status(home: Home = None) -> None:
     """What the ledger says of each stream."""
+    from pipelines.tables import show
+
     query = """
         select
             stream,
@@ -352,20 +362,22 @@ def build(home: Home = None) -> None:
     _build(_lake_of(home))
 
 
-def _build(lake: Lake) -> None:
+def _build(lake: "Lake") -> None:
     from pipelines.build import build as build_models
-    from pipelines.definitions import lake as configured
-    from pipelines.definitions import models
+    from pipelines.environment import HASH_KEY, PII
+    from pipelines.keys import checked_key
+    from pipelines.models import load
     from pipelines.warehouse import publish
 
     try:
-        built = build_models(lake, models, hash_key=configured.key())
+        models = load()
+        built = build_models(lake, models, hash_key=checked_key(HASH_KEY, lake.environment))
     except LeanError as error:
         raise _fail(f"{error.message}. {error.remedy}") from None
     for one in built:
         if one.written:
             console.print(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
-    publish(lake, models, pii=configured.pii)
+    publish(lake, models, pii=PII)
     problems = list(dict.fromkeys(one.problem for one in built if one.problem is not None))
     broken = [
         f"{one.model.name}: {check.claim} ({found.offenders} rows)"
@@ -384,6 +396,9 @@ def query(
     csv: Annotated[bool, typer.Option("--csv", help="Write CSV instead of a table.")] = False,
 ) -> None:
     """Ask the warehouse."""
+    import duckdb
+
+    from pipelines.tables import show, write_csv
     from pipelines.warehouse import connect
 
     try:
@@ -411,11 +426,11 @@ def dictionary(
     sys.stdout.write(env_example() if settings else written(load()))
 
 
-def _lake_of(home: Path | None) -> Lake:
-    from pipelines.definitions import lake
+def _lake_of(home: Path | None) -> "Lake":
+    from pipelines.environment import ENVIRONMENT, HOME
+    from pipelines.lake import Lake
 
-    configured = lake.lake()
-    return configured if home is None else Lake(home / "lake", configured.environment)
+    return Lake((home or HOME) / "lake", ENVIRONMENT)
 
 
 def main() -> None:

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import graphlib
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import msgspec
-import sqlglot
-from sqlglot import exp
-from sqlglot.errors import ParseError
 
 from lean_resources.errors import ConfigError
-from pipelines.lake import typed_nothing
-from pipelines.lineage import Trace, trace
-from pipelines.relations import Relation, empty_lake, relations
+from pipelines.relations import Relation
 
 __all__ = [
     "LAYERS",
@@ -35,19 +27,11 @@ __all__ = [
     "Models",
     "TableMacro",
     "load",
-    "read",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent / "sql"
 LAYERS = ("staging", "marts", "pii")
 """Folders of models; what lies in `pii` is published only where that is switched on."""
-
-_STORED = re.compile(r"(view|table)|by (\w+)(?:, reading (-\d+|0) to (\+\d+|0))?")
-_ENTRIES = {"grain", "key", "stored", "columns", "cleared", "sample"}
-_CLEARED = re.compile(r"(\w+) \([^()]+\)")
-_ENTRY = re.compile(r"([a-z]+):(?:\s+(.*))?$")
-_COLUMN = re.compile(r"([a-z][a-z0-9_]*)(?:\s+\((pii)\))?(?:\s\s+(.*))?$")
-_LINE = re.compile(r"LINE (\d+):")
 
 
 class ModelError(ConfigError):
@@ -196,18 +180,6 @@ class Models:
         return tuple(check for check in self.checks if check.model == name)
 
 
-@dataclass(slots=True)
-class _Header:
-    """The comment at the top of a file, taken apart; numbers are lines of the file."""
-
-    description: str = ""
-    entries: dict[str, str] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)
-    columns: dict[str, tuple[str, bool, int]] = field(default_factory=dict)
-    length: int = 0
-    query: exp.Query = field(default_factory=exp.Select)
-
-
 def load(root: Path = ROOT) -> Models:
     """Read every model, check, macro and seed below a folder.
 
@@ -225,6 +197,8 @@ def load(root: Path = ROOT) -> Models:
     kept = root / "__pycache__" / f"models.{_stamp(root)}.msgpack"
     with contextlib.suppress(OSError, msgspec.DecodeError):
         return msgspec.msgpack.decode(kept.read_bytes(), type=Models, dec_hook=_from_text)
+    from pipelines.model_files import read  # noqa: PLC0415 - a parser is slow to import
+
     models = read(root)
     # A checkout that cannot be written to only pays with time.
     with contextlib.suppress(OSError):
@@ -238,7 +212,7 @@ def load(root: Path = ROOT) -> Models:
 
 
 def _stamp(root: Path) -> str:
-    """Hash of everything that `read` depends on."""
+    """Hash of everything that what is read depends on."""
     code = Path(__file__).parent
     catalogue = code.parent / "lean_resources" / "streams.py"
     files = [catalogue, *sorted(code.glob("*.py")), *sorted(root.rglob("*.sql"))]
@@ -251,379 +225,3 @@ def _stamp(root: Path) -> str:
 
 def _from_text(kind: type, text: str) -> Any:
     return kind(text)
-
-
-def read(root: Path = ROOT) -> Models:
-    """Read every model, check, macro and seed below a folder, whatever was kept.
-
-    Raises:
-        ModelError: As `load`.
-    """
-    macros = {file.stem: file.read_text() for file in sorted((root / "macros").glob("*.sql"))}
-    seeds = {file.stem: file for file in sorted((root / "seeds").glob("*.csv"))}
-    found: dict[str, Model] = {}
-    headers: dict[str, _Header] = {}
-    for layer in LAYERS:
-        for file in sorted((root / layer).glob("*.sql")):
-            if file.stem in found:
-                raise ModelError(file, 1, f"{found[file.stem].file.parent.name} has that name too")
-            found[file.stem], headers[file.stem] = _read(file, layer)
-    with empty_lake(macros.values(), seeds) as connection:
-        known = relations(connection, seeds)
-        _refuse_unknown(found, known)
-        ordered = {name: found[name] for name in _order(found)}
-        schema = {name: dict(relation.types) for name, relation in known.items()}
-        for name, model in ordered.items():
-            bound = _bind(connection, model, headers[name])
-            schema[name] = bound
-            ordered[name] = _described(model, headers[name], bound, schema, known, ordered)
-        checks = tuple(
-            _check(file, ordered, known, connection)
-            for file in sorted((root / "checks").glob("*.sql"))
-        )
-        _try_samples(connection, ordered, headers)
-        table_macros = tuple(
-            _table_macro(file, ordered, known, connection)
-            for file in sorted((root / "table_macros").glob("*.sql"))
-        )
-    return Models(ordered, checks, known, macros, seeds, table_macros)
-
-
-def _read(file: Path, layer: str) -> tuple[Model, _Header]:
-    text = file.read_text(encoding="utf-8")
-    header = _header(file, text)
-    for name in ("grain", "key", "stored"):
-        if not header.entries.get(name):
-            raise ModelError(file, 1, f"the header has no {name}")
-    if not header.description.endswith("."):
-        raise ModelError(file, 1, "the header does not start with a sentence")
-    query, reads = _select(file, text)
-    header.query = query
-    return Model(
-        name=file.stem,
-        layer=layer,
-        file=file,
-        description=header.description,
-        grain=header.entries["grain"],
-        key=tuple(name.strip() for name in header.entries["key"].split(",")),
-        stored=_stored(file, header),
-        notes={k: v for k, v in header.entries.items() if k not in _ENTRIES},
-        sample=header.entries.get("sample", ""),
-        body=text,
-        reads=reads,
-    ), header
-
-
-def _header(file: Path, text: str) -> _Header:
-    header = _Header()
-    entry = column = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.startswith("--"):
-            break
-        header.length = number
-        words = line.removeprefix("--").rstrip()
-        is_indented = words.startswith("   ")
-        words = words.strip()
-        if not words:
-            continue
-        match = None if is_indented else _ENTRY.match(words)
-        if match:
-            entry, column = match[1], ""
-            if entry in header.entries:
-                raise ModelError(file, number, f"{entry} stands twice")
-            header.entries[entry] = match[2] or ""
-            header.lines[entry] = number
-        elif entry == "":
-            header.description = f"{header.description} {words}".strip()
-        elif entry == "columns":
-            column = _column_line(file, header, words, number, column)
-        else:
-            header.entries[entry] = f"{header.entries[entry]} {words}".strip()
-    return header
-
-
-def _column_line(file: Path, header: _Header, words: str, number: int, column: str) -> str:
-    """Take in a line below `columns:`; a line that names no column continues the one before."""
-    match = _COLUMN.match(words)
-    if match and match[3]:
-        if match[1] in header.columns:
-            raise ModelError(file, number, f"column {match[1]} stands twice")
-        header.columns[match[1]] = (match[3], match[2] is not None, number)
-        return match[1]
-    if not column:
-        raise ModelError(file, number, "a column is its name, two spaces and its meaning")
-    doc, pii, line = header.columns[column]
-    header.columns[column] = (f"{doc} {words}", pii, line)
-    return column
-
-
-def _stored(file: Path, header: _Header) -> Stored:
-    match = _STORED.fullmatch(header.entries["stored"])
-    if match is None:
-        raise ModelError(
-            file,
-            header.lines["stored"],
-            "stored is `view`, `table` or `by <column>, reading -1 to +1`",
-        )
-    if match[1]:
-        return Stored(is_view=match[1] == "view")
-    return Stored(month=match[2], before=int(match[3] or 0), after=int(match[4] or 0))
-
-
-def _select(file: Path, text: str) -> tuple[exp.Query, tuple[str, ...]]:
-    """The one SELECT of a file, and the relations that it names."""
-    try:
-        statements = sqlglot.parse(text, dialect="duckdb")
-    except ParseError as error:
-        line = error.errors[0].get("line") or 1 if error.errors else 1
-        what = error.errors[0].get("description", "") if error.errors else ""
-        raise ModelError(file, line, f"the SELECT does not parse: {what}") from None
-    query = statements[0]
-    if len(statements) != 1 or not isinstance(query, exp.Query):
-        raise ModelError(file, 1, "a file holds one SELECT and nothing else")
-    return query, tuple(sorted(_tables(query)))
-
-
-def _tables(query: exp.Expr) -> set[str]:
-    inner = {cte.alias_or_name for cte in query.find_all(exp.CTE)}
-    return {table.name for table in query.find_all(exp.Table) if table.name} - inner
-
-
-def _refuse_unknown(found: Mapping[str, Model], known: Mapping[str, Relation]) -> None:
-    for model in found.values():
-        if model.name in known:
-            raise ModelError(model.file, 1, f"{model.name} is the name of a stream or of the lake")
-        for name in model.reads:
-            if name not in found and name not in known:
-                line = _line_of(model.body, name)
-                raise ModelError(model.file, line, f"there is no stream, model or seed {name}")
-            if name in found and LAYERS.index(found[name].layer) > LAYERS.index(model.layer):
-                line = _line_of(model.body, name)
-                raise ModelError(model.file, line, f"{model.layer} may not read {name}")
-
-
-def _line_of(body: str, word: str) -> int:
-    """The first line of the SELECT with a word in it."""
-    for number, line in enumerate(body.splitlines(), 1):
-        if not line.startswith("--") and re.search(rf"\b{word}\b", line):
-            return number
-    return 1
-
-
-def _order(found: Mapping[str, Model]) -> list[str]:
-    graph = {
-        name: [other for other in model.reads if other in found] for name, model in found.items()
-    }
-    try:
-        return list(graphlib.TopologicalSorter(graph).static_order())
-    except graphlib.CycleError as error:
-        circle = error.args[1]
-        model = found[circle[0]]
-        raise ModelError(
-            model.file,
-            _line_of(model.body, circle[-2]),
-            f"models read each other in a circle: {' <- '.join(circle)}",
-        ) from None
-
-
-def _bind(connection: duckdb.DuckDBPyConnection, model: Model, header: _Header) -> dict[str, str]:
-    """Create the model without rows; its columns and their types."""
-    try:
-        rows = connection.execute(f"describe {model.body}").fetchall()
-    except duckdb.Error as error:
-        match = _LINE.search(str(error))
-        # What DuckDB counts from 1 is the line of the statement, which begins with the header.
-        line = int(match[1]) if match else header.length + 1
-        raise ModelError(model.file, line, str(error).splitlines()[0]) from None
-    bound = {str(row[0]): str(row[1]) for row in rows}
-    # A table rather than a view, because whoever reads a view binds all that is behind it anew.
-    connection.execute(f"create table {model.name} as {typed_nothing(bound.items())}")
-    return bound
-
-
-def _described(
-    model: Model,
-    header: _Header,
-    bound: Mapping[str, str],
-    schema: Mapping[str, Mapping[str, str]],
-    known: Mapping[str, Relation],
-    models: Mapping[str, Model],
-) -> Model:
-    """The model with its columns, held against its header."""
-    for name, (_, _, line) in header.columns.items():
-        if name not in bound:
-            raise ModelError(model.file, line, f"the SELECT has no column {name}")
-    for name in (*model.key, *([model.stored.month] if model.stored.month else ())):
-        if name not in bound:
-            line = header.lines["key" if name in model.key else "stored"]
-            raise ModelError(model.file, line, f"the SELECT has no column {name}")
-    traces = trace(header.query, {name: schema[name] for name in model.reads})
-    cleared = set(_CLEARED.findall(header.entries.get("cleared", "")))
-    if unknown := cleared - set(bound):
-        line = header.lines["cleared"]
-        raise ModelError(model.file, line, f"the SELECT has no column {min(unknown)}")
-    columns = []
-    for name, kind in bound.items():
-        traced = traces.get(name, Trace(frozenset(), None))
-        doc, pii = _meaning(model, header, name, traced, known, models)
-        columns.append(ModelColumn(name, kind, doc, pii, tuple(sorted(traced.sources))))
-        is_personal = any(_is_personal(source, known, models) for source in traced.sources)
-        line = _column_place(header, name)
-        if is_personal and not pii and name not in cleared:
-            raise ModelError(
-                model.file,
-                line,
-                f"{name} is made of personal columns: mark it (pii), or list it under cleared"
-                " with what makes it impersonal",
-            )
-        if name in cleared and not is_personal:
-            raise ModelError(
-                model.file, header.lines["cleared"], f"{name} is made of nothing personal"
-            )
-        if pii and model.layer == "marts":
-            raise ModelError(model.file, line, f"{name} is personal, and marts hold none")
-    return replace(model, columns=tuple(columns))
-
-
-def _meaning(
-    model: Model,
-    header: _Header,
-    name: str,
-    traced: Trace,
-    known: Mapping[str, Relation],
-    models: Mapping[str, Model],
-) -> tuple[str, bool]:
-    """Meaning of a column and whether it is personal, its own or that of what it passes on."""
-    line = _column_place(header, name)
-    if name in header.columns:
-        doc, pii, _ = header.columns[name]
-    else:
-        passed = _upstream(traced, known, models)
-        if passed is None:
-            raise ModelError(
-                model.file, line, f"column {name} has no meaning: give it a line under columns"
-            )
-        doc, pii = passed
-    if not doc.endswith("."):
-        raise ModelError(model.file, line, f"{name}: its meaning is not a sentence")
-    return doc, pii
-
-
-def _column_place(header: _Header, name: str) -> int:
-    """The line of the header that a complaint about a column points to."""
-    if name in header.columns:
-        return header.columns[name][2]
-    return header.lines.get("columns", header.length)
-
-
-def _upstream(
-    traced: Trace, known: Mapping[str, Relation], models: Mapping[str, Model]
-) -> tuple[str, bool] | None:
-    """Meaning and mark of the column that is passed on unchanged, or None."""
-    if traced.passed_on is None:
-        return None
-    table, column = traced.passed_on
-    if table in known:
-        doc = known[table].docs.get(column)
-        return None if doc is None else (doc, column in known[table].pii)
-    return next((one.doc, one.pii) for one in models[table].columns if one.name == column)
-
-
-def _is_personal(
-    source: tuple[str, str], known: Mapping[str, Relation], models: Mapping[str, Model]
-) -> bool:
-    table, column = source
-    if table in known:
-        return column in known[table].pii
-    return column not in models[table].public
-
-
-def _check(
-    file: Path,
-    models: Mapping[str, Model],
-    known: Mapping[str, Relation],
-    connection: duckdb.DuckDBPyConnection,
-) -> Check:
-    model, _, claim = file.stem.partition("__")
-    if model not in models or not claim:
-        raise ModelError(file, 1, "a check is named <model>__<claim>.sql after a model")
-    text = file.read_text(encoding="utf-8")
-    header = _header(file, text)
-    if not header.description.endswith("."):
-        raise ModelError(file, 1, "the first comment is not the claim as a sentence")
-    severity = header.entries.get("severity", "error")
-    if severity not in {"error", "warning"}:
-        raise ModelError(file, header.lines["severity"], "severity is error or warning")
-    query, reads = _select(file, text)
-    for name in reads:
-        if name not in models and name not in known:
-            raise ModelError(file, _line_of(text, name), f"there is no stream or model {name}")
-    try:
-        rows = connection.execute(f"describe {text}").fetchall()
-    except duckdb.Error as error:
-        match = _LINE.search(str(error))
-        raise ModelError(file, int(match[1]) if match else 1, str(error).splitlines()[0]) from None
-    _refuse_personal(file, text, query, reads, models, known, [str(row[0]) for row in rows])
-    return Check(claim, model, header.description, severity == "error", text, reads, file)
-
-
-def _table_macro(
-    file: Path,
-    models: Mapping[str, Model],
-    known: Mapping[str, Relation],
-    connection: duckdb.DuckDBPyConnection,
-) -> TableMacro:
-    text = file.read_text(encoding="utf-8")
-    header = _header(file, text)
-    parameters, sample = header.entries.get("parameters"), header.entries.get("sample")
-    if not header.description.endswith(".") or not parameters or not sample:
-        raise ModelError(file, 1, "the header is a sentence, parameters and a sample")
-    _, reads = _select(file, text)
-    for name in reads:
-        if name not in models and name not in known:
-            raise ModelError(file, _line_of(text, name), f"there is no stream or model {name}")
-    statement = f"create or replace macro {file.stem}({parameters}) as table {text}"
-    try:
-        connection.execute(statement)
-        connection.execute(sample)
-    except duckdb.Error as error:
-        raise ModelError(file, header.length + 1, str(error).splitlines()[0]) from None
-    return TableMacro(file.stem, statement, reads)
-
-
-def _refuse_personal(
-    file: Path,
-    text: str,
-    query: exp.Query,
-    reads: tuple[str, ...],
-    models: Mapping[str, Model],
-    known: Mapping[str, Relation],
-    names: list[str],
-) -> None:
-    """Refuse a check whose offenders, which are shown, would hold personal values."""
-    schema = {
-        name: {column.name: column.type for column in models[name].columns}
-        if name in models
-        else dict(known[name].types)
-        for name in reads
-    }
-    traces = trace(query, schema)
-    for name in names:
-        sources = traces[name].sources if name in traces else ()
-        if any(_is_personal(source, known, models) for source in sources):
-            raise ModelError(file, _line_of(text, name), f"{name} is personal and would be shown")
-
-
-def _try_samples(
-    connection: duckdb.DuckDBPyConnection,
-    models: Mapping[str, Model],
-    headers: Mapping[str, _Header],
-) -> None:
-    for name, model in models.items():
-        if not model.sample:
-            continue
-        try:
-            connection.execute(f"explain {model.sample}")
-        except duckdb.Error as error:
-            line = headers[name].lines["sample"]
-            raise ModelError(model.file, line, str(error).splitlines()[0]) from None

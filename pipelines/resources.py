@@ -7,18 +7,13 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from lean_resources.errors import ConfigError, UnavailableError
+from lean_resources.errors import UnavailableError
 from lean_resources.inbox import Inbox
 from pipelines.bell import Bell
+from pipelines.keys import SANDBOX_KEY, checked_key
 from pipelines.lake import Lake
 
 __all__ = ["InboxResource", "LakeResource", "Progress", "silent"]
-
-SANDBOX_KEY = "sandbox"
-"""Key where nothing is secret: the same for everybody, refused in production."""
-
-_SHORTEST_KEY = 32
-_LONGEST_KEY = 64
 
 Progress = Callable[[str, int, int], None]
 """Told the stream, how many series of requests are done, and of how many."""
@@ -46,14 +41,7 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             ConfigError: It is the one that everybody knows, or too weak, in production.
         """
-        if self.environment == "production" and len(self.hash_key) < _SHORTEST_KEY:
-            raise ConfigError(
-                "LEANHOUSE_HASH_KEY is missing or too short for production: set it to"
-                f" {_SHORTEST_KEY} to {_LONGEST_KEY} random characters, and keep a copy"
-            )
-        if len(self.hash_key.encode()) > _LONGEST_KEY:
-            raise ConfigError(f"LEANHOUSE_HASH_KEY is longer than {_LONGEST_KEY} bytes: shorten it")
-        return self.hash_key
+        return checked_key(self.hash_key, self.environment)
 
     def lake(self) -> Lake:
         """The lake."""

@@ -160,8 +160,8 @@ def test_lean_is_usable_without_dagster_and_pandas():
     assert json.loads(found.stdout) == []
 
 
-def test_only_the_composition_root_reads_the_environment():
-    """`environ` is named in definitions.py alone; the command line hands it on to a child."""
+def test_one_module_reads_the_environment():
+    """`environ` is named in environment.py alone, which the command line and Dagster share."""
     readers = {
         path.relative_to(ROOT).as_posix()
         for folder in ("lean_resources", "pipelines")
@@ -169,7 +169,7 @@ def test_only_the_composition_root_reads_the_environment():
         if re.search(r"\benviron\b|getenv", path.read_text())
     }
 
-    assert readers == {"pipelines/definitions.py"}
+    assert readers == {"pipelines/environment.py"}
 
 
 def test_imports_run_one_way():

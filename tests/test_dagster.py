@@ -19,7 +19,8 @@ from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.streams import STREAMS, Window
 from pipelines.assets import MONTHS, OWNERS
-from pipelines.definitions import defs, environment_of
+from pipelines.definitions import defs
+from pipelines.environment import child_of
 from pipelines.lake import Lake
 from pipelines.policy import Policy
 from pipelines.resources import LakeResource, silent
@@ -232,7 +233,7 @@ def dagster_dev(tmp_path_factory):
             assert slow in text
             text = text.replace(slow, quick)
         shipped.write_text(text)
-        environment = environment_of(values_of(sandbox, server), home)
+        environment = child_of(values_of(sandbox, server), home)
         log = (home / "dev.log").open("wb")
         process = subprocess.Popen(
             [

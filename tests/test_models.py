@@ -22,7 +22,8 @@ from pipelines.build import attach_models, build, current_manifest, vacuum_model
 from pipelines.lake import Lake
 from pipelines.lineage import trace
 from pipelines.model_assets import model_assets
-from pipelines.models import ROOT, ModelError, load, read
+from pipelines.model_files import read
+from pipelines.models import ROOT, ModelError, load
 from pipelines.relations import add_macros
 from pipelines.resources import LakeResource, silent
 from pipelines.warehouse import connect, publish

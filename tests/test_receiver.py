@@ -24,7 +24,7 @@ from receiving import SECRET, receiving
 from lean_resources.inbox import Inbox
 from lean_resources.settings import WebhookSettings
 from lean_resources.webhooks import sign
-from pipelines.definitions import environment_of
+from pipelines.environment import child_of
 from pipelines.receiver import PATH
 
 # One client for all: each would read the system's authorities anew, which nobody is shown here.
@@ -427,7 +427,7 @@ def test_killed_at_any_instant_it_has_stored_whatever_it_acknowledged(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     values = {"environment": "sandbox", "webhook_secret": SECRET, "webhook_port": str(port)}
-    environment = environment_of(values, tmp_path)
+    environment = child_of(values, tmp_path)
     acknowledged = []
     is_over = threading.Event()
 

@@ -1,0 +1,63 @@
+"""What commands load before they start to work, which is what one waits for."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+HEAVY = {"dagster", "pandas", "duckdb", "pyarrow", "sqlglot", "sqlalchemy", "aiohttp", "starlette"}
+"""What takes longest to import."""
+
+NEEDED = {
+    ("--help",): set(),
+    # Each ends at once, with everything imported: no secret, no date, no warehouse.
+    ("webhooks",): {"sqlalchemy", "starlette"},
+    ("sandbox", "--today", "never"): {"starlette"},
+    ("query", "select 1"): {"duckdb", "pyarrow"},
+    ("status",): {"duckdb", "pyarrow"},
+    ("build", "--help"): set(),
+}
+"""Of these, what a command needs."""
+
+
+def loaded(code: str, home: Path, *arguments: str) -> set[str]:
+    """Which of the slow libraries a process has at its end."""
+    report = (
+        "import atexit, json, sys\n"
+        "told = lambda: print('\\n' + json.dumps([m for m in sys.modules if '.' not in m]))\n"
+        "atexit.register(told)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", report + code, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        env={"LEANHOUSE_HOME": str(home), "PATH": ""},
+    )
+    assert "Traceback" not in ended.stderr
+    return HEAVY & set(json.loads(ended.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", NEEDED, ids=" ".join)
+def test_a_command_loads_what_it_needs(arguments, tmp_path):
+    """No command waits for Dagster, nor for a library that it does not use."""
+    found = loaded("from pipelines.cli import main; main()", tmp_path, *arguments)
+
+    assert found == NEEDED[arguments]
+
+
+def test_definitions_load_without_parsing_models(tmp_path):
+    """Dagster's code server imports neither a SQL parser nor pandas once models were read."""
+    code = "from pipelines.models import load; load()"
+    loaded(code, tmp_path)
+
+    found = loaded("import pipelines.definitions", tmp_path)
+
+    assert "dagster" in found
+    assert not found & {"pandas", "sqlglot"}
