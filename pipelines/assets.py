@@ -461,6 +461,7 @@ def compaction(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
             "superseded": done.superseded,
             "files_before": done.files_before,
             "files_after": done.files_after,
+            "ledger_files": done.ledger_files,
             "files_deleted": len(deleted),
         }
     )

@@ -21,7 +21,8 @@ import duckdb
 import msgspec
 
 from lean_resources.streams import STREAMS, Window
-from pipelines.lake import Lake, put_text, reveal, typed_nothing
+from pipelines.files import put_text, reveal
+from pipelines.lake import Lake, typed_nothing
 from pipelines.ledger import new_id
 from pipelines.models import Check, Model, Models
 from pipelines.relations import add_macros, add_seeds

@@ -316,7 +316,7 @@ def compact(home: Home = None) -> None:
     console.print(
         f"{done.months} months, {done.pulls:,} pulls: {done.rows:,} rows and {done.superseded:,}"
         f" earlier versions; {done.files_before:,} files become {done.files_after:,}"
-        " with the next vacuum"
+        f" with the next vacuum; {done.ledger_files:,} files of the ledger merged"
     )
 
 

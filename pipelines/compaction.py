@@ -4,11 +4,13 @@ A month is read again each night while it is open, so that its rows lie in as ma
 each version of a row is kept once, with the pulls that brought it. The merged rows
 are committed like any other pull, by the ledger's file: it claims what the newest of them claimed
 and says which pulls it covers. Readers of the older files are not disturbed, because those stay
-until a vacuum a day later; writers neither, because a pull that knows more wins as ever.
+until a vacuum a day later; writers neither, because a pull that knows more wins as ever. The
+ledger's own files are merged day by day.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -39,6 +41,7 @@ class Compacted:
         superseded: Versions of rows that show no more.
         files_before: Files of those months before, and
         files_after: what will be left of them after the next vacuum.
+        ledger_files: Files of the ledger that were merged.
     """
 
     months: int = 0
@@ -47,12 +50,19 @@ class Compacted:
     superseded: int = 0
     files_before: int = 0
     files_after: int = 0
+    ledger_files: int = 0
 
 
 def compact(
-    lake: Lake, *, run_id: str | None = None, rows_at_once: int = _ROWS_AT_ONCE
+    lake: Lake,
+    *,
+    run_id: str | None = None,
+    rows_at_once: int = _ROWS_AT_ONCE,
+    today: dt.date | None = None,
 ) -> Compacted:
     """Merge the files of months of which much was read again, or that lie in many files.
+
+    The ledger's files are merged too, those of days that are over.
 
     An account whose days of a month are spoken for by several pulls, as after a consent that starts
     later, is left as it is.
@@ -61,8 +71,9 @@ def compact(
         lake: The lake.
         run_id: The run, for the ledger.
         rows_at_once: Bound on memory: rows of all versions that are merged together.
+        today: The UTC day it is; by this machine's clock unless it is given.
     """
-    done = Compacted()
+    done = Compacted(ledger_files=lake.ledger.merge(today or dt.datetime.now(dt.UTC).date()))
     for stream in STREAMS.values():
         if stream.window is Window.MONTHS:
             for folder in sorted(lake.place(stream).glob("month=*")):

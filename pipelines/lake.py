@@ -8,7 +8,6 @@ instant leaves the old truth or the new one, and two writers need no lock.
 from __future__ import annotations
 
 import datetime as dt
-import os
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 
 from lean_resources.gate import QUARANTINE_SCHEMA
 from lean_resources.streams import STREAMS, Stream, Window
+from pipelines.files import beside, reveal, synced
 from pipelines.ledger import (
     ATTEMPTS_SCHEMA,
     LEDGER_SCHEMA,
@@ -31,6 +31,7 @@ from pipelines.ledger import (
     new_id,
     to_table,
 )
+from pipelines.ledger_files import LedgerFiles
 
 __all__ = [
     "HISTORY_DOCS",
@@ -42,8 +43,6 @@ __all__ = [
     "lake_schema",
     "merged_schema",
     "put",
-    "put_text",
-    "reveal",
     "typed_nothing",
 ]
 
@@ -171,6 +170,11 @@ class Lake:
         return self.folder / "pulls"
 
     @property
+    def ledger(self) -> LedgerFiles:
+        """The ledger's files."""
+        return LedgerFiles(self.pulls)
+
+    @property
     def spends(self) -> Path:
         """Folder of the log of refreshes that were spent."""
         return self.folder / "spends" / "log"
@@ -233,7 +237,7 @@ class Lake:
 
     def _ledger_now(self) -> str:
         """The SELECT over the files of the ledger that there are now, whatever is added later."""
-        return _reading(sorted(self.pulls.glob("*/*.parquet")), LEDGER_SCHEMA)
+        return _reading(self.ledger.files(), LEDGER_SCHEMA)
 
     def attach_to(
         self, connection: duckdb.DuckDBPyConnection, names: Collection[str] | None = None
@@ -247,8 +251,7 @@ class Lake:
             connection: The connection.
             names: Only these streams, without their histories; None means everything.
         """
-        ledger = self._files(self.pulls, LEDGER_SCHEMA)
-        connection.execute(f"create or replace table pulls as {ledger}")
+        connection.execute(f"create or replace table pulls as {self._ledger_now()}")
         connection.execute(f"create or replace table claims as {_SQL['claims']}")
         self._add_macros(connection, _FIRST_MACROS)
         self._attach_views(connection, tuple(STREAMS) if names is None else names)
@@ -370,21 +373,22 @@ class Lake:
         Returns:
             The files that were deleted.
         """
-        vouched = {file.stem for file in self.pulls.glob("*/*.parquet")}
+        vouched = self.ledger.batches()
         limit = time.time() - older_than_seconds
         deleted = []
         for file in self._data_files():
             is_stray = file.suffix == ".tmp" or file.stem not in vouched
             if is_stray and file.stat().st_mtime < limit:
                 deleted.append(file)
-        deleted += [file for file, since in self.merged_files() if since < limit]
+        merged = (*self.merged_files(), *self.ledger.merged_files())
+        deleted += [file for file, since in merged if since < limit]
         for file in deleted:
             file.unlink(missing_ok=True)
         return deleted
 
     def merged_files(self) -> Iterator[tuple[Path, float]]:
         """Files of which every pull was merged into others, and since when the last one was."""
-        written = {file.stem: file.stat().st_mtime for file in self.pulls.glob("*/*.parquet")}
+        written = self.ledger.batches()
         with self.connect() as connection:
             rows = connection.execute(
                 """
@@ -457,7 +461,7 @@ class Batch:
         file = self._file(self._lake.raw(stream) / self._pulled_on)
         if file not in self._raw:
             self._raw[file] = pq.ParquetWriter(
-                _beside(file), RAW_SCHEMA, compression=_RAW_COMPRESSION, compression_level=_LEVEL
+                beside(file), RAW_SCHEMA, compression=_RAW_COMPRESSION, compression_level=_LEVEL
             )
         self._raw[file].write_table(table)
 
@@ -492,7 +496,7 @@ class Batch:
         for writer in self._raw.values():
             writer.close()
         for file in (*self._raw, *self._tables):
-            _beside(file).unlink(missing_ok=True)
+            beside(file).unlink(missing_ok=True)
 
     def _hold(self, folder: Path, table: pa.Table) -> None:
         if table.num_rows:
@@ -504,11 +508,11 @@ class Batch:
 
     def _reveal(self, pool: Executor, files: Sequence[Path]) -> None:
         """Put what was written where it belongs, so that it survives a power cut."""
-        self.bytes += sum(_beside(file).stat().st_size for file in files)
-        list(pool.map(_sync, map(_beside, files)))
+        self.bytes += sum(beside(file).stat().st_size for file in files)
+        list(pool.map(synced, map(beside, files)))
         for file in files:
-            _beside(file).replace(file)
-        list(pool.map(_sync, {file.parent for file in files}))
+            beside(file).replace(file)
+        list(pool.map(synced, {file.parent for file in files}))
 
 
 def _joined(tables: Sequence[pa.Table]) -> pa.Table:
@@ -520,7 +524,7 @@ def _write(file: Path, table: pa.Table) -> None:
     # A column costs a file the same whether it holds anything, and what is missing reads null.
     empty = [name for name in table.column_names if table[name].null_count == table.num_rows]
     table = table.drop_columns(empty)
-    pq.write_table(table, _beside(file), **_compression(table))
+    pq.write_table(table, beside(file), **_compression(table))
 
 
 def _day(stream: Stream) -> str:
@@ -533,22 +537,8 @@ def put(folder: Path, table: pa.Table) -> None:
     """Add a table to a folder as one file, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{new_id()}.parquet"
-    pq.write_table(table, _beside(file), **_compression(table))
-    reveal(_beside(file), file)
-
-
-def put_text(file: Path, text: str) -> None:
-    """Write a small file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _beside(file).write_text(text, encoding="utf-8")
-    reveal(_beside(file), file)
-
-
-def reveal(beside: Path, file: Path) -> None:
-    """Put a file that was written beside its place there, so that it survives a power cut."""
-    _sync(beside)
-    beside.replace(file)
-    _sync(file.parent)
+    pq.write_table(table, beside(file), **_compression(table))
+    reveal(beside(file), file)
 
 
 def typed_nothing(columns: Iterable[tuple[str, str]]) -> str:
@@ -570,11 +560,6 @@ def _reading(files: Sequence[Path], schema: pa.Schema) -> str:
     )
 
 
-def _beside(file: Path) -> Path:
-    """Where a file is written before it is renamed into place."""
-    return file.with_name(f"{file.name}.tmp")
-
-
 def _compression(table: pa.Table) -> dict[str, Any]:
     """How to compress a file.
 
@@ -584,15 +569,6 @@ def _compression(table: pa.Table) -> dict[str, Any]:
     if table.num_rows >= _LARGE_ROWS:
         return {"compression": "zstd", "compression_level": _LEVEL}
     return {"compression": "snappy"}
-
-
-def _sync(place: Path) -> None:
-    """Make a file, or the renames within a folder, survive a power cut."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _SQL_TYPES: Mapping[pa.DataType, str] = {

@@ -7,6 +7,7 @@ boundaries that were passed, or "killed".
 """
 
 import asyncio
+import datetime as dt
 import json
 import os
 import signal
@@ -77,8 +78,8 @@ async def everything(asked):
 
 
 def merge(lake):
-    """Merge the files of every month, and delete those that are no longer needed."""
-    compact(lake)
+    """Merge the files of every month and of the ledger, and delete those that nobody needs."""
+    compact(lake, today=dt.datetime.now(dt.UTC).date() + dt.timedelta(days=2))
     lake.vacuum(older_than_seconds=-1)
 
 
@@ -92,6 +93,7 @@ def work(asked):
         (pq.ParquetWriter, "write_table"),
         (pq.ParquetWriter, "close"),
         (os, "fsync"),
+        (os, "link"),
         (Path, "replace"),
         (Path, "mkdir"),
         (Path, "unlink"),
