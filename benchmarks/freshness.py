@@ -27,11 +27,14 @@ from pathlib import Path
 import dagster as dg
 from pydantic import SecretStr
 
+from lean_resources.inbox import Inbox
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import WebhookSettings
 from lean_resources.webhooks import event_of
+from pipelines.doorbell import JOB, PULLS, TABLES
 from pipelines.environment import child_of
+from pipelines.lake import PARENTS
 from pipelines.receiver import PATH, receiving
 from pipelines.resources import InboxResource, LakeResource, silent
 from pipelines.run import instance_at, prepare_home, sync_all
@@ -52,21 +55,39 @@ def rows_of(lake: LakeResource, entity_id: str) -> int:
 
 
 def stages(instance: dg.DagsterInstance, claim_id: str) -> dict[str, float]:
-    """When a run reached its stages, in seconds since 1970."""
+    """When a run reached its stages, in seconds since 1970, and how many events tell of it."""
     [record] = instance.get_run_records(dg.RunsFilter(tags={CLAIM_TAG: claim_id}), limit=1)
+    entries = instance.all_logs(record.dagster_run.run_id)
     steps: dict[str, list[float]] = {}
-    for entry in instance.all_logs(record.dagster_run.run_id):
+    for entry in entries:
         if entry.dagster_event is not None and entry.dagster_event.step_key:
             steps.setdefault(str(entry.dagster_event.step_key), []).append(entry.timestamp)
-    pulls = [at for name, times in steps.items() if name.startswith("pull_") for at in times]
     return {
         "claimed": record.create_timestamp.timestamp(),
         "started": record.start_time or 0.0,
-        "first_step": min(pulls),
-        "pulled": max(pulls),
-        "modelled": max(steps["models"]),
-        "published": max(steps["warehouse"]),
+        "first_step": min(steps[PULLS]),
+        "pulled": max(steps[PULLS]),
+        "published": max(steps[TABLES]),
+        "events": float(len(entries)),
     }
+
+
+def where_it_is(lake: LakeResource, instance: dg.DagsterInstance, inbox: Inbox) -> str:
+    """What is known of a round whose rows do not show."""
+    runs = [
+        f"{run.run_id[:8]} {run.status.value} {run.tags.get(CLAIM_TAG)}"
+        for run in instance.get_runs(dg.RunsFilter(job_name=JOB), limit=3)
+    ]
+    events = [
+        f"{row['type']} {row['state']} of {row['claim_id']}, {row['attempts']} attempts"
+        for row in list(inbox.rows())[-5:]
+    ]
+    with lake.lake().connect(PARENTS) as connection:
+        pulls = connection.execute(
+            "select stream, outcome, code, count(*) from pulls where run_id ="
+            " (select max_by(run_id, finished_at) from pulls) group by all order by all"
+        ).fetchall()
+    return "\n".join(["the new rows did not show", *runs, *events, *map(str, pulls)])
 
 
 def measure(args: argparse.Namespace, home: Path) -> dict[str, object]:
@@ -108,7 +129,7 @@ def measure(args: argparse.Namespace, home: Path) -> dict[str, object]:
             )  # fmt: skip
             try:
                 with sandbox.deliver(f"http://127.0.0.1:{port}{PATH}"):
-                    return rounds(args, sandbox, lake, instance)
+                    return rounds(args, sandbox, lake, instance, box)
             finally:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(60)
@@ -119,6 +140,7 @@ def rounds(
     sandbox: Sandbox,
     lake: LakeResource,
     instance: dg.DagsterInstance,
+    inbox: Inbox,
 ) -> dict[str, object]:
     """Refresh one entity after the other, the first one to warm up."""
     with connect(lake.lake()) as connection:
@@ -132,10 +154,11 @@ def rounds(
         ]
     seconds: list[float] = []
     parts: list[dict[str, float]] = []
+    events: list[int] = []
     for number in range(args.rounds + 1):
         entity_id = entities[number % len(entities)]
         before = rows_of(lake, entity_id)
-        known = {run.run_id for run in instance.get_runs(dg.RunsFilter(job_name="doorbell"))}
+        known = {run.run_id for run in instance.get_runs(dg.RunsFilter(job_name=JOB))}
         sandbox.clock.advance(dt.timedelta(days=3))
         entity = sandbox.store.find_entity(entity_id)
         assert entity is not None
@@ -148,10 +171,10 @@ def rounds(
         built = file.stat().st_ino
         while file.stat().st_ino == built or rows_of(lake, entity_id) <= before:
             if time.time() - began > PATIENCE_SECONDS:
-                raise RuntimeError("the new rows did not show")
+                raise RuntimeError(where_it_is(lake, instance, inbox))
             time.sleep(0.05)
         seen = time.time()
-        runs = instance.get_runs(dg.RunsFilter(job_name="doorbell"))
+        runs = instance.get_runs(dg.RunsFilter(job_name=JOB))
         new = [run for run in runs if run.run_id not in known]
         while not all(instance.get_run_by_id(run.run_id).is_finished for run in new):  # type: ignore[union-attr]
             time.sleep(0.1)
@@ -159,10 +182,11 @@ def rounds(
         if number == 0:
             continue
         seconds.append(seen - began)
-        places = ["claimed", "started", "first_step", "pulled", "modelled", "published"]
+        places = ["claimed", "started", "first_step", "pulled", "published"]
         times = [began, *(at[name] for name in places)]
         parts.append(dict(zip(places, (b - a for a, b in pairwise(times)), strict=True)))
-        print(f"{number:>3}  {seen - began:6.1f} s", flush=True)
+        events.append(int(at["events"]))
+        print(f"{number:>3}  {seen - began:6.1f} s, {events[-1]} events", flush=True)
     seconds.sort()
     return {
         "benchmark": "freshness",
@@ -173,6 +197,7 @@ def rounds(
         "where_median_seconds": {
             name: round(statistics.median(part[name] for part in parts), 2) for name in parts[0]
         },
+        "events_of_a_run": statistics.median(events),
         "load_average": round(os.getloadavg()[0], 1),
     }
 

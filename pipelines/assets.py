@@ -27,7 +27,10 @@ __all__ = [
     "SyncConfig",
     "TransactionsConfig",
     "all_months",
+    "awaited",
+    "checks_of",
     "compaction",
+    "metadata_of",
     "missed_events",
     "reconciliation",
     "refresh",
@@ -43,15 +46,10 @@ MONTHS = dg.MonthlyPartitionsDefinition(
 Done = TypeVar("Done")
 
 
-def all_months(now: dt.datetime, first: str = FIRST_MONTH) -> dict[str, str]:
-    """Tags of a run that covers every month up to an instant.
-
-    Args:
-        now: The instant.
-        first: First month of the range, as YYYY-MM.
-    """
+def all_months(now: dt.datetime) -> dict[str, str]:
+    """Tags of a run that covers every month up to an instant."""
     return {
-        "dagster/asset_partition_range_start": first,
+        "dagster/asset_partition_range_start": FIRST_MONTH,
         "dagster/asset_partition_range_end": f"{now.astimezone(dt.UTC):%Y-%m}",
     }
 
@@ -64,11 +62,6 @@ class SyncConfig(dg.Config):
 
     entity_ids: list[str] = Field(default=[], description="Only these entities; none means all.")
     account_ids: list[str] = Field(default=[], description="Only these accounts; none means all.")
-    tolerant: bool = Field(
-        default=False,
-        description="Succeed however many pulls failed: they are in the ledger, and whoever asked"
-        " looks there.",
-    )
 
 
 class TransactionsConfig(SyncConfig):
@@ -178,11 +171,10 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
         for made in streams:
             yield dg.MaterializeResult(
                 asset_key=made.name,
-                metadata=_metadata(made, report),
+                metadata=metadata_of(made, report),
                 check_results=_checks(stream, report) if made is stream else [],
             )
-        if not config.tolerant:  # type: ignore[attr-defined]
-            _judge(stream, report, policy)
+        _judge(stream, report, policy)
 
     return pull
 
@@ -211,11 +203,16 @@ def _run(
                 progress=lambda done, total: progress(stream.name, done, total),
             )
 
-    return _done(work())
+    return awaited(work())
 
 
-def _done(work: Coroutine[Any, Any, Done]) -> Done:
-    """What some work at Lean gave, its errors turned into what Dagster can act on."""
+def awaited(work: Coroutine[Any, Any, Done]) -> Done:
+    """What some work at Lean gave, its errors turned into what Dagster can act on.
+
+    Raises:
+        RetryRequested: Lean cannot be reached.
+        Failure: Anything else that is in the way of all of it.
+    """
     try:
         return uvloop.run(work)
     except UnavailableError as error:
@@ -239,7 +236,8 @@ def _failure(error: LeanError) -> dg.Failure:
     )
 
 
-def _metadata(stream: Stream, report: Report) -> dict[str, Any]:
+def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
+    """What Dagster shows of a stream that was synced."""
     return {
         "dagster/partition_row_count" if stream.window is Window.MONTHS else "dagster/row_count": (
             report.rows[stream.name]
@@ -256,12 +254,16 @@ def _metadata(stream: Stream, report: Report) -> dict[str, Any]:
     }
 
 
-def _checks(stream: Stream, report: Report) -> list[dg.AssetCheckResult]:
-    passed: dict[str, tuple[bool, dict[str, Any]]] = {
+def checks_of(report: Report) -> dict[str, tuple[bool, dict[str, Any]]]:
+    """Whether each check of a stream that was synced passes, and what it found."""
+    return {
         "is_complete": (report.outcomes["FAILED"] == 0, {"codes": dict(report.codes)}),
         "fits_the_catalogue": (report.quarantined == 0, {"quarantined": report.quarantined}),
         "is_known": (not report.drift, {"paths": dict(report.drift)}),
     }
+
+
+def _checks(stream: Stream, report: Report) -> list[dg.AssetCheckResult]:
     return [
         dg.AssetCheckResult(
             check_name=name,
@@ -270,7 +272,7 @@ def _checks(stream: Stream, report: Report) -> list[dg.AssetCheckResult]:
             severity=dg.AssetCheckSeverity.WARN,
             metadata=metadata,
         )
-        for name, (ok, metadata) in passed.items()
+        for name, (ok, metadata) in checks_of(report).items()
     ]
 
 
@@ -326,7 +328,7 @@ def refresh(
                 bell=inbox.bell(),
             )
 
-    report = _done(work())
+    report = awaited(work())
     overdue = report.outcomes["OVERDUE"]
     return dg.MaterializeResult(
         metadata={
@@ -375,9 +377,9 @@ def reconciliation(
         async with lean.client() as client:
             return await reconcile(client, lake.lake(), policy=policy, run_id=context.run.run_id)
 
-    report, differences = _done(work())
+    report, differences = awaited(work())
     return dg.MaterializeResult(
-        metadata=_metadata(STREAMS["transactions"], report),
+        metadata=metadata_of(STREAMS["transactions"], report),
         check_results=[
             dg.AssetCheckResult(
                 check_name="agrees_with_lean",
@@ -415,7 +417,7 @@ def missed_events(
         async with lean.client() as client:
             return await repair(client, lake.lake(), box)
 
-    done = _done(work())
+    done = awaited(work())
     told: dict[str, Any] = {
         "repaired": done.repaired.total(),
         "by_type": dg.MetadataValue.json(dict(done.repaired)),

@@ -107,6 +107,7 @@ class Built:
         changed: Parts of those whose rows are others than before.
         seconds: Time that it took, checks included.
         checks: What each of its checks found.
+        turned: Those that found another number of offenders than before, or ran for the first time.
         problem: Why it stays as it was before, or None.
     """
 
@@ -117,6 +118,7 @@ class Built:
     changed: int
     seconds: float
     checks: dict[Check, CheckResult]
+    turned: tuple[Check, ...] = ()
     problem: str | None = None
 
 
@@ -295,6 +297,12 @@ class _Work:
             self.manifest.parts.pop(model.name, None)
             if before:
                 self.manifest.parts[model.name] = before
+        told = self.manifest.checks.get(model.name, {})
+        turned = tuple(
+            check
+            for check, found in checks.items()
+            if check.name not in told or told[check.name].offenders != found.offenders
+        )
         self.manifest.checks[model.name] = {check.name: found for check, found in checks.items()}
         kept = self.manifest.parts.get(model.name, {})
         return Built(
@@ -305,6 +313,7 @@ class _Work:
             changed=changed,
             seconds=time.monotonic() - started,
             checks=checks,
+            turned=turned,
             problem=problem,
         )
 

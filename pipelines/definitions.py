@@ -10,6 +10,7 @@ from pipelines.assets import (
     refresh,
     stream_assets,
 )
+from pipelines.doorbell import doorbell_job
 from pipelines.environment import (
     ENVIRONMENT,
     HAS_WEBHOOKS,
@@ -40,6 +41,8 @@ models = load_models()
 
 policy, _when = load(HOME / "policy.toml")
 
+_job = doorbell_job(models)
+
 defs = dg.Definitions(
     assets=[
         *stream_assets,
@@ -50,7 +53,8 @@ defs = dg.Definitions(
         *model_assets(models),
     ],
     schedules=schedules(_when, has_webhooks=HAS_WEBHOOKS),
-    sensors=[doorbell([*(model.name for model in models), "warehouse"], is_on=HAS_WEBHOOKS)],
+    jobs=[_job],
+    sensors=[doorbell(_job, is_on=HAS_WEBHOOKS)],
     resources={
         "lean": lean,
         "lake": lake,

@@ -1,20 +1,29 @@
 """One asset per model, with its lineage and its checks, all made by one step in order."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import dagster as dg
 
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
-from pipelines.build import Built, build
+from pipelines.build import Built, CheckResult, build
 from pipelines.ledger import VIEW_DOCS
 from pipelines.models import Check, Model, Models
 from pipelines.resources import LakeResource, Progress
 from pipelines.warehouse import publish
 
-__all__ = ["FOLLOW", "model_assets"]
+__all__ = [
+    "FOLLOW",
+    "key_of",
+    "metadata_of_check",
+    "metadata_of_model",
+    "model_assets",
+    "publish_warehouse",
+    "refuse_problems",
+    "severity_of",
+]
 
 OWNERS = ["team:data-engineering"]
 
@@ -45,26 +54,15 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
         wanted = {key.to_user_string() for key in context.selected_asset_keys}
-        problems = []
-        for built in build(
+        built = build(
             lake.lake(),
             models,
-            hash_key=_key(lake),
+            hash_key=key_of(lake),
             only=wanted,
             tell=lambda _name, done, total: progress("models", done, total),
-        ):
-            if built.problem is None:
-                yield _result(built)
-            else:
-                problems.append(built)
-        if problems:
-            raise dg.Failure(
-                "; ".join(dict.fromkeys(str(one.problem) for one in problems)),
-                metadata={
-                    "stay as they were": dg.MetadataValue.json([p.model.name for p in problems])
-                },
-                allow_retries=False,
-            )
+        )
+        yield from (_result(one) for one in built if one.problem is None)
+        refuse_problems(built)
 
     @dg.asset(
         deps=[*STREAMS, *(model.name for model in models if model.layer != "pii")],
@@ -77,21 +75,44 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
     )
     def warehouse(lake: LakeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """Build the file beside the old one and swap it in."""
-        started = dt.datetime.now(dt.UTC)
-        published = publish(lake.lake(), models, pii=lake.pii)
-        return dg.MaterializeResult(
-            metadata={
-                "path": dg.MetadataValue.path(published.path),
-                "rows": dg.MetadataValue.json(dict(published.rows)),
-                "personal columns": lake.pii,
-                "seconds": (dt.datetime.now(dt.UTC) - started).total_seconds(),
-            }
-        )
+        return dg.MaterializeResult(metadata=publish_warehouse(lake, models))
 
     return [build_models, warehouse]
 
 
-def _key(lake: LakeResource) -> str:
+def publish_warehouse(lake: LakeResource, models: Models) -> dict[str, Any]:
+    """Build the file beside the old one and swap it in; what Dagster shows of it."""
+    started = dt.datetime.now(dt.UTC)
+    published = publish(lake.lake(), models, pii=lake.pii)
+    return {
+        "path": dg.MetadataValue.path(published.path),
+        "rows": dg.MetadataValue.json(dict(published.rows)),
+        "personal columns": lake.pii,
+        "seconds": (dt.datetime.now(dt.UTC) - started).total_seconds(),
+    }
+
+
+def refuse_problems(built: Collection[Built]) -> None:
+    """Fail when a model stays as it was.
+
+    Raises:
+        Failure: One does.
+    """
+    problems = [one for one in built if one.problem is not None]
+    if problems:
+        raise dg.Failure(
+            "; ".join(dict.fromkeys(str(one.problem) for one in problems)),
+            metadata={"stay as they were": dg.MetadataValue.json([p.model.name for p in problems])},
+            allow_retries=False,
+        )
+
+
+def key_of(lake: LakeResource) -> str:
+    """The key of hashed account numbers.
+
+    Raises:
+        Failure: It is none for this environment.
+    """
     try:
         return lake.key()
     except ConfigError as error:
@@ -176,7 +197,8 @@ def _claim(check: Check) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(check.name, asset=check.model, description=check.claim)
 
 
-def _result(built: Built) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def metadata_of_model(built: Built) -> dict[str, Any]:
+    """What Dagster shows of a model that was brought up to date."""
     metadata: dict[str, Any] = {
         "parts": built.parts,
         "parts_written": built.written,
@@ -185,9 +207,23 @@ def _result(built: Built) -> dg.MaterializeResult:  # type: ignore[type-arg]
     }
     if not built.model.stored.is_view:
         metadata["dagster/row_count"] = built.rows
+    return metadata
+
+
+def metadata_of_check(found: CheckResult) -> dict[str, Any]:
+    """What Dagster shows of a check."""
+    return {"offenders": found.offenders, "first": dg.MetadataValue.json(found.shown)}
+
+
+def severity_of(check: Check) -> dg.AssetCheckSeverity:
+    """How bad it is when a check fails."""
+    return dg.AssetCheckSeverity.ERROR if check.is_error else dg.AssetCheckSeverity.WARN
+
+
+def _result(built: Built) -> dg.MaterializeResult:  # type: ignore[type-arg]
     return dg.MaterializeResult(
         asset_key=built.model.name,
-        metadata=metadata,
+        metadata=metadata_of_model(built),
         check_results=[
             dg.AssetCheckResult(
                 check_name="key_is_unique", asset_key=built.model.name, passed=True
@@ -197,13 +233,8 @@ def _result(built: Built) -> dg.MaterializeResult:  # type: ignore[type-arg]
                     check_name=check.name,
                     asset_key=built.model.name,
                     passed=not found.offenders,
-                    severity=dg.AssetCheckSeverity.ERROR
-                    if check.is_error
-                    else dg.AssetCheckSeverity.WARN,
-                    metadata={
-                        "offenders": found.offenders,
-                        "first": dg.MetadataValue.json(found.shown),
-                    },
+                    severity=severity_of(check),
+                    metadata=metadata_of_check(found),
                 )
                 for check, found in built.checks.items()
             ),

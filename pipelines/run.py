@@ -13,6 +13,7 @@ import dagster as dg
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
 from pipelines.assets import all_months, refresh, stream_assets
+from pipelines.doorbell import PULLS, doorbell_job
 from pipelines.ledger import new_id
 from pipelines.model_assets import model_assets
 from pipelines.models import load
@@ -110,7 +111,7 @@ def read_events(
     *,
     instance: dg.DagsterInstance,
     policy: Policy | None = None,
-    follow: Sequence[str] | None = None,
+    has_tables: bool = True,
 ) -> list[Event]:
     """Read what the next batch of webhooks announces, in this process.
 
@@ -120,7 +121,7 @@ def read_events(
         inbox: Where webhooks arrive.
         instance: Where the run is recorded.
         policy: How eagerly to pull; the usual one when left.
-        follow: Assets that are made of what was read; every model and the warehouse when left.
+        has_tables: Whether models and the warehouse follow what was read.
 
     Returns:
         The events of the batch; none when none came within a few seconds.
@@ -131,17 +132,12 @@ def read_events(
     box = inbox.inbox()
     if box is None:
         return []
-    claim_id, models = new_id(), load()
-    assets = [*stream_assets, *model_assets(models)]
-    if follow is None:
-        follow = [*(model.name for model in models), "warehouse"]
+    claim_id = new_id()
     events = list(batch(instance, box, lake.lake(), claim_id))
     if not events:
         return []
-    request = request_of(events, claim_id, lake.lake(), follow)
-    result = dg.materialize(
-        assets,
-        selection=request.asset_selection,
+    request = request_of(events, claim_id, lake.lake())
+    result = doorbell_job(load()).execute_in_process(
         instance=instance,
         resources={
             "lean": lean,
@@ -152,6 +148,7 @@ def read_events(
         },
         run_config={**_LOG_CONFIG, **request.run_config},
         tags=request.tags,
+        op_selection=None if has_tables else [PULLS],
         raise_on_error=False,
     )
     settle(instance, box, lake.lake())

@@ -6,24 +6,22 @@ matter: a run reads what Lean has now, and reading it once more changes nothing.
 
 import datetime as dt
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
 from lean_resources.errors import IncompleteError, LeanError, UnavailableError
 from lean_resources.inbox import Inbox
-from lean_resources.streams import STREAMS, Window
+from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
-from pipelines.assets import all_months
-from pipelines.lake import Lake
+from pipelines.doorbell import JOB, PULLS
+from pipelines.lake import PARENTS, Lake
 from pipelines.ledger import new_id
 from pipelines.resources import InboxResource, LakeResource
 
-__all__ = ["CLAIM_TAG", "JOB", "batch", "doorbell", "request_of", "settle"]
+__all__ = ["CLAIM_TAG", "batch", "doorbell", "request_of", "settle"]
 
-JOB = "doorbell"
 CLAIM_TAG = "leanhouse/claim"
 """Tag of a run with the batch of events that it reads."""
 
@@ -35,9 +33,6 @@ _WAIT_SECONDS = 4.0
 _LOOK_SECONDS = 0.25
 _ORPHANED_SECONDS = 300
 """How long a batch may have no run, as when the daemon died between claim and run."""
-
-_SHOWN = dt.timedelta(days=31)
-"""How far back a run says that it materialises months."""
 
 LISTED = ("customers", "entities", "consents")
 """Read again when an entity or its consent changed."""
@@ -51,20 +46,13 @@ REFRESHED = tuple(
 _known: dict[Path, set[str]] = {}
 
 
-def doorbell(models: Collection[str], *, is_on: bool) -> dg.SensorDefinition:
-    """The sensor, with its job.
+def doorbell(job: dg.JobDefinition, *, is_on: bool) -> dg.SensorDefinition:
+    """The sensor.
 
     Args:
-        models: Assets that follow from the streams, the warehouse included.
+        job: What it starts.
         is_on: Whether it runs unless it is stopped by hand.
     """
-    job = dg.define_asset_job(
-        JOB,
-        selection=dg.AssetSelection.assets("banks", *LISTED, *REFRESHED, *models),
-        # One process for all steps: starting one takes longer than most of them.
-        executor_def=dg.in_process_executor,
-        description="What webhooks announced, read for the entities that they name.",
-    )
 
     @dg.sensor(
         name=JOB,
@@ -88,7 +76,7 @@ def doorbell(models: Collection[str], *, is_on: bool) -> dg.SensorDefinition:
             raise dg.Failure(f"{error.message}. {error.remedy}") from None
         if not events:
             return dg.SkipReason("No event that asks for work.")
-        return request_of(events, claim_id, lake.lake(), models)
+        return request_of(events, claim_id, lake.lake())
 
     return ring
 
@@ -136,7 +124,7 @@ def _age(since: dt.datetime) -> float:
 def _failed_entities(lake: Lake, run_id: str) -> set[str]:
     """Entities of which a run could not read everything, and another may."""
     remedies = [UnavailableError.remedy, IncompleteError.remedy]
-    with lake.connect() as connection:
+    with lake.connect(PARENTS) as connection:
         found = connection.execute(
             "select distinct entity_id from pulls"
             " where run_id = $run_id and outcome = 'FAILED' and list_contains($remedies, remedy)"
@@ -146,44 +134,28 @@ def _failed_entities(lake: Lake, run_id: str) -> set[str]:
     return {entity_id for (entity_id,) in found}
 
 
-def request_of(
-    events: Sequence[Event], claim_id: str, lake: Lake, models: Iterable[str]
-) -> dg.RunRequest:
+def request_of(events: Sequence[Event], claim_id: str, lake: Lake) -> dg.RunRequest:
     """The run that reads what some events announce.
 
     Args:
         events: A batch; order, age and doubles make no difference.
         claim_id: The batch.
         lake: Says which entities are known; one that is not is listed first.
-        models: Assets that follow from the streams.
     """
     refreshed = {event.entity_id for event in events if event.is_refreshed and event.entity_id}
     changed = {event.entity_id for event in events if event.is_about_entity and event.entity_id}
-    wanted = list(models)
+    streams: list[str] = []
     if changed or _unknown(lake, refreshed):
-        wanted += LISTED
+        streams += LISTED
     if refreshed:
-        wanted += REFRESHED
+        streams += REFRESHED
     if any(event.is_about_bank for event in events):
-        wanted.append("banks")
-    config: dict[str, Any] = {
-        f"pull_{name}": {"config": {"entity_ids": sorted(refreshed | changed), "tolerant": True}}
-        for name in wanted
-        if name in STREAMS and STREAMS[name].exploded_from is None
-    }
-    tags = {CLAIM_TAG: claim_id}
-    for name in wanted:
-        if name in STREAMS and STREAMS[name].window is Window.MONTHS:
-            config[f"pull_{name}"]["config"]["only_missing"] = True
-            # Dagster writes several events for each month of the range, and what is read does not
-            # depend on it: whatever is missing.
-            now = dt.datetime.now(dt.UTC)
-            tags |= all_months(now, f"{now - _SHOWN:%Y-%m}")
+        streams.append("banks")
+    config = {"streams": streams, "entity_ids": sorted(refreshed | changed)}
     return dg.RunRequest(
         run_key=claim_id,
-        run_config={"ops": config},
-        tags=tags,
-        asset_selection=[dg.AssetKey(name) for name in dict.fromkeys(wanted)],
+        run_config={"ops": {PULLS: {"config": config}}},
+        tags={CLAIM_TAG: claim_id},
     )
 
 
@@ -192,7 +164,7 @@ def _unknown(lake: Lake, entity_ids: Collection[str]) -> set[str]:
     known = _known.setdefault(lake.folder, set())
     asked = set(entity_ids) - known
     if asked:
-        with lake.connect() as connection:
+        with lake.connect(PARENTS) as connection:
             found = connection.execute(
                 "select distinct entity_id from entities where list_contains($asked, entity_id)",
                 {"asked": sorted(asked)},

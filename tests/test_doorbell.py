@@ -9,13 +9,14 @@ from receiving import receiving
 
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
+from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
+from pipelines.build import current_manifest
 from pipelines.definitions import defs
+from pipelines.doorbell import PULLS
 from pipelines.resources import InboxResource, LakeResource, silent
 from pipelines.run import SyncFailedError, read_events, sync_all
 from pipelines.sensors import CLAIM_TAG, LISTED, REFRESHED, request_of, settle
-
-MODELS = ["fct_transactions", "warehouse"]
 
 
 class House:
@@ -60,7 +61,9 @@ class House:
     def read(self):
         """Read what the next batch announces; the types of its events."""
         self.webhooks.flush()
-        events = read_events(self.lean, self.lake, self.inbox, instance=self.instance, follow=())
+        events = read_events(
+            self.lean, self.lake, self.inbox, instance=self.instance, has_tables=False
+        )
         return sorted(event.type for event in events)
 
     def rows(self, query):
@@ -109,9 +112,18 @@ def house(synced):
     synced.box.settle("left", is_done=True)
 
 
-def names(request):
-    """Assets of a run."""
-    return {key.to_user_string() for key in request.asset_selection}
+def asked(request):
+    """What a run is told to read."""
+    return request.run_config["ops"][PULLS]["config"]
+
+
+def contents(house):
+    """What each model holds, as a hash by part."""
+    parts = current_manifest(house.lake.lake()).parts
+    return {
+        name: {part: one.content for part, one in found.items() if one.rows}
+        for name, found in parts.items()
+    }
 
 
 def refreshed(entity_id, **changes):
@@ -128,7 +140,7 @@ def test_an_event_chooses_what_is_read_and_nothing_more(synced):
     bank = Event(event_id="2", type="bank.availability.updated", bank_identifier="B")
 
     def chosen(*events):
-        return names(request_of(events, "c", lake, MODELS)) - set(MODELS)
+        return set(asked(request_of(events, "c", lake))["streams"])
 
     assert chosen(refreshed(known)) == set(REFRESHED)
     assert chosen(refreshed("unknown")) == {*LISTED, *REFRESHED}
@@ -142,10 +154,10 @@ def test_a_batch_is_one_run_of_its_entities_whatever_the_order(synced):
     lake = synced.lake.lake()
     events = [refreshed("b"), refreshed("a"), refreshed("b", event_id="again")]
 
-    one, other = (request_of(given, "c", lake, MODELS) for given in (events, events[::-1]))
+    one, other = (request_of(given, "c", lake) for given in (events, events[::-1]))
 
     assert one.run_config == other.run_config
-    assert one.run_config["ops"]["pull_balances"]["config"]["entity_ids"] == ["a", "b"]
+    assert asked(one)["entity_ids"] == ["a", "b"]
     assert one.tags[CLAIM_TAG] == one.run_key == "c"
 
 
@@ -296,6 +308,62 @@ def test_a_batch_that_never_got_its_run_is_given_back(house, monkeypatch):
 
     [row] = [row for row in house.box.rows() if row["event_id"] == "orphan"]
     assert row["state"] == "received"
+
+
+def test_a_run_tells_dagster_what_changed_and_nothing_more(house):
+    """Rows, months and tables that are others than before; fewer events than there are assets."""
+    [(entity_id,)] = house.rows(
+        "select entity_id from transactions group by all order by count(*) desc, entity_id limit 1"
+    )
+    house.sandbox.clock.advance(dt.timedelta(days=3))
+    house.sandbox.store.start_refresh(house.sandbox.store.find_entity(entity_id))
+    house.pass_time(seconds=11)
+    before = contents(house)
+
+    read_events(house.lean, house.lake, house.inbox, instance=house.instance)
+
+    [run] = house.instance.get_runs(limit=1)
+    entries = [one.dagster_event for one in house.instance.all_logs(run.run_id)]
+    told = [
+        (event.asset_key.to_user_string(), event.partition)
+        for event in entries
+        if event is not None and event.is_step_materialization
+    ]
+    months = house.rows(
+        "select distinct month from pulls where stream = 'transactions' and outcome = 'COMMITTED'"
+        f" and run_id = '{run.run_id}' order by all"
+    )
+    assert [month for name, month in told if name == "transactions"] == [one for (one,) in months]
+    assert months
+    after = contents(house)
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert "fct_transactions" in changed
+    assert changed != set(after)
+    names = [name for name, _ in told if name not in STREAMS]
+    assert sorted(names) == sorted([*changed, "warehouse"])
+    assert not {"banks", "entities"} & {name for name, _ in told}
+    # Of a sync it would be more than five for each.
+    assert len(entries) < len(defs.resolve_asset_graph().get_all_asset_keys())
+
+
+def test_a_run_tells_dagster_of_a_check_only_when_it_fails(house):
+    """A narrowed run can find a stream incomplete, and does not say that all of it is complete."""
+    [(entity_id,)] = house.rows("select entity_id from accounts order by all limit 1")
+    house.sandbox.fail("balances", "FAILED:BANK_ISSUE", times=1, entity_id=entity_id)
+    house.sandbox.store.start_refresh(house.sandbox.store.find_entity(entity_id))
+    house.pass_time(seconds=11)
+
+    assert "entity.data.refresh.updated" in house.read()
+
+    [run] = house.instance.get_runs(limit=1)
+    told = [
+        (str(found.asset_key.to_user_string()), found.check_name, found.passed)
+        for one in house.instance.all_logs(run.run_id)
+        if one.dagster_event is not None
+        and one.dagster_event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        for found in [one.dagster_event.asset_check_evaluation_data]
+    ]
+    assert told == [("balances", "is_complete", False)]
 
 
 def test_the_sensor_asks_for_one_run_per_batch_and_says_why_it_asks_for_none(house):

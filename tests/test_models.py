@@ -373,6 +373,23 @@ def test_nothing_is_built_again_when_nothing_changed(lake, models):
     assert sorted(lake.marts.rglob("*.parquet")) == files
 
 
+def test_a_check_that_finds_something_else_is_told_once(lake, tmp_path):
+    """It turns when it runs first and when its offenders are others, and not in between."""
+    claim = "-- There is but one movement.\nselect transaction_id from moves limit 9 offset 1"
+    one = load(written(tmp_path / "sql", marts__moves=MOVES, checks__moves__alone=claim))
+
+    def turned():
+        [moves] = build(lake, one, hash_key="k")
+        return [(check.name, moves.checks[check].offenders) for check in moves.turned]
+
+    assert turned() == [("alone", 1)]
+    assert turned() == []
+    brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
+    assert turned() == [("alone", 2)]
+    brought(lake, NOW + 2 * DAY, FEBRUARY, FEBRUARY + DAY)
+    assert turned() == []
+
+
 def test_only_the_month_that_changed_is_built_again(lake, models):
     """A new read of one month writes that month and what rests on it, and nothing else."""
     built(lake, models)
