@@ -25,9 +25,10 @@
 --   stated_balance    The balance that the bank stated at the end of to_date's known part, in units
 --                     of currency, in the last month alone.
 --   stated_pull_id    The pull that brought it.
---   stated_doubts     The same as doubts_before, between the last chained day and that end.
+--   stated_doubts     The same as doubts_before, between the last day that tells one and
+--                     that end.
 --   is_last_month     Whether no later month is known.
---   has_chain         Whether any day of the account is chained.
+--   tells_balances    Whether any day of the account tells a balance.
 with ordered as (
 
     select
@@ -109,7 +110,7 @@ months as (
         ordered.openings,
         ordered.closings,
         ordered.is_last as is_last_month,
-        ordered.last_chained_on,
+        ordered.last_told_on,
         ordered.doubts_before,
         ordered.doubts_after,
         ordered.doubts,
@@ -131,7 +132,7 @@ months as (
         null as openings,
         null as closings,
         false as is_last_month,
-        null as last_chained_on,
+        null as last_told_on,
         null as doubts_before,
         null as doubts_after,
         1 as doubts,
@@ -175,13 +176,13 @@ carried as (
     select
         *,
         last_value(closing_levels ignore nulls) over before as levels_before,
-        last_value(last_chained_on ignore nulls) over before as told_before_date,
+        last_value(last_told_on ignore nulls) over before as told_before_date,
         last_value(doubts_level ignore nulls) over before as doubts_level_before,
         coalesce(
             first_value(opening_levels ignore nulls) over later,
             [last_value(stated_level) over whole]
         ) as levels_after,
-        bool_or(closings is not null) over whole as has_chain
+        bool_or(closings is not null) over whole as tells_balances
     from leveled
     window before as (
         partition by account_key, currency
@@ -221,7 +222,7 @@ select
 
     -- flags
     is_last_month,
-    has_chain,
+    tells_balances,
 
     -- times
     from_date,

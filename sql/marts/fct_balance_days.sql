@@ -1,34 +1,39 @@
--- What the balances after movements tell of each day: the balance before the first and after the
--- last movement, in whatever order the bank lists them.
+-- What banks tell of the balances of each day: the balance before the first and after the last
+-- movement, in whatever order the bank lists them; where movements do not tell it, the one stated.
 --
 -- Each movement leads from one balance (the one after it less its amount) to another. Within a day
 -- whose movements are all there, each balance that one reaches is the one where another starts, so
 -- that a single start and a single end are left over; more are left over where one is missing.
 --
--- grain:  one row per account, currency and Riyadh day with booked movements
+-- grain:  one row per account, currency and Riyadh day with booked movements or a stated balance
 -- key:    account_key, currency, booking_date
 -- stored: by riyadh_month, reading -1 to 0
 -- counts: booked movements; balances of the booked kinds in the movements' currency, since those of
 --         other kinds hold money that is not booked
 -- zone:   days and riyadh_month are Riyadh's
 -- columns:
+--   account_key         The real account; see bridge_accounts.
+--   currency            Currency of the amounts, ISO 4217.
+--   booking_date        The Riyadh day.
 --   riyadh_month        Riyadh month of booking_date as YYYY-MM.
 --   booked_amount       Sum of the day's signed amounts, in units of currency, without those of
 --                       unknown sign.
 --   booked_count        Booked movements.
 --   unknown_sign_count  Booked movements whose sign is unknown.
---   quality             chained where each movement has its balance; else no_balances,
---                       mixed_balance_types (some are of a kind that is not booked, or in another
---                       currency), some_without_balance or unknown_sign.
+--   quality             chained where each movement has its balance; else stated, where the bank
+--                       stated its balance; else no_balances, mixed_balance_types (some are of a
+--                       kind that is not booked, or in another currency), some_without_balance or
+--                       unknown_sign.
 --   openings            Balances at which the day can have started, in units of currency, rising;
---                       null unless chained.
+--                       null unless chained or stated.
 --   closings            Balances at which it can have ended, in units of currency, rising; null
---                       unless chained.
+--                       unless chained or stated.
 --   is_circular         Whether the day ends where it started, at one of openings.
 --   min_balance         Lowest balance after a movement, in units of currency.
 --   max_balance         Highest balance after a movement, in units of currency.
 --   known_from_at       Start of the stretch of fct_account_coverage that holds the day, UTC; null
 --                       where none does.
+--   stated_pull_id      The pull that brought the balance where quality is stated.
 -- sample: select quality, count(*) as days from fct_balance_days group by all order by all
 with movements as (
 
@@ -135,6 +140,32 @@ ends as (
 
 ),
 
+told as (
+
+    select
+        coalesce(days.account_key, stated.account_key) as account_key,
+        coalesce(days.currency, stated.currency) as currency,
+        coalesce(days.booking_date, stated.stated_date) as booking_date,
+        coalesce(days.booked_amount, 0)::decimal(38, 9) as booked_amount,
+        coalesce(days.booked_count, 0) as booked_count,
+        coalesce(days.unknown_sign_count, 0) as unknown_sign_count,
+        case
+            when days.quality = 'chained' or stated.account_key is null then days.quality
+            else 'stated'
+        end as quality,
+        days.min_balance,
+        days.max_balance,
+        stated.closing_balance,
+        stated.pull_id
+    from days
+    full outer join fct_balance_statements as stated
+        on
+            days.account_key = stated.account_key
+            and days.currency = stated.currency
+            and days.booking_date = stated.stated_date
+
+),
+
 known as (
 
     select
@@ -157,12 +188,15 @@ select
     days.currency,
     days.booked_amount,
     case
+        when days.quality = 'stated'
+            then [(days.closing_balance - days.booked_amount)::decimal(38, 9)]
         when days.quality <> 'chained' then null
         when days.booked_count = 1 then [days.min_balance - days.booked_amount]
         when ends.is_circular then ends.turns
         else ends.openings
     end as openings,
     case
+        when days.quality = 'stated' then [days.closing_balance]
         when days.quality <> 'chained' then null
         when days.booked_count = 1 then [days.min_balance]
         when ends.is_circular then ends.turns
@@ -182,8 +216,11 @@ select
     -- times
     days.booking_date,
     strftime(days.booking_date, '%Y-%m') as riyadh_month,
-    known.known_from_at
-from days
+    known.known_from_at,
+
+    -- trace
+    case when days.quality = 'stated' then days.pull_id end as stated_pull_id
+from told as days
 left join ends
     on
         days.account_key = ends.account_key

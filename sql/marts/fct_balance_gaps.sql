@@ -27,6 +27,7 @@ with gaps as (
         expected_balance,
         observed_balance,
         riyadh_month,
+        is_newest,
         stated_pull_id
     from fct_balance_stretches
     where verdict = 'gap'
@@ -114,7 +115,7 @@ select
         when days.doubled is not null then 'doubled_row'
         when days.turned is not null then 'wrong_sign'
         when days.charged is not null then 'charge_not_included'
-        when gaps.stated_pull_id is not null then 'late_row'
+        when gaps.is_newest and gaps.stated_pull_id is not null then 'late_row'
         when gaps.gap_from_date = gaps.gap_date then 'row_missing_on_day'
         else 'row_missing_since'
     end as suspected_cause,

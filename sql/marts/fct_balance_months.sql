@@ -10,15 +10,15 @@
 --   currency          Currency of the amounts, ISO 4217.
 --   riyadh_month      Riyadh month as YYYY-MM.
 --   booked_amount     Sum of the month's signed amounts, in units of currency.
---   openings          Balances at the month's start that its first chained day allows, in units of
+--   openings          Balances at the month's start that its first telling day allows, in units of
 --                     currency; null where it has none.
---   closings          Balances at the month's end that its last chained day allows, in units of
+--   closings          Balances at the month's end that its last telling day allows, in units of
 --                     currency; null where it has none.
---   first_chained_on  First chained day.
---   last_chained_on   Last chained day.
---   doubts_before     What lies between the month's start and the first chained day and lets the
+--   first_told_on     First day that tells a balance; see fct_balance_days.
+--   last_told_on      Last day that tells a balance.
+--   doubts_before     What lies between the month's start and the first telling day and lets the
 --                     sum be incomplete: days that are not known, movements of unknown sign.
---   doubts_after      The same between the last chained day and the end of what is known.
+--   doubts_after      The same between the last telling day and the end of what is known.
 --   doubts            The same from the month's start to the end of what is known.
 --   knows_end         Whether what is known reaches the month's end.
 --   from_date         First day of the month that is known or has a movement.
@@ -56,8 +56,8 @@ moved as (
         sum(unknown_sign_count) as unknown_sign_count,
         min(booking_date) as from_date,
         max(booking_date) as to_date,
-        min(booking_date) filter (where openings is not null) as first_chained_on,
-        max(booking_date) filter (where openings is not null) as last_chained_on,
+        min(booking_date) filter (where openings is not null) as first_told_on,
+        max(booking_date) filter (where openings is not null) as last_told_on,
         arg_min(
             {
                 'levels': openings,
@@ -157,8 +157,8 @@ select
     )::bigint as doubts,
 
     -- times
-    moved.first_chained_on,
-    moved.last_chained_on,
+    moved.first_told_on,
+    moved.last_told_on,
     least(covered.from_date, moved.from_date) as from_date,
     greatest(covered.to_date, moved.to_date) as to_date,
     covered.known_to_at,

@@ -35,6 +35,10 @@
 --                       movements, with its sign.
 --   gap_from_date       First day on which what is missing can lie; the last one is from_date.
 --   verdict             proved, gap or unprovable.
+--   proof               What proves it: movements (each of the day tells the balance after it),
+--                       stated_balance (the bank stated it that day, and it follows from the one
+--                       told before) or between_balances (those told before and after it agree);
+--                       null unless proved.
 --   reason              Why it is unprovable: no_balances (the account never tells any),
 --                       first_balance (nothing earlier to hold it against), before_first_balance,
 --                       after_last_balance, gap_later (the next balance does not fit; see there),
@@ -42,6 +46,7 @@
 --                       unknown_before (days or signs between it and the last balance
 --                       are unknown), or the day's quality in fct_balance_days.
 --   last_observed_date  Day of the newest balance told up to the end of the stretch.
+--   is_newest           Whether it holds the account's last known day.
 --   stated_pull_id      The pull whose stated balance is the observed one.
 -- sample: select verdict, reason, sum(to_date - from_date + 1) as days from fct_balance_stretches
 --         group by all order by all
@@ -73,7 +78,8 @@ days as (
         is_circular,
         min_balance,
         max_balance,
-        known_from_at
+        known_from_at,
+        stated_pull_id as day_pull_id
     from fct_balance_days
 
     union all
@@ -92,7 +98,8 @@ days as (
         false as is_circular,
         null as min_balance,
         null as max_balance,
-        null as known_from_at
+        null as known_from_at,
+        null as day_pull_id
     from anchors
 
 ),
@@ -131,7 +138,8 @@ leveled as (
         anchors.told_before_date,
         anchors.doubts_before,
         anchors.stated_doubts,
-        anchors.has_chain,
+        anchors.tells_balances,
+        anchors.is_last_month,
         anchors.stated_pull_id,
         anchors.to_date as span_to,
         anchors.month_start
@@ -354,14 +362,15 @@ quiet as (
         null as highest,
         'quiet' as quality,
         tiles.is_covered,
-        pieces.piece.ends as is_stated,
         pieces.stated_doubts as doubts,
-        pieces.has_chain,
+        pieces.tells_balances,
+        pieces.is_last_month and tiles.to_date = pieces.span_to
+        and pieces.piece.last >= pieces.span_to as is_newest,
         coalesce(
             case when pieces.closing_level is not null then pieces.booking_date end,
             pieces.told_date
         ) as told_date,
-        pieces.stated_pull_id
+        case when pieces.piece.ends then pieces.stated_pull_id end as stated_pull_id
     from gaps_between as pieces
     inner join tiles
         on
@@ -393,13 +402,13 @@ active as (
         max_balance as highest,
         quality,
         true as is_covered,
-        is_stated,
         doubts,
-        has_chain,
+        tells_balances,
+        is_last_month and booking_date = span_to as is_newest,
         told_date,
-        stated_pull_id
+        case when is_stated then stated_pull_id else day_pull_id end as stated_pull_id
     from judged
-    where booked_count > 0
+    where quality <> 'start'
 
 ),
 
@@ -429,15 +438,16 @@ verdicts as (
             when observed_level is not null
                 then
                     case
-                        when level_before is null then if(has_chain, 'first_balance', 'no_balances')
+                        when level_before is null
+                            then if(tells_balances, 'first_balance', 'no_balances')
                         when observed_level <> level_before and coalesce(doubts, 0) > 0
                             then 'unknown_before'
                     end
             when level_before = level_after then null
-            when quality <> 'quiet' then quality
-            when not has_chain then 'no_balances'
+            when not tells_balances then 'no_balances'
             when level_before is null then 'before_first_balance'
             when level_after is null then 'after_last_balance'
+            when quality <> 'quiet' then quality
             else 'gap_later'
         end as doubt
     from stretches
@@ -464,13 +474,13 @@ select
     case
         when quality = 'chained'
             then least(lowest, opening_level + running_amount - booked_amount)
-        when quality = 'quiet' and is_covered
+        when is_covered and quality in ('quiet', 'stated') and booked_count = 0
             then coalesce(observed_level, level_before, level_after) + running_amount
     end::decimal(38, 9) as min_balance,
     case
         when quality = 'chained'
             then greatest(highest, opening_level + running_amount - booked_amount)
-        when quality = 'quiet' and is_covered
+        when is_covered and quality in ('quiet', 'stated') and booked_count = 0
             then coalesce(observed_level, level_before, level_after) + running_amount
     end::decimal(38, 9) as max_balance,
     case
@@ -492,9 +502,18 @@ select
         else 'unprovable'
     end as verdict,
     case
+        when doubt is not null or difference <> 0 then null
+        when quality = 'chained' then 'movements'
+        when observed_level is not null then 'stated_balance'
+        else 'between_balances'
+    end as proof,
+    case
         when not (coalesce(difference, 0) <> 0 and doubt = 'first_balance') or difference is null
             then doubt
     end as reason,
+
+    -- flags
+    is_newest,
 
     -- times
     from_date,
@@ -512,5 +531,5 @@ select
     riyadh_month,
 
     -- trace
-    case when is_stated then stated_pull_id end as stated_pull_id
+    stated_pull_id
 from verdicts

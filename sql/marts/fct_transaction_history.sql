@@ -15,6 +15,7 @@
 --   movement_id             Account and transaction id, as in fct_transactions.
 --   version                 Counts the versions of a movement in its month, from 1.
 --   change_kind             appeared, changed or vanished; a row that vanished shows what it was.
+--   is_late                 Whether an earlier pull of its account id spoke for its day without it.
 --   seen_from_at            End of the pull that brought it, UTC: from then on it was known here.
 --   seen_to_at              End of the pull that ended it, UTC, exclusive; null while it stands.
 --   account_id              Lean's id of the account that showed it.
@@ -51,13 +52,20 @@ with reads as (
         row_number() over by_age as turn,
         max(finished_at) over by_age as seen_at,
         coalesce(refreshed_at, asked_at) as told_at,
-        count(*) over (partition by parent_id, month) as turns
+        count(*) over (partition by parent_id, month) as turns,
+        min(claimed_from) over earlier as spoken_from,
+        max(claimed_to) over earlier as spoken_to
     from pulls
     where stream = 'transactions' and outcome = 'COMMITTED'
     window by_age as (
         partition by parent_id, month
         order by coalesce(refreshed_at, asked_at), asked_at, pull_id
         rows unbounded preceding
+    ),
+    earlier as (
+        partition by parent_id, month
+        order by coalesce(refreshed_at, asked_at), asked_at, pull_id
+        rows between unbounded preceding and 1 preceding
     )
 
 ),
@@ -87,7 +95,9 @@ shown as (
         reads.turn,
         reads.turns,
         reads.seen_at,
-        reads.told_at
+        reads.told_at,
+        reads.spoken_from,
+        reads.spoken_to
     from transactions_history as history
     inner join reads on history.pull_id = reads.pull_id and history.month = reads.month
 
@@ -247,6 +257,14 @@ select
     versions.transaction_reference,
     versions.merchant_name,
     versions.merchant_category_code,
+
+    -- flags
+    versions.version = 1
+    and coalesce(
+        (versions.placed_at at time zone 'UTC')::date
+        between versions.spoken_from and versions.spoken_to,
+        false
+    ) as is_late,
 
     -- times
     versions.placed_at,

@@ -38,6 +38,7 @@ select
     -- attributes
     days.booked_count,
     days.verdict,
+    days.proof,
     days.reason,
     gaps.suspected_cause,
     gaps.evidence_movement_ids,

@@ -13,7 +13,8 @@
 --   data_through_date  UTC day up to which the least known of them is known; null without one.
 --   proved_days        Days of the accounts whose balances are proved by their movements.
 --   balance_days       Days of the accounts that balances could prove: those behind the first one
---                      that is told, and all of an account that never tells any.
+--                      that is told, those before it that lie behind a movement, and all of an
+--                      account that never tells any.
 --   reconciled_share   proved_days among balance_days, from 0 to 1, rounded half up to four places;
 --                      null without a day.
 --   permissions        What every active consent of the customer covers, in Lean's words, sorted.
@@ -95,16 +96,39 @@ through as (
 
 ),
 
-proved as (
+-- Movements before the first balance that is told, which nothing proves.
+untold as (
 
     select
         account_key,
-        sum(to_date - from_date + 1) filter (where verdict = 'proved') as proved_days,
-        sum(to_date - from_date + 1) as balance_days
+        currency,
+        min(from_date) as from_date
     from fct_balance_stretches
-    -- Up to the first balance that is told there is nothing to hold movements against.
-    where reason is null or reason not in ('before_first_balance', 'first_balance')
-    group by account_key
+    where reason = 'before_first_balance' and booked_count > 0
+    group by account_key, currency
+
+),
+
+proved as (
+
+    select
+        held.account_key,
+        sum(held.to_date - held.from_date + 1) filter (
+            where held.verdict = 'proved'
+        ) as proved_days,
+        sum(held.to_date - held.from_date + 1) as balance_days
+    from fct_balance_stretches as held
+    left join untold
+        on
+            held.reason = 'before_first_balance'
+            and held.account_key = untold.account_key
+            and held.currency = untold.currency
+    -- Before the first movement, and on the day of the first balance, there is nothing to prove.
+    where
+        held.reason is null
+        or held.reason not in ('before_first_balance', 'first_balance')
+        or held.from_date >= untold.from_date
+    group by held.account_key
 
 ),
 

@@ -59,6 +59,28 @@ def stated(world):
     return {place: value for place, (_, value) in found.items()}
 
 
+def statement_days(world):
+    """Days on which an account's booked balance was stated while its movements were read."""
+    keys = account_keys(world)
+    currencies = {
+        account_id: row["currency"]
+        for day in world.days
+        for (account_id, kind), row in day["balances"].items()
+        if kind == "INTERIM_BOOKED"
+    }
+    read = defaultdict(list)
+    for row in world.rows("from pulls where outcome = 'COMMITTED' and refreshed_at is not null"):
+        if row["parent_id"] in currencies:
+            read[row["stream"], row["parent_id"]].append(row["refreshed_at"])
+    found = defaultdict(set)
+    for account_id, currency in currencies.items():
+        for stated_at in read["balances", account_id]:
+            asked = read["transactions", account_id]
+            if any(abs(stated_at - one) <= dt.timedelta(minutes=10) for one in asked):
+                found[keys[account_id], currency].add(riyadh_date(stated_at))
+    return found
+
+
 def test_daily_balances_are_what_the_banks_would_say(world):
     """Each day's closing is the stated balance less all that was booked later, without holes."""
     rows = booked(world)
@@ -90,14 +112,18 @@ def test_a_coherent_world_is_proved(world):
     """Every covered day after an account's first balance is proved; none shows a gap."""
     rows = booked(world)
     whole = whole_days(world, account_keys(world))
+    stated_on = statement_days(world)
     held = world.table("mart_balance_reconciliation", "account_key", "currency", "balance_date")
     last = defaultdict(lambda: dt.date.min)
     for key, currency, day in held:
         last[key, currency] = max(last[key, currency], day)
 
     for (key, currency, day), row in held.items():
-        told = [one for one, _, has_balance, *_ in rows[key, currency] if has_balance]
-        is_active = any(day == one for one, *_ in rows[key, currency])
+        mine = rows[key, currency]
+        told = [one for one, _, has_balance, *_ in mine if has_balance]
+        told = told or sorted(stated_on[key, currency])
+        moved_today = [has_balance for one, _, has_balance, *_ in mine if one == day]
+        is_active = bool(moved_today)
         if not (is_active or day in whole[key] or day == last[key, currency]):
             expected = ("unprovable", "not_covered")
         elif not told:
@@ -108,6 +134,11 @@ def test_a_coherent_world_is_proved(world):
         else:
             expected = ("proved", None)
         assert (row["verdict"], row["reason"]) == expected, (key, day)
+        proof = None
+        if row["verdict"] == "proved":
+            proof = "stated_balance" if row["stated_pull_id"] else "between_balances"
+            proof = "movements" if is_active and all(moved_today) else proof
+        assert row["proof"] == proof
 
 
 def test_a_coherent_world_is_proved_on_99_percent_of_its_days(world):
