@@ -1,7 +1,8 @@
 """A lake of many accounts for the benchmark of models, made straight to Parquet by DuckDB.
 
 Customers have one or two accounts each. On the first one come a salary, and for most a rent, an
-instalment, bills, purchases and a transfer to the second one. Balances after movements add up.
+instalment, bills, purchases and a transfer to the second one. Balances after movements and stated
+ones add up, so that the reconciliation has to find no gap.
 Everything is a hash of account, month and place, so the same size gives the same lake.
 """
 
@@ -202,7 +203,8 @@ _PARENTS: dict[str, tuple[str, dict[str, str], str]] = {
         "printf('e-%08d', account // 4 * 3 + least(account % 4, 2))",
     ),
     "balances": (
-        "(select account, arg_max(balance, (booked_us, slot)) as balance from moves group by 1)",
+        """(select account, arg_max(balance, (booked_us, slot)) as balance from moves
+            where booked_us < epoch_us(timestamptz '{asked}') group by 1)""",
         {
             "entity_id": "printf('e-%08d', account // 4 * 3 + least(account % 4, 2))",
             "account_id": "printf('a-%08d', account)",
@@ -288,7 +290,7 @@ def _pull(
             )
         )
     for number, (name, (source, columns, parent)) in enumerate(_PARENTS.items()):
-        filled = source.format(accounts=accounts)
+        filled = source.format(accounts=accounts, asked=asked)
         values = {key: one.format(asked=asked) for key, one in columns.items()}
         place = "0" if parent == "'application'" else "account"
         if name == "accounts":

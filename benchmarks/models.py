@@ -79,6 +79,7 @@ def _measure(folder: Path, wanted: int) -> tuple[list[str], Figures]:
             f" {cold['disk_bytes'] / 2**20:,.0f} MiB of models."
             f" CPU {cold['cpu_seconds']:.0f} s from cold,"
             f" {day['cpu_seconds']:.0f} s after a day."
+            " The balances of this lake add up, and neither build found a gap."
         ),
         "",
         _goals(accounts, cold["seconds"], day["seconds"]),
@@ -135,6 +136,8 @@ def _build(folder: Path) -> Figures:
     used = Usage.since(start)
     if broken := [one.problem for one in built if one.problem]:
         raise RuntimeError("; ".join(broken))
+    if gaps := sum(one.rows for one in built if one.model.name == "fct_balance_gaps"):
+        raise RuntimeError(f"{gaps} gaps in a lake whose balances add up")
     return {
         "seconds": used.seconds,
         "cpu_seconds": used.cpu_seconds,
