@@ -33,7 +33,6 @@ __all__ = [
     "CheckResult",
     "Manifest",
     "Part",
-    "attach_models",
     "build",
     "current_manifest",
     "stored_rows",
@@ -156,36 +155,6 @@ def build(
             tell(wanted[-1].name, len(wanted), len(wanted))
     work.keep()
     return built
-
-
-def attach_models(connection: duckdb.DuckDBPyConnection, lake: Lake, models: Models) -> list[Model]:
-    """Create a view per model that was built, over the files that count.
-
-    Returns:
-        The models that are there to read; those never built are left out, and so are those of the
-        layer `pii`.
-    """
-    manifest = current_manifest(lake)
-    for macro in models.macros.values():
-        connection.execute(macro)
-    shown: list[Model] = []
-    for model in models:
-        reads_all = all(
-            name in models.relations or any(one.name == name for one in shown)
-            for name in model.reads
-        )
-        if model.layer == "pii" or not (reads_all or not model.stored.is_view):
-            continue
-        if not model.stored.is_view and model.name not in manifest.parts:
-            continue
-        select = model.body if model.stored.is_view else stored_rows(lake, model, manifest)
-        connection.execute(f"create or replace view {model.name} as {select}")
-        shown.append(model)
-    there = {model.name for model in shown} | set(models.relations)
-    for table_macro in models.table_macros:
-        if there.issuperset(table_macro.reads):
-            connection.execute(table_macro.statement)
-    return shown
 
 
 def current_manifest(lake: Lake) -> Manifest:

@@ -18,7 +18,7 @@ from test_lake import DAY, NOW, commit, customers, movements, pull
 
 from lean_resources.streams import STREAMS
 from pipelines import build as building
-from pipelines.build import attach_models, build, current_manifest, vacuum_models
+from pipelines.build import build, current_manifest, vacuum_models
 from pipelines.lake import Lake
 from pipelines.lineage import trace
 from pipelines.model_assets import model_assets
@@ -353,10 +353,8 @@ def built(lake, models, **more):
 
 def rows(lake, models, query):
     """What the tables answer."""
-    with duckdb.connect() as connection:
-        connection.execute("set TimeZone = 'UTC'")
-        lake.attach_to(connection)
-        attach_models(connection, lake, models)
+    publish(lake, models)
+    with connect(lake) as connection:
         return connection.execute(query).fetchall()
 
 

@@ -98,10 +98,11 @@ full_months as (
 
     select
         holders.customer_id,
-        months.month
+        months.riyadh_month as month
     from fct_account_months as months
     inner join holders on months.account_key = holders.account_key
-    group by holders.customer_id, months.month
+    where months.covered_days > 0
+    group by holders.customer_id, months.riyadh_month
     having bool_and(months.is_full_month)
 
 ),

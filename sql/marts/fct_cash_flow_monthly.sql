@@ -25,27 +25,15 @@
 --   internal_count       Movements in the internal amounts.
 --   unknown_sign_count   Booked movements whose sign is unknown; they are in no amount.
 --   active_days          Days with a booked movement.
---   covered_days         Days that are known from midnight to midnight.
---   month_days           Days of the month.
 --   is_full_month        Whether every day of the month is known and the account was open on the
 --                        first of them, as far as its opening date is told.
+--   covered_days         Days that are known from midnight to midnight.
+--   month_days           Days of the month.
 --   data_through_date    Last day of the month of which something is known; null where movements
 --                        stand on days that no stretch covers.
 -- sample: select currency, booking_month, sum(net_amount) as net from fct_cash_flow_monthly
 --         where is_full_month group by all order by all
-with covered as (
-
-    select
-        account_key,
-        riyadh_month,
-        sum(greatest(whole_to_date - whole_from_date + 1, 0))::bigint as covered_days,
-        max(to_date) as data_through_date
-    from fct_account_coverage
-    group by account_key, riyadh_month
-
-),
-
-moved as (
+with moved as (
 
     select
         account_key,
@@ -78,7 +66,7 @@ months as (
         covered.account_key,
         kept.currency,
         covered.riyadh_month
-    from covered
+    from fct_account_months as covered
     inner join bridge_account_currencies as kept on covered.account_key = kept.account_key
 
 ),
@@ -109,7 +97,7 @@ joined as (
             months.account_key = moved.account_key
             and months.currency = moved.currency
             and months.riyadh_month = moved.riyadh_month
-    left join covered
+    left join fct_account_months as covered
         on
             months.account_key = covered.account_key
             and months.riyadh_month = covered.riyadh_month

@@ -127,12 +127,12 @@ full_months as (
 
     select
         payers.obligation_id,
-        months.month
+        months.riyadh_month as month
     from payers
     inner join fct_account_months as months on payers.account_key = months.account_key
     inner join payer_counts on payers.obligation_id = payer_counts.obligation_id
     where months.is_full_month
-    group by payers.obligation_id, months.month, payer_counts.account_count
+    group by payers.obligation_id, months.riyadh_month, payer_counts.account_count
     having count(*) = payer_counts.account_count
 
 ),

@@ -6,7 +6,7 @@
 -- stored: table
 -- counts: streams of at least two movements, and single ones that the bank or its text names
 --         (nature_source flag or text); movements as in fct_counterparty_movements
--- zone:   days are Riyadh days; the last covered day is a UTC day
+-- zone:   days are Riyadh days
 -- columns:
 --   account_key           The real account.
 --   currency              Currency of the payments, ISO 4217.

@@ -22,9 +22,8 @@
 --                          the seed does not know.
 --   first_booking_date     Riyadh day of the first of the movements.
 --   last_booking_date      Riyadh day of the last of the movements.
---   covered_days           Days of the month that pulls speak for; null where only the neighbouring
---                          UTC month is covered.
---   is_full_month          Whether the whole month is covered, so that its sums are complete.
+--   covered_days           Days of the month that are known from midnight to midnight in Riyadh.
+--   is_full_month          Whether all of them are, so that its sums are complete.
 --   month                  booking_month as YYYY-MM.
 -- sample: select booking_month, english_name, sum(net_spend) as spent from fct_spend_monthly
 --         where currency = 'SAR' group by all order by booking_month, spent desc
@@ -98,9 +97,9 @@ select
     spent.month,
 
     -- coverage
-    months.covered_days,
+    coalesce(months.covered_days, 0) as covered_days,
     coalesce(months.is_full_month, false) as is_full_month
 from spent
 left join categories on spent.category = categories.category
 left join fct_account_months as months
-    on spent.account_key = months.account_key and spent.month = months.month
+    on spent.account_key = months.account_key and spent.month = months.riyadh_month

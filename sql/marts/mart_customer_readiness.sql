@@ -8,9 +8,9 @@
 -- columns:
 --   account_keys       Those accounts, sorted; see dim_accounts.
 --   account_count      How many they are.
---   full_months        UTC months in which each of them is known on every day.
+--   full_months        Riyadh months in which each of them is known on every day.
 --   full_from_month    The first of those months, YYYY-MM; null without one.
---   data_through_date  UTC day up to which the least known of them is known; null without one.
+--   data_through_date  Last Riyadh day that is wholly known of the least known of them.
 --   proved_days        Days of the accounts whose balances are proved by their movements.
 --   balance_days       Days of the accounts that balances could prove: those behind the first one
 --                      that is told, those before it that lie behind a movement, and all of an
@@ -54,12 +54,12 @@ months as (
 
     select
         held.customer_id,
-        known.month
+        known.riyadh_month
     from held
     inner join fct_account_months as known on held.account_key = known.account_key
     inner join accounts_held on held.customer_id = accounts_held.customer_id
     where known.is_full_month
-    group by held.customer_id, known.month, accounts_held.account_count
+    group by held.customer_id, known.riyadh_month, accounts_held.account_count
     having count(*) = accounts_held.account_count
 
 ),
@@ -69,7 +69,7 @@ full_months as (
     select
         customer_id,
         count(*) as full_months,
-        min(month) as full_from_month
+        min(riyadh_month) as full_from_month
     from months
     group by customer_id
 

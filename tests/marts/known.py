@@ -14,15 +14,15 @@ from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import duckdb
 from conftest import TODAY, client_of, sync_everything
 from oracle import true_rows
 
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.build import attach_models, build
+from pipelines.build import build
 from pipelines.lake import Lake
 from pipelines.models import load
+from pipelines.warehouse import connect, publish
 
 KEY = "made-up-key-of-tests"
 DAY = dt.timedelta(days=1)
@@ -48,12 +48,9 @@ class Known:
 
     @cached_property
     def connection(self):
-        """A DuckDB that sees the lake and its tables."""
-        connection = duckdb.connect()
-        connection.execute("set TimeZone = 'UTC'")
-        self.lake.attach_to(connection)
-        attach_models(connection, self.lake, models())
-        return connection
+        """The warehouse, as analysts open it."""
+        publish(self.lake, models())
+        return connect(self.lake)
 
     def rows(self, query):
         """What the tables answer, one dict per row."""

@@ -9,7 +9,7 @@ import pytest
 from test_flows import in_month, months, payment, true_streams
 from test_spend import seed
 from tiny import run
-from truth import account_keys, covered_days
+from truth import account_keys, whole_days
 
 TODAY = dt.date(2026, 3, 16)
 
@@ -40,7 +40,7 @@ def full_months(covered):
 
 def test_obligations_are_every_instalment_rent_and_mandate(world):
     """Each is there for each holder, with exact averages over full and over paid months."""
-    owners, covered = customers_of(world), covered_days(world)
+    owners, covered = customers_of(world), whole_days(world)
     flagged = {
         row["stream_id"]: row
         for row in world.rows("from fct_payment_streams where is_direct_debit or is_standing_order")
@@ -80,7 +80,7 @@ def test_obligations_are_every_instalment_rent_and_mandate(world):
 
 def test_affordability_is_what_its_movements_and_rules_say(world):
     """Income, obligations, ceiling, headroom and verdict follow from proved tables and the seed."""
-    owners, covered = customers_of(world), covered_days(world)
+    owners, covered = customers_of(world), whole_days(world)
     accounts, partial = defaultdict(set), defaultdict(set)
     for key, customers in owners.items():
         for customer in customers:

@@ -9,17 +9,16 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from known import DAY, KEY, known, models, riyadh_date
-from test_cash_flow import whole_days
 from tiny import run
-from truth import account_keys, movements, placed_at, signed
+from truth import account_keys, movements, placed_at, signed, whole_days
 
-from pipelines.build import attach_models, build
+from pipelines.build import build
 from pipelines.lake import Lake
+from pipelines.warehouse import connect, publish
 
 
 def booked(world):
@@ -111,7 +110,7 @@ def test_daily_balances_are_what_the_banks_would_say(world):
 def test_a_coherent_world_is_proved(world):
     """Every covered day after an account's first balance is proved; none shows a gap."""
     rows = booked(world)
-    whole = whole_days(world, account_keys(world))
+    whole = whole_days(world)
     stated_on = statement_days(world)
     held = world.table("mart_balance_reconciliation", "account_key", "currency", "balance_date")
     last = defaultdict(lambda: dt.date.min)
@@ -205,10 +204,8 @@ def spoilt():
     for model in reversed(list(models())):
         needed |= set(model.reads) if model.name in needed else set()
     build(lake, models(), hash_key=KEY, only=needed)
-    with duckdb.connect() as connection:
-        connection.execute("set TimeZone = 'UTC'")
-        lake.attach_to(connection)
-        attach_models(connection, lake, models())
+    publish(lake, models())
+    with connect(lake) as connection:
         result = connection.execute("from fct_balance_gaps")
         names = [column[0] for column in result.description]
         gaps = [dict(zip(names, row, strict=True)) for row in result.fetchall()]

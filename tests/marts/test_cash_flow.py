@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from known import DAY, riyadh_date
 from tiny import run
-from truth import account_keys, movements, placed_at, signed
+from truth import account_keys, movements, placed_at, signed, whole_days
 
 KEY = "00"
 ZERO = Decimal(0)
@@ -46,37 +46,6 @@ def flows(true, keys, period):
     return found
 
 
-def whole_days(world, keys):
-    """Riyadh days that are known from midnight to midnight, by account."""
-    ends = defaultdict(dict)
-    for one in world.rows("""
-        select
-            claims.parent_id, claims.claimed_from, claims.claimed_to,
-            pulls.refreshed_at, pulls.asked_at
-        from claims inner join pulls using (pull_id) where claims.stream = 'transactions'
-    """):
-        newness = (one["refreshed_at"], one["asked_at"], one["parent_id"])
-        days = ends[keys[one["parent_id"]]]
-        day = one["claimed_from"]
-        while day <= one["claimed_to"]:
-            end = min(midnight(day + DAY), one["refreshed_at"])
-            days[day] = max(days.get(day, (newness, end)), (newness, end))
-            day += DAY
-    found = defaultdict(set)
-    for key, days in ends.items():
-        for day, (_, end) in days.items():
-            before = days.get(day - DAY)
-            is_joined = before is not None and before[1] == midnight(day)
-            if is_joined and end >= midnight(day) + dt.timedelta(hours=21):
-                found[key].add(day)
-    return found
-
-
-def midnight(day):
-    """The start of a UTC day."""
-    return dt.datetime.combine(day, dt.time(), dt.UTC)
-
-
 AMOUNTS = ("inflow_amount", "outflow_amount", "internal_in_amount", "internal_out_amount")
 COUNTS = ("booked_count", "inflow_count", "outflow_count", "internal_count", "unknown_sign_count")
 
@@ -94,7 +63,7 @@ def test_the_daily_cash_flow_is_what_the_banks_booked(world):
     true = movements(world)
     expected = flows(true, keys, lambda day: day)
     held = world.table("fct_cash_flow_daily", "account_key", "currency", "booking_date")
-    whole = whole_days(world, keys)
+    whole = whole_days(world)
 
     assert same(held, expected)
     assert any(row["internal_count"] for row in held.values())
@@ -111,7 +80,7 @@ def test_the_monthly_cash_flow_says_what_it_rests_on(world):
     keys = account_keys(world)
     expected = flows(movements(world), keys, lambda day: day.replace(day=1))
     held = world.table("fct_cash_flow_monthly", "account_key", "currency", "booking_month")
-    whole = whole_days(world, keys)
+    whole = whole_days(world)
     opened = defaultdict(lambda: dt.date.min)
     for day in world.days:
         for (account_id,), row in day["accounts"].items():
@@ -158,7 +127,8 @@ def test_days_and_months_are_those_of_riyadh():
         movement(dt.date(2028, 2, 29), 9, month="2028-02"),
     )
 
-    assert [row["riyadh_month"] for row in held.values()] == ["2026-02", "2026-02", "2028-02"]
+    months = [row["riyadh_month"] for row in held.values()]
+    assert sorted(months) == ["2026-02", "2026-02", "2028-02"]
 
 
 def test_two_identical_purchases_count_twice():
@@ -223,6 +193,23 @@ def test_a_day_is_whole_only_once_it_is_over_in_riyadh(time, last_whole):
     assert row["known_to_at"] == asked_at
 
 
+def test_a_month_counts_the_days_that_are_whole_in_riyadh():
+    """The first UTC day claimed starts at 03:00 there, and the last one ends when it was asked."""
+    asked_at = dt.datetime(2026, 3, 2, 10, tzinfo=dt.UTC)
+    spoken = coverage(dt.date(2026, 1, 31), dt.date(2026, 3, 2), asked_at)
+
+    months = run("fct_account_months", fct_account_coverage=spoken)
+
+    assert {
+        (row["riyadh_month"], row["covered_days"], row["is_full_month"], row["data_through_date"])
+        for row in months
+    } == {
+        ("2026-01", 0, False, dt.date(2026, 1, 31)),
+        ("2026-02", 28, True, FEB_28),
+        ("2026-03", 1, False, dt.date(2026, 3, 2)),
+    }
+
+
 def test_coverage_is_cut_at_riyadh_months():
     """A stretch over the end of a month is a row per Riyadh month, without a day in both."""
     asked_at = dt.datetime(2026, 4, 1, tzinfo=dt.UTC)
@@ -240,15 +227,14 @@ def test_an_account_opened_within_a_month_has_no_full_month_there():
     known = {
         "account_key": KEY,
         "riyadh_month": "2026-02",
-        "whole_from_date": FEB_1,
-        "whole_to_date": FEB_28,
-        "to_date": FEB_28,
+        "covered_days": 28,
+        "data_through_date": FEB_28,
     }
 
     def is_full(opening_date):
         (row,) = run(
             "fct_cash_flow_monthly",
-            fct_account_coverage=[known],
+            fct_account_months=[known],
             bridge_account_currencies=[
                 {"account_key": KEY, "currency": "SAR", "opening_date": opening_date}
             ],

@@ -10,7 +10,7 @@ import pytest
 from known import keyed_hash, riyadh_date
 from test_spend import category_of
 from tiny import run
-from truth import REVERSALS, account_keys, covered_days, movements, number, placed_at, signed
+from truth import REVERSALS, account_keys, movements, number, placed_at, signed, whole_days
 
 DAY = dt.timedelta(days=1)
 WORDS = {
@@ -164,7 +164,7 @@ def next_expected(cadence, typical, moves, last):
 
 def test_streams_have_the_rhythm_of_their_days(world):
     """Every stream's payments, amounts, cadence, typical day and next date are the truth's."""
-    true, covered = true_streams(world), covered_days(world)
+    true, covered = true_streams(world), whole_days(world)
     held = {tuple(row["movement_ids"]): row for row in world.rows("from fct_payment_streams")}
 
     assert set(held) == {tuple(one[1] for one in paid) for paid in true.values()}
@@ -291,7 +291,7 @@ def months(first, last, **more):
         found.append(
             {
                 "account_key": "a",
-                "month": f"{day:%Y-%m}",
+                "riyadh_month": f"{day:%Y-%m}",
                 "covered_from": day,
                 "covered_to": min(end, last),
                 "covered_days": (min(end, last) - day).days + 1,
@@ -346,7 +346,7 @@ def test_a_missed_month_counts_as_missed_and_not_as_another_rhythm():
 def test_a_month_that_nobody_read_is_not_a_missed_payment():
     """Where days are not covered, what is missing is unknown and not counted."""
     days = [in_month(2025, month, 5) for month in (1, 2, 3, 5, 6, 7)]
-    known = [one for one in months(days[0], days[-1]) if one["month"] != "2025-04"]
+    known = [one for one in months(days[0], days[-1]) if one["riyadh_month"] != "2025-04"]
 
     (row,) = run(
         "fct_payment_streams",

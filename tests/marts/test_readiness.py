@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 import pytest
 from test_people import as_of, at, end_of
 from tiny import run
-from truth import account_keys
+from truth import account_keys, whole_days
 
 NEEDED = ("accounts", "balance", "identity", "transactions")
 ALL = {f"permits_{name}": True for name in NEEDED}
@@ -24,10 +24,7 @@ def test_customers_are_ready_by_what_is_known_of_all_their_accounts(world):
         if row["entity_id"] in connected:
             entity = last["entities"][(row["entity_id"],)]
             shares[entity["customer_id"]].add(keys[account_id])
-    known = defaultdict(set)
-    for row in world.rows("from claims where stream = 'transactions'"):
-        days = (row["claimed_to"] - row["claimed_from"]).days + 1
-        known[keys[row["parent_id"]]] |= {row["claimed_from"] + n * DAY for n in range(days)}
+    known = whole_days(world)
     balances = defaultdict(Counter)
     moved_untold = set()
     for row in world.rows("from mart_balance_reconciliation order by balance_date"):
@@ -94,7 +91,7 @@ def readiness(months=3, proved=98, total=100, **consent):
             {"customer_id": "c", "is_current": True, "state": "active", **ALL, **consent}
         ],
         fct_account_months=[
-            {"account_key": "a", "month": f"2026-0{n}", "is_full_month": True}
+            {"account_key": "a", "riyadh_month": f"2026-0{n}", "is_full_month": True}
             for n in range(1, months + 1)
         ],
         fct_balance_stretches=[

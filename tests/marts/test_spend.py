@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from known import models, riyadh_date
 from tiny import run
-from truth import REVERSALS, account_keys, covered_days, movements, placed_at, signed
+from truth import REVERSALS, account_keys, movements, placed_at, signed, whole_days
 
 from lean_resources.sandbox.flows import ABROAD, FLOWS, MERCHANTS
 
@@ -75,7 +75,7 @@ def test_spending_is_what_left_and_what_came_back(world):
             found[2 if is_spent else 3] += 1
             if is_spent and row["merchant_name"]:
                 found[4].add(row["merchant_name"])
-    covered = covered_days(world)
+    covered = whole_days(world)
     kinds = {one["category"]: one for one in seed("categories")}
 
     held = world.table("fct_spend_monthly", "account_key", "currency", "booking_month", "category")
@@ -90,20 +90,20 @@ def test_spending_is_what_left_and_what_came_back(world):
         assert shown["is_essential"] == (kinds[key[3]]["is_essential"] == "true")
         assert shown["arabic_name"] == kinds[key[3]]["arabic_name"]
         days = [day for day in covered[key[0]] if (day.year, day.month) == key[2].timetuple()[:2]]
-        assert (shown["covered_days"] or 0) == len(days)
+        assert shown["covered_days"] == len(days)
     assert "UNKNOWN" in {key[3] for key in true}, "what nothing tells has to be shown as such"
 
 
 def test_months_know_how_many_of_their_days_are_covered(world):
     """An account's month counts each covered day once, and is full only with all of them."""
     true = defaultdict(set)
-    for key, days in covered_days(world).items():
+    for key, days in whole_days(world).items():
         for day in days:
             true[key, f"{day:%Y-%m}"].add(day)
 
-    held = world.table("fct_account_months", "account_key", "month")
+    held = world.table("fct_account_months", "account_key", "riyadh_month")
 
-    assert set(held) == set(true)
+    assert {key for key, row in held.items() if row["covered_days"]} == set(true)
     for key, days in true.items():
         first = min(days).replace(day=1)
         length = ((first + dt.timedelta(days=32)).replace(day=1) - first).days
@@ -193,7 +193,12 @@ def test_a_partly_covered_month_says_so():
     (row,) = spent(
         movement(1, "-10.00"),
         fct_account_months=[
-            {"account_key": "a", "month": "2026-02", "covered_days": 12, "is_full_month": False}
+            {
+                "account_key": "a",
+                "riyadh_month": "2026-02",
+                "covered_days": 12,
+                "is_full_month": False,
+            }
         ],
     )
 

@@ -4,7 +4,7 @@ import datetime as dt
 import re
 from collections import defaultdict
 
-from known import keyed_hash
+from known import DAY, keyed_hash
 
 _IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}")
 REVERSALS = {"REVERSAL", "WITHDRAWAL_REVERSAL", "DEPOSIT_REVERSAL"}
@@ -78,11 +78,33 @@ def movements(world):
     return found
 
 
-def covered_days(world):
-    """The UTC days of each real account that any pull speaks for; the ledger tells which."""
+def whole_days(world):
+    """Riyadh days that are known from midnight to midnight, by account."""
     keys = account_keys(world)
+    ends = defaultdict(dict)
+    for one in world.rows("""
+        select
+            claims.parent_id, claims.claimed_from, claims.claimed_to,
+            pulls.refreshed_at, pulls.asked_at
+        from claims inner join pulls using (pull_id) where claims.stream = 'transactions'
+    """):
+        newness = (one["refreshed_at"], one["asked_at"], one["parent_id"])
+        days = ends[keys[one["parent_id"]]]
+        day = one["claimed_from"]
+        while day <= one["claimed_to"]:
+            end = min(midnight(day + DAY), one["refreshed_at"])
+            days[day] = max(days.get(day, (newness, end)), (newness, end))
+            day += DAY
     found = defaultdict(set)
-    for one in world.rows("from claims where stream = 'transactions'"):
-        for step in range((one["claimed_to"] - one["claimed_from"]).days + 1):
-            found[keys[one["parent_id"]]].add(one["claimed_from"] + dt.timedelta(days=step))
+    for key, days in ends.items():
+        for day, (_, end) in days.items():
+            before = days.get(day - DAY)
+            is_joined = before is not None and before[1] == midnight(day)
+            if is_joined and end >= midnight(day) + dt.timedelta(hours=21):
+                found[key].add(day)
     return found
+
+
+def midnight(day):
+    """The start of a UTC day."""
+    return dt.datetime.combine(day, dt.time(), dt.UTC)
