@@ -22,46 +22,15 @@
 -- cleared: name_match_score (a share of words), name_match_reason (what there was to compare)
 -- sample: select source, role, count(*) as owners, avg(name_match_score) as average_score
 --         from bridge_account_owners group by all order by all
-with listings as (
+with named as (
 
     select
-        asked_at,
-        last_value(case when outcome = 'COMMITTED' then pull_id end ignore nulls) over (
-            partition by parent_id
-            order by asked_at, pull_id
-        ) as pull_id
-    from pulls
-    where stream = 'accounts' and outcome in ('COMMITTED', 'UNCHANGED')
-
-),
-
-spans as (
-
-    select
-        pull_id,
-        min(asked_at) as first_seen_at,
-        max(asked_at) as last_seen_at
-    from listings
-    group by pull_id
-
-),
-
-shown as (
-
-    select
-        accounts_history.account_id,
-        min(spans.first_seen_at) as first_seen_at,
-        max(spans.last_seen_at) as last_seen_at,
+        account_id,
         arg_max(
-            [
-                name_words(accounts_history.account_holder_name),
-                name_words(accounts_history.account_holder_short_name)
-            ],
-            accounts_history.pull_id
+            [name_words(account_holder_name), name_words(account_holder_short_name)], pull_id
         ) as holder_names
     from accounts_history
-    inner join spans on accounts_history.pull_id = spans.pull_id
-    group by accounts_history.account_id
+    group by account_id
 
 ),
 
@@ -73,11 +42,13 @@ shares as (
         bridge_accounts.account_id,
         bridge_accounts.entity_id,
         bridge_accounts.is_listed,
-        shown.first_seen_at,
-        shown.last_seen_at,
-        shown.holder_names
+        listings.first_seen_at,
+        listings.last_seen_at,
+        named.holder_names
     from bridge_accounts
-    inner join shown on bridge_accounts.account_id = shown.account_id
+    inner join bridge_account_listings as listings
+        on bridge_accounts.account_id = listings.account_id
+    inner join named on bridge_accounts.account_id = named.account_id
 
 ),
 

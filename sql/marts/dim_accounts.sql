@@ -23,40 +23,14 @@
 -- cleared: iban_masked (four of its characters)
 -- sample: select bank_identifier, account_sub_type, currency, count(*) as accounts
 --         from dim_accounts where state = 'open' group by all order by all
-with listings as (
-
-    select
-        parent_id as entity_id,
-        asked_at,
-        last_value(case when outcome = 'COMMITTED' then pull_id end ignore nulls) over (
-            partition by parent_id
-            order by asked_at, pull_id
-        ) as pull_id
-    from pulls
-    where stream = 'accounts' and outcome in ('COMMITTED', 'UNCHANGED')
-
-),
-
-spans as (
-
-    select
-        pull_id,
-        min(asked_at) as first_seen_at,
-        max(asked_at) as last_seen_at
-    from listings
-    group by pull_id
-
-),
-
-seen as (
+with seen as (
 
     select
         bridge_accounts.account_key,
-        min(spans.first_seen_at) as first_seen_at,
-        max(spans.last_seen_at) as last_seen_at
-    from accounts_history
-    inner join spans on accounts_history.pull_id = spans.pull_id
-    inner join bridge_accounts on accounts_history.account_id = bridge_accounts.account_id
+        min(listings.first_seen_at) as first_seen_at,
+        max(listings.last_seen_at) as last_seen_at
+    from bridge_account_listings as listings
+    inner join bridge_accounts on listings.account_id = bridge_accounts.account_id
     group by bridge_accounts.account_key
 
 ),

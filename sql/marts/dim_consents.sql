@@ -32,148 +32,84 @@
 --                           pulls.
 -- sample: select bank_identifier, days_to_expiry, count(*) as consents from dim_consents
 --         where is_current and state = 'active' and days_to_expiry <= 30 group by all order by all
-with listings as (
+with judged as (
 
     select
-        pull_id,
-        asked_at,
-        row_number() over (order by asked_at, pull_id) as place,
-        count(*) over () as places
-    from pulls
-    where stream = 'consents' and outcome = 'COMMITTED'
-
-),
-
-shown as (
-
-    select
-        listings.place,
-        listings.places,
-        rows.* exclude (shared_accounts),  -- noqa: RF02
-        row(
-            rows.entity_id, rows.customer_id, rows.bank_consent_id, rows.bank_identifier,
-            rows.consent_type, rows.consent_status, rows.standard_consent_status, rows.created_at,
-            rows.status_updated_at, rows.expires_at, rows.transactions_from_at,
-            rows.transactions_to_at, rows.permits_identity, rows.permits_accounts,
-            rows.permits_balance, rows.permits_transactions, rows.permits_identities,
-            rows.permits_scheduled_payments, rows.permits_standing_orders,
-            rows.permits_direct_debits, rows.permits_beneficiaries
-        ) as told
-    from consents_history as rows
-    inner join listings on rows.pull_id = listings.pull_id
-
-),
-
-neighbours as (
-
-    select
-        *,
-        lag(place) over (partition by consent_id order by place) as earlier_place,
-        lag(told) over (partition by consent_id order by place) as earlier_told,
-        lead(place) over (partition by consent_id order by place) as later_place
-    from shown
-
-),
-
-states as (
-
-    select
-        *,
-        place as since_place,
-        false as is_absent
-    from neighbours
-    where earlier_place is distinct from place - 1 or earlier_told is distinct from told
-
-    union all
-
-    select
-        *,
-        place + 1 as since_place,
-        true as is_absent
-    from neighbours
-    where place < places and later_place is distinct from place + 1
-
-),
-
-judged as (
-
-    select
-        states.*,
+        rows.* exclude (pull_id),  -- noqa: RF02
+        versions.version,
+        versions.is_absent,
+        versions.is_current,
+        versions.valid_from,
+        versions.valid_to,
+        versions.pull_id,
         clock.as_of,
         clock.as_of_date,
-        states.expires_at <= clock.as_of as is_expired,
+        rows.expires_at <= clock.as_of as is_expired,
         -- An end that the bank or the customer brought about; Lean's sweep of expired ones comes
         -- after their own end.
-        states.consent_status in ('REVOKED', 'REJECTED')
-        and coalesce(states.status_updated_at < states.expires_at, true) as is_cut_short
-    from states
+        rows.consent_status in ('REVOKED', 'REJECTED')
+        and coalesce(rows.status_updated_at < rows.expires_at, true) as is_cut_short
+    from bridge_listed_versions as versions
+    inner join consents_history as rows
+        on versions.listed_id = rows.consent_id and versions.shown_pull_id = rows.pull_id
     cross join clock
+    where versions.stream = 'consents'
 
 )
 
 select
     -- ids
-    judged.consent_id,
-    row_number() over (
-        partition by judged.consent_id
-        order by judged.since_place
-    )::integer as version,
-    judged.entity_id,
-    judged.customer_id,
-    judged.bank_identifier,
-    judged.bank_consent_id,
+    consent_id,
+    version::integer as version,
+    entity_id,
+    customer_id,
+    bank_identifier,
+    bank_consent_id,
 
     -- attributes
-    judged.consent_type,
-    judged.consent_status,
-    judged.standard_consent_status,
+    consent_type,
+    consent_status,
+    standard_consent_status,
     case
-        when judged.is_absent then 'absent'
-        when coalesce(judged.is_cut_short, false) then lower(judged.consent_status)
-        when coalesce(judged.is_expired, false) then 'expired'
-        when judged.consent_status = 'ACTIVE' then 'active'
+        when is_absent then 'absent'
+        when coalesce(is_cut_short, false) then lower(consent_status)
+        when coalesce(is_expired, false) then 'expired'
+        when consent_status = 'ACTIVE' then 'active'
         else 'unknown'
     end as state,
-    judged.permits_identity,
-    judged.permits_accounts,
-    judged.permits_balance,
-    judged.permits_transactions,
-    judged.permits_identities,
-    judged.permits_scheduled_payments,
-    judged.permits_standing_orders,
-    judged.permits_direct_debits,
-    judged.permits_beneficiaries,
+    permits_identity,
+    permits_accounts,
+    permits_balance,
+    permits_transactions,
+    permits_identities,
+    permits_scheduled_payments,
+    permits_standing_orders,
+    permits_direct_debits,
+    permits_beneficiaries,
 
     -- flags
-    judged.is_expired,
-    lead(judged.since_place) over (
-        partition by judged.consent_id
-        order by judged.since_place
-    ) is null as is_current,
+    is_expired,
+    is_current,
 
     -- times
-    riyadh_date(judged.expires_at) - judged.as_of_date as days_to_expiry,
-    judged.created_at,
-    riyadh_date(judged.created_at) as created_date,
-    judged.status_updated_at,
-    judged.expires_at,
-    riyadh_date(judged.expires_at) as expires_date,
+    riyadh_date(expires_at) - as_of_date as days_to_expiry,
+    created_at,
+    riyadh_date(created_at) as created_date,
+    status_updated_at,
+    expires_at,
+    riyadh_date(expires_at) as expires_date,
     case
-        when coalesce(judged.is_cut_short, false) then judged.status_updated_at
-        when coalesce(judged.is_expired, false) then judged.expires_at
+        when coalesce(is_cut_short, false) then status_updated_at
+        when coalesce(is_expired, false) then expires_at
     end as ended_at,
-    judged.transactions_from_at,
-    judged.transactions_to_at,
-    riyadh_date(judged.transactions_from_at) as transactions_from_date,
-    riyadh_date(judged.transactions_to_at) as transactions_to_date,
-    listings.asked_at as valid_from,
-    lead(listings.asked_at) over (
-        partition by judged.consent_id
-        order by judged.since_place
-    ) as valid_to,
-    judged.as_of,
+    transactions_from_at,
+    transactions_to_at,
+    riyadh_date(transactions_from_at) as transactions_from_date,
+    riyadh_date(transactions_to_at) as transactions_to_date,
+    valid_from,
+    valid_to,
+    as_of,
 
     -- trace
-    listings.pull_id
+    pull_id
 from judged
-inner join listings on judged.since_place = listings.place

@@ -20,108 +20,41 @@
 --   pull_id      Listing that first showed the version, or left the entity out; see pulls.
 --   status       State as the newest listing with the entity told it.
 -- sample: select state, count(*) as entities from dim_entities where is_current group by all
-with listings as (
-
-    select
-        pull_id,
-        asked_at,
-        row_number() over (order by asked_at, pull_id) as place,
-        count(*) over () as places
-    from pulls
-    where stream = 'entities' and outcome = 'COMMITTED'
-
-),
-
-shown as (
-
-    select
-        listings.place,
-        listings.places,
-        rows.*,
-        row(
-            rows.customer_id, rows.bank_identifier, rows.bank_type, rows.status, rows.created_at,
-            rows.updated_at, rows.permits_identity, rows.permits_accounts, rows.permits_balance,
-            rows.permits_transactions, rows.permits_identities, rows.permits_scheduled_payments,
-            rows.permits_standing_orders, rows.permits_direct_debits, rows.permits_beneficiaries
-        ) as told
-    from entities_history as rows
-    inner join listings on rows.pull_id = listings.pull_id
-
-),
-
-neighbours as (
-
-    select
-        *,
-        lag(place) over (partition by entity_id order by place) as earlier_place,
-        lag(told) over (partition by entity_id order by place) as earlier_told,
-        lead(place) over (partition by entity_id order by place) as later_place
-    from shown
-
-),
-
-states as (
-
-    select
-        *,
-        place as since_place,
-        false as is_absent
-    from neighbours
-    where earlier_place is distinct from place - 1 or earlier_told is distinct from told
-
-    union all
-
-    select
-        *,
-        place + 1 as since_place,
-        true as is_absent
-    from neighbours
-    where place < places and later_place is distinct from place + 1
-
-)
-
 select
     -- ids
-    states.entity_id,
-    row_number() over (
-        partition by states.entity_id
-        order by states.since_place
-    )::integer as version,
-    states.customer_id,
-    states.bank_identifier,
+    rows.entity_id,
+    versions.version::integer as version,
+    rows.customer_id,
+    rows.bank_identifier,
 
     -- attributes
-    states.bank_type,
-    case when states.is_absent then 'absent' else coalesce(lower(states.status), 'unknown') end
+    rows.bank_type,
+    case when versions.is_absent then 'absent' else coalesce(lower(rows.status), 'unknown') end
         as state,
-    states.status,
-    states.permits_identity,
-    states.permits_accounts,
-    states.permits_balance,
-    states.permits_transactions,
-    states.permits_identities,
-    states.permits_scheduled_payments,
-    states.permits_standing_orders,
-    states.permits_direct_debits,
-    states.permits_beneficiaries,
+    rows.status,
+    rows.permits_identity,
+    rows.permits_accounts,
+    rows.permits_balance,
+    rows.permits_transactions,
+    rows.permits_identities,
+    rows.permits_scheduled_payments,
+    rows.permits_standing_orders,
+    rows.permits_direct_debits,
+    rows.permits_beneficiaries,
 
     -- flags
-    lead(states.since_place) over (
-        partition by states.entity_id
-        order by states.since_place
-    ) is null as is_current,
+    versions.is_current,
 
     -- times
-    states.created_at,
-    riyadh_date(states.created_at) as created_date,
-    states.updated_at,
-    listings.asked_at as valid_from,
-    lead(listings.asked_at) over (
-        partition by states.entity_id
-        order by states.since_place
-    ) as valid_to,
+    rows.created_at,
+    riyadh_date(rows.created_at) as created_date,
+    rows.updated_at,
+    versions.valid_from,
+    versions.valid_to,
 
     -- trace
-    listings.pull_id
-from states
-inner join listings on states.since_place = listings.place
+    versions.pull_id
+from bridge_listed_versions as versions
+inner join entities_history as rows
+    on versions.listed_id = rows.entity_id and versions.shown_pull_id = rows.pull_id
+where versions.stream = 'entities'

@@ -405,13 +405,22 @@ def pulled(stream, *places, **more):
     ]
 
 
+def followed(stream, pulls, shown, *, changed=None, **more):
+    """What listings make of an entity or a consent."""
+    history = {f"{stream}_history": shown}
+    listed_versions = run("bridge_listed_versions", pulls=pulls, changed=changed, **history)
+    return run(f"dim_{stream}", bridge_listed_versions=listed_versions, **history, **more)
+
+
+def sightings(pulls, shown):
+    """When listings had each account id."""
+    return run("bridge_account_listings", pulls=pulls, accounts_history=shown)
+
+
 def test_an_entity_that_vanishes_is_absent_until_it_is_called_deleted():
     """Left out of a listing it is absent from that listing on; DELETED is what Lean says later."""
-    rows = run(
-        "dim_entities",
-        pulls=pulled("entities", 0, 1, 2, 3, 4),
-        entities_history=[listed(0), listed(1), listed(4, status="DELETED")],
-    )
+    shown = [listed(0), listed(1), listed(4, status="DELETED")]
+    rows = followed("entities", pulled("entities", 0, 1, 2, 3, 4), shown)
 
     rows.sort(key=lambda row: row["version"])
     assert [(row["state"], row["valid_from"], row["valid_to"]) for row in rows] == [
@@ -425,11 +434,7 @@ def test_an_entity_that_vanishes_is_absent_until_it_is_called_deleted():
 
 def test_an_entity_that_stays_away_is_absent_now():
     """The newest listing without it makes an absent version that is current."""
-    rows = run(
-        "dim_entities",
-        pulls=pulled("entities", 0, 1),
-        entities_history=[listed(0, status=None)],
-    )
+    rows = followed("entities", pulled("entities", 0, 1), [listed(0, status=None)])
 
     assert sorted((row["state"], row["is_current"]) for row in rows) == [
         ("absent", True),
@@ -440,11 +445,8 @@ def test_an_entity_that_stays_away_is_absent_now():
 def test_versions_that_come_back_are_versions_again():
     """Only neighbours are taken together: on, off and on again are three versions."""
     statuses = ["ACTIVE", "ACTIVE", "DISABLED", "ACTIVE", "ACTIVE"]
-    rows = run(
-        "dim_entities",
-        pulls=pulled("entities", *range(5)),
-        entities_history=[listed(i, status=status) for i, status in enumerate(statuses)],
-    )
+    shown = [listed(i, status=status) for i, status in enumerate(statuses)]
+    rows = followed("entities", pulled("entities", *range(5)), shown)
 
     rows.sort(key=lambda row: row["version"])
     assert [row["state"] for row in rows] == ["active", "disabled", "active"]
@@ -500,10 +502,10 @@ def consent(place, **row):
 )
 def test_a_consent_ends_by(row, state, ended_at, days):
     """Whatever came first ended it; Lean's sweep after its own end does not."""
-    (found,) = run(
-        "dim_consents",
-        pulls=pulled("consents", 0),
-        consents_history=[consent(0, **row)],
+    (found,) = followed(
+        "consents",
+        pulled("consents", 0),
+        [consent(0, **row)],
         clock=[{"as_of": at(0), "as_of_date": riyadh_date(at(0))}],
     )
 
@@ -550,10 +552,11 @@ def bridge(account_id, key="a", **row):
 )
 def test_an_account_is(row, is_listed, state, closed_date):
     """The state of an account is the bank's newest word, or that it is listed no more."""
+    shown = [account("1", 1, **row)]
     (found,) = run(
         "dim_accounts",
-        pulls=pulled("accounts", 1, parent_id="e"),
-        accounts_history=[account("1", 1, **row)],
+        bridge_account_listings=sightings(pulled("accounts", 1, parent_id="e"), shown),
+        accounts_history=shown,
         bridge_accounts=[bridge("1", is_listed=is_listed)],
     )
 
@@ -566,12 +569,8 @@ def test_a_listing_found_unchanged_has_seen_its_accounts():
     pulls = pulled("accounts", 0, parent_id="e")
     again = pulled("accounts", 1, 2, parent_id="e", outcome="UNCHANGED")
     failed = pulled("accounts", 3, parent_id="e", outcome="FAILED")
-    (found,) = run(
-        "dim_accounts",
-        pulls=[*pulls, *again, *failed],
-        accounts_history=[account("1", 0)],
-        bridge_accounts=[bridge("1")],
-    )
+
+    (found,) = sightings([*pulls, *again, *failed], [account("1", 0)])
 
     assert (found["first_seen_at"], found["last_seen_at"]) == (at(0), at(2))
 
@@ -601,10 +600,11 @@ def test_a_listing_found_unchanged_has_seen_its_accounts():
 )
 def test_names_are_compared_as(holder, identity, expected, reason):
     """The score is a share of words, and null where nothing can be compared."""
+    shown = [account("1", 0, account_holder_name=holder)]
     (found,) = run(
         "bridge_account_owners",
-        pulls=pulled("accounts", 0, parent_id="e"),
-        accounts_history=[account("1", 0, account_holder_name=holder)],
+        bridge_account_listings=sightings(pulled("accounts", 0, parent_id="e"), shown),
+        accounts_history=shown,
         bridge_accounts=[bridge("1")],
         stg_identity=[{"entity_id": "e", "party_index": 0, "full_legal_name": identity}]
         if identity
@@ -618,13 +618,10 @@ def test_names_are_compared_as(holder, identity, expected, reason):
 
 def test_the_oracles_catch_a_version_too_many():
     """A mutant that ends no version for an absence is told apart."""
-    given = {
-        "pulls": pulled("entities", 0, 1),
-        "entities_history": [listed(0)],
-    }
+    given = ("entities", pulled("entities", 0, 1), [listed(0)])
 
-    whole = run("dim_entities", **given)
-    broken = run("dim_entities", changed={"place < places and": "false and"}, **given)
+    whole = followed(*given)
+    broken = followed(*given, changed={"place < places and": "false and"})
 
     assert [row["state"] for row in broken] == ["active"]
     assert sorted(row["state"] for row in whole) == ["absent", "active"]
