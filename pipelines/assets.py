@@ -1,7 +1,7 @@
 """One asset per stream, derived from the catalogue."""
 
 import datetime as dt
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -27,6 +27,7 @@ __all__ = [
     "SyncConfig",
     "TransactionsConfig",
     "all_months",
+    "attempts_of",
     "awaited",
     "checks_of",
     "compaction",
@@ -42,6 +43,9 @@ MONTHS = dg.MonthlyPartitionsDefinition(
     start_date=FIRST_MONTH, end_offset=1, timezone="UTC", fmt="%Y-%m"
 )
 """UTC months of booking, the current one included. Lean did not exist before the first."""
+
+_ROOT_TAG = "dagster/root_run_id"
+_RETRY_TAG = "dagster/retry_number"
 
 Done = TypeVar("Done")
 
@@ -166,6 +170,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
                 insights=getattr(config, "insights", True),
             ),
             context.run.run_id,
+            attempts_of(context.run, context.instance),
             progress,
         )
         for made in streams:
@@ -187,6 +192,7 @@ def _run(
     policy: Policy,
     selection: Selection,
     run_id: str,
+    resumes: Collection[str],
     progress: Progress,
 ) -> Report:
     """Sync the stream."""
@@ -200,10 +206,23 @@ def _run(
                 policy=policy,
                 selection=selection,
                 run_id=run_id,
+                resumes=resumes,
                 progress=lambda done, total: progress(stream.name, done, total),
             )
 
     return awaited(work())
+
+
+def attempts_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> set[str]:
+    """Attempts of a run, by id: itself, and those before it where Dagster took it up again.
+
+    A run that somebody executes again by hand is a new one: whoever does that wants it read.
+    """
+    root = run.tags.get(_ROOT_TAG)
+    if root is None or _RETRY_TAG not in run.tags:
+        return {run.run_id}
+    others = instance.get_runs(dg.RunsFilter(tags={_ROOT_TAG: root}))
+    return {run.run_id, root, *(one.run_id for one in others if _RETRY_TAG in one.tags)}
 
 
 def awaited(work: Coroutine[Any, Any, Done]) -> Done:

@@ -70,12 +70,16 @@ _SQL: Mapping[str, str] = {
 """Read once, so that a process keeps to one version of them while files are replaced."""
 PARENTS = ("banks", "entities", "consents", "accounts")
 """The streams that the views and macros of this folder read."""
-_VIEWS = ("paused_banks", "clock")
+_FIRST_VIEWS = ("paused_banks",)
+_VIEWS = ("clock",)
 _VIEWS_OF_MACROS = ("account_days", "account_windows")
 _FIRST_MACROS = {"merged_pulls": "wanted_months"}
-_MACROS = {
+_READABLE_MACROS = {
     "readable_entities": "wanted_permission, at_instant",
     "readable_accounts": "wanted_permission, at_instant",
+    "read_already": "wanted_stream, run_ids, since_instant",
+}
+_MACROS = {
     "coverage": "at_instant",
     "refresh_budget": "per_day, at_instant",
     "stale_entities": "fresh_hours, at_instant",
@@ -232,7 +236,7 @@ class Lake:
             connection.execute(f"create view every_claim as {_SQL['claims']}")
             known = ", ".join(f"'{name}'" for name in names)
             connection.execute(f"create table claims as from every_claim where stream in ({known})")
-            self._attach_views(connection, names)
+            self._attach_streams(connection, names)
             yield connection
 
     def _ledger_now(self) -> str:
@@ -254,14 +258,21 @@ class Lake:
         connection.execute(f"create or replace table pulls as {self._ledger_now()}")
         connection.execute(f"create or replace table claims as {_SQL['claims']}")
         self._add_macros(connection, _FIRST_MACROS)
-        self._attach_views(connection, tuple(STREAMS) if names is None else names)
+        self._attach_streams(connection, tuple(STREAMS) if names is None else names)
+        for name in _VIEWS:
+            connection.execute(f"create or replace view {name} as {_SQL[name]}")
+        self._add_macros(connection, _MACROS)
+        for name in _VIEWS_OF_MACROS:
+            connection.execute(f"create or replace view {name} as {_SQL[name]}")
         for name in STREAMS if names is None else ():
             connection.execute(
                 f"create or replace view {name}_history as {self.history(STREAMS[name])}"
             )
 
-    def _attach_views(self, connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
-        """Create what reads `pulls` and `claims`."""
+    def _attach_streams(
+        self, connection: duckdb.DuckDBPyConnection, names: Collection[str]
+    ) -> None:
+        """Create the streams over `pulls` and `claims`, and what says whose may be read."""
         for name in names:
             resolved = self.resolved(STREAMS[name])
             connection.execute(f'create or replace view "{name}" as {resolved}')
@@ -270,11 +281,9 @@ class Lake:
             ("refresh_attempts", self.attempts, ATTEMPTS_SCHEMA),
         ):
             connection.execute(f"create or replace view {name} as {self._files(folder, schema)}")
-        for name in _VIEWS:
+        for name in _FIRST_VIEWS:
             connection.execute(f"create or replace view {name} as {_SQL[name]}")
-        self._add_macros(connection, _MACROS)
-        for name in _VIEWS_OF_MACROS:
-            connection.execute(f"create or replace view {name} as {_SQL[name]}")
+        self._add_macros(connection, _READABLE_MACROS)
 
     def _add_macros(self, connection: duckdb.DuckDBPyConnection, macros: Mapping[str, str]) -> None:
         for name, parameters in macros.items():

@@ -14,7 +14,7 @@ from lean_resources.streams import Stream, Window
 from pipelines.planner import Claim
 from pipelines.planner import Window as Days
 
-__all__ = ["APPLICATION", "ClaimsInOrder", "Parent", "parents_of", "window_of"]
+__all__ = ["APPLICATION", "ClaimsInOrder", "Parent", "Resumed", "parents_of", "window_of"]
 
 APPLICATION = "application"
 """Parent of the streams that Lean lists for the whole application."""
@@ -39,6 +39,8 @@ class Parent:
         skip_code: Why it may not be read now, or None.
         from_date: First UTC day whose transactions may be read, where it is an account.
         to_date: Last UTC day whose transactions may be read, where it is an account.
+        read_months: Months that an earlier attempt of the same run has read already; an empty text
+            stands for a stream without months.
     """
 
     parent_id: str
@@ -51,6 +53,7 @@ class Parent:
     skip_code: str | None = None
     from_date: dt.date | None = None
     to_date: dt.date | None = None
+    read_months: Collection[str] = ()
 
     def is_due(self, now: dt.datetime, reread: dt.timedelta | None) -> bool:
         """Whether it is time for another read.
@@ -65,12 +68,26 @@ class Parent:
         return is_other_consent or self.known_at + reread <= now
 
 
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A run that is taken up again: what its earlier attempts have read is not read again.
+
+    Args:
+        run_ids: The attempts, the present one included where a step of it is tried again.
+        since: What was read before this instant does not count.
+    """
+
+    run_ids: Collection[str]
+    since: dt.datetime
+
+
 def parents_of(
     stream: Stream,
     connection: duckdb.DuckDBPyConnection,
     now: dt.datetime,
     entity_ids: Collection[str] | None = None,
     account_ids: Collection[str] | None = None,
+    resumed: Resumed | None = None,
 ) -> Iterator[Parent]:
     """The parents of a stream in the order of their ids, those that may not be read included.
 
@@ -82,6 +99,7 @@ def parents_of(
         now: The instant at which consents are judged.
         entity_ids: Only these entities, when given.
         account_ids: Only these accounts, when given.
+        resumed: What an earlier attempt of the same run has read already, when there was one.
     """
     if stream.scopes:
         name = stream.parent_key or ""
@@ -92,17 +110,27 @@ def parents_of(
         return
     level = "accounts" if stream.parent == "accounts" else "entities"
     key = stream.parent_key or ""
-    given = {"permission": stream.permission, "now": now}
+    given: dict[str, Any] = {"permission": stream.permission, "now": now}
+    told, joined = "", ""
+    if resumed is not None:
+        told = ", resumed.read_months"
+        joined = (
+            " left join read_already($stream, $run_ids, $since) as resumed"
+            f" on readable.{key} = resumed.parent_id"
+        )
+        given |= {"stream": stream.name, "run_ids": list(resumed.run_ids), "since": resumed.since}
     if stream.window is Window.MONTHS:
         # What is known of months is in their claims.
         query = (
-            "select entity_id, bank_identifier, skip_code, account_id, from_date, to_date"
-            f" from readable_{level}($permission, $now) order by {key}"
+            "select readable.entity_id, readable.bank_identifier, readable.skip_code,"
+            f" readable.account_id, readable.from_date, readable.to_date{told}"
+            f" from readable_{level}($permission, $now) as readable{joined}"
+            f" order by readable.{key}"
         )
     else:
         given["stream"] = stream.name
         query = (
-            "select readable.*, known.refreshed_at, looked.known_at"
+            f"select readable.*, known.refreshed_at, looked.known_at{told}"
             f" from readable_{level}($permission, $now) as readable"
             " left join (select claims.parent_id, max(pulls.refreshed_at) as refreshed_at"
             " from claims inner join pulls on claims.pull_id = pulls.pull_id"
@@ -110,7 +138,7 @@ def parents_of(
             f" on readable.{key} = known.parent_id"
             " left join (select parent_id, max(known_at) as known_at from pulls"
             " where stream = $stream and outcome <> 'FAILED' group by all) as looked"
-            f" on readable.{key} = looked.parent_id"
+            f" on readable.{key} = looked.parent_id{joined}"
             f" order by readable.{key}"
         )
     result = connection.execute(query, given)
@@ -140,6 +168,7 @@ def _parent(row: Mapping[str, Any], stream: Stream) -> Parent:
         skip_code=row["skip_code"],
         from_date=row.get("from_date"),
         to_date=row.get("to_date"),
+        read_months=row.get("read_months") or (),
     )
 
 

@@ -32,6 +32,8 @@ class Policy(BaseModel):
         reread_hours: How old the last read of a stream may be before it is read again, for streams
             that change seldom; every sync reads the others. A new consent, and a run that is
             narrowed to entities or accounts, does not wait.
+        resume_hours: For how long a run that is taken up again leaves alone what its earlier
+            attempts have read.
         refreshes_per_day: Most refreshes of one entity within any 24 hours.
         refresh_poll_seconds: Seconds before the first look at a running refresh, which took 8 to 12
             in Lean's sandbox; each further look waits half as long again.
@@ -63,6 +65,7 @@ class Policy(BaseModel):
         ),
         _WEEK,
     )
+    resume_hours: Hours = 12.0
     refreshes_per_day: Annotated[int, Field(ge=0)] = 4
     refresh_poll_seconds: Annotated[float, Field(gt=0)] = 15.0
     refresh_alarm_seconds: Annotated[float, Field(gt=0)] = 1200.0

@@ -44,7 +44,7 @@ from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import PARENTS, RAW_SCHEMA, Batch, Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
-from pipelines.parents import ClaimsInOrder, Parent, parents_of, window_of
+from pipelines.parents import ClaimsInOrder, Parent, Resumed, parents_of, window_of
 from pipelines.planner import PlannedMonth, plan
 from pipelines.policy import Policy
 
@@ -57,6 +57,7 @@ _BUFFER_BYTES = 16_000_000
 _BATCH_READS = 20_000
 _COMMIT_BYTES = 48_000_000
 _COMMIT_SECONDS = 30.0
+_COMMIT_READS = 250
 _REFUSALS = 5
 _SKEW = dt.timedelta(minutes=5)  # between the clocks of Lean's own machines
 _REMEDIES: dict[str | None, str] = {
@@ -175,7 +176,12 @@ class _Done:
 
 
 def tasks_of(
-    stream: Stream, lake: Lake, now: dt.datetime, policy: Policy, selection: Selection
+    stream: Stream,
+    lake: Lake,
+    now: dt.datetime,
+    policy: Policy,
+    selection: Selection,
+    resumes: Collection[str] = (),
 ) -> Iterator[Task | Parent | None]:
     """What to read now, and the parents that may not be read, in the order of the parents' ids.
 
@@ -189,11 +195,17 @@ def tasks_of(
         now: Lean's clock.
         policy: How eagerly to pull.
         selection: What the run is narrowed to.
+        resumes: Attempts of the same run, by id, whose reads are not repeated.
     """
+    resumed = None
+    if resumes:
+        resumed = Resumed(resumes, now - dt.timedelta(hours=policy.resume_hours))
     with lake.planning(
         {*PARENTS, stream.name} if stream.window is Window.SNAPSHOT else PARENTS
     ) as connection:
-        parents = parents_of(stream, connection, now, selection.entity_ids, selection.account_ids)
+        parents = parents_of(
+            stream, connection, now, selection.entity_ids, selection.account_ids, resumed
+        )
         if stream.window is Window.SNAPSHOT:
             yield from _snapshots(stream, parents, now, policy, selection)
             return
@@ -205,6 +217,9 @@ def tasks_of(
                     yield parent
                 continue
             for planned in plan([window], claims, now.date(), policy, selection.months):
+                if all(month.month in parent.read_months for month in planned.months):
+                    yield None
+                    continue
                 request = {
                     **parent.request,
                     "start_date": planned.from_date.isoformat(),
@@ -230,7 +245,7 @@ def _snapshots(
     for parent in parents:
         if parent.skip_code is not None:
             yield parent
-        elif parent.is_due(now, reread):
+        elif not parent.read_months and parent.is_due(now, reread):
             yield Task(parent, {**parent.request, **extra}, unless_refreshed_at=parent.refreshed_at)
         else:
             yield None
@@ -244,6 +259,7 @@ async def sync(
     policy: Policy,
     selection: Selection,
     run_id: str | None = None,
+    resumes: Collection[str] = (),
     progress: Progress = lambda _done, _total: None,
 ) -> Report:
     """Bring a stream up to date, or read again what is selected.
@@ -257,6 +273,8 @@ async def sync(
         policy: How eagerly to pull.
         selection: What the run is narrowed to.
         run_id: The run, for the ledger.
+        resumes: Attempts of the same run, by id: what they have read is not read again, unless its
+            entity was refreshed since.
         progress: Is told how many series are done, of how many.
 
     Raises:
@@ -266,7 +284,9 @@ async def sync(
     started = time.monotonic()
     before = client.requests
     now = await client.server_time()
-    planned = await asyncio.to_thread(lambda: list(tasks_of(stream, lake, now, policy, selection)))
+    planned = await asyncio.to_thread(
+        lambda: list(tasks_of(stream, lake, now, policy, selection, resumes))
+    )
     tasks = [one for one in planned if isinstance(one, Task)]
     skipped = [one for one in planned if isinstance(one, Parent)]
     writer = _Writer(stream, lake, run_id)
@@ -504,6 +524,7 @@ class _Writer:
         self._pulls: list[Pull] = []
         self._batch: Batch | None = None
         self._held = 0  # bytes of the answers whose rows wait for the commit
+        self._reads = 0  # and how many reads brought them
         self._commit_at = time.monotonic() + _COMMIT_SECONDS
 
     def look(self, done: _Done) -> _Done:
@@ -537,7 +558,8 @@ class _Writer:
     def is_full(self) -> bool:
         """Whether enough has come together, or waited long enough, to be committed."""
         is_late = time.monotonic() > self._commit_at
-        return is_late or self._held >= _COMMIT_BYTES or len(self._pulls) >= _BATCH_READS
+        is_much = self._held >= _COMMIT_BYTES or self._reads >= _COMMIT_READS
+        return is_late or is_much or len(self._pulls) >= _BATCH_READS
 
     def close(self) -> None:
         """Let the threads go, and give up what was not committed."""
@@ -627,6 +649,7 @@ class _Writer:
         """Add whole series to the batch."""
         self._batch = batch = self._batch or self._lake.batch()
         self._held += sum(done.size for done, _ in typed.whole.values())
+        self._reads += len(typed.whole)
         batch.raw(self._stream, _raw_table([read for _, read in typed.whole.values()]))
         for stream in self._streams:
             found = typed.gated[stream.name]
@@ -645,7 +668,7 @@ class _Writer:
         batch = self._batch or self._lake.batch()
         batch.commit(self._pulls)
         self.report.written += batch.bytes
-        self._pulls, self._batch, self._held = [], None, 0
+        self._pulls, self._batch, self._held, self._reads = [], None, 0, 0
 
     def _note(self, pull: Pull) -> None:
         self._pulls.append(pull)

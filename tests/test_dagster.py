@@ -14,11 +14,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from conftest import TODAY, rows_of
+from dagster._core.utils import make_new_run_id
 
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.streams import STREAMS, Window
-from pipelines.assets import MONTHS, OWNERS
+from pipelines.assets import MONTHS, OWNERS, attempts_of
 from pipelines.definitions import defs
 from pipelines.environment import child_of
 from pipelines.lake import Lake
@@ -426,3 +427,26 @@ def _true(sandbox, months):
         for record in (one["record"] for one in sandbox.truth("transactions"))
         if record["booking_date_time"][:7] in months
     }
+
+
+def test_only_what_dagster_takes_up_again_by_itself_goes_on_where_it_ended():
+    """Attempts of one run know of each other; a run that somebody executes again reads anew."""
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def ran(run_id, **tags):
+            tags = {f"dagster/{name}": value for name, value in tags.items()}
+            return instance.add_run(dg.DagsterRun(job_name="nightly", run_id=run_id, tags=tags))
+
+        first, by_hand = make_new_run_id(), make_new_run_id()
+        second, third = make_new_run_id(), make_new_run_id()
+        root = {"root_run_id": first, "parent_run_id": first}
+        runs = {
+            first: ran(first),
+            second: ran(second, retry_number="1", **root),
+            by_hand: ran(by_hand, **root),
+            third: ran(third, retry_number="2", **root),
+        }
+
+        assert attempts_of(runs[first], instance) == {first}
+        assert attempts_of(runs[third], instance) == {first, second, third}
+        assert attempts_of(runs[by_hand], instance) == {by_hand}

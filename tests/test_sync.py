@@ -24,6 +24,7 @@ from lean_resources.streams import STREAMS
 from pipelines.lake import Lake
 from pipelines.ledger import Outcome
 from pipelines.policy import Policy
+from pipelines.refresh import refresh as refresh_stale
 from pipelines.sync import Selection, sync
 
 TRANSACTIONS = STREAMS["transactions"]
@@ -79,7 +80,7 @@ def lake(first_day, tmp_path):
     return Lake(tmp_path / "lake", "sandbox")
 
 
-def pull(sandbox, lake, *names, client=None, policy=None, **selected):
+def pull(sandbox, lake, *names, client=None, policy=None, run_id=None, resumes=(), **selected):
     """Sync some streams in order; the report of the last one."""
 
     async def work():
@@ -91,6 +92,8 @@ def pull(sandbox, lake, *names, client=None, policy=None, **selected):
                     lake,
                     policy=policy or Policy(),
                     selection=Selection(**({"insights": False} | selected)),
+                    run_id=run_id,
+                    resumes=resumes,
                 )
             return report
 
@@ -500,6 +503,73 @@ def test_what_a_bank_never_has_is_asked_for_once_a_week(sandbox, lake):
     pull(sandbox, lake, "direct_debits")
 
     assert sandbox.calls["GET /data/v2/accounts/{account_id}/direct-debits"] == before
+
+
+# A run that is taken up again.
+
+
+@pytest.mark.parametrize("name", ["balances", "transactions"])
+def test_what_an_earlier_attempt_read_is_not_read_again(sandbox, lake, name):
+    """A run that died goes on where it ended, and tries again what had failed."""
+    refresh(sandbox)
+    sick, *_ = sandbox.example("newer_generation")["account_ids"]
+    sandbox.fail(name, "FAILED:BANK_ISSUE", None, account_id=sick)
+    died = pull(sandbox, lake, name, run_id="died")
+    sandbox.heal()
+
+    again = pull(sandbox, lake, name, run_id="again", resumes={"died", "again"})
+
+    assert {one["parent_id"] for one in last_sync(lake, name)} >= {sick}
+    assert again.parents == died.parents - again.fresh
+    assert again.fresh > 20
+    assert again.outcomes["FAILED"] == 0
+    assert again.requests == 2  # the time, and the one account
+    assert pull(sandbox, lake, name, run_id="another", resumes={"another"}).fresh == 0
+
+
+def test_what_was_refreshed_since_is_read_again(sandbox, lake):
+    """An earlier attempt's read does not count where the bank was asked after it, nor for ever."""
+    case = sandbox.example("newer_generation")
+    entity_id, count = case["entity_id"], len(case["account_ids"])
+
+    def fresh(**how):
+        selected = {"entity_ids": {entity_id}, "resumes": {"run"}, "run_id": "run"}
+        return pull(sandbox, lake, "balances", **(selected | how)).fresh
+
+    refresh(sandbox)
+    assert fresh() == 0
+    assert fresh() == count
+    assert fresh(policy=Policy(resume_hours=0.001)) == count
+    sandbox.clock.advance(MINUTE)
+    assert fresh(policy=Policy(resume_hours=0.001)) == 0
+
+    sandbox.clock.advance(2 * DAY)
+
+    async def work():
+        async with client_of(sandbox) as lean:
+            await refresh_stale(lean, lake, policy=Policy(), sleep=Slept(sandbox))
+
+    assert fresh(policy=Policy(resume_hours=100.0)) == count
+    asyncio.run(work())
+    assert fresh(policy=Policy(resume_hours=100.0)) == 0
+
+
+def test_a_series_that_an_earlier_attempt_did_not_read_is_read(sandbox, tmp_path):
+    """Of an account in two series, the one that is missing comes with the next attempt."""
+    lake = Lake(tmp_path, "sandbox")
+    policy = Policy(longest_series_months=1)
+    pull(sandbox, lake, "banks", "entities", "accounts")
+    (account, *_) = sandbox.example("newer_generation")["account_ids"]
+    months = {"2026-02", "2026-03"}
+    one = {"account_ids": {account}, "policy": policy}
+    pull(sandbox, lake, "transactions", months={"2026-02"}, run_id="died", **one)
+
+    report = pull(
+        sandbox, lake, "transactions", months=months, run_id="again", resumes={"died"}, **one
+    )
+
+    assert report.fresh == 1
+    assert {pulled["month"] for pulled in last_sync(lake, "transactions")} == {"2026-03"}
 
 
 def test_a_pending_row_that_vanished_at_the_bank_vanishes(sandbox, lake):

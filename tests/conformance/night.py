@@ -1,10 +1,10 @@
 """A process whose forks each make one nightly sync, refreshes first, over the offline clock.
 
 Everything is imported once, before any thread runs; a fork then costs milliseconds. Reads one JSON
-object per line: the lake's folder, the settings, the steps that are done, after how many seconds
-to die, or null, and whether to read every stream. Answers with one line per fork: how it ended, the
-pulls of the night by outcome, and the steps that it ended. A run that died is taken up where it
-ended, as the daemon does with `run_retries`; see dagster.yaml.
+object per line: the lake's folder, the settings, the run, the steps that are done, after how many
+seconds to die, or null, and whether to read every stream. Answers with one line per fork: how it
+ended, the pulls of the night by outcome, and the steps that it ended. A run that died is taken up
+where it ended, as the daemon does with `run_retries`; see dagster.yaml.
 """
 
 import asyncio
@@ -73,7 +73,13 @@ async def night(asked, tell):
                 tell(step, {f"refresh {name}": n for name, n in spent.outcomes.items()})
                 continue
             report = await sync(
-                STREAMS[step], client, lake, policy=policy, selection=Selection(insights=False)
+                STREAMS[step],
+                client,
+                lake,
+                policy=policy,
+                selection=Selection(insights=False),
+                run_id=asked["run_id"],
+                resumes={asked["run_id"]},
             )
             tell(step, report.outcomes)
 

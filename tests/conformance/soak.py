@@ -113,17 +113,18 @@ class Outcome:
 
 @contextmanager
 def nights(settings, lake):
-    """Syncs in processes of their own; call it with the steps that are done, and when to die."""
+    """Syncs in processes of their own; call it with the run, its done steps, and when to die."""
     given = settings.model_dump(exclude_unset=True, exclude_none=True)
     given["client_secret"] = settings.client_secret.get_secret_value()
     with subprocess.Popen(
         [sys.executable, NIGHT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
 
-        def sync(done, *, seconds=None, eager=False):
+        def sync(run_id, done, *, seconds=None, eager=False):
             asked = {
                 "lake": str(lake.folder.parent),
                 "settings": given,
+                "run_id": run_id,
                 "done": done,
                 "seconds": seconds,
                 "eager": eager,
@@ -210,14 +211,14 @@ def soak(folder, *, entities, days, kills, seed, names=PULLED, tell=lambda _line
             done = left_out[:]
             for _ in range(kills):
                 share = drawn.uniform(0.0, 0.9)
-                ended, _, steps = sync(done, seconds=share * usual)
+                ended, _, steps = sync(f"day {day}", done, seconds=share * usual)
                 done += steps
                 if ended == "killed":
                     killed += 1
                     naive += round(share * full)
                 lake.vacuum(older_than_seconds=0)
             whole = time.monotonic()
-            ended, pulls, _ = sync(done)
+            ended, pulls, _ = sync(f"day {day}", done)
             usual = max(time.monotonic() - whole, 0.8 * usual)
             tell(f"day {day}: {ended}, {pulls}, {sum(sandbox.calls.values())} requests so far")
             morning += DAY
@@ -227,7 +228,7 @@ def soak(folder, *, entities, days, kills, seed, names=PULLED, tell=lambda _line
             del started[ours:]  # Lean's own on connecting; they are not the budget's
         calls = Counter(sandbox.calls)
         sandbox.heal()
-        tell(f"the end: {sync(left_out, eager=True)[0]}")
+        tell(f"the end: {sync('the end', left_out, eager=True)[0]}")
     held = (*names, "consents")
     found = broken_keys(lake, held) + uncounted(lake, held) + outside_consent(lake)
     found += wrong_rows(lake, sandbox, held)

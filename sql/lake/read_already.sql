@@ -1,0 +1,28 @@
+-- What attempts of a run have read of a stream, and no refresh has outdated since.
+--
+-- This is the body of a table macro; wanted_stream, run_ids and since_instant are its parameters.
+--
+-- grain: one row per parent
+with refreshes as (
+
+    select
+        entity_id,
+        max(finished_at) as refreshed_at
+    from refresh_attempts
+    where outcome = 'FINISHED'
+    group by entity_id
+
+)
+
+select
+    pulls.parent_id,
+    list(distinct coalesce(pulls.month, '')) as read_months
+from pulls
+left join refreshes on pulls.entity_id = refreshes.entity_id
+where
+    pulls.stream = wanted_stream  -- noqa: RF02
+    and list_contains(run_ids, pulls.run_id)  -- noqa: RF02
+    and pulls.outcome in ('COMMITTED', 'UNCHANGED')
+    and pulls.known_at >= since_instant  -- noqa: RF02
+    and (refreshes.refreshed_at is null or pulls.known_at >= refreshes.refreshed_at)
+group by pulls.parent_id
