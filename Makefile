@@ -48,3 +48,4 @@ bench: $(READY)  ## Measure, print tables, and write them into docs/performance.
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/nothing_new.py
 	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/startup.py

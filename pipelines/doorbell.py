@@ -14,7 +14,7 @@ from pydantic import Field
 
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.assets import awaited, checks_of, metadata_of
+from pipelines.assets import attempts_of, awaited, checks_of, metadata_of
 from pipelines.build import build
 from pipelines.lake import PARENTS, Lake
 from pipelines.model_assets import (
@@ -64,6 +64,7 @@ def _pulls(
 ) -> Iterator[Told]:
     reports: dict[str, Report] = {}
     selection = Selection(entity_ids=set(config.entity_ids) or None)
+    attempts = attempts_of(context.run, context.instance)
 
     async def work() -> None:
         async with lean.client(inbox.bell().result) as client:
@@ -75,6 +76,7 @@ def _pulls(
                     policy=policy,
                     selection=selection,
                     run_id=context.run.run_id,
+                    resumes=attempts,
                     progress=lambda done, total, name=stream.name: progress(name, done, total),  # type: ignore[misc]
                 )
 

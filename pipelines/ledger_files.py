@@ -19,7 +19,6 @@ from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from pipelines.files import beside, synced
@@ -97,7 +96,9 @@ def _merge(files: Sequence[Path], merged: Path) -> None:
     """Write the rows of some files as one, a part at a time, and let it count."""
     told = {_HOLDS: json.dumps([file.stem for file in files])}
     part = beside(merged.with_name(f"{new_id()}.parquet"))
-    rows = pyarrow.dataset.dataset(list(map(str, files)), schema=LEDGER_SCHEMA).to_batches()
+    from pyarrow.dataset import dataset  # noqa: PLC0415 - it imports pandas
+
+    rows = dataset(list(map(str, files)), schema=LEDGER_SCHEMA).to_batches()
     with pq.ParquetWriter(part, LEDGER_SCHEMA.with_metadata(told), compression="zstd") as writer:
         held: list[pa.RecordBatch] = []
         for batch in rows:

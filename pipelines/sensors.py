@@ -31,8 +31,8 @@ _AT_ONCE = 2
 _WAIT_SECONDS = 4.0
 """A tick waits for events; the daemon's own loop comes by every five seconds only."""
 _LOOK_SECONDS = 0.25
-_ORPHANED_SECONDS = 300
-"""How long a batch may have no run, as when the daemon died between claim and run."""
+_ORPHANED_SECONDS = 60
+"""How long a batch may have no run: a tick asks for its run, which is then made before the next."""
 
 LISTED = ("customers", "entities", "consents")
 """Read again when an entity or its consent changed."""

@@ -182,15 +182,22 @@ class _Shelf:
         self, name: str, doc: str, docs: Mapping[str, str], columns: Collection[str]
     ) -> None:
         found = self.connection.execute(
-            "select table_type from information_schema.tables where table_name = $1",
+            "select count(*) from duckdb_views() where not internal and view_name = $1",
             [name.rsplit(".", maxsplit=1)[-1]],
         ).fetchone()
-        kind = "view" if found is not None and found[0] == "VIEW" else "table"
-        self.connection.execute(f"comment on {kind} {name} is '{_quoted(doc)}'")
-        for column in columns:
-            self.connection.execute(
-                f"""comment on column {name}."{column}" is '{_quoted(docs[column])}'"""
+        kind = "view" if found is not None and found[0] else "table"
+        # One call for all: two thousand of their own are a sixth of what publishing costs.
+        self.connection.execute(
+            "; ".join(
+                [
+                    f"comment on {kind} {name} is '{_quoted(doc)}'",
+                    *(
+                        f"""comment on column {name}."{column}" is '{_quoted(docs[column])}'"""
+                        for column in columns
+                    ),
+                ]
             )
+        )
 
     def _count(self, name: str) -> int:
         found = self.connection.execute(f"select count(*) from {name}").fetchone()
