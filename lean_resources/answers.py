@@ -9,6 +9,7 @@ https://docs.leantech.me/v2.0-KSA/docs/data-specific-errors.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -28,7 +29,17 @@ from lean_resources.errors import (
 )
 from lean_resources.streams import Paging, Stream
 
-__all__ = ["DUPLICATE_WAIT_SECONDS", "Envelope", "Failure", "failure", "open_envelope", "whole"]
+__all__ = [
+    "DUPLICATE_WAIT_SECONDS",
+    "Envelope",
+    "Failure",
+    "decoder_of",
+    "envelope_of",
+    "failure",
+    "open_envelope",
+    "records_of",
+    "whole",
+]
 
 DUPLICATE_WAIT_SECONDS = 60.0
 """How long an identical request blocks the next one. Source: data-specific errors of Lean."""
@@ -149,9 +160,9 @@ class _Any(msgspec.Struct):
 _LENIENT = msgspec.json.Decoder(_Any)
 
 
-@cache
-def _decoder(stream: Stream) -> msgspec.json.Decoder[Any]:
-    records = list[msgspec.Raw]
+def decoder_of(stream: Stream, record: Any) -> msgspec.json.Decoder[Any]:
+    """A decoder of the stream's pages whose records are of a given type."""
+    records = list[record]
     if stream.paging is Paging.NONE:
         return msgspec.json.Decoder(records)
     if stream.paging is not Paging.DATA:
@@ -164,6 +175,11 @@ def _decoder(stream: Stream) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(whole)
 
 
+@cache
+def _lenient_decoder(stream: Stream) -> msgspec.json.Decoder[Any]:
+    return decoder_of(stream, msgspec.Raw)
+
+
 def open_envelope(stream: Stream, body: bytes) -> Envelope:
     """Read what surrounds the records of a page, without reading the records.
 
@@ -171,19 +187,40 @@ def open_envelope(stream: Stream, body: bytes) -> Envelope:
         SchemaError: The body is not JSON or not of the stream's documented shape.
     """
     try:
-        found = _decoder(stream).decode(body)
+        found = _lenient_decoder(stream).decode(body)
     except _UNREADABLE:
         raise SchemaError("the answer is not of its documented shape", stream=stream.name) from None
+    return envelope_of(stream, found, _is_older)
+
+
+def records_of(stream: Stream, found: Any) -> Sequence[Any] | None:
+    """The records of a page that `decoder_of` decoded; None where it holds none."""
+    if stream.paging is Paging.NONE:
+        records = found
+    elif stream.paging is Paging.DATA:
+        records = getattr(found.data, stream.records.partition(".")[2], None)
+    else:
+        records = getattr(found, "content" if stream.paging is Paging.CONTENT else "data")
+    return records  # type: ignore[no-any-return]
+
+
+def envelope_of(stream: Stream, found: Any, is_older: Callable[[Stream, Any], bool]) -> Envelope:
+    """The envelope of a page.
+
+    Args:
+        stream: The stream.
+        found: What `decoder_of` decoded.
+        is_older: Whether a record lacks what the newer generation always has.
+
+    Raises:
+        SchemaError: It holds no records, or does not count them.
+    """
+    records = records_of(stream, found)
     if stream.paging is Paging.NONE:
         count = len(found)
         return Envelope("OK", None, None, None, count, count, 1, is_older=False)
+    page = found.page if stream.paging is not Paging.DATA else found.data and found.data.page
     status = found.status or "OK"
-    if stream.paging is Paging.DATA:
-        records = getattr(found.data, stream.records.partition(".")[2], None)
-        page = found.data.page if found.data is not None else None
-    else:
-        records = getattr(found, "content" if stream.paging is Paging.CONTENT else "data")
-        page = found.page
     if status not in _PENDING:
         if records is None:
             raise SchemaError(f"the answer holds no {stream.records}", stream=stream.name)
@@ -198,16 +235,14 @@ def open_envelope(stream: Stream, body: bytes) -> Envelope:
         records=len(records or ()),
         total_elements=page.total_elements if page else None,
         total_pages=page.total_pages if page else None,
-        is_older=_is_older(stream, records or []),
+        is_older=bool(stream.verbose_unless and records and is_older(stream, records[0])),
     )
 
 
-def _is_older(stream: Stream, records: list[msgspec.Raw]) -> bool:
-    """Whether the first record lacks the field that the newer generation always has."""
-    if stream.verbose_unless is None or not records:
-        return False
+def _is_older(stream: Stream, record: msgspec.Raw) -> bool:
+    """Whether a record lacks the field that the newer generation always has."""
     try:
-        first = msgspec.json.decode(records[0])
+        first = msgspec.json.decode(record)
     except _UNREADABLE:
         return False
     return isinstance(first, dict) and stream.verbose_unless not in first

@@ -35,7 +35,7 @@ from lean_resources.errors import (
     SchemaError,
     UnavailableError,
 )
-from lean_resources.gate import Gate, Page
+from lean_resources.gate import Gate, Look, Page, look
 from lean_resources.instants import parse_instant
 from lean_resources.limits import Limits, retry_after
 from lean_resources.settings import LeanSettings
@@ -145,6 +145,9 @@ class _Events(msgspec.Struct):
     page: _Pages
 
 
+_UNSEEN = Look()
+
+
 class _Response(msgspec.Struct):
     """An HTTP answer without its transport."""
 
@@ -154,7 +157,7 @@ class _Response(msgspec.Struct):
     correlation_id: str
     trace_id: str | None
     received_at: dt.datetime
-    envelope: Envelope | None = None
+    look: Look = _UNSEEN
 
 
 class LeanClient:
@@ -370,7 +373,9 @@ class LeanClient:
         if envelope.is_pending:
             response, envelope = await self._result(stream, response, envelope, number)
         return Answer(
-            page=Page(series_id, number, first_record, response.body, dict(request)),
+            page=Page(
+                series_id, number, first_record, response.body, dict(request), look=response.look
+            ),
             envelope=envelope,
             asked_path=response.path,
             status_code=response.status_code,
@@ -587,8 +592,10 @@ class LeanClient:
         )
         response, content = await self._send(request, name, correlation_id)
         self._learn_time(response)
-        envelope = _good_envelope(stream, response.status_code, content)
-        if envelope is None:
+        seen = _UNSEEN
+        if stream is not None and response.status_code < 400:
+            seen = look(stream, content)
+        if not _is_fine(seen.envelope):
             self._judge(request, response, content, name, correlation_id)
         return _Response(
             response.status_code,
@@ -597,7 +604,7 @@ class LeanClient:
             correlation_id,
             response.headers.get("lean-trace-id"),
             self._now(),
-            envelope,
+            seen,
         )
 
     async def _send(
@@ -751,15 +758,9 @@ def _is_of(envelope: Envelope, known: dt.datetime | None) -> bool:
     return known is not None and _refreshed_at(envelope) == known
 
 
-def _good_envelope(stream: Stream | None, status_code: int, body: bytes) -> Envelope | None:
-    """The envelope of a page in order; None for whatever has to be looked at more closely."""
-    if stream is None or status_code >= 400:
-        return None
-    try:
-        envelope = open_envelope(stream, body)
-    except SchemaError:
-        return None
-    return envelope if envelope.status == "OK" or envelope.is_pending else None
+def _is_fine(envelope: Envelope | None) -> bool:
+    """Whether an envelope leaves no doubt that its page is in order."""
+    return envelope is not None and envelope.status == "OK"
 
 
 def _opened(stream: Stream, response: _Response) -> Envelope:
@@ -768,8 +769,8 @@ def _opened(stream: Stream, response: _Response) -> Envelope:
     Raises:
         SchemaError: The answer is not of its documented shape.
     """
-    if response.envelope is not None:
-        return response.envelope
+    if response.look.envelope is not None:
+        return response.look.envelope
     try:
         return open_envelope(stream, response.body)
     except SchemaError as error:

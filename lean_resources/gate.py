@@ -28,11 +28,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lean_resources.answers import Envelope, decoder_of, envelope_of, records_of
 from lean_resources.errors import SchemaError
 from lean_resources.instants import EARLIEST_YEAR, parse_date, parse_instant
 from lean_resources.streams import STREAMS, Column, Kind, Stream, segments
 
-__all__ = ["QUARANTINE_SCHEMA", "TRACE_SCHEMA", "Gate", "Gated", "Looked", "Page"]
+__all__ = ["QUARANTINE_SCHEMA", "TRACE_SCHEMA", "Gate", "Gated", "Look", "Page", "look"]
 
 TRACE_SCHEMA = pa.schema(
     [
@@ -65,6 +66,21 @@ _PLAIN_NUMBERS = re.compile(rb"(?:(?:-?(?:0|[1-9]\d{0,18})(?:\.\d{1,9})?|null),)
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Which way through the gate a page may go.
+
+    Args:
+        way: The fast way; None where only the reader can tell.
+        bare: Where bare texts lie in it.
+        envelope: What surrounds the records, when there is a way.
+    """
+
+    way: _Way | None = field(default=None, repr=False)
+    bare: _Bare = frozenset()
+    envelope: Envelope | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """One answer of Lean, as received.
 
@@ -75,6 +91,7 @@ class Page:
         body: The JSON text.
         request: Parameters of the request, for columns that the record leaves out.
         is_detail: Whether the body is one record that tells more of a record seen before.
+        look: What a look at the body found, where there was one already.
     """
 
     series_id: str
@@ -83,21 +100,7 @@ class Page:
     body: bytes = field(repr=False)
     request: Mapping[str, str]
     is_detail: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """A page that was looked at.
-
-    Args:
-        page: The page.
-        way: The fast way that it may go; None where only the reader can tell.
-        bare: Where bare texts lie in it.
-    """
-
-    page: Page
-    way: _Way | None = field(default=None, repr=False)
-    bare: _Bare = frozenset()
+    look: Look | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +130,9 @@ class _MisfitError(Exception):
 class Gate:
     """Types the pages of one stream.
 
-    `look` and `read` are the two halves of a call, for who wants to look at a page as soon as it
-    is there. Either may be used by one thread at a time. Read many pages at once: the cost of a
-    call is about ten milliseconds, that of a page of a hundred records less than one.
+    One gate may be used by one thread at a time. Call it with many pages at once: the cost of a
+    call is about ten milliseconds, that of a page of a hundred records less than one, of which half
+    is the look at it that the client may have had already.
 
     Args:
         stream: The stream whose records the pages hold.
@@ -142,8 +145,6 @@ class Gate:
         # The other core reads the next pages meanwhile.
         self._connection.execute("set threads = 1")
         self._reader = _Reader(stream)
-        # Flat records are cheaper to validate when nothing regional is looked for.
-        self._ways = () if _always_read(stream) else tuple(_Way(stream, p) for p in (_flat, _all))
 
     def __call__(self, pages: Sequence[Page]) -> Gated:
         """Type the records of some pages.
@@ -151,30 +152,18 @@ class Gate:
         Raises:
             SchemaError: A body is not JSON, or holds no list of records where the stream has it.
         """
-        return self.read([self.look(page) for page in pages])
-
-    def look(self, page: Page) -> Looked:
-        """Decide which way a page goes."""
-        for way in self._ways:
-            bare = way.look(page.body)
-            if bare is not None:
-                return Looked(page, way, bare)
-        return Looked(page)
-
-    def read(self, looked: Sequence[Looked]) -> Gated:
-        """Type the records of pages that this gate has looked at.
-
-        Raises:
-            SchemaError: As for a call.
-        """
         alike: dict[tuple[_Way, _Bare], list[Page]] = {}
         other: list[Page] = []
-        for one in looked:
-            some = other if one.way is None else alike.setdefault((one.way, one.bare), [])
-            some.append(one.page)
+        for page in pages:
+            found = page.look or look(self._stream, page.body)
+            # A stream that is exploded from another one shares its pages, and not its ways.
+            if found.way is None or found.way.stream is not self._stream:
+                other.append(page)
+            else:
+                alike.setdefault((found.way, found.bare), []).append(page)
         tables: list[pa.Table] = []
-        for (way, bare), pages in alike.items():
-            rows, misfits = way.read(self._connection, pages, bare)
+        for (way, bare), some in alike.items():
+            rows, misfits = way.read(self._connection, some, bare)
             tables.append(rows)
             other += misfits
         read = self._reader.read(other)
@@ -184,6 +173,21 @@ class Gate:
         if self._stream.detail is not None:
             rows = _last_by_key(rows, self._stream)
         return Gated(rows, read.quarantine, read.drift)
+
+
+def look(stream: Stream, body: bytes) -> Look:
+    """Decide which way a page of a stream goes, by decoding it once."""
+    for way in _ways(stream):
+        if (found := way.look(body)) is not None:
+            return found
+    return Look()
+
+
+@cache
+def _ways(stream: Stream) -> tuple[_Way, ...]:
+    """The fast ways of a stream, the narrowest first."""
+    # Flat records are cheaper to validate when nothing regional is looked for.
+    return () if _always_read(stream) else tuple(_Way(stream, p) for p in (_flat, _all))
 
 
 def _always_read(stream: Stream) -> bool:
@@ -310,37 +314,39 @@ class _Way:
     """
 
     def __init__(self, stream: Stream, places: Places) -> None:
-        self._stream = stream
+        self.stream = stream
         self._places = places
         self._shape = _shape(stream, places)
         self._steps = stream.records.split(".") if stream.records else []
         # Bare texts are of the older generation, whose records are not flat.
         leaves = _LEAF_TYPES if places is _all else _LEAF_TYPES | {Kind.TEXTS: list[str] | None}
-        record = _struct("Record", self._shape, leaves)
-        top: Any = list[record]  # type: ignore[valid-type]
-        for name in reversed(self._steps):
-            top = msgspec.defstruct("Envelope", [(name, top)])
-        self._decoder = msgspec.json.Decoder(top)
+        record = _struct("Record", self._shape, leaves, told=stream.verbose_unless)
+        self._decoder = decoder_of(stream, record)
         self._survey = _Survey(self._shape, has_bare=places is _all)
         self._schema = pa.schema([*stream.schema, *TRACE_SCHEMA])
 
-    def look(self, body: bytes) -> _Bare | None:
-        """Where bare texts lie in a page, or None where DuckDB may not read it."""
+    def look(self, body: bytes) -> Look | None:
+        """What a page is, or None where DuckDB may not read it."""
         if len(body) <= _INLINE_BYTES:
             return None  # no room for a record
-        found: Any
         try:
             found = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        for name in self._steps:
-            found = getattr(found, name)
+        records = records_of(self.stream, found)
+        if records is None:
+            return None
         numbers: list[msgspec.Raw] = []
         bare: set[_Place] = set()
-        if not self._survey(found, numbers, bare):
+        if not self._survey(records, numbers, bare):
             return None
-        is_plain = _PLAIN_NUMBERS.fullmatch(b",".join([*numbers, b""])) is not None
-        return frozenset(bare) if is_plain else None
+        if _PLAIN_NUMBERS.fullmatch(b",".join([*numbers, b""])) is None:
+            return None
+        try:
+            envelope = envelope_of(self.stream, found, _lacks)
+        except SchemaError:
+            envelope = None  # no reason to doubt the records
+        return Look(self, frozenset(bare), envelope)
 
     def read(
         self, connection: duckdb.DuckDBPyConnection, pages: Sequence[Page], bare: _Bare
@@ -360,12 +366,12 @@ class _Way:
         )
         of_row = pa.array(page_of_row)
         asked: dict[str | None, pa.Array] = {"record_number": pa.array(record_number)}
-        for name in {c.request for c in self._stream.columns} - {None, "record_number"}:
+        for name in {c.request for c in self.stream.columns} - {None, "record_number"}:
             values = [page.request.get(name or "") for page in pages]
             asked[name] = pa.array(values, pa.string()).take(of_row)
         columns = _Columns(lists.flatten(), self._places)
         arrays = [
-            *(columns.typed(column, asked.get(column.request)) for column in self._stream.columns),
+            *(columns.typed(column, asked.get(column.request)) for column in self.stream.columns),
             pa.array([page.series_id for page in pages]).take(of_row),
             pa.array([page.number for page in pages]).take(of_row),
             asked["record_number"],
@@ -391,17 +397,36 @@ class _Way:
         return f"select place, {listed} as records from pages"
 
 
-def _struct(name: str, node: _Node, leaves: Mapping[Kind, Any]) -> type[msgspec.Struct]:
-    """The validator of a node."""
+def _struct(
+    name: str, node: _Node, leaves: Mapping[Kind, Any], told: str | None = None
+) -> type[msgspec.Struct]:
+    """The validator of a node.
+
+    Args:
+        name: Its name.
+        node: The node.
+        leaves: What a leaf of each kind may be.
+        told: A field of which it is told whether it was there.
+    """
     fields: list[tuple[str, Any, Any]] = []
     for key, child in node.fields.items():
+        kind: Any
+        default: Any = None
         if child.fields:
             struct: Any = _struct(key, child, leaves)
-            fields.append((key, (list[struct] if child.is_list else struct) | None, None))
+            kind = (list[struct] if child.is_list else struct) | None
         else:
-            leaf = leaves[child.kind] if child.kind is not None else None
-            fields.append((key, leaf, _NULL if child.kind in _SCALE else None))
+            kind = leaves[child.kind] if child.kind is not None else None
+            default = _NULL if child.kind in _SCALE else None
+        if key == told:
+            kind, default = kind | msgspec.UnsetType, msgspec.UNSET
+        fields.append((key, kind, default))
     return msgspec.defstruct(name, fields, forbid_unknown_fields=True, gc=False)
+
+
+def _lacks(stream: Stream, record: Any) -> bool:
+    """Whether a validated record lacks the field that the newer generation always has."""
+    return getattr(record, stream.verbose_unless or "") is msgspec.UNSET
 
 
 class _Survey:
@@ -448,7 +473,7 @@ class _Survey:
             return True
         columns = islice(zip(*map(self._values, records), strict=True), 2, None)
         for is_list, survey in self._inner:
-            found = [value for value in next(columns) if value is not None]
+            found = [value for value in next(columns) if value]  # neither null nor absent
             inner = [item for items in found for item in items] if is_list else found
             if not survey(inner, numbers, bare):
                 return False

@@ -11,15 +11,7 @@ import copy
 import datetime as dt
 import time
 from collections import Counter
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -39,7 +31,7 @@ from lean_resources.errors import (
     SchemaError,
     UnavailableError,
 )
-from lean_resources.gate import QUARANTINE_SCHEMA, Gate, Gated, Looked
+from lean_resources.gate import QUARANTINE_SCHEMA, Gate, Gated
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import PARENTS, RAW_SCHEMA, Batch, Lake, lake_schema
@@ -155,7 +147,6 @@ class _Done:
     Args:
         known_at: Lean's clock when it began.
         latest_at: Lean's clock when it ended.
-        looked: Its pages, for the gate of each stream.
     """
 
     task: Task
@@ -166,7 +157,6 @@ class _Done:
     latest_at: dt.datetime | None
     finished_at: dt.datetime
     attempt: int
-    looked: Mapping[str, Sequence[Looked]] = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> int:
@@ -299,7 +289,7 @@ async def sync(
     workers = min(client.settings.max_concurrency, len(tasks))
 
     async def read(task: Task, attempt: int) -> _Done:
-        return writer.look(await _read(stream, client, banks, refusals, task, attempt))
+        return await _read(stream, client, banks, refusals, task, attempt)
 
     try:
         await _Stages(read, writer, tasks, workers, progress).run()
@@ -527,14 +517,6 @@ class _Writer:
         self._reads = 0  # and how many reads brought them
         self._commit_at = time.monotonic() + _COMMIT_SECONDS
 
-    def look(self, done: _Done) -> _Done:
-        """Look at what came of a task, so that typing need not wait for Python's lock."""
-        if isinstance(done.result, LeanError) or done.result.is_unchanged:
-            return done
-        pages = done.result.pages
-        looked = {name: list(map(gate.look, pages)) for name, gate in self._gates.items()}
-        return replace(done, looked=looked)
-
     async def type(self, batch: Sequence[_Done]) -> tuple[_Typed, list[tuple[Task, int]]]:
         """Type a batch.
 
@@ -621,21 +603,19 @@ class _Writer:
         """Type whole series; one that cannot be typed fails alone and is no longer among them."""
         failed: list[tuple[_Done, LeanError]] = []
         try:
-            return self._gate([done for done, _ in whole.values()]), failed
+            return self._gate([read for _, read in whole.values()]), failed
         except _UNTYPABLE:
             for series_id, (done, read) in list(whole.items()):
                 try:
-                    self._gate([done])
+                    self._gate([read])
                 except _UNTYPABLE:
                     del whole[series_id]
                     failed.append((done, _traced(SchemaError("an answer cannot be typed"), read)))
-            return self._gate([done for done, _ in whole.values()]), failed
+            return self._gate([read for _, read in whole.values()]), failed
 
-    def _gate(self, batch: Sequence[_Done]) -> dict[str, Gated]:
-        return {
-            name: gate.read([one for done in batch for one in done.looked[name]])
-            for name, gate in self._gates.items()
-        }
+    def _gate(self, reads: Sequence[Read]) -> dict[str, Gated]:
+        pages = [page for read in reads for page in read.pages]
+        return {name: gate(pages) for name, gate in self._gates.items()}
 
     def _add(self, typed: _Typed) -> None:
         for done, error in typed.failed:

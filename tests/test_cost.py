@@ -21,9 +21,9 @@ from lean_resources.streams import STREAMS
 TRANSACTIONS = STREAMS["transactions"]
 TOLERANCE = 0.1
 RECORDED = {
-    "calls to type a page": 49,
-    "calls to type a page of the older generation": 100,
-    "calls to read a page": 1147,
+    "calls to type a page": 60,
+    "calls to type a page of the older generation": 110,
+    "calls to read a page": 1180,
     "requests of a sync": 117,
     "files of a sync": 14,
     "bytes of rows per row": 171,
@@ -107,7 +107,10 @@ class Canned(httpx.AsyncBaseTransport):
         if request.method == "POST":
             return httpx.Response(200, content=json.dumps(TOKEN).encode())
         page = {"total_elements": PAGES, "total_pages": PAGES}
-        body = {"status": "OK", "data": {"page": page, "transactions": [{"type": "made up"}]}}
+        body = {
+            "status": "OK",
+            "data": {"page": page, "transactions": [{"transaction_id": "made-up"}]},
+        }
         return httpx.Response(
             200,
             content=json.dumps(body).encode(),

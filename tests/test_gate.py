@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lean_resources.errors import SchemaError
-from lean_resources.gate import Gate, Page, _Reader
+from lean_resources.gate import Gate, Page, _Reader, _ways
 from lean_resources.streams import STREAMS
 
 TRANSACTIONS = STREAMS["transactions"]
@@ -329,7 +329,7 @@ def test_both_ways_through_the_gate_agree(records):
 
 def test_a_page_of_the_documented_shape_takes_the_fast_way():
     """The validator accepts plain pages, so the law above compares two ways and not one."""
-    flat, whole = GATE._ways
+    flat, whole = _ways(TRANSACTIONS)
     regional = record(regional_data={"standard": "SAU.SAMA.V1", "data": {"status": "BOOKED"}})
 
     assert (
