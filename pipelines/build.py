@@ -49,6 +49,9 @@ _MONTH_STREAMS = {
     if stream.window is Window.MONTHS
     for name in (stream.name, f"{stream.name}_history")
 }
+_SPANNED = ("DATE", "TIMESTAMP WITH TIME ZONE")
+_Sums = list[tuple[str | None, str | None, str | None, int, int]]
+"""Rows of a table of the ledger and the sum of their hashes, by stream, outcome and month."""
 _BY_MONTH = {*_MONTH_STREAMS, "pulls", "claims"}
 """What models that are kept by month see a part of; rows without a month are not in any."""
 
@@ -80,11 +83,13 @@ class CheckResult(msgspec.Struct, frozen=True):
         print: Hash of the SQL and of what it read.
         offenders: Rows that break the claim.
         shown: The first few of them, as text by column.
+        months: What it found in each month, where it is asked month by month.
     """
 
     print: str
     offenders: int
     shown: list[dict[str, str]]
+    months: dict[str, CheckResult] = {}
 
 
 class Manifest(msgspec.Struct):
@@ -207,7 +212,7 @@ class _Work:
     connection: duckdb.DuckDBPyConnection = field(init=False)
     manifest: Manifest = field(init=False)
     stuck: dict[str, str] = field(default_factory=dict)
-    prints: dict[tuple[str, tuple[str, ...] | None], str] = field(default_factory=dict)
+    sums: dict[str, _Sums] = field(default_factory=dict)
     lake_months: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -243,21 +248,28 @@ class _Work:
         """Build what is out of date of a model, and run its checks."""
         started = time.monotonic()
         before = self.manifest.parts.get(model.name, {})
-        written = changed = 0
+        written = 0
+        changed: list[str] = []
         checks: dict[Check, CheckResult] = {}
         problem = next((self.stuck[name] for name in model.reads if name in self.stuck), None)
         if problem is None:
             try:
                 if not model.stored.is_view:
                     parts, written = self._parts(model, before)
-                    changed = sum(
-                        before[name].content != part.content if name in before else part.rows > 0
+                    changed = [
+                        name
                         for name, part in parts.items()
-                    ) + sum(name not in parts for name in before)
+                        if (
+                            before[name].content != part.content
+                            if name in before
+                            else part.rows > 0
+                        )
+                    ]
+                    changed += [name for name in before if name not in parts]
                     self.manifest.parts[model.name] = parts
                 self._show(model)
                 if changed:
-                    self._prove_key(model)
+                    self._prove_key(model, changed)
                 checks = {check: self._run(check) for check in self.models.checks_of(model.name)}
             except (BuildError, duckdb.Error) as error:
                 problem = _told(model, error)
@@ -279,7 +291,7 @@ class _Work:
             rows=sum(part.rows for part in kept.values()),
             parts=len(kept),
             written=written,
-            changed=changed,
+            changed=len(changed),
             seconds=time.monotonic() - started,
             checks=checks,
             turned=turned,
@@ -348,32 +360,49 @@ class _Work:
         if name in self.models:
             model = self.models[name]
             return _hash(model.body, *(self._print(one, asked) for one in model.reads))
-        if (name, asked) not in self.prints:
-            self.prints[name, asked] = self._print_of_lake(name, asked)
-        return self.prints[name, asked]
+        return self._print_of_lake(name, asked)
 
     def _print_of_lake(self, name: str, months: tuple[str, ...] | None) -> str:
         if name in self.models.seeds:
             return _hash(self.models.seeds[name].read_text(encoding="utf-8"))
         if name == "clock":
             return _hash(*map(str, self._row("select * from clock")))
-        where = "true" if months is None else f"month in {_listed(months)}"
-        if name in {"pulls", "claims", "refresh_spends", "refresh_attempts"}:
-            return self._hashed(name, where)
+        if name in {"claims", "refresh_spends", "refresh_attempts"}:
+            return self._hashed(name, months)
         if name in STREAMS:
-            return self._hashed("claims", f"{where} and stream = '{name}'")
+            return self._hashed("claims", months, name)
         stream = name.removesuffix("_history")
         if stream in STREAMS:
-            return self._hashed(
-                "pulls", f"{where} and stream = '{stream}' and outcome = 'COMMITTED'"
-            )
-        return self._hashed("pulls", where)
+            return self._hashed("pulls", months, stream, "COMMITTED")
+        return self._hashed("pulls", months)
 
-    def _hashed(self, table: str, where: str) -> str:
-        row = self._row(
-            f"select count(*), coalesce(sum(hash(it)::hugeint), 0) from {table} as it where {where}"
-        )
-        return _hash(*map(str, row))
+    def _hashed(
+        self,
+        table: str,
+        months: tuple[str, ...] | None,
+        stream: str | None = None,
+        outcome: str | None = None,
+    ) -> str:
+        """Hash of rows of a table of the ledger, which is gone through once per build."""
+        if table not in self.sums:
+            kinds = [
+                one if one in self.models.relations[table].types else f"null as {one}"
+                for one in ("stream", "outcome", "month")
+            ]
+            self.sums[table] = self.connection.execute(
+                f"select {', '.join(kinds)}, count(*), coalesce(sum(hash(it)::hugeint), 0)"
+                f" from {table} as it group by all"
+            ).fetchall()
+        rows = total = 0
+        for its_stream, its_outcome, month, count, summed in self.sums[table]:
+            if (
+                stream in {None, its_stream}
+                and outcome in {None, its_outcome}
+                and (months is None or month in months)
+            ):
+                rows += count
+                total += summed
+        return _hash(str(rows), str(total))
 
     def _row(self, query: str) -> tuple[Any, ...]:
         row = self.connection.execute(query).fetchone()
@@ -397,7 +426,7 @@ class _Work:
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_name(f"{file.name}.tmp")
         if months is not None:
-            self._narrow(model, months)
+            self._narrow(model.reads, months)
         try:
             path = str(beside).replace("'", "''")
             self.connection.execute(
@@ -422,11 +451,11 @@ class _Work:
             reveal(beside, file)
         return Part(file=place, print=print_, content=content, rows=rows)
 
-    def _narrow(self, model: Model, months: tuple[str, ...]) -> None:
+    def _narrow(self, reads: Collection[str], months: tuple[str, ...]) -> None:
         """Let names that are kept by month mean some months of them, until told otherwise."""
         self.connection.execute("drop schema if exists part cascade")
         self.connection.execute("create schema part")
-        for name in self._closure(model):
+        for name in self._closure(reads):
             if self._months(name) is None:
                 continue
             if name in self.models:
@@ -445,8 +474,8 @@ class _Work:
             self.connection.execute(f"create view part.{name} as {select}")
         self.connection.execute("set search_path = 'part,main'")
 
-    def _closure(self, model: Model) -> list[str]:
-        """What a model reads, and what the views among that read, inner ones first."""
+    def _closure(self, reads: Collection[str]) -> list[str]:
+        """Relations, and what the views among them read, inner ones first."""
         found: list[str] = []
 
         def add(name: str) -> None:
@@ -457,7 +486,7 @@ class _Work:
                     add(inner)
             found.append(name)
 
-        for name in model.reads:
+        for name in reads:
             add(name)
         return found
 
@@ -468,41 +497,106 @@ class _Work:
             select = stored_rows(self.lake, model, self.manifest)
         self.connection.execute(f"create or replace view main.{model.name} as {select}")
 
-    def _prove_key(self, model: Model) -> None:
+    def _prove_key(self, model: Model, changed: Collection[str]) -> None:
         """Refuse a model whose key is null or not unique.
+
+        Args:
+            model: The model.
+            changed: Its parts that are others than before; the others have been proved.
 
         Raises:
             BuildError: It is.
         """
+        rows = model.name
+        if self._is_told_apart(model):
+            rows = f"({stored_rows(self.lake, model, self.manifest, changed)})"
         key = ", ".join(model.key)
         is_null = " or ".join(f"{name} is null" for name in model.key)
         # Keys whose hashes all differ do so too, and hashes take a fraction of the keys' memory.
         nulls, alike = self._row(
             f"select count(*) filter (where {is_null}), count(*) - count(distinct hash({key}))"
-            f" from {model.name}"
+            f" from {rows}"
         )
         if not nulls and not alike:
             return
         nulls, twice = self._row(
-            f"select (select count(*) from {model.name} where {is_null}),"
-            f" (select count(*) from (select 1 from {model.name} group by {key}"
+            f"select (select count(*) from {rows} where {is_null}),"
+            f" (select count(*) from (select 1 from {rows} group by {key}"
             " having count(*) > 1))"
         )
         if nulls or twice:
             raise BuildError(f"the key ({key}) is null in {nulls} rows, and doubled {twice} times")
 
+    def _is_told_apart(self, model: Model) -> bool:
+        """Whether a column of the key has other values in each part, so that keys differ too."""
+        if model.stored.month is None or model.stored.month in model.key:
+            return True
+        parts = self.manifest.parts[model.name].values()
+        files = [str(self.lake.folder / part.file) for part in parts if part.file]
+        if len(files) < 2:
+            return True
+        for column in model.columns:
+            if column.name not in model.key or column.type not in _SPANNED:
+                continue
+            # What Parquet keeps of a column anyway; nothing is read.
+            overlaps = self.connection.execute(
+                f"""
+                with spans as (
+                    select
+                        min(stats_min_value::{column.type}) as low,
+                        max(stats_max_value::{column.type}) as high,
+                        count(*) = count(stats_min_value) and count(*) = count(stats_max_value)
+                            as is_known
+                    from parquet_metadata($files)
+                    where path_in_schema = $column
+                    group by file_name
+                )
+                select 1
+                from (select *, lag(high) over (order by low) as before from spans)
+                where not is_known or low <= before
+                limit 1
+                """,
+                {"files": files, "column": column.name},
+            ).fetchall()
+            if not overlaps:
+                return True
+        return False
+
     def _run(self, check: Check) -> CheckResult:
-        print_ = _hash(self.common, check.body, *(self._print(name, None) for name in check.reads))
+        """What a check finds, taken from the last build where it reads what it read then."""
         old = self.manifest.checks.get(check.model, {}).get(check.name)
+        if not check.is_monthly:
+            return self._found(check, None, old)
+        before = {} if old is None else old.months
+        months = sorted({month for name in check.reads for month in self._months(name) or ()})
+        found = {month: self._found(check, (month,), before.get(month)) for month in months}
+        return CheckResult(
+            print=_hash(*(one.print for one in found.values())),
+            offenders=sum(one.offenders for one in found.values()),
+            shown=[row for one in found.values() for row in one.shown][:_SHOWN_OFFENDERS],
+            months=found,
+        )
+
+    def _found(
+        self, check: Check, months: tuple[str, ...] | None, old: CheckResult | None
+    ) -> CheckResult:
+        reads = (self._print(name, months) for name in check.reads)
+        print_ = _hash(self.common, check.body, *reads)
         if old is not None and old.print == print_:
             return old
-        result = self.connection.execute(check.body)
-        names = [column[0] for column in result.description or ()]
-        rows = result.fetchmany(_SHOWN_OFFENDERS)
-        shown = [dict(zip(names, map(str, row), strict=True)) for row in rows]
-        count = len(rows)
-        while more := result.fetchmany(10_000):
-            count += len(more)
+        if months is not None:
+            self._narrow(check.reads, months)
+        try:
+            result = self.connection.execute(check.body)
+            names = [column[0] for column in result.description or ()]
+            rows = result.fetchmany(_SHOWN_OFFENDERS)
+            shown = [dict(zip(names, map(str, row), strict=True)) for row in rows]
+            count = len(rows)
+            while more := result.fetchmany(10_000):
+                count += len(more)
+        finally:
+            if months is not None:
+                self.connection.execute("set search_path = 'main'")
         return CheckResult(print=print_, offenders=count, shown=shown)
 
 

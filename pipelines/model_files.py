@@ -351,6 +351,9 @@ def _check(
     severity = header.entries.get("severity", "error")
     if severity not in {"error", "warning"}:
         raise ModelError(file, header.lines["severity"], "severity is error or warning")
+    each = header.entries.get("each")
+    if each is not None and (each != "month" or models[model].stored.month is None):
+        raise ModelError(file, header.lines["each"], "each is month, of a model kept by month")
     query, reads = _select(file, text)
     for name in reads:
         if name not in models and name not in known:
@@ -361,7 +364,16 @@ def _check(
         match = _LINE.search(str(error))
         raise ModelError(file, int(match[1]) if match else 1, str(error).splitlines()[0]) from None
     _refuse_personal(file, text, query, reads, models, known, [str(row[0]) for row in rows])
-    return Check(claim, model, header.description, severity == "error", text, reads, file)
+    return Check(
+        name=claim,
+        model=model,
+        claim=header.description,
+        is_error=severity == "error",
+        is_monthly=each is not None,
+        body=text,
+        reads=reads,
+        file=file,
+    )
 
 
 def _table_macro(

@@ -126,6 +126,8 @@ class Check:
         model: The model that it is about.
         claim: The claim as a sentence.
         is_error: Whether a broken claim is an error rather than a warning.
+        is_monthly: Whether it holds month by month, so that it is asked anew only where a month of
+            what it reads is another one; it then sees one month at a time.
         body: The SELECT of the offenders.
         reads: Relations that the SELECT names, sorted.
         file: Where it was read.
@@ -135,6 +137,7 @@ class Check:
     model: str
     claim: str
     is_error: bool
+    is_monthly: bool
     body: str
     reads: tuple[str, ...]
     file: Path

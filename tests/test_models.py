@@ -185,6 +185,13 @@ REFUSED = {
         },
         r"checks/one__holds\.sql:2: severity is error or warning",
     ),
+    "check-by-month-of-a-table": (
+        {
+            "marts__one": PLAIN,
+            "checks__one__holds": "-- It holds.\n-- each: month\nselect customer_id from one",
+        },
+        r"checks/one__holds\.sql:2: each is month, of a model kept by month",
+    ),
     "check-that-shows-names": (
         {
             "marts__one": PLAIN,
@@ -388,6 +395,55 @@ def test_a_check_that_finds_something_else_is_told_once(lake, tmp_path):
     assert turned() == []
 
 
+def test_a_monthly_check_sees_one_month_at_a_time(lake, tmp_path):
+    """What it finds is the sum of what it finds in each month, whichever of them changed."""
+    claim = (
+        "-- A month has but one movement.\n-- each: month\n"
+        "select count(*) as moves from moves having count(*) > 1"
+    )
+    one = load(written(tmp_path / "sql", marts__moves=MOVES, checks__moves__alone=claim))
+
+    def found():
+        [moves] = build(lake, one, hash_key="k")
+        [result] = moves.checks.values()
+        return result.offenders, result.shown
+
+    assert found() == (0, [])
+    brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
+    assert found() == (1, [{"moves": "2"}])
+    brought(lake, NOW + DAY, JANUARY, JANUARY + DAY, JANUARY + 2 * DAY)
+    assert found() == (2, [{"moves": "3"}, {"moves": "2"}])
+
+
+@pytest.mark.parametrize(
+    ("day", "late"),
+    [
+        ("booked_at::date", [FEBRUARY, FEBRUARY]),
+        ("booked_at::date + case when month(booked_at) = 1 then 31 else 0 end", [FEBRUARY]),
+    ],
+    ids=["within-a-month", "across-months"],
+)
+def test_a_key_that_breaks_in_a_month_that_changed_is_found(day, late, lake, tmp_path):
+    """Whether the key's days lie apart by month or not, a month that changed may double none."""
+    days = sql(
+        f"select\n    ({day})::date as moved_on,\n"
+        "    strftime(booked_at at time zone 'UTC', '%Y-%m') as month\n"
+        "from transactions\nwhere booked_at < timestamptz '2026-02-11'",
+        "moved_on  A day.",
+        "month  UTC month.",
+        key="moved_on",
+        stored="by month",
+    )
+    models = load(written(tmp_path / "sql", marts__days=days))
+    brought(lake, NOW + DAY, FEBRUARY + DAY)
+    assert built(lake, models) == ({"days": 2}, [])
+
+    brought(lake, NOW + 2 * DAY, *late)
+
+    assert built(lake, models) == ({"days": 1}, ["days"])
+    assert rows(lake, models, "select count(*) from days") == [(1,)]
+
+
 def test_only_the_month_that_changed_is_built_again(lake, models):
     """A new read of one month writes that month and what rests on it, and nothing else."""
     built(lake, models)
@@ -577,6 +633,21 @@ def test_the_day_in_riyadh_of(instant, day, macros):
     found = macros.execute("select riyadh_date($1::timestamptz)", [instant]).fetchone()
 
     assert found == (dt.date.fromisoformat(day),)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Riyadh", "America/New_York"])
+def test_the_utc_day_is_the_same_in_every_session(zone, macros):
+    """A day turns at midnight UTC, before 1970 too, whatever the session's zone."""
+    macros.execute(f"set TimeZone = '{zone}'")
+    instants = ["2026-02-28T23:59:59.999999Z", "2026-03-01T00:00:00Z", "1969-12-31T23:59:59Z"]
+
+    found = [
+        macros.execute(f"select utc_day(timestamptz '{one}')::varchar").fetchone()
+        for one in instants
+    ]
+
+    assert found == [("2026-02-28",), ("2026-03-01",), ("1969-12-31",)]
+    assert macros.execute("select utc_day(null)").fetchone() == (None,)
 
 
 @settings(max_examples=25, deadline=None)

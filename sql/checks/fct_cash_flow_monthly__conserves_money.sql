@@ -1,4 +1,5 @@
 -- Months add up to their days: counts and money per currency are the same in both.
+-- each: month
 with days as (
 
     select

@@ -1,5 +1,6 @@
 -- The ledger holds every row of the stream that speaks for its day once: count and sum of amounts
 -- per currency are the stream's, whatever was joined on the way.
+-- each: month
 with spoken as (
 
     select
@@ -11,11 +12,11 @@ with spoken as (
         on
             transactions.account_id = claims.account_id
             and transactions.pull_id = claims.pull_id
-            and (
+            and utc_day(
                 coalesce(
                     transactions.booked_at, transactions.value_at, transactions.transacted_at
-                ) at time zone 'UTC'
-            )::date between claims.claimed_from and claims.claimed_to
+                )
+            ) between claims.claimed_from and claims.claimed_to
     group by transactions.currency
 
 ),

@@ -157,7 +157,7 @@ ended as (
             and followed.month = reads.month
             and followed.turn < reads.turn
             and reads.turn < coalesce(followed.turn_after, followed.turns + 1)
-            and (followed.placed_at at time zone 'UTC')::date
+            and utc_day(followed.placed_at)
             between reads.claimed_from and reads.claimed_to
     where followed.turn < followed.turns and followed.turn_after is distinct from followed.turn + 1
     group by
@@ -261,7 +261,7 @@ select
     -- flags
     versions.version = 1
     and coalesce(
-        (versions.placed_at at time zone 'UTC')::date
+        utc_day(versions.placed_at)
         between versions.spoken_from and versions.spoken_to,
         false
     ) as is_late,

@@ -119,7 +119,7 @@ movements as (
         on
             wanted.account_id = claims.account_id
             and wanted.pull_id = claims.pull_id
-            and (wanted.placed_at at time zone 'UTC')::date
+            and utc_day(wanted.placed_at)
             between claims.claimed_from and claims.claimed_to
 
 ),

@@ -156,7 +156,7 @@ inner join bridge_account_claims as claims
     on
         movements.account_id = claims.account_id
         and movements.pull_id = claims.pull_id
-        and (movements.placed_at at time zone 'UTC')::date
+        and utc_day(movements.placed_at)
         between claims.claimed_from and claims.claimed_to
 cross join marks
 left join links on claims.account_key || ':' || movements.transaction_id = links.movement_id

@@ -48,9 +48,9 @@ select
         transactions.booked_at, transactions.value_at, transactions.transacted_at
     ) as placed_at,
     strftime(
-        coalesce(
-            transactions.booked_at, transactions.value_at, transactions.transacted_at
-        ) at time zone 'UTC',
+        utc_day(
+            coalesce(transactions.booked_at, transactions.value_at, transactions.transacted_at)
+        ),
         '%Y-%m'
     ) as month,
     riyadh_date(
