@@ -427,6 +427,7 @@ class _Work:
         beside = file.with_name(f"{file.name}.tmp")
         if months is not None:
             self._narrow(model.reads, months)
+            self._tell_part(name)
         try:
             path = str(beside).replace("'", "''")
             self.connection.execute(
@@ -436,6 +437,7 @@ class _Work:
         finally:
             if months is not None:
                 self.connection.execute("set search_path = 'main'")
+                self._tell_part(None)
         rows, content = self._row(
             "select count(*), coalesce(sum(hash(it)::hugeint), 0)::varchar"
             f" from read_parquet('{path}') as it"
@@ -473,6 +475,12 @@ class _Work:
                 select = self.lake.resolved(_MONTH_STREAMS[name], months)
             self.connection.execute(f"create view part.{name} as {select}")
         self.connection.execute("set search_path = 'part,main'")
+
+    def _tell_part(self, month: str | None) -> None:
+        """Let the macro `in_part` know the month that is being built, or that none is."""
+        first = "null" if month is None else f"date '{month}-01'"
+        self.connection.execute(f"set variable part_from = {first}")
+        self.connection.execute(f"set variable part_to = last_day({first}::date)")
 
     def _closure(self, reads: Collection[str]) -> list[str]:
         """Relations, and what the views among them read, inner ones first."""

@@ -50,7 +50,7 @@ with movements as (
                 then signed_balance
         end as balance
     from fct_transactions
-    where is_booked
+    where is_booked and in_part(booking_date)
 
 ),
 
@@ -140,6 +140,14 @@ ends as (
 
 ),
 
+stated as (
+
+    select *
+    from fct_balance_statements
+    where in_part(stated_date)
+
+),
+
 told as (
 
     select
@@ -158,7 +166,7 @@ told as (
         stated.closing_balance,
         stated.pull_id
     from days
-    full outer join fct_balance_statements as stated
+    full outer join stated
         on
             days.account_key = stated.account_key
             and days.currency = stated.currency

@@ -66,7 +66,7 @@ movements as (
             gaps.account_key = ledger.account_key
             and gaps.currency = ledger.currency
             and gaps.gap_date = ledger.booking_date
-    where ledger.is_booked
+    where ledger.is_booked and in_part(ledger.booking_date)
 
 ),
 

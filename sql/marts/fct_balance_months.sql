@@ -24,60 +24,59 @@
 --   from_date         First day of the month that is known or has a movement.
 --   to_date           Last day of the month that is known or has a movement.
 --   known_to_at       Until when the month is known, UTC.
-with days as (
+with told as (
 
     select
         account_key,
         currency,
         riyadh_month,
-        booking_date,
-        booked_amount,
-        unknown_sign_count,
-        known_from_at,
-        openings,
-        closings,
-        sum(booked_amount) over running as running_amount,
-        sum(unknown_sign_count) over running as running_unknown
+        min(booking_date) filter (where openings is not null) as first_told_on,
+        max(booking_date) filter (where openings is not null) as last_told_on,
+        min(booking_date) as from_date,
+        max(booking_date) as to_date
     from fct_balance_days
-    window running as (
-        partition by account_key, currency, riyadh_month
-        order by booking_date
-    )
+    group by account_key, currency, riyadh_month
 
 ),
 
 moved as (
 
     select
-        account_key,
-        currency,
-        riyadh_month,
-        sum(booked_amount)::decimal(38, 9) as booked_amount,
-        sum(unknown_sign_count) as unknown_sign_count,
-        min(booking_date) as from_date,
-        max(booking_date) as to_date,
-        min(booking_date) filter (where openings is not null) as first_told_on,
-        max(booking_date) filter (where openings is not null) as last_told_on,
-        arg_min(
-            {
-                'levels': openings,
-                'amount': running_amount - booked_amount,
-                'unknown': running_unknown - unknown_sign_count,
-                'known_from_at': known_from_at
-            },
-            booking_date
-        ) filter (where openings is not null) as first_one,
-        arg_max(
-            {
-                'levels': closings,
-                'amount': running_amount,
-                'unknown': running_unknown,
-                'known_from_at': known_from_at
-            },
-            booking_date
-        ) filter (where openings is not null) as last_one
-    from days
-    group by account_key, currency, riyadh_month
+        days.account_key,
+        days.currency,
+        days.riyadh_month,
+        sum(days.booked_amount)::decimal(38, 9) as booked_amount,
+        sum(days.unknown_sign_count) as unknown_sign_count,
+        any_value(told.from_date) as from_date,
+        any_value(told.to_date) as to_date,
+        any_value(told.first_told_on) as first_told_on,
+        any_value(told.last_told_on) as last_told_on,
+        -- The two days themselves, and what was booked before the first and behind the last.
+        any_value({ 'levels': days.openings, 'known_from_at': days.known_from_at }) filter (
+            where days.booking_date = told.first_told_on
+        ) as first_one,
+        any_value({ 'levels': days.closings, 'known_from_at': days.known_from_at }) filter (
+            where days.booking_date = told.last_told_on
+        ) as last_one,
+        coalesce(
+            sum(days.booked_amount) filter (where days.booking_date < told.first_told_on), 0
+        ) as amount_before,
+        coalesce(
+            sum(days.booked_amount) filter (where days.booking_date > told.last_told_on), 0
+        ) as amount_after,
+        coalesce(
+            sum(days.unknown_sign_count) filter (where days.booking_date < told.first_told_on), 0
+        ) as unknown_before,
+        coalesce(
+            sum(days.unknown_sign_count) filter (where days.booking_date > told.last_told_on), 0
+        ) as unknown_after
+    from fct_balance_days as days
+    inner join told
+        on
+            days.account_key = told.account_key
+            and days.currency = told.currency
+            and days.riyadh_month = told.riyadh_month
+    group by days.account_key, days.currency, days.riyadh_month
 
 ),
 
@@ -127,16 +126,14 @@ select
     -- money
     months.currency,
     coalesce(moved.booked_amount, 0)::decimal(38, 9) as booked_amount,
-    moved_by(moved.first_one['levels'], -moved.first_one['amount']) as openings,
-    moved_by(
-        moved.last_one['levels'], moved.booked_amount - moved.last_one['amount']
-    ) as closings,
+    moved_by(moved.first_one['levels'], -moved.amount_before) as openings,
+    moved_by(moved.last_one['levels'], moved.amount_after) as closings,
 
     -- attributes
     case
         when moved.first_one is not null
             then
-                moved.first_one['unknown']
+                moved.unknown_before
                 + if(
                     covered.knows_start
                     and moved.first_one['known_from_at'] is not distinct from covered.known_from_at,
@@ -146,7 +143,7 @@ select
     case
         when moved.last_one is not null
             then
-                moved.unknown_sign_count - moved.last_one['unknown']
+                moved.unknown_after
                 + if(
                     moved.last_one['known_from_at'] = covered.last_known_from_at, 0, 1
                 )

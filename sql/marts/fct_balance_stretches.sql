@@ -54,6 +54,8 @@ with anchors as (
 
     select
         *,
+        -- What follows is sorted by account and month, and numbers sort faster than texts.
+        row_number() over (order by account_key, currency, riyadh_month) as place,
         (
             strptime(riyadh_month || '-01', '%Y-%m-%d') - interval 3 hour
         ) at time zone 'UTC' as month_start
@@ -65,29 +67,30 @@ with anchors as (
 days as (
 
     select
-        account_key,
-        currency,
-        riyadh_month,
-        booking_date,
-        booked_amount,
-        booked_count,
-        unknown_sign_count,
-        quality,
-        openings,
-        closings,
-        is_circular,
-        min_balance,
-        max_balance,
-        known_from_at,
-        stated_pull_id as day_pull_id
-    from fct_balance_days
+        anchors.place,
+        told.booking_date,
+        told.booked_amount,
+        told.booked_count,
+        told.unknown_sign_count,
+        told.quality,
+        told.openings,
+        told.closings,
+        told.is_circular,
+        told.min_balance,
+        told.max_balance,
+        told.known_from_at,
+        told.stated_pull_id as day_pull_id
+    from fct_balance_days as told
+    inner join anchors
+        on
+            told.account_key = anchors.account_key
+            and told.currency = anchors.currency
+            and told.riyadh_month = anchors.riyadh_month
 
     union all
 
     select
-        account_key,
-        currency,
-        riyadh_month,
+        place,
         from_date - 1 as booking_date,
         0 as booked_amount,
         0 as booked_count,
@@ -109,12 +112,12 @@ running as (
     select
         *,
         sum(booked_amount) over so_far as running_amount,
-        sum(unknown_sign_count) over so_far as running_unknown,
-        sum(booked_amount) over (partition by account_key, currency, riyadh_month) as month_amount
+        sum(unknown_sign_count) over so_far as running_unknown
     from days
     window so_far as (
-        partition by account_key, currency, riyadh_month
+        partition by place
         order by booking_date
+        rows unbounded preceding
     )
 
 ),
@@ -124,44 +127,76 @@ running as (
 leveled as (
 
     select
-        running.*,
-        moved_by(
-            running.openings, running.booked_amount - running.running_amount
-        ) as opening_levels,
-        moved_by(running.closings, -running.running_amount) as closing_levels,
-        anchors.balances_before as levels_before,
-        moved_by(anchors.balances_after, -running.month_amount) as levels_after,
+        * exclude (openings, closings),
+        moved_by(openings, booked_amount - running_amount) as opening_levels,
+        moved_by(closings, -running_amount) as closing_levels
+    from running
+
+),
+
+totals as (
+
+    select
+        place,
+        sum(booked_amount) as month_amount
+    from days
+    group by place
+
+),
+
+around as (
+
+    select
+        anchors.*,
+        moved_by(anchors.balances_after, -totals.month_amount) as levels_after,
         case
             when anchors.stated_balance is not null
-                then (anchors.stated_balance - running.month_amount)::decimal(38, 9)
-        end as stated_level,
-        anchors.told_before_date,
-        anchors.doubts_before,
-        anchors.stated_doubts,
-        anchors.tells_balances,
-        anchors.is_last_month,
-        anchors.stated_pull_id,
-        anchors.to_date as span_to,
-        anchors.month_start
-    from running
-    inner join anchors
-        on
-            running.account_key = anchors.account_key
-            and running.currency = anchors.currency
-            and running.riyadh_month = anchors.riyadh_month
+                then (anchors.stated_balance - totals.month_amount)::decimal(38, 9)
+        end as stated_level
+    from anchors
+    inner join totals on anchors.place = totals.place
+
+),
+
+-- Months in which a day, or the months around, leave several starts or ends over; the others need
+-- no neighbours.
+ambiguous as (
+
+    select place
+    from leveled
+    where len(opening_levels) > 1 or len(closing_levels) > 1
+    union distinct
+    select place
+    from around
+    where len(balances_before) > 1 or len(levels_after) > 1
 
 ),
 
 neighbours as (
 
     select
-        *,
-        coalesce(lag(closing_levels ignore nulls) over by_day, levels_before) as previous_levels,
-        coalesce(lead(opening_levels ignore nulls) over by_day, levels_after) as next_levels
+        leveled.*,
+        null::decimal(38, 9)[] as previous_levels,
+        null::decimal(38, 9)[] as next_levels
     from leveled
+    anti join ambiguous on leveled.place = ambiguous.place
+
+    union all
+
+    select
+        leveled.*,
+        coalesce(
+            lag(leveled.closing_levels ignore nulls) over by_day, around.balances_before
+        ) as previous_levels,
+        coalesce(
+            lead(leveled.opening_levels ignore nulls) over by_day, around.levels_after
+        ) as next_levels
+    from leveled
+    inner join around on leveled.place = around.place
+    inner join ambiguous on leveled.place = ambiguous.place
     window by_day as (
-        partition by account_key, currency, riyadh_month
-        order by booking_date
+        partition by leveled.place
+        order by leveled.booking_date
     )
 
 ),
@@ -186,42 +221,69 @@ started as (
 ended as (
 
     select
-        *,
+        * exclude (opening_levels, closing_levels, previous_levels, next_levels),
         case
             when is_circular then opening_level
             when len(closing_levels) = 1 then closing_levels[1]
             else coalesce(first_within(closing_levels, next_levels), closing_levels[1])
-        end as closing_level
+        end as closing_level,
+        case
+            when previous_levels is not null then coalesce(opening_levels, next_levels)
+        end as levels_here
     from started
+
+),
+
+seen as (
+
+    select
+        *,
+        lag(
+            case
+                when closing_level is not null
+                    then
+                        {
+                            'level': closing_level,
+                            'date': booking_date,
+                            'unknown': running_unknown,
+                            'known_from_at': known_from_at
+                        }
+            end ignore nulls
+        ) over by_day as previous_one,
+        lead(opening_level ignore nulls) over by_day as next_opening_level,
+        lead(booking_date) over by_day as next_date
+    from ended
+    window by_day as (
+        partition by place
+        order by booking_date
+    )
 
 ),
 
 placed as (
 
     select
-        *,
+        seen.*,
+        around.account_key,
+        around.currency,
+        around.riyadh_month,
+        around.levels_after,
+        around.stated_level,
+        around.doubts_before,
+        around.stated_doubts,
+        around.tells_balances,
+        around.is_last_month,
+        around.stated_pull_id,
+        around.to_date as span_to,
+        around.month_start,
         coalesce(
-            lag(closing_level ignore nulls) over by_day,
-            first_within(levels_before, coalesce(opening_levels, next_levels)),
-            levels_before[1]
+            seen.previous_one['level'],
+            first_within(around.balances_before, seen.levels_here),
+            around.balances_before[1]
         ) as level_before,
-        lead(opening_level ignore nulls) over by_day as next_opening_level,
-        lead(booking_date) over by_day as next_date,
-        coalesce(
-            lag(case when closing_level is not null then booking_date end ignore nulls) over by_day,
-            told_before_date
-        ) as told_date,
-        lag(
-            case
-                when closing_level is not null
-                    then { 'unknown': running_unknown, 'known_from_at': known_from_at }
-            end ignore nulls
-        ) over by_day as previous_one
-    from ended
-    window by_day as (
-        partition by account_key, currency, riyadh_month
-        order by booking_date
-    )
+        coalesce(seen.previous_one['date'], around.told_before_date) as told_date
+    from seen
+    inner join around on seen.place = around.place
 
 ),
 

@@ -49,7 +49,7 @@ with days as (
         count(*) filter (where signed_amount <> 0 and is_internal_transfer) as internal_count,
         count(*) filter (where signed_amount is null) as unknown_sign_count
     from fct_transactions
-    where is_booked
+    where is_booked and in_part(booking_date)
     group by account_key, currency, booking_date
 
 )
