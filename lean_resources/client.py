@@ -23,7 +23,6 @@ import httpx
 import msgspec
 import pyarrow as pa
 import tenacity
-from httpx_aiohttp import AiohttpTransport
 
 from lean_resources.answers import Envelope, failure, open_envelope, whole
 from lean_resources.auth import auth_for
@@ -40,6 +39,7 @@ from lean_resources.instants import parse_instant
 from lean_resources.limits import Limits, retry_after
 from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Paging, Stream
+from lean_resources.transport import Transport
 
 __all__ = ["Announced", "Answer", "LeanClient", "Read", "Refresh", "Tally"]
 
@@ -132,6 +132,29 @@ class Tally:
 
 
 _TALLIES: ContextVar[tuple[Tally, ...]] = ContextVar("tallies", default=())
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """A series of pages that is being read.
+
+    Args:
+        stream: The stream.
+        request: Parameters of the series.
+        series_id: Its id.
+        target: Path and query, up to the page's number if there is one.
+        is_paged: Whether there is one.
+    """
+
+    stream: Stream
+    request: dict[str, str]
+    series_id: str
+    target: str
+    is_paged: bool
+
+    def page(self, number: int) -> str:
+        """Path and query of a page."""
+        return f"{self.target}{number}" if self.is_paged else self.target
 
 
 class _Pages(msgspec.Struct):
@@ -328,16 +351,16 @@ class LeanClient:
         self, stream: Stream, request: Mapping[str, str], unless_refreshed_at: dt.datetime | None
     ) -> AsyncIterator[Answer]:
         """Pages of one attempt, the first one settling whether older answers are told in full."""
-        series_id = self._new_id()
         entity = request.get("entity_id", "")
         verbose = self.settings.verbose == "always" or entity in self._older
-        first = await self._page(stream, request, series_id, 0, 0, verbose=verbose)
+        listing = self._listing(stream, request, self._new_id(), verbose=verbose)
+        first = await self._page(listing, 0, 0)
         is_known = _is_of(first.envelope, unless_refreshed_at)
         is_auto = self.settings.verbose == "auto" and not verbose
         if is_auto and first.envelope.is_older and not is_known:
-            verbose = True
             self._older.add(entity)
-            first = await self._page(stream, request, series_id, 0, 0, verbose=True)
+            listing = self._listing(stream, request, listing.series_id, verbose=True)
+            first = await self._page(listing, 0, 0)
         yield first
         if _is_of(first.envelope, unless_refreshed_at):
             return
@@ -345,7 +368,7 @@ class LeanClient:
         pages = first.envelope.total_pages
         number = 1
         while number < (pages if pages is not None else 1):
-            answer = await self._page(stream, request, series_id, number, seen, verbose=verbose)
+            answer = await self._page(listing, number, seen)
             yield answer
             seen += answer.envelope.records
             number += 1
@@ -354,27 +377,34 @@ class LeanClient:
         if stream.detail is not None and (newest := _newest(stream, first)) is not None:
             yield await self._detail(stream, request, first, number, seen, newest)
 
-    async def _page(
-        self,
-        stream: Stream,
-        request: Mapping[str, str],
-        series_id: str,
-        number: int,
-        first_record: int,
-        *,
-        verbose: bool,
-    ) -> Answer:
-        path = _path(stream, request)
-        query = _query(stream, request, number, self.settings.page_size)
+    def _listing(
+        self, stream: Stream, request: Mapping[str, str], series_id: str, *, verbose: bool
+    ) -> _Listing:
+        query = _query(stream, request)
         if verbose and stream.verbose_unless is not None:
             query["verbose"] = "true"
-        response = await self._get(path, query, stream)
+        page, size = _PAGE_PARAMETERS[stream.paging]
+        if size:
+            query[size] = str(self.settings.page_size)
+        target = _target(_path(stream, request), query)
+        if page:
+            target += f"&{page}="
+        return _Listing(stream, dict(request), series_id, target, is_paged=bool(page))
+
+    async def _page(self, listing: _Listing, number: int, first_record: int) -> Answer:
+        stream = listing.stream
+        response = await self._get(listing.page(number), stream)
         envelope = _opened(stream, response)
         if envelope.is_pending:
             response, envelope = await self._result(stream, response, envelope, number)
         return Answer(
             page=Page(
-                series_id, number, first_record, response.body, dict(request), look=response.look
+                listing.series_id,
+                number,
+                first_record,
+                response.body,
+                listing.request,
+                look=response.look,
             ),
             envelope=envelope,
             asked_path=response.path,
@@ -390,13 +420,15 @@ class LeanClient:
         """Wait for a result that Lean promised, up to the deadline."""
         if pending.results_id is None:
             raise SchemaError("a pending answer has no results_id", stream=stream.name)
-        path = f"/data/v2/results/{_checked(pending.results_id, 'results_id')}"
-        query = {"page": str(number), "size": str(self.settings.page_size)}
+        target = _target(
+            f"/data/v2/results/{_checked(pending.results_id, 'results_id')}",
+            {"page": str(number), "size": str(self.settings.page_size)},
+        )
         waited = 0.0
         while waited < self.settings.pending_deadline_seconds:
             waited += await self._announced(pending.results_id, self.settings.pending_poll_seconds)
             try:
-                response = await self._get(path, query, stream)
+                response = await self._get(target, stream)
             except RequestError as error:
                 # Lean answers so for a result that it has not finished.
                 if error.code != "UNKNOWN_RESULTS_ID":
@@ -432,7 +464,7 @@ class LeanClient:
         assert stream.detail is not None  # noqa: S101 - the caller has asked
         key = stream.key[0]
         path = stream.detail.format(**{key: _checked(newest, key)})
-        response = await self._get(path, {}, stream)
+        response = await self._get(path, stream)
         page = Page(
             first.page.series_id, number, seen, response.body, dict(request), is_detail=True
         )
@@ -471,7 +503,7 @@ class LeanClient:
         path = "/data/v2/refreshes"
         body = {"entity_id": _checked(entity_id, "entity_id")}
         try:
-            response = await self._request("POST", path, {}, None, body)
+            response = await self._request("POST", path, None, body)
         except UnavailableError as error:
             if error.code != "DUPLICATED_REQUEST":
                 raise
@@ -492,7 +524,7 @@ class LeanClient:
             LeanError: As `read`.
         """
         path = f"/data/v2/refreshes/{_checked(refresh_id, 'refresh_id')}"
-        return _object(await self._get(path, {}, None))
+        return _object(await self._get(path, None))
 
     async def events(
         self, from_at: dt.datetime, to_at: dt.datetime, *, kind: str | None = None
@@ -515,7 +547,7 @@ class LeanClient:
                 "to": _stamp(to_at),
                 **({"type": kind} if kind else {}),
             }
-            response = await self._get("/events/v1", query, None)
+            response = await self._get(f"/events/v1?{urlencode(query)}", None)
             try:
                 found = msgspec.json.decode(response.body, type=_Events)
             except msgspec.DecodeError:
@@ -535,14 +567,13 @@ class LeanClient:
         """An id for a request or a series; it has to be unique, and need not be hard to guess."""
         return f"{self._random.getrandbits(128):032x}"
 
-    async def _get(self, path: str, query: Mapping[str, str], stream: Stream | None) -> _Response:
-        return await self._request("GET", path, query, stream, None)
+    async def _get(self, target: str, stream: Stream | None) -> _Response:
+        return await self._request("GET", target, stream, None)
 
     async def _request(
         self,
         method: str,
-        path: str,
-        query: Mapping[str, str],
+        target: str,
         stream: Stream | None,
         body: Mapping[str, str] | None,
     ) -> _Response:
@@ -550,7 +581,7 @@ class LeanClient:
         # Most requests succeed at once, and never pay for the machinery of retries.
         failed: list[_AgainError] = []
         try:
-            return await self._once(method, path, query, stream, body)
+            return await self._once(method, target, stream, body)
         except _AgainError as again:
             failed.append(again)
         try:
@@ -564,7 +595,7 @@ class LeanClient:
                 with attempt:
                     if failed:
                         raise failed.pop()
-                    return await self._once(method, path, query, stream, body)
+                    return await self._once(method, target, stream, body)
         except _AgainError as again:
             raise again.error from None
         raise AssertionError("a retry loop ends by an answer or an error")  # pragma: no cover
@@ -572,8 +603,7 @@ class LeanClient:
     async def _once(
         self,
         method: str,
-        path: str,
-        query: Mapping[str, str],
+        target: str,
         stream: Stream | None,
         body: Mapping[str, str] | None,
     ) -> _Response:
@@ -581,7 +611,6 @@ class LeanClient:
             raise RuntimeError("a LeanClient is used inside `async with`")
         name = stream.name if stream is not None else None
         correlation_id = self._new_id()
-        target = f"{path}?{urlencode(query)}" if query else path
         # Built whole: a client that merges its base address and parameters parses them thrice.
         request = httpx.Request(
             method,
@@ -819,7 +848,7 @@ def _network(settings: LeanSettings) -> httpx.AsyncBaseTransport:
         max_keepalive_connections=settings.max_concurrency + 1,
         keepalive_expiry=30.0,
     )
-    return AiohttpTransport(verify=verify, limits=limits, trust_env=False)
+    return Transport(verify, limits)
 
 
 def _checked(value: str, name: str) -> str:
@@ -841,17 +870,19 @@ def _path(stream: Stream, request: Mapping[str, str]) -> str:
     return stream.path.format(account_id=_checked(request.get("account_id", ""), "account_id"))
 
 
-def _query(stream: Stream, request: Mapping[str, str], number: int, size: int) -> dict[str, str]:
+def _query(stream: Stream, request: Mapping[str, str]) -> dict[str, str]:
     query = {}
     outer = stream if stream.exploded_from is None else STREAMS[stream.exploded_from]
     for name, source in outer.query.items():
         value = source[1:] if source.startswith("=") else request.get(source)
         if value is not None:
             query[name] = _checked(value, name) if name.endswith("_id") else value
-    page, size_name = _PAGE_PARAMETERS[stream.paging]
-    if page:
-        query |= {page: str(number), size_name: str(size)}
     return query
+
+
+def _target(path: str, query: Mapping[str, str]) -> str:
+    """Path and query of a request."""
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 _PAGE_PARAMETERS = {

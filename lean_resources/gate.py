@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from lean_resources.answers import Envelope, decoder_of, envelope_of, records_of
 from lean_resources.errors import SchemaError
 from lean_resources.instants import EARLIEST_YEAR, parse_date, parse_instant
-from lean_resources.streams import STREAMS, Column, Kind, Stream, segments
+from lean_resources.streams import STREAMS, Column, Kind, Segment, Stream, segments
 
 __all__ = ["QUARANTINE_SCHEMA", "TRACE_SCHEMA", "Gate", "Gated", "Look", "Page", "look"]
 
@@ -527,6 +527,8 @@ class _Columns:
         self._records = records
         self._places = places
         self._nulls: dict[pa.DataType, pa.Array] = {}
+        # Columns share the objects on their way, and taking a field out costs as much as typing it.
+        self._seen: dict[str, pa.Array | None] = {"": records}
 
     def typed(self, column: Column, asked: pa.Array | None) -> pa.Array:
         """A column of one value per record.
@@ -538,7 +540,7 @@ class _Columns:
         values = [
             found
             for path in self._places(column)
-            if (found := _along(self._records, path)) is not None and found.null_count < len(found)
+            if (found := self._at(path)) is not None and found.null_count < len(found)
         ]
         if asked is not None:
             values.append(asked)
@@ -611,18 +613,23 @@ class _Columns:
                 self.misfits[place] = True
         return pa.array(found, kind)
 
+    def _at(self, path: str) -> pa.Array | None:
+        """What lies at a path, null wherever an object on the way is; None if nothing was read."""
+        if path not in self._seen:
+            outer = self._at(path.rpartition(".")[0])
+            self._seen[path] = _inner(outer, segments(path)[-1]) if outer is not None else None
+        return self._seen[path]
 
-def _along(records: pa.StructArray, path: str) -> pa.Array | None:
-    """What lies at a path, null wherever an object on the way is; None where nothing was read."""
-    found: pa.Array = records
-    for step in segments(path):
-        if not pa.types.is_struct(found.type) or found.type.get_field_index(step.name) < 0:
-            return None
-        found = pc.struct_field(found, step.name)
-        if step.first and pa.types.is_list(found.type):
-            is_filled = pc.greater(pc.list_value_length(found), 0)
-            filled = pc.if_else(is_filled, found, pa.scalar(None, found.type))
-            found = pc.list_element(filled, 0)
+
+def _inner(outer: pa.Array, step: Segment) -> pa.Array | None:
+    """A field of some objects; None where they have none of that name."""
+    if not pa.types.is_struct(outer.type) or outer.type.get_field_index(step.name) < 0:
+        return None
+    found = pc.struct_field(outer, step.name)
+    if step.first and pa.types.is_list(found.type):
+        is_filled = pc.greater(pc.list_value_length(found), 0)
+        filled = pc.if_else(is_filled, found, pa.scalar(None, found.type))
+        found = pc.list_element(filled, 0)
     return found
 
 

@@ -145,13 +145,14 @@ def an_error_is_an_empty_page(monkeypatch):
     """A body that says FAILED under HTTP 200 is taken for a page without records."""
     page = LeanClient._page
 
-    async def emptied(client, stream, request, series_id, number, first_record, **how):
+    async def emptied(client, listing, number, first_record):
+        stream = listing.stream
         try:
-            return await page(client, stream, request, series_id, number, first_record, **how)
+            return await page(client, listing, number, first_record)
         except UnavailableError as error:
             body = json.dumps({"data": {stream.name: []}}).encode()
             return Answer(
-                page=Page(series_id, number, first_record, body, dict(request)),
+                page=Page(listing.series_id, number, first_record, body, listing.request),
                 envelope=Envelope("OK", None, None, None, 0, None, None, is_older=False),
                 asked_path=stream.path,
                 status_code=200,

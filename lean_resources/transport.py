@@ -1,0 +1,98 @@
+"""The way to Lean over the network: aiohttp behind httpx's interface.
+
+It is httpx-aiohttp with other ways to read a body and to build a session. That library hands a body
+on in pieces of 16 kB, each through two generators, which together with cookies and with parsing
+addresses twice costs as much as aiohttp itself does.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from functools import cache
+
+import aiohttp
+import httpx
+import yarl
+from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import map_aiohttp_exceptions
+
+__all__ = ["Transport"]
+
+_PIECE_BYTES = 16 * 1024
+"""What is decompressed at once, so that a small body cannot become a huge one unseen."""
+_READ_BYTES = 1024 * 1024
+"""What may wait to be read before the socket is left alone; pages are smaller."""
+
+
+class Transport(AiohttpTransport):
+    """Sends requests over aiohttp.
+
+    Args:
+        verify: What the server's certificate is judged by.
+        limits: Connections, and for how long they are kept.
+    """
+
+    def __init__(self, verify: ssl.SSLContext | bool, limits: httpx.Limits) -> None:
+        super().__init__(verify=verify, limits=limits, trust_env=False)
+
+    def get_client(self) -> aiohttp.ClientSession:
+        """A session without cookies, which Lean does not use."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self.limits.max_connections or 0,
+                keepalive_timeout=self.limits.keepalive_expiry,
+                ssl=self.ssl_context,
+            ),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_READ_BYTES,
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; its answer's body is read as it is iterated over."""
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        with map_aiohttp_exceptions():
+            response = await self.client.request(
+                request.method,
+                yarl.URL(str(request.url), encoded=True),
+                headers=request.headers,
+                data=request.content or None,
+                allow_redirects=False,
+                timeout=_timeout(**request.extensions.get("timeout", {})),
+            )
+        return httpx.Response(
+            response.status, headers=response.raw_headers, stream=_Body(response), request=request
+        )
+
+
+@cache
+def _timeout(
+    connect: float | None = None,
+    read: float | None = None,
+    write: float | None = None,  # noqa: ARG001 - a request of ours fits into the socket's buffer
+    pool: float | None = None,
+) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(connect=pool, sock_connect=connect, sock_read=read)
+
+
+class _Body(httpx.AsyncByteStream):
+    """A body in as few pieces as it came."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        is_encoded = "content-encoding" in self._response.headers
+        with map_aiohttp_exceptions():
+            while chunk := await self._response.content.readany():
+                if not is_encoded:
+                    yield chunk
+                    continue
+                for start in range(0, len(chunk), _PIECE_BYTES):
+                    yield chunk[start : start + _PIECE_BYTES]
+
+    async def aclose(self) -> None:
+        with map_aiohttp_exceptions():
+            await self._response.__aexit__(None, None, None)
