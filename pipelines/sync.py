@@ -36,6 +36,7 @@ from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import PARENTS, RAW_SCHEMA, Batch, Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
+from pipelines.memory import keep_memory
 from pipelines.parents import ClaimsInOrder, Parent, Resumed, parents_of, window_of
 from pipelines.planner import PlannedMonth, plan
 from pipelines.policy import Policy
@@ -271,6 +272,7 @@ async def sync(
         AuthError: Lean refuses the application; nothing can be pulled.
         UnavailableError: Lean cannot be reached at all.
     """
+    keep_memory()
     started = time.monotonic()
     before = client.requests
     now = await client.server_time()
