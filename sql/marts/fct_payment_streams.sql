@@ -75,76 +75,67 @@ with coverage as (
 
 ),
 
-streams as (
+-- Most parties are met once: their movements are left out before anything is gathered of them.
+recurring as (
 
-    select
-        stream_id,
-        any_value(account_key) as account_key,
-        any_value(currency) as currency,
-        any_value(direction) as direction,
-        any_value(party_kind) as party_kind,
-        any_value(party) as party,
-        any_value(counterparty_key) as counterparty_key,
-        any_value(merchant_match) as merchant_match,
-        any_value(biller_id) as biller_id,
-        any_value(nature) as nature,
-        min(nature_source) as nature_source,
-        quantile_disc(payment, 0.5) as typical_payment,
-        min(payment) as smallest_payment,
-        max(payment) as largest_payment,
-        sum(payment) as total_payment,
-        (stddev_pop(payment) / avg(payment))::decimal(18, 4) as payment_variation,
-        count(*) as occurrence_count,
-        bool_or(is_direct_debit) as is_direct_debit,
-        bool_or(is_standing_order) as is_standing_order,
-        min(booking_date) as first_date,
-        max(booking_date) as last_date
+    select stream_id
     from fct_counterparty_movements
     group by stream_id
     having count(*) > 1 or bool_or(nature_source in ('flag', 'text'))
 
 ),
 
-days as (
+streams as (
 
     select
         movements.stream_id,
-        movements.booking_date,
-        list_sort(list(movements.movement_id)) as movement_ids
+        any_value(movements.account_key) as account_key,
+        any_value(movements.currency) as currency,
+        any_value(movements.direction) as direction,
+        any_value(movements.party_kind) as party_kind,
+        any_value(movements.party) as party,
+        any_value(movements.counterparty_key) as counterparty_key,
+        any_value(movements.merchant_match) as merchant_match,
+        any_value(movements.biller_id) as biller_id,
+        any_value(movements.nature) as nature,
+        min(movements.nature_source) as nature_source,
+        quantile_disc(movements.payment, 0.5) as typical_payment,
+        min(movements.payment) as smallest_payment,
+        max(movements.payment) as largest_payment,
+        sum(movements.payment) as total_payment,
+        (stddev_pop(movements.payment) / avg(movements.payment))::decimal(18, 4)
+            as payment_variation,
+        count(*) as occurrence_count,
+        bool_or(movements.is_direct_debit) as is_direct_debit,
+        bool_or(movements.is_standing_order) as is_standing_order,
+        list_sort(list_distinct(list(movements.booking_date))) as dates,
+        list_sort(
+            list({
+                'booking_date': movements.booking_date,
+                'movement_id': movements.movement_id
+            })
+        ) as evidence
     from fct_counterparty_movements as movements
-    semi join streams on movements.stream_id = streams.stream_id
-    group by movements.stream_id, movements.booking_date
-
-),
-
-gaps as (
-
-    select
-        stream_id,
-        booking_date,
-        movement_ids,
-        day(booking_date) as month_day,
-        booking_date - lag(booking_date) over (
-            partition by stream_id order by booking_date
-        ) as gap
-    from days
+    semi join recurring on movements.stream_id = recurring.stream_id
+    group by movements.stream_id
 
 ),
 
 rhythms as (
 
     select
-        gaps.stream_id,
-        count(*) as day_count,
-        count(distinct date_trunc('month', gaps.booking_date)) as months_seen,
-        datesub('month', date_trunc('month', min(gaps.booking_date)), max(gaps.booking_date))
-        + 1 as months_spanned,
-        quantile_disc(gaps.gap, 0.5) as median_gap,
-        flatten(list(movement_ids order by gaps.booking_date)) as movement_ids,
-        list(gaps.gap) filter (where gaps.gap is not null) as gaps,
-        list(gaps.booking_date order by gaps.booking_date) as dates
-    from gaps
-    group by gaps.stream_id
+        * exclude (evidence),
+        list_transform(evidence, lambda one: one['movement_id']) as movement_ids,
+        dates[1] as first_date,
+        dates[-1] as last_date,
+        len(dates) as day_count,
+        len(list_distinct(list_transform(dates, lambda one: date_trunc('month', one))))
+            as months_seen,
+        datesub('month', date_trunc('month', dates[1]), dates[-1]) + 1 as months_spanned,
+        list_transform(
+            generate_series(2, len(dates)), lambda place: dates[place] - dates[place - 1]
+        ) as gaps
+    from streams
 
 ),
 
@@ -152,6 +143,7 @@ periods as (
 
     select
         *,
+        list_sort(gaps)[(len(gaps) + 1) // 2] as median_gap,
         case
             when median_gap between 1 and 2 then 'daily'
             when median_gap between 6 and 8 then 'weekly'
@@ -203,16 +195,6 @@ measured as (
 
 ),
 
-judged as (
-
-    select
-        measured.*,
-        streams.* exclude (stream_id)  -- noqa: RF02
-    from measured
-    inner join streams on measured.stream_id = streams.stream_id
-
-),
-
 paced as (
 
     select
@@ -237,36 +219,23 @@ paced as (
                 then 'monthly'
             else 'irregular'
         end as cadence
-    from judged
-
-),
-
-typical as (
-
-    select
-        stream_id,
-        max_by(month_day, times * 100 + month_day) as month_day
-    from (
-        select
-            gaps.stream_id,
-            gaps.month_day,
-            count(*) as times
-        from gaps
-        inner join paced on gaps.stream_id = paced.stream_id
-        where paced.cadence in ('monthly', 'quarterly', 'yearly')
-        group by gaps.stream_id, gaps.month_day
-    ) as counted
-    group by stream_id
+    from measured
 
 ),
 
 with_mode as (
 
     select
-        paced.*,
-        typical.month_day
+        *,
+        case
+            when cadence in ('monthly', 'quarterly', 'yearly')
+                then list_max(list_transform(
+                    dates,
+                    lambda one:
+                    len(list_filter(dates, lambda other: day(other) = day(one))) * 100 + day(one)
+                )) % 100
+        end as month_day
     from paced
-    left join typical on paced.stream_id = typical.stream_id
 
 ),
 

@@ -103,8 +103,8 @@ shown as (
 
 ),
 
--- Most months are read once, or come out the same, and need no comparing.
-compared as (
+-- Most months are read once and need no comparing.
+hashed as (
 
     select
         *,
@@ -115,6 +115,34 @@ compared as (
         ) as content
     from shown
     where turns > 1
+
+),
+
+-- Most movements of a month that was read again are shown alike by every pull.
+steady as (
+
+    select
+        account_id,
+        transaction_id,
+        month
+    from hashed
+    group by account_id, transaction_id, month
+    having
+        count(*) = max(turns)
+        and max(turn) = max(turns)
+        and min(content) = max(content)
+
+),
+
+compared as (
+
+    select hashed.*
+    from hashed
+    anti join steady
+        on
+            hashed.account_id = steady.account_id
+            and hashed.transaction_id = steady.transaction_id
+            and hashed.month = steady.month
 
 ),
 
@@ -217,6 +245,22 @@ versions as (
         null as seen_to_at
     from shown
     where turns = 1
+
+    union all by name
+
+    select
+        hashed.* exclude (turn, turns, seen_at, content),  -- noqa: RF02
+        1 as version,
+        'appeared' as change_kind,
+        hashed.seen_at as seen_from_at,
+        null as seen_to_at
+    from hashed
+    semi join steady
+        on
+            hashed.account_id = steady.account_id
+            and hashed.transaction_id = steady.transaction_id
+            and hashed.month = steady.month
+    where hashed.turn = 1
 
     union all by name
 

@@ -47,7 +47,7 @@ accounts as (
 
 ),
 
-booked as (
+booked as not materialized (
 
     select
         movements.account_id,
@@ -80,7 +80,7 @@ booked as (
 
 undone as (
 
-    select
+    select distinct
         account_key,
         currency,
         -signed_amount as signed_amount
@@ -92,20 +92,14 @@ undone as (
 -- Nearly all movements are neither: they are left out before anything costly is done with them.
 wanted as (
 
-    select *
-    from booked
-    where is_transfer or is_reversal
-
-    union all
-
     select booked.*
     from booked
-    semi join undone
+    left join undone
         on
             booked.account_key = undone.account_key
             and booked.currency = undone.currency
             and booked.signed_amount = undone.signed_amount
-    where not coalesce(booked.is_transfer, false) and not coalesce(booked.is_reversal, false)
+    where booked.is_transfer or booked.is_reversal or undone.account_key is not null
 
 ),
 
