@@ -61,9 +61,7 @@ booked as not materialized (
         movements.booking_date,
         movements.transaction_reference,
         movements.merchant_name,
-        movements.sub_transaction_type in (
-            'REVERSAL', 'WITHDRAWAL_REVERSAL', 'DEPOSIT_REVERSAL'
-        ) as is_reversal,
+        takes_back(movements.sub_transaction_type) as is_reversal,
         accounts.has_siblings
         and (
             movements.transaction_type in (

@@ -128,12 +128,7 @@ select
     -- flags
     movements.is_booked,
     coalesce(links.is_internal_transfer, false) as is_internal_transfer,
-    coalesce(
-        movements.sub_transaction_type in (
-            'REVERSAL', 'WITHDRAWAL_REVERSAL', 'DEPOSIT_REVERSAL'
-        ),
-        false
-    ) as is_reversal,
+    takes_back(movements.sub_transaction_type) as is_reversal,
     coalesce(links.is_reversed, false) as is_reversed,
     coalesce(list_contains(movements.flags, 'PAYROLL'), false) as is_payroll,
     links.linked_movement_id,

@@ -1,9 +1,12 @@
 """fct_transactions and what it stands on, against the offline Lean's truth, in plain Python."""
 
+import datetime as dt
 from collections import defaultdict
 from decimal import Decimal
 
+import pytest
 from known import riyadh_date
+from tiny import run
 from truth import REVERSALS, account_keys, movements, placed_at, signed
 
 
@@ -85,3 +88,45 @@ def test_money_is_conserved_from_the_streams_to_the_ledger(world):
     """)
 
     assert {row["currency"]: [row["movements"], row["total"]] for row in held} == dict(expected)
+
+
+@pytest.mark.parametrize("changed", [None, {"takes_back(movements.sub_transaction_type)": "null"}])
+def test_movements_without_a_sub_type_are_paired_too(changed):
+    """A bank that tells no sub-types still has transfers between own accounts; or else a mutant."""
+    day = dt.date(2026, 3, 2)
+    at = dt.datetime(2026, 3, 2, 9, tzinfo=dt.UTC)
+    movement = {
+        "pull_id": "p",
+        "month": "2026-03",
+        "currency": "SAR",
+        "placed_at": at,
+        "booking_date": day,
+        "transaction_reference": "OWN-1",
+        "transaction_type": "LOCAL_BANK_TRANSFER",
+        "is_booked": True,
+    }
+    accounts = ("a", "b")
+    links = run(
+        "fct_transaction_links",
+        changed=changed,
+        bridge_accounts=[
+            {"account_id": name, "account_key": name, "customer_id": "c"} for name in accounts
+        ],
+        bridge_account_claims=[
+            {
+                "account_id": name,
+                "account_key": name,
+                "pull_id": "p",
+                "claimed_from": day,
+                "claimed_to": day,
+            }
+            for name in accounts
+        ],
+        stg_transactions=[
+            movement | {"account_id": "a", "transaction_id": "1", "signed_amount": Decimal(-5)},
+            movement | {"account_id": "b", "transaction_id": "2", "signed_amount": Decimal(5)},
+        ],
+    )
+
+    found = {(row["movement_id"], row["linked_movement_id"]) for row in links}
+    assert found == (set() if changed else {("a:1", "b:2"), ("b:2", "a:1")})
