@@ -41,11 +41,16 @@ fmt: $(READY)  ## Bring files into the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Measure, print tables, and write them into docs/performance.md
+bench: $(READY)  ## Measure for about an hour, print tables, and write them into docs/performance.md
 	$(BIN)/python benchmarks/pull.py --rounds 5
 	$(BIN)/python benchmarks/pull.py --rounds 5 --older
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/nothing_new.py
-	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/query.py
+	$(BIN)/python benchmarks/compaction.py
+	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/webhooks.py
+	$(BIN)/python benchmarks/freshness.py

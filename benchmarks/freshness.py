@@ -21,10 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+from harness import write
 from pydantic import SecretStr
 
 from lean_resources.inbox import Inbox
@@ -90,7 +93,7 @@ def where_it_is(lake: LakeResource, instance: dg.DagsterInstance, inbox: Inbox) 
     return "\n".join(["the new rows did not show", *runs, *events, *map(str, pulls)])
 
 
-def measure(args: argparse.Namespace, home: Path) -> dict[str, object]:
+def measure(args: argparse.Namespace, home: Path) -> dict[str, Any]:
     """All rounds."""
     today = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=3 * args.rounds + 10)
     sandbox = Sandbox(customers=args.customers, months=12, seed=7, today=today)
@@ -202,16 +205,34 @@ def rounds(
     }
 
 
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """The figures as the page of performance shows them."""
+    yield "| rounds | median | 95 in 100 | worst | load average |"
+    yield "|---:|---:|---:|---:|---:|"
+    yield (
+        f"| {found['rounds']} | {found['p50_seconds']} s | {found['p95_seconds']} s"
+        f" | {found['max_seconds']} s | {found['load_average']} |"
+    )
+    yield ""
+    yield "| until | seconds more, median |"
+    yield "|---|---:|"
+    for name, value in found["where_median_seconds"].items():
+        yield f"| {name.replace('_', ' ')} | {value} |"
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--customers", type=int, default=20)
+    parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="freshness-") as folder:
         found = measure(args, Path(folder))
-    for name, value in found["where_median_seconds"].items():  # type: ignore[attr-defined]
-        print(f"{name:<12} after {value:5.2f} s more")
+    lines = list(table(found))
+    print("\n".join(lines))
+    if not args.keep_page:
+        write("freshness", lines)
     print(json.dumps(found))
 
 

@@ -21,7 +21,11 @@ def main() -> None:
     """Measure and tell."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="about so many"
+        "--rows",
+        type=int,
+        nargs="*",
+        default=[10_000, 100_000, 1_000_000, 10_000_000],
+        help="about so many",
     )
     parser.add_argument("--rounds", type=int, default=1, help="how often each is pulled")
     parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import duckdb
+import harness
 from usage import Usage, own_peak_bytes
 
 from lean_resources.streams import STREAMS
@@ -117,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--accounts", type=int, default=1_000_000)
     parser.add_argument("--months", type=int, default=12)
+    parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="plan-") as root:
         writer = multiprocessing.get_context("spawn").Process(
@@ -131,18 +133,29 @@ def main() -> None:
             planned["series" if isinstance(one, Task) else "skipped"] += 1
             planned["months"] += len(one.months) if isinstance(one, Task) else 0
         used = Usage.since(start)
-    print(
-        json.dumps(
-            {
-                "accounts": given.accounts,
-                "months": given.months,
-                **planned,
-                "seconds": round(used.seconds, 1),
-                "cpu_seconds": round(used.cpu_seconds, 1),
-                "peak_mib": round(own_peak_bytes() / 2**20),
-            }
-        )
-    )
+    figures = {
+        "benchmark": "plan",
+        "accounts": given.accounts,
+        "months": given.months,
+        **planned,
+        "seconds": round(used.seconds, 1),
+        "cpu_seconds": round(used.cpu_seconds, 1),
+        "peak_mib": round(own_peak_bytes() / 2**20),
+    }
+    lines = [
+        "| accounts | series | seconds | CPU s | peak memory |",
+        "|---:|---:|---:|---:|---:|",
+        (
+            f"| {given.accounts:,} | {planned['series']:,} | {used.seconds:.0f}"
+            f" | {used.cpu_seconds:.0f} | {figures['peak_mib']} MiB |"
+        ),
+        "",
+        f"One run; {harness.machine()}.",
+    ]
+    print("\n".join(lines))
+    if not given.keep_page:
+        harness.write("plan", lines)
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

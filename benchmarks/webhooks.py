@@ -26,13 +26,16 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+import harness  # noqa: E402 - the path is set first
 from cluster import running  # noqa: E402 - lies beside the tests that need it
 
 from lean_resources.inbox import Inbox  # noqa: E402 - the path is set first
@@ -240,7 +243,7 @@ class Receiver:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(database: str, inbox_url: str, args: argparse.Namespace) -> dict[str, object]:
+def measure(database: str, inbox_url: str, args: argparse.Namespace) -> dict[str, Any]:
     """One run against one database."""
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         home = Path(folder)
@@ -293,6 +296,28 @@ def measure(database: str, inbox_url: str, args: argparse.Namespace) -> dict[str
     }
 
 
+def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The figures as the page of performance shows them."""
+    yield (
+        "| database | events | kills | restart | acknowledged but missing | stored twice | p50"
+        " | p99 | p99.9 |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    for one in found:
+        cells = (
+            one["database"],
+            f"{one['sent']:,}",
+            one["kills"],
+            f"{one['restart_seconds']:.1f} s",
+            one["acknowledged_but_missing"],
+            one["stored_twice"],
+            *(f"{one[name]:,.0f} ms" for name in ("p50_ms", "p99_ms", "p999_ms")),
+        )
+        yield f"| {' | '.join(map(str, cells))} |"
+    yield ""
+    yield f"Load average at the end {found[-1]['load_average']}; {harness.machine()}."
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -301,6 +326,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--on", nargs="+", default=["sqlite", "postgresql"])
     parser.add_argument("--folder", default=None, help="where inboxes lie; a disk, not memory")
+    parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")
     parser.add_argument("--send", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--told", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -317,6 +343,8 @@ def main() -> None:
         for name, value in found[-1].items():
             print(f"{name:<40} {value}")
         print()
+    if not args.keep_page:
+        harness.write("webhooks", table(found))
     is_kept = all(
         one["acknowledged_but_missing"] == 0
         and one["stored_twice"] == 0
