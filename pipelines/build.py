@@ -373,7 +373,7 @@ class _Work:
             return _hash(self.models.seeds[name].read_text(encoding="utf-8"))
         if name == "clock":
             return _hash(*map(str, self._row("select * from clock")))
-        if name in {"claims", "refresh_spends", "refresh_attempts"}:
+        if name in {"claims", "account_depths", "refresh_spends", "refresh_attempts"}:
             return self._hashed(name, months)
         if name in STREAMS:
             return self._hashed("claims", months, name)

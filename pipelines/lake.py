@@ -69,10 +69,10 @@ _SQL: Mapping[str, str] = {
 }
 """Read once, so that a process keeps to one version of them while files are replaced."""
 PARENTS = ("banks", "entities", "consents", "accounts")
-"""The streams that the views and macros of this folder read."""
+"""The streams that the views and macros of this folder read, apart from coverage."""
 _FIRST_VIEWS = ("paused_banks",)
 _VIEWS = ("clock",)
-_VIEWS_OF_MACROS = ("account_days", "account_windows")
+_VIEWS_OF_MACROS = ("account_windows",)
 _FIRST_MACROS = {"merged_pulls": "wanted_months"}
 _READABLE_MACROS = {
     "readable_entities": "wanted_permission, at_instant",
@@ -80,10 +80,11 @@ _READABLE_MACROS = {
     "read_already": "wanted_stream, run_ids, since_instant",
 }
 _MACROS = {
-    "coverage": "at_instant",
     "refresh_budget": "per_day, at_instant",
     "stale_entities": "fresh_hours, at_instant",
 }
+_HISTORY_MACROS = {"coverage": "at_instant"}
+_HISTORY_VIEWS = ("account_days",)
 _PLANNING_MEMORY = "400MB"
 _DAY_SECONDS = 86_400
 _LARGE_ROWS = 5_000
@@ -208,8 +209,8 @@ class Lake:
         Streams show their resolved rows. What was committed after this call does not show.
 
         Args:
-            names: Only these streams, without their histories, because a view opens each file
-                that it may read; None means everything.
+            names: Only these streams, without their histories and the coverage that needs them,
+                because a view opens each file that it may read; None means everything.
         """
         connection = duckdb.connect()
         connection.execute("set TimeZone = 'UTC'")
@@ -253,7 +254,7 @@ class Lake:
 
         Args:
             connection: The connection.
-            names: Only these streams, without their histories; None means everything.
+            names: Only these streams, without their histories and coverage; None means everything.
         """
         connection.execute(f"create or replace table pulls as {self._ledger_now()}")
         connection.execute(f"create or replace table claims as {_SQL['claims']}")
@@ -264,10 +265,14 @@ class Lake:
         self._add_macros(connection, _MACROS)
         for name in _VIEWS_OF_MACROS:
             connection.execute(f"create or replace view {name} as {_SQL[name]}")
-        for name in STREAMS if names is None else ():
-            connection.execute(
-                f"create or replace view {name}_history as {self.history(STREAMS[name])}"
-            )
+        if names is not None:
+            return
+        for name, stream in STREAMS.items():
+            connection.execute(f"create or replace view {name}_history as {self.history(stream)}")
+        connection.execute(f"create or replace table account_depths as {_SQL['account_depths']}")
+        self._add_macros(connection, _HISTORY_MACROS)
+        for name in _HISTORY_VIEWS:
+            connection.execute(f"create or replace view {name} as {_SQL[name]}")
 
     def _attach_streams(
         self, connection: duckdb.DuckDBPyConnection, names: Collection[str]

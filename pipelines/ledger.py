@@ -252,10 +252,18 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "entity_id": "Its entity.",
             "bank_identifier": "Its bank.",
             "utc_day": "The UTC day.",
-            "status": "covered, not_permitted, bank_refused or not_yet_pulled.",
+            "status": "covered, not_permitted, bank_refused, not_yet_pulled, or not_offered: before"
+            " all that the bank has, so that a read of it tells nothing.",
             "pull_id": "The pull that speaks for the day, where one does.",
             "refreshed_at": "When the bank was last asked before that pull, UTC.",
             "code": "Why the day is not known, where a code tells.",
+        },
+    ),
+    "account_depths": (
+        "How far back banks offer transactions; one row per account of which a refresh told.",
+        {
+            "account_id": "The account.",
+            "offered_from": "First UTC day that any refresh told the bank to offer.",
         },
     ),
     "account_windows": (

@@ -8,9 +8,11 @@ import pytest
 from conftest import TODAY, client_of, rows_of, sync_everything
 
 from lean_resources.sandbox import Sandbox
+from pipelines import lake as lake_module
 from pipelines.lake import Lake
 
 NAMES = {"banks", "entities", "accounts", "transactions"}
+TOLD = NAMES | {"refreshes"}
 DAY = dt.timedelta(days=1)
 NOW = dt.datetime.fromisoformat(f"{TODAY}T12:00:00+00:00")
 
@@ -130,6 +132,107 @@ def test_an_ended_consent_permits_no_new_days(sandbox, lake):
     told = covered(lake, NOW + 3 * DAY, f"account_id = '{account}' and utc_day > '{TODAY}'")
 
     assert told == {"not_permitted": 3}
+
+
+def offered(sandbox, account):
+    """The first day that the newest refresh says the bank has of an account."""
+    # An entity's refreshes are listed with the newest first, and only that one tells the lake.
+    return next(
+        dt.date.fromisoformat(one["transactionAvailability"]["start"])
+        for refresh in sandbox.truth("refreshes")
+        for one in refresh["record"]["data_status"]["account_data"]
+        if one["account_id"] == account
+    )
+
+
+def shallow(sandbox, lake):
+    """An account whose bank offers thirty days of a consent for a year, synced with what it told.
+
+    Returns:
+        The account, its entity and the first day that the bank offers.
+    """
+    case = sandbox.example("newer_generation")
+    account, entity = case["account_ids"][0], case["entity_id"]
+    sandbox.limit_history(entity, 30)
+    asyncio.run(sync_everything(client_of(sandbox), lake, TOLD))
+    return account, entity, offered(sandbox, account)
+
+
+def days_of(lake, account, at=NOW):
+    """Status by day of one account, the pull beside it."""
+    with lake.connect() as connection:
+        return {
+            day: (status, pull_id)
+            for day, status, pull_id in connection.execute(
+                "select utc_day, status, pull_id from coverage($at) where account_id = $account",
+                {"at": at, "account": account},
+            ).fetchall()
+        }
+
+
+def test_days_that_a_bank_does_not_offer_stay_unknown_though_they_were_read(sandbox, lake):
+    """They were read and are empty, which tells nothing; from the first offered day on it does."""
+    account, _, start = shallow(sandbox, lake)
+    read = f"select min(claimed_from) from claims where parent_id = '{account}'"
+
+    told = days_of(lake, account)
+
+    assert rows_of(lake, read)[0][0] < start - 300 * DAY
+    assert {status for day, (status, _) in told.items() if day < start} == {"not_offered"}
+    assert {status for day, (status, _) in told.items() if day >= start} == {"covered"}
+    assert {pull for day, (_, pull) in told.items() if day < start} == {None}
+    assert min(told) < start < max(told)
+
+
+def test_coverage_without_what_refreshes_tell_would_show_zeros(sandbox, lake, monkeypatch):
+    """The mutant that believes an empty read is caught by the test above."""
+    rule = "when days.utc_day < days.offered_from then 'not_offered'"
+    drop = "and (days.offered_from is null or days.utc_day >= days.offered_from)"
+    body = lake_module._SQL["coverage"]
+    assert rule in body
+    assert drop in body
+    monkeypatch.setitem(lake_module._SQL, "coverage", body.replace(rule, "").replace(drop, ""))
+
+    account, _, start = shallow(sandbox, lake)
+
+    assert {status for day, (status, _) in days_of(lake, account).items() if day < start} == {
+        "covered"
+    }
+
+
+def test_a_start_that_moves_on_takes_nothing_back(sandbox, lake):
+    """The earliest start that any refresh told counts, also when only later ones still show."""
+    account, entity, start = shallow(sandbox, lake)
+
+    async def refresh():
+        async with client_of(sandbox) as lean:
+            await lean.refresh(entity)
+
+    sandbox.clock.advance(10 * DAY)
+    asyncio.run(refresh())
+    sandbox.clock.advance(dt.timedelta(minutes=5))
+    asyncio.run(sync_everything(client_of(sandbox), lake, TOLD))
+
+    shown = (
+        "select one.transactions_from_date from"
+        " (select unnest(account_statuses) as one from refreshes)"
+        f" where one.account_id = '{account}'"
+    )
+    assert rows_of(lake, shown) == [(start + 10 * DAY,)]
+    depth = f"select offered_from from account_depths where account_id = '{account}'"
+    assert rows_of(lake, depth) == [(start,)]
+    told = days_of(lake, account, NOW + 10 * DAY)
+    assert {day for day, (status, _) in told.items() if status == "not_offered"} == {
+        day for day in told if day < start
+    }
+
+
+def test_where_no_refresh_told_anything_nothing_changes(sandbox, lake):
+    """Without the refreshes every day that was read is covered, as the ledger says."""
+    pull(sandbox, lake)
+
+    assert rows_of(lake, "select count(*) from account_depths") == [(0,)]
+    assert covered(lake)["not_offered"] == 0
 
 
 def bank_of_most(lake):

@@ -1283,6 +1283,55 @@ def test_a_bank_goes_off_and_comes_back(sandbox):
     assert [event["type"] for event in sandbox.events] == ["bank.availability.updated"] * 2
 
 
+def test_a_bank_may_offer_less_than_the_consent_allows(sandbox):
+    """Rows and what refreshes tell of their start agree, and a day later they have moved on."""
+    entity_id, _ = newest(sandbox)
+    (account_id, *_) = sandbox.example("newer_generation")["account_ids"]
+    asked = {"json": {"days": 30}}
+
+    def told():
+        (detail, *_) = (
+            one["record"]
+            for one in sandbox.truth("refreshes")
+            if one["parent"]["entity_id"] == entity_id
+        )
+        (one,) = (
+            one for one in detail["data_status"]["account_data"] if one["account_id"] == account_id
+        )
+        return one["transactionAvailability"]["start"]
+
+    def days():
+        rows = read(sandbox, "transactions", entity_id, account_id)
+        return {row["booking_date_time"][:10] for row in rows if row["booking_date_time"]}
+
+    whole, all_days = told(), days()
+    limited = ask(sandbox, "POST", f"/_sandbox/entities/{entity_id}/history", **asked)
+    first, kept = told(), days()
+    sandbox.clock.advance(dt.timedelta(days=1))
+    ask(sandbox, "POST", "/data/v2/refreshes", json={"entity_id": entity_id})
+    sandbox.clock.advance(dt.timedelta(minutes=5))
+
+    assert limited.status_code == 200
+    assert whole <= min(all_days) < first
+    assert kept == {day for day in all_days if day >= first}
+    assert len(kept) > 5
+    moved = dt.date.fromisoformat(told()) - dt.date.fromisoformat(first)
+    assert moved == dt.timedelta(days=1)
+    assert min(days()) >= told()
+    sandbox.limit_history(entity_id, None)
+    assert min(days()) == min(all_days)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"), [({"days": 0}, 400), ({"days": True}, 400), ({"days": 9}, 404)], ids=str
+)
+def test_a_history_that_cannot_be_is_refused(sandbox, wrong, status):
+    """No days, and entities that are none."""
+    answer = ask(sandbox, "POST", f"/_sandbox/entities/{UNKNOWN}/history", json=wrong)
+
+    assert answer.status_code == status
+
+
 # Connecting, events and the sandbox's own routes.
 
 

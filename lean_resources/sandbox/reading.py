@@ -105,7 +105,7 @@ def _transactions(
     days: tuple[int, int] | None,
 ) -> Listing:
     statement = store.ledger.statement(shared.account, instant)
-    first, last = window(entity)
+    first, last = entity.offered_from(instant), window(entity)[1]
     if days is not None:
         first, last = max(first, days[0]), min(last, days[1])
     low, high = statement.between(first, last)

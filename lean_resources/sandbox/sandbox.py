@@ -217,6 +217,22 @@ class Sandbox:
         """
         self.store.revoke(self._entity(entity_id))
 
+    def limit_history(self, entity_id: str, days: int | None) -> None:
+        """A bank offers less than the consent allows: the last days of transactions alone.
+
+        The listing and what refreshes tell of the history's start move on from day to day.
+
+        Args:
+            entity_id: The entity.
+            days: How many UTC days, the one on which the bank is asked included; None for all.
+
+        Raises:
+            ValueError: The entity is unknown, or the days are none.
+        """
+        if days is not None and days < 1:
+            raise ValueError("days must be at least 1")
+        self.store.limit_history(self._entity(entity_id), days)
+
     def switch_bank(self, identifier: str, *, active: bool) -> None:
         """Lean takes a bank's data offline, or brings it back.
 
@@ -330,6 +346,7 @@ class Sandbox:
             Route(f"{root}/connect", self._connect, methods=["POST"]),
             Route(f"{root}/entities/{{entity_id}}/reconsent", self._reconsent, methods=["POST"]),
             Route(f"{root}/entities/{{entity_id}}/revoke", self._revoke, methods=["POST"]),
+            Route(f"{root}/entities/{{entity_id}}/history", self._limit_history, methods=["POST"]),
             Route(f"{root}/banks/{{identifier}}", self._switch_bank, methods=["POST"]),
             Route(f"{root}/requests", self._requests),
             Route(f"{root}/examples/{{kind}}", self._example),
@@ -392,6 +409,16 @@ class Sandbox:
     async def _revoke(self, request: Request) -> Response:
         try:
             self.revoke(request.path_params["entity_id"])
+        except ValueError as error:
+            return _json({"error": str(error)}, 404)
+        return _json({})
+
+    async def _limit_history(self, request: Request) -> Response:
+        days = (await _body(request)).get("days")
+        if days is not None and (isinstance(days, bool) or not isinstance(days, int) or days < 1):
+            return _json({"error": "days must be a whole number of at least 1, or null"}, 400)
+        try:
+            self.limit_history(request.path_params["entity_id"], days)
         except ValueError as error:
             return _json({"error": str(error)}, 404)
         return _json({})

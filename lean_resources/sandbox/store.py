@@ -107,6 +107,8 @@ class Entity:
 
     Args:
         marks: For each stream, the instant the stored copy shows and the one it is stamped with.
+        history_days: How many days its bank offers transactions of, today included; None for all
+            that there are.
     """
 
     id: str
@@ -119,11 +121,19 @@ class Entity:
     refreshes: list[Refresh]
     marks: dict[str, tuple[int, int]] = field(default_factory=dict)
     known: tuple[int, tuple[Shared, ...]] | None = None
+    history_days: int | None = None
 
     @property
     def bank(self) -> Bank:
         """The bank it connects to."""
         return self.blueprint.bank
+
+    def offered_from(self, instant: int) -> int:
+        """First UTC day that consent and bank offer to whom asks the bank at an instant."""
+        allowed = self.consent.window_from // DAY
+        if self.history_days is None:
+            return allowed
+        return max(allowed, instant // DAY - self.history_days + 1)
 
     @property
     def consent(self) -> ConsentPlan:
@@ -409,7 +419,7 @@ class Store:
             return "FAILED" if stream in refresh.failed else "OK"
 
         def availability(account: Account) -> dict[str, Any]:
-            first = max(consent.window_from // DAY, first_day(account.first_month))
+            first = max(entity.offered_from(refresh.created), first_day(account.first_month))
             last = min(refresh.created, consent.window_to) // DAY
             found = {"start": day_text(min(first, last)), "end": day_text(last)}
             if not webhook:
@@ -500,6 +510,13 @@ class Store:
         with self.lock:
             self.revoke(entity)
             self.entity(entity.key).deleted = self.clock.nanos
+
+    def limit_history(self, entity: Entity, days: int | None) -> None:
+        """An entity's bank offers only so many days of transactions."""
+        with self.lock:
+            entity = self.entity(entity.key)
+            self._own(entity)
+            entity.history_days = days
 
     def switch_bank(self, identifier: str, *, active: bool) -> None:
         """A bank's data goes off or comes back."""

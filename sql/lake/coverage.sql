@@ -1,10 +1,12 @@
 -- What is known of each account and day: unknown is never shown as zero.
 --
--- This is the body of a table macro; at_instant is its parameter. It reads the ledger, the accounts
--- and the consents, and nothing else.
+-- This is the body of a table macro; at_instant is its parameter. It reads the ledger, accounts,
+-- consents and how far back banks offer transactions, and nothing else.
 --
 -- grain:  one row per account and UTC day, from the first day that is permitted or known to today
--- counts: covered         a committed pull speaks for the day, whatever the consent says by now
+-- counts: not_offered     before the earliest day that Lean ever said the bank has: a read of it
+--                         comes back empty and tells nothing, so it is unknown though it was read
+--         covered         a committed pull speaks for the day, whatever the consent says by now
 --         not_permitted   outside the consent's days, or the consent has ended or leaves it out
 --         bank_refused    the last read of the month failed, or the bank is paused; see code
 --         not_yet_pulled  permitted, and no read has spoken for it yet
@@ -28,6 +30,7 @@ days as (
         readable.skip_code,
         readable.from_date,
         readable.to_date,
+        account_depths.offered_from,
         unnest(
             generate_series(
                 least(readable.from_date, known.first_claimed),
@@ -37,6 +40,7 @@ days as (
         )::date as utc_day
     from readable_accounts('transactions', at_instant) as readable  -- noqa: RF02
     left join known on readable.account_id = known.parent_id
+    left join account_depths on readable.account_id = account_depths.account_id
 
 ),
 
@@ -59,6 +63,7 @@ select
     days.bank_identifier,
     days.utc_day,
     case
+        when days.utc_day < days.offered_from then 'not_offered'
         when claims.pull_id is not null then 'covered'
         when days.skip_code = 'BANK_PAUSED' then 'bank_refused'
         when
@@ -71,6 +76,7 @@ select
     claims.pull_id,
     pulls.refreshed_at,
     case
+        when days.utc_day < days.offered_from then null
         when attempts.outcome = 'FAILED' then attempts.code
         when claims.pull_id is null then days.skip_code
     end as code
@@ -81,6 +87,7 @@ left join claims
         and days.account_id = claims.parent_id
         and claims.month = strftime(days.utc_day, '%Y-%m')
         and days.utc_day between claims.claimed_from and claims.claimed_to
+        and (days.offered_from is null or days.utc_day >= days.offered_from)
 left join pulls on claims.pull_id = pulls.pull_id
 left join attempts
     on days.account_id = attempts.parent_id and attempts.month = strftime(days.utc_day, '%Y-%m')

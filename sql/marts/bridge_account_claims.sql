@@ -1,6 +1,6 @@
 -- Which pull speaks for which days of a real account. Where several of Lean's ids stand for it,
--- each day is spoken for by one of them, the one whose bank was asked last, so that no movement
--- counts twice and none is lost.
+-- each day is spoken for by one of them, the one whose bank was asked last among those to which the
+-- day is offered, so that no movement counts twice and none is lost.
 --
 -- grain:  one row per account, pull and stretch of UTC days
 -- key:    account_key, pull_id, claimed_from
@@ -10,6 +10,8 @@
 --   account_id    Lean's id of the account that the pull read.
 --   claimed_from  First UTC day of the stretch.
 --   claimed_to    Last UTC day of the stretch, inclusive.
+--   offered_from  First UTC day that the bank ever offered of that id; what was read of days before
+--                 is empty and tells nothing. Null where no refresh told.
 -- sample: select * from bridge_account_claims where account_key = '…' order by claimed_from
 with spoken as (
 
@@ -22,6 +24,7 @@ with spoken as (
         claims.claimed_to,
         pulls.refreshed_at,
         pulls.asked_at,
+        account_depths.offered_from,
         min(claims.parent_id) over (
             partition by bridge_accounts.account_key, claims.month
         ) <> max(claims.parent_id) over (
@@ -30,6 +33,7 @@ with spoken as (
     from claims
     inner join bridge_accounts on claims.parent_id = bridge_accounts.account_id
     inner join pulls on claims.pull_id = pulls.pull_id
+    left join account_depths on claims.parent_id = account_depths.account_id
     where claims.stream = 'transactions'
 
 ),
@@ -43,6 +47,7 @@ days as (
         pull_id,
         coalesce(refreshed_at, asked_at) as known_at,
         asked_at,
+        offered_from,
         unnest(generate_series(claimed_from, claimed_to, interval 1 day))::date as claimed_on
     from spoken
     where is_shared
@@ -56,7 +61,11 @@ owned as (
     qualify
         row_number() over (
             partition by account_key, claimed_on
-            order by known_at desc, asked_at desc, account_id desc
+            order by
+                coalesce(claimed_on >= offered_from, true) desc,
+                known_at desc,
+                asked_at desc,
+                account_id desc
         ) = 1
 
 ),
@@ -69,6 +78,7 @@ stretches as (
         account_id,
         pull_id,
         claimed_on,
+        offered_from,
         claimed_on - row_number() over (
             partition by account_key, month, account_id, pull_id
             order by claimed_on
@@ -83,7 +93,8 @@ select
     month,
     pull_id,
     claimed_from,
-    claimed_to
+    claimed_to,
+    offered_from
 from spoken
 where not is_shared
 
@@ -95,6 +106,7 @@ select
     month,
     pull_id,
     min(claimed_on) as claimed_from,
-    max(claimed_on) as claimed_to
+    max(claimed_on) as claimed_to,
+    offered_from
 from stretches
-group by account_key, account_id, month, pull_id, stretch
+group by account_key, account_id, month, pull_id, offered_from, stretch

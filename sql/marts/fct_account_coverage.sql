@@ -4,8 +4,8 @@
 -- grain:  one row per account and stretch of a Riyadh month
 -- key:    account_key, known_from_at
 -- stored: by riyadh_month, reading -1 to 0
--- counts: days that a committed pull speaks for, the last of them only up to the instant at which
---         the bank was asked
+-- counts: days that a committed pull speaks for, without those before all that the bank offers, and
+--         the last of them only up to the instant at which the bank was asked
 -- zone:   instants are UTC, dates and riyadh_month are Riyadh's
 -- columns:
 --   riyadh_month     Riyadh month as YYYY-MM; three hours ahead of the UTC month of the lake.
@@ -22,7 +22,8 @@ with spoken as (
 
     select
         claims.account_key,
-        claims.claimed_from::timestamp as known_from,
+        -- Without a start that was told, greatest leaves the claim as it is.
+        greatest(claims.claimed_from, claims.offered_from)::timestamp as known_from,
         least(
             (claims.claimed_to + 1)::timestamp,
             coalesce(pulls.refreshed_at, pulls.asked_at) at time zone 'UTC'

@@ -13,9 +13,11 @@
 --   utc_to       Last UTC day of the stretch, inclusive.
 --   day_count    Days of the stretch.
 --   status       covered, a read speaks for the days; not_yet_pulled, permitted, but not read;
---                bank_refused, the last read failed or the bank is paused; not_permitted.
+--                bank_refused, the last read failed or the bank is paused; not_offered, before
+--                all that the bank offers, so that a read of them tells nothing; not_permitted.
 --   reason       Code that says why the days are not known; OUTSIDE_CONSENT where they lie before
---                or behind what the consent allows; null where covered or not yet pulled.
+--                or behind what the consent allows; BEFORE_AVAILABILITY where they are not offered;
+--                null where covered or not yet pulled.
 --   as_of        The lake's clock.
 -- sample: select status, reason, sum(day_count) as days from mart_coverage
 --         group by all order by all
@@ -28,14 +30,26 @@ with here as (
 
 ),
 
+depths as (
+
+    select
+        bridge_accounts.account_key,
+        account_depths.offered_from
+    from account_depths
+    inner join bridge_accounts on account_depths.account_id = bridge_accounts.account_id
+
+),
+
 spoken as (
 
     select
         bridge_accounts.account_key,
         claims.claimed_from,
-        claims.claimed_to
+        claims.claimed_to,
+        account_depths.offered_from
     from claims
     inner join bridge_accounts on claims.parent_id = bridge_accounts.account_id
+    left join account_depths on claims.parent_id = account_depths.account_id
     where claims.stream = 'transactions'
 
 ),
@@ -47,9 +61,11 @@ windows as (
         bridge_accounts.account_id,
         account_windows.skip_code,
         account_windows.from_date,
-        account_windows.to_date
+        account_windows.to_date,
+        account_depths.offered_from
     from account_windows
     inner join bridge_accounts on account_windows.account_id = bridge_accounts.account_id
+    left join account_depths on account_windows.account_id = account_depths.account_id
 
 ),
 
@@ -84,7 +100,7 @@ failed as (
 
 ),
 
-edges as (
+told_edges as (
 
     select
         account_key,
@@ -115,6 +131,36 @@ edges as (
 
 ),
 
+bounds as (
+
+    select
+        account_key,
+        min(edge) as first_edge,
+        max(edge) as last_edge
+    from told_edges
+    group by account_key
+
+),
+
+edges as (
+
+    select
+        account_key,
+        edge
+    from told_edges
+
+    union
+
+    -- What is offered outside the days that anything else tells of makes no days of its own.
+    select
+        depths.account_key,
+        depths.offered_from as edge
+    from depths
+    inner join bounds on depths.account_key = bounds.account_key
+    where depths.offered_from > bounds.first_edge and depths.offered_from < bounds.last_edge
+
+),
+
 pieces as (
 
     select
@@ -141,6 +187,7 @@ covered as (
         on
             pieces.account_key = spoken.account_key
             and pieces.utc_from between spoken.claimed_from and spoken.claimed_to
+            and (spoken.offered_from is null or pieces.utc_from >= spoken.offered_from)
 
 ),
 
@@ -183,6 +230,18 @@ told as (
         on
             windows.account_id = failed.account_id
             and open_pieces.utc_from between failed.first_day and failed.final_day
+    where windows.offered_from is null or open_pieces.utc_from >= windows.offered_from
+
+    union all
+
+    select
+        open_pieces.account_key,
+        open_pieces.utc_from,
+        'not_offered' as status,
+        'BEFORE_AVAILABILITY' as reason
+    from open_pieces
+    inner join depths on open_pieces.account_key = depths.account_key
+    where open_pieces.utc_from < depths.offered_from
 
 ),
 
@@ -198,7 +257,9 @@ best as (
         row_number() over (
             partition by account_key, utc_from
             order by
-                list_position(['not_yet_pulled', 'bank_refused', 'not_permitted'], status) asc,
+                list_position(
+                    ['not_yet_pulled', 'bank_refused', 'not_offered', 'not_permitted'], status
+                ) asc,
                 reason asc nulls last
         ) = 1
 

@@ -76,7 +76,7 @@ def test_the_daily_cash_flow_is_what_the_banks_booked(world):
 
 
 def test_the_monthly_cash_flow_says_what_it_rests_on(world):
-    """Months hold the sums of their days, quiet known months are there, partial ones say so."""
+    """Months hold the sums of their days, partial ones say so, and none is made of the unknown."""
     keys = account_keys(world)
     expected = flows(movements(world), keys, lambda day: day.replace(day=1))
     held = world.table("fct_cash_flow_monthly", "account_key", "currency", "booking_month")
@@ -98,7 +98,7 @@ def test_the_monthly_cash_flow_says_what_it_rests_on(world):
         assert row["is_full_month"] == (covered == length and opened[key] <= month)
         assert row["net_amount"] == row["inflow_amount"] - row["outflow_amount"]
     kinds = {(row["is_full_month"], row["booked_count"] > 0) for row in held.values()}
-    assert kinds == {(True, True), (True, False), (False, True), (False, False)}
+    assert kinds >= {(True, True), (False, True)}
     months = {(key, month) for key, _, month in held}
     assert months >= {(key, day.replace(day=1)) for key, days in whole.items() for day in days}
 
@@ -191,6 +191,40 @@ def test_a_day_is_whole_only_once_it_is_over_in_riyadh(time, last_whole):
 
     assert (row["whole_from_date"].day, row["whole_to_date"].day) == (4, last_whole)
     assert row["known_to_at"] == asked_at
+
+
+def monthly(**changed):
+    """Months of an account without movements, read of a quarter and offered since January 31st."""
+    claim = {
+        "account_key": KEY,
+        "pull_id": "0",
+        "claimed_from": dt.date(2025, 12, 1),
+        "claimed_to": FEB_28,
+        "offered_from": dt.date(2026, 1, 31),
+    }
+    pulls = [{"pull_id": "0", "refreshed_at": dt.datetime(2026, 3, 1, 10, tzinfo=dt.UTC)}]
+    spoken = run("fct_account_coverage", bridge_account_claims=[claim], pulls=pulls, **changed)
+    found = run(
+        "fct_cash_flow_monthly",
+        fct_account_months=run("fct_account_months", fct_account_coverage=spoken),
+        bridge_account_currencies=[{"account_key": KEY, "currency": "SAR"}],
+    )
+    return {
+        row["riyadh_month"]: (row["covered_days"], row["is_full_month"], row["net_amount"])
+        for row in found
+    }
+
+
+def test_months_that_the_bank_does_not_offer_are_unknown_and_not_zero():
+    """They were read and came back empty: no day of them is known. A mutant shows a zero."""
+    mutant = {"greatest(claims.claimed_from, claims.offered_from)": "claims.claimed_from"}
+
+    told = monthly()
+
+    assert told["2026-02"] == (28, True, 0)
+    assert told["2026-01"][:2] == (0, False)
+    assert "2025-12" not in told
+    assert monthly(changed=mutant)["2026-01"] == (31, True, 0)
 
 
 def test_a_month_counts_the_days_that_are_whole_in_riyadh():

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from known import riyadh_date
 from tiny import run
-from truth import account_keys
+from truth import account_keys, depths
 
 DAY = dt.timedelta(days=1)
 FIRST = dt.date(2026, 1, 1)
 AS_OF = dt.datetime(2026, 3, 10, 9, tzinfo=dt.UTC)
-RANK = ["covered", "not_yet_pulled", "bank_refused", "not_permitted"]
+RANK = ["covered", "not_yet_pulled", "bank_refused", "not_offered", "not_permitted"]
 
 
 def days_of(rows):
@@ -32,18 +32,23 @@ def days_of(rows):
 
 def test_what_is_known_of_each_day_is_what_the_ledger_says(world):
     """The best of all ids' statuses of a day shows; days that only a lost id told stay told."""
-    keys = account_keys(world)
+    keys, offered = account_keys(world), depths(world)
     best = {}
     for row in world.rows("from account_days"):
         key = keys[row["account_id"]], row["utc_day"]
         best[key] = min(best.get(key, "not_permitted"), row["status"], key=RANK.index)
     for row in world.rows("from claims where stream = 'transactions'"):
         for step in range((row["claimed_to"] - row["claimed_from"]).days + 1):
-            best[keys[row["parent_id"]], row["claimed_from"] + step * DAY] = "covered"
+            day = row["claimed_from"] + step * DAY
+            is_offered = day >= offered.get(row["parent_id"], day)
+            key = keys[row["parent_id"]], day
+            status = "covered" if is_offered else "not_offered"
+            best[key] = min(best.get(key, "not_permitted"), status, key=RANK.index)
 
     held = days_of(world.rows("from mart_coverage"))
 
     assert {key: status for key, (status, _) in held.items()} == best
+    assert set(best.values()) >= {"covered", "not_offered"}
     daily = world.rows("from mart_coverage_days")
     assert {(r["account_key"], r["utc_day"]): (r["status"], r["reason"]) for r in daily} == held
 
@@ -59,6 +64,7 @@ ACCOUNT = st.fixed_dictionaries(
         "window": spans(last=120),
         "skip": st.sampled_from([None, None, "CONSENT_EXPIRED", "BANK_PAUSED"]),
         "listed": st.booleans(),
+        "offered": st.none() | st.integers(0, 75),
         "failed": st.sets(st.sampled_from(["2026-01", "2026-02", "2026-03"]), max_size=2),
     }
 )
@@ -67,6 +73,8 @@ ACCOUNT = st.fixed_dictionaries(
 def told(one, day):
     """Status and reason of a day by one id of an account."""
     start, end = (FIRST + step * DAY for step in one["window"])
+    if one["offered"] is not None and day < FIRST + one["offered"] * DAY:
+        return "not_offered", "BEFORE_AVAILABILITY"
     if any(FIRST + a * DAY <= day <= FIRST + b * DAY for a, b in one["claims"]):
         return "covered", None
     if one["listed"] and one["skip"]:
@@ -85,10 +93,12 @@ def told(one, day):
 @given(ids=st.lists(ACCOUNT, min_size=1, max_size=2))
 def test_stretches_say_of_every_day_what_its_ids_say(ids):
     """Cutting days into stretches changes nothing, and neighbours that say the same are one."""
-    claims, windows, bridge, pulls = [], [], [], []
+    claims, windows, bridge, pulls, starts = [], [], [], [], []
     for place, one in enumerate(ids):
         name = f"id{place}"
         bridge.append({"account_id": name, "account_key": "a"})
+        if one["offered"] is not None:
+            starts.append({"account_id": name, "offered_from": FIRST + one["offered"] * DAY})
         for start, end in one["claims"]:
             claims.append(
                 {
@@ -136,6 +146,7 @@ def test_stretches_say_of_every_day_what_its_ids_say(ids):
         "mart_coverage",
         claims=claims,
         account_windows=windows,
+        account_depths=starts,
         bridge_accounts=bridge,
         pulls=pulls,
         clock=[{"as_of": AS_OF}],
@@ -145,6 +156,41 @@ def test_stretches_say_of_every_day_what_its_ids_say(ids):
     rows.sort(key=lambda row: row["utc_from"])
     said = [(row["status"], row["reason"]) for row in rows]
     assert all(one != other for one, other in itertools.pairwise(said))
+
+
+def speakers(**changed):
+    """Who speaks for which days of January, of two ids that were read of all of them."""
+    ids = ("old", "new")
+    rows = run(
+        "bridge_account_claims",
+        claims=[
+            {
+                "stream": "transactions",
+                "parent_id": name,
+                "month": "2026-01",
+                "pull_id": name,
+                "claimed_from": FIRST,
+                "claimed_to": FIRST + 30 * DAY,
+            }
+            for name in ids
+        ],
+        pulls=[
+            {"pull_id": name, "refreshed_at": AS_OF + n * DAY, "asked_at": AS_OF}
+            for n, name in enumerate(ids)
+        ],
+        bridge_accounts=[{"account_id": name, "account_key": "a"} for name in ids],
+        account_depths=[{"account_id": "new", "offered_from": FIRST + 19 * DAY}],
+        **changed,
+    )
+    return {(row["account_id"], row["claimed_from"].day, row["claimed_to"].day) for row in rows}
+
+
+def test_an_id_that_is_not_offered_a_day_leaves_it_to_one_that_is():
+    """After a reconnect with less history the old id's rows stay; the mutant loses them."""
+    rule = "coalesce(claimed_on >= offered_from, true) desc,"
+
+    assert speakers() == {("old", 1, 19), ("new", 20, 31)}
+    assert speakers(changed={rule: ""}) == {("new", 1, 31)}
 
 
 def quantile(values, share):

@@ -30,6 +30,18 @@ def account_keys(world):
     return found
 
 
+def depths(world):
+    """The earliest UTC day that a refresh ever told the bank to offer, by account id."""
+    found = {}
+    for day in world.days:
+        for refresh in day["refreshes"].values():
+            for one in refresh["account_statuses"] or ():
+                start = one["transactions_from_date"]
+                if start is not None:
+                    found[one["account_id"]] = min(found.get(one["account_id"], start), start)
+    return found
+
+
 def placed_at(row):
     """When a movement counts."""
     return row["booked_at"] or row["value_at"] or row["transacted_at"]
@@ -50,6 +62,7 @@ def movements(world):
     tests hold to the consents.
     """
     keys = account_keys(world)
+    offered = depths(world)
     views = defaultdict(list)
     for one in world.rows("""
         select
@@ -67,11 +80,11 @@ def movements(world):
         for (account_id, transaction_id), row in day["transactions"].items():
             utc_day = placed_at(row).astimezone(dt.UTC).date()
             claims = [
-                (known_at, owner)
+                (utc_day >= offered.get(owner, utc_day), known_at, owner)
                 for start, end, known_at, owner in views[keys[account_id]]
                 if start <= utc_day <= end
             ]
-            if claims and max(claims)[1] == account_id:
+            if claims and max(claims)[-1] == account_id:
                 is_newest = day is world.days[-1] or account_id in world.old_account_ids
                 if is_newest or account_id not in read_last:
                     found[f"{keys[account_id]}:{transaction_id}"] = row
@@ -81,6 +94,7 @@ def movements(world):
 def whole_days(world):
     """Riyadh days that are known from midnight to midnight, by account."""
     keys = account_keys(world)
+    offered = depths(world)
     ends = defaultdict(dict)
     for one in world.rows("""
         select
@@ -90,7 +104,7 @@ def whole_days(world):
     """):
         newness = (one["refreshed_at"], one["asked_at"], one["parent_id"])
         days = ends[keys[one["parent_id"]]]
-        day = one["claimed_from"]
+        day = max(one["claimed_from"], offered.get(one["parent_id"], one["claimed_from"]))
         while day <= one["claimed_to"]:
             end = min(midnight(day + DAY), one["refreshed_at"])
             days[day] = max(days.get(day, (newness, end)), (newness, end))
