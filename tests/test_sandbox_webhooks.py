@@ -106,9 +106,7 @@ def test_revocation_deletion_and_availability_are_announced(one):
 
 async def _promised(sandbox, entity_id):
     async with client_of(sandbox) as lean:
-        asked = await lean._request(
-            "GET", "/data/v2/accounts", {"entity_id": entity_id}, None, None
-        )
+        asked = await lean._get(f"/data/v2/accounts?entity_id={entity_id}", None)
         return json.loads(asked.body)["results_id"]
 
 
