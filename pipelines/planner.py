@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Protocol
 
 from pipelines.policy import Policy
@@ -178,16 +178,33 @@ def _missing_or_open(
     have: Mapping[str, Sequence[Claim]], first: dt.date, last: dt.date, lookback: int
 ) -> Iterator[tuple[int, PlannedMonth]]:
     """Months with days that no pull claims, and those that may still change."""
-    for number in range(_number(first), _number(last) + 1):
-        name, start, end = _month(number)
-        start, end = max(start, first), min(end, last)
-        found = have.get(name)
-        if (
-            found is None
-            or not _covers(found, start, end)
-            or _is_open(found, _settled_on(number, lookback))
-        ):
+    calendar = _calendar(_number(first), _number(last), lookback)
+    for number, name, month_start, month_end, settled_on in calendar:
+        start, end = max(month_start, first), min(month_end, last)
+        found = have.get(name, ())
+        if len(found) == 1:
+            # Nearly every month of every account: worth no call.
+            claim = found[0]
+            if (
+                claim.refreshed_at is not None
+                and claim.refreshed_at.date() > settled_on
+                and claim.from_date <= start
+                and end <= claim.to_date
+            ):
+                continue
+        if not found or not _covers(found, start, end) or _is_open(found, settled_on):
             yield number, PlannedMonth(name, start, end)
+
+
+@lru_cache(maxsize=4096)
+def _calendar(
+    first: int, last: int, lookback: int
+) -> tuple[tuple[int, str, dt.date, dt.date, dt.date], ...]:
+    """Months by number, with name, first and last day, and the last on which rows may change."""
+    return tuple(
+        (number, *_month(number), _settled_on(number, lookback))
+        for number in range(first, last + 1)
+    )
 
 
 def _chosen(

@@ -208,7 +208,9 @@ def tasks_of(
                     yield parent
                 continue
             for planned in plan([window], claims, now.date(), policy, selection.months):
-                if all(month.month in parent.read_months for month in planned.months):
+                if parent.read_months and all(
+                    month.month in parent.read_months for month in planned.months
+                ):
                     yield None
                     continue
                 request = {
