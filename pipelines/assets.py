@@ -35,6 +35,7 @@ __all__ = [
     "missed_events",
     "reconciliation",
     "refresh",
+    "resumed_by",
     "stream_assets",
 ]
 
@@ -170,7 +171,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
                 insights=getattr(config, "insights", True),
             ),
             context.run.run_id,
-            attempts_of(context.run, context.instance),
+            resumed_by(context),
             progress,
         )
         for made in streams:
@@ -211,6 +212,13 @@ def _run(
             )
 
     return awaited(work())
+
+
+def resumed_by(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> set[str]:
+    """Attempts whose reads a step need not repeat; none where it is the first of its run."""
+    if not context.retry_number and _RETRY_TAG not in context.run.tags:
+        return set()
+    return attempts_of(context.run, context.instance)
 
 
 def attempts_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> set[str]:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.assets import attempts_of, awaited, checks_of, metadata_of
+from pipelines.assets import awaited, checks_of, metadata_of, resumed_by
 from pipelines.build import build
 from pipelines.lake import PARENTS, Lake
 from pipelines.model_assets import (
@@ -64,7 +64,7 @@ def _pulls(
 ) -> Iterator[Told]:
     reports: dict[str, Report] = {}
     selection = Selection(entity_ids=set(config.entity_ids) or None)
-    attempts = attempts_of(context.run, context.instance)
+    attempts = resumed_by(context)
 
     async def work() -> None:
         async with lean.client(inbox.bell().result) as client:

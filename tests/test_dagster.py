@@ -19,7 +19,7 @@ from dagster._core.utils import make_new_run_id
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.streams import STREAMS, Window
-from pipelines.assets import MONTHS, OWNERS, attempts_of
+from pipelines.assets import MONTHS, OWNERS, attempts_of, resumed_by
 from pipelines.definitions import defs
 from pipelines.environment import child_of
 from pipelines.lake import Lake
@@ -450,3 +450,22 @@ def test_only_what_dagster_takes_up_again_by_itself_goes_on_where_it_ended():
         assert attempts_of(runs[first], instance) == {first}
         assert attempts_of(runs[third], instance) == {first, second, third}
         assert attempts_of(runs[by_hand], instance) == {by_hand}
+
+
+def test_a_step_that_is_tried_again_goes_on_and_a_first_try_looks_for_nothing():
+    """The ledger is asked for earlier reads of a run only where there can be some."""
+    told = []
+
+    @dg.op
+    def step(context: dg.OpExecutionContext):
+        told.append((context.run.run_id, resumed_by(context)))
+        if len(told) == 1:
+            raise dg.RetryRequested(max_retries=1)
+
+    @dg.job
+    def twice():
+        step()
+
+    assert twice.execute_in_process().success
+    (run_id, first), (_, second) = told
+    assert (first, second) == (set(), {run_id})
