@@ -21,7 +21,7 @@ import duckdb
 import msgspec
 
 from lean_resources.streams import STREAMS, Window
-from pipelines.files import put_text, reveal
+from pipelines.files import beside, put_text, reveal
 from pipelines.lake import Lake, typed_nothing
 from pipelines.ledger import new_id
 from pipelines.models import Check, Model, Models
@@ -430,12 +430,12 @@ class _Work:
         folder = self.lake.marts / model.name
         file = (folder / f"month={name}" if months is not None else folder) / f"{new_id()}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f"{file.name}.tmp")
+        written = beside(file)
         if months is not None:
             self._narrow(model.reads, months)
             self._tell_part(name)
         try:
-            path = str(beside).replace("'", "''")
+            path = str(written).replace("'", "''")
             self.connection.execute(
                 f"copy (select * from ({model.body}\n) as it{where}) to '{path}' ({_FORMAT})"
             )
@@ -450,12 +450,12 @@ class _Work:
         place = str(file.relative_to(self.lake.folder))
         if old is not None and old.content == content and self._is_there(old):
             place = old.file
-            beside.unlink()
+            written.unlink()
         elif rows == 0:
             place = ""
-            beside.unlink()
+            written.unlink()
         else:
-            reveal(beside, file)
+            reveal(written, file)
         return Part(file=place, print=print_, content=content, rows=rows)
 
     def _narrow(self, reads: Collection[str], months: tuple[str, ...]) -> None:

@@ -71,8 +71,7 @@ _SQL: Mapping[str, str] = {
 PARENTS = ("banks", "entities", "consents", "accounts")
 """The streams that the views and macros of this folder read, apart from coverage."""
 _FIRST_VIEWS = ("paused_banks",)
-_VIEWS = ("clock",)
-_VIEWS_OF_MACROS = ("account_windows",)
+_VIEWS = ("clock", "account_windows")
 _FIRST_MACROS = {"merged_pulls": "wanted_months"}
 _READABLE_MACROS = {
     "readable_entities": "wanted_permission, at_instant",
@@ -260,19 +259,15 @@ class Lake:
         connection.execute(f"create or replace table claims as {_SQL['claims']}")
         self._add_macros(connection, _FIRST_MACROS)
         self._attach_streams(connection, tuple(STREAMS) if names is None else names)
-        for name in _VIEWS:
-            connection.execute(f"create or replace view {name} as {_SQL[name]}")
         self._add_macros(connection, _MACROS)
-        for name in _VIEWS_OF_MACROS:
-            connection.execute(f"create or replace view {name} as {_SQL[name]}")
+        self._add_views(connection, _VIEWS)
         if names is not None:
             return
         for name, stream in STREAMS.items():
             connection.execute(f"create or replace view {name}_history as {self.history(stream)}")
         connection.execute(f"create or replace table account_depths as {_SQL['account_depths']}")
         self._add_macros(connection, _HISTORY_MACROS)
-        for name in _HISTORY_VIEWS:
-            connection.execute(f"create or replace view {name} as {_SQL[name]}")
+        self._add_views(connection, _HISTORY_VIEWS)
 
     def _attach_streams(
         self, connection: duckdb.DuckDBPyConnection, names: Collection[str]
@@ -286,9 +281,12 @@ class Lake:
             ("refresh_attempts", self.attempts, ATTEMPTS_SCHEMA),
         ):
             connection.execute(f"create or replace view {name} as {self._files(folder, schema)}")
-        for name in _FIRST_VIEWS:
-            connection.execute(f"create or replace view {name} as {_SQL[name]}")
+        self._add_views(connection, _FIRST_VIEWS)
         self._add_macros(connection, _READABLE_MACROS)
+
+    def _add_views(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
+        for name in names:
+            connection.execute(f"create or replace view {name} as {_SQL[name]}")
 
     def _add_macros(self, connection: duckdb.DuckDBPyConnection, macros: Mapping[str, str]) -> None:
         for name, parameters in macros.items():

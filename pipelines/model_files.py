@@ -354,10 +354,7 @@ def _check(
     each = header.entries.get("each")
     if each is not None and (each != "month" or models[model].stored.month is None):
         raise ModelError(file, header.lines["each"], "each is month, of a model kept by month")
-    query, reads = _select(file, text)
-    for name in reads:
-        if name not in models and name not in known:
-            raise ModelError(file, _line_of(text, name), f"there is no stream or model {name}")
+    query, reads = _select_of_known(file, text, models, known)
     try:
         rows = connection.execute(f"describe {text}").fetchall()
     except duckdb.Error as error:
@@ -376,6 +373,17 @@ def _check(
     )
 
 
+def _select_of_known(
+    file: Path, text: str, models: Mapping[str, Model], known: Mapping[str, Relation]
+) -> tuple[exp.Query, tuple[str, ...]]:
+    """The SELECT of a file and what it reads, all of which is there."""
+    query, reads = _select(file, text)
+    for name in reads:
+        if name not in models and name not in known:
+            raise ModelError(file, _line_of(text, name), f"there is no stream or model {name}")
+    return query, reads
+
+
 def _table_macro(
     file: Path,
     models: Mapping[str, Model],
@@ -387,10 +395,7 @@ def _table_macro(
     parameters, sample = header.entries.get("parameters"), header.entries.get("sample")
     if not header.description.endswith(".") or not parameters or not sample:
         raise ModelError(file, 1, "the header is a sentence, parameters and a sample")
-    _, reads = _select(file, text)
-    for name in reads:
-        if name not in models and name not in known:
-            raise ModelError(file, _line_of(text, name), f"there is no stream or model {name}")
+    _, reads = _select_of_known(file, text, models, known)
     statement = f"create or replace macro {file.stem}({parameters}) as table {text}"
     try:
         connection.execute(statement)

@@ -182,16 +182,6 @@ def _missing_or_open(
     for number, name, month_start, month_end, settled_on in calendar:
         start, end = max(month_start, first), min(month_end, last)
         found = have.get(name, ())
-        if len(found) == 1:
-            # Nearly every month of every account: worth no call.
-            claim = found[0]
-            if (
-                claim.refreshed_at is not None
-                and claim.refreshed_at.date() > settled_on
-                and claim.from_date <= start
-                and end <= claim.to_date
-            ):
-                continue
         if not found or not _covers(found, start, end) or _is_open(found, settled_on):
             yield number, PlannedMonth(name, start, end)
 

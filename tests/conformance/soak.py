@@ -143,26 +143,33 @@ def nights(settings, lake):
         process.wait(timeout=60)
 
 
-def naive_requests(sandbox, page_size):
-    """Requests of one refresh and one reading of everything permitted, what failed asked again."""
+def permitted(sandbox):
+    """What one refresh and one reading of everything permitted takes.
+
+    Returns:
+        Requests that have no pages, and the records of each listing that has.
+    """
     store = sandbox.store
-
-    def pages(records):
-        return max(1, -(-records // page_size))
-
     entities = [store.entity(store.entity_key_at(place)) for place in range(store.entity_total)]
-    whole = 2 + pages(store.customer_total) + pages(len(entities))
+    single, records = 2, [store.customer_total, len(entities)]
     for entity in entities:
         if entity.deleted > store.clock.nanos:
-            whole += pages(len(entity.refreshes)) + 1
+            records.append(len(entity.refreshes))
+            single += 1
         if not entity.is_open(store.clock.nanos):
             continue
-        whole += 2  # its refresh and one look at it
+        single += 2  # its refresh and one look at it
         for name, permission in PERMISSION_OF.items():
             if permission not in entity.consent.permissions or name not in entity.marks:
                 continue
-            for one in store.shared(entity) if name in ACCOUNT_STREAMS else [None]:
-                whole += pages(reading.listing(store, entity, name, one).total)
+            parents = store.shared(entity) if name in ACCOUNT_STREAMS else [None]
+            records += [reading.listing(store, entity, name, one).total for one in parents]
+    return single, records
+
+
+def naive_requests(single, records, page_size):
+    """Requests that this takes in pages of a size, what failed asked again."""
+    whole = single + sum(max(1, -(-count // page_size)) for count in records)
     noticed = sum(rate for fault, rate in RATES.items() if fault not in UNNOTICED)
     return round(whole / (1 - noticed))
 
@@ -210,10 +217,11 @@ def soak(folder, *, entities, days, kills, seed, names=PULLED, tell=lambda _line
     with serve(sandbox) as server, nights(settings_of(sandbox, server.url), lake) as sync:
         for day in range(days):
             sandbox.fault_rates = RATES
-            full = naive_requests(sandbox, USUAL_PAGE)
+            single, records = permitted(sandbox)
+            full = naive_requests(single, records, USUAL_PAGE)
             naive += full
             naive_unkilled += full
-            naive_largest += naive_requests(sandbox, LARGEST_PAGE)
+            naive_largest += naive_requests(single, records, LARGEST_PAGE)
             done = left_out[:]
             for _ in range(kills):
                 share = drawn.uniform(0.0, 0.9)

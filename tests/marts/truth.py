@@ -54,6 +54,17 @@ def signed(amount, indicator):
     return amount if indicator == "CREDIT" and amount >= 0 else None
 
 
+def claims_of(world):
+    """Days of accounts that reads speak for, each with how new the read is, to be compared."""
+    for one in world.rows("""
+        select
+            claims.parent_id, claims.claimed_from, claims.claimed_to,
+            pulls.refreshed_at, pulls.asked_at
+        from claims inner join pulls using (pull_id) where claims.stream = 'transactions'
+    """):
+        yield one, (one["refreshed_at"], one["asked_at"], one["parent_id"])
+
+
 def movements(world):
     """Every movement by id: for each day of a real account the newest read of it that there is.
 
@@ -64,13 +75,7 @@ def movements(world):
     keys = account_keys(world)
     offered = depths(world)
     views = defaultdict(list)
-    for one in world.rows("""
-        select
-            claims.parent_id, claims.claimed_from, claims.claimed_to,
-            pulls.refreshed_at, pulls.asked_at
-        from claims inner join pulls using (pull_id) where claims.stream = 'transactions'
-    """):
-        known_at = (one["refreshed_at"], one["asked_at"], one["parent_id"])
+    for one, known_at in claims_of(world):
         views[keys[one["parent_id"]]].append(
             (one["claimed_from"], one["claimed_to"], known_at, one["parent_id"])
         )
@@ -96,13 +101,7 @@ def whole_days(world):
     keys = account_keys(world)
     offered = depths(world)
     ends = defaultdict(dict)
-    for one in world.rows("""
-        select
-            claims.parent_id, claims.claimed_from, claims.claimed_to,
-            pulls.refreshed_at, pulls.asked_at
-        from claims inner join pulls using (pull_id) where claims.stream = 'transactions'
-    """):
-        newness = (one["refreshed_at"], one["asked_at"], one["parent_id"])
+    for one, newness in claims_of(world):
         days = ends[keys[one["parent_id"]]]
         day = max(one["claimed_from"], offered.get(one["parent_id"], one["claimed_from"]))
         while day <= one["claimed_to"]:
