@@ -52,6 +52,7 @@ def write(root: str, accounts: int, months: int) -> None:
             ("entities", 1, "'application'"),
             ("consents", 1, "'application'"),
             ("accounts", entities, _id("e", "n")),
+            ("refreshes", entities, _id("e", "n")),
         ):
             put(
                 pulled,
@@ -89,6 +90,18 @@ def write(root: str, accounts: int, months: int) -> None:
             "accounts",
             f"select {_id('a', 'n')} as account_id, {entity} as entity_id,"
             f" 'accounts-' || (n % {entities}) as pull_id from range({accounts}) as numbers (n)",
+        )
+        accounts_of = ", ".join(
+            f"{{'account_id': {_id('a', f'(n + {entities * place})')},"
+            " 'transactions_from_date': date '2025-03-14'}"
+            for place in range(accounts // entities)
+        )
+        put(
+            lake.place(STREAMS["refreshes"]) / "pulled_on=2026-03-14",
+            "refreshes",
+            f"select {_id('f', 'n')} as refresh_id, {entity} as entity_id, 'FINISHED' as status,"
+            f" {always} as created_at, [{accounts_of}] as account_statuses,"
+            f" 'refreshes-' || n as pull_id from range({entities}) as numbers (n)",
         )
         for back in range(months):
             first = f"(date '2026-03-01' - interval {back} month)::date"

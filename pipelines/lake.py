@@ -70,6 +70,8 @@ _SQL: Mapping[str, str] = {
 """Read once, so that a process keeps to one version of them while files are replaced."""
 PARENTS = ("banks", "entities", "consents", "accounts")
 """The streams that the views and macros of this folder read, apart from coverage."""
+DEPTHS = "refreshes"
+"""The stream that tells how far back banks offer transactions."""
 _FIRST_VIEWS = ("paused_banks",)
 _VIEWS = ("clock", "account_windows")
 _FIRST_MACROS = {"merged_pulls": "wanted_months"}
@@ -237,6 +239,8 @@ class Lake:
             known = ", ".join(f"'{name}'" for name in names)
             connection.execute(f"create table claims as from every_claim where stream in ({known})")
             self._attach_streams(connection, names)
+            if DEPTHS in names:
+                self._add_views(connection, ("offered_now",))
             yield connection
 
     def _ledger_now(self) -> str:

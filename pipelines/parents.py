@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from lean_resources.streams import Stream, Window
-from pipelines.planner import Claim
+from pipelines.planner import Claim, Depth
 from pipelines.planner import Window as Days
 
 __all__ = ["APPLICATION", "ClaimsInOrder", "Parent", "Resumed", "parents_of", "window_of"]
@@ -39,6 +39,7 @@ class Parent:
         skip_code: Why it may not be read now, or None.
         from_date: First UTC day whose transactions may be read, where it is an account.
         to_date: Last UTC day whose transactions may be read, where it is an account.
+        depth: How far back its bank offers transactions, where a refresh told.
         read_months: Months that an earlier attempt of the same run has read already; an empty text
             stands for a stream without months.
     """
@@ -53,6 +54,7 @@ class Parent:
     skip_code: str | None = None
     from_date: dt.date | None = None
     to_date: dt.date | None = None
+    depth: Depth | None = None
     read_months: Collection[str] = ()
 
     def is_due(self, now: dt.datetime, reread: dt.timedelta | None) -> bool:
@@ -123,8 +125,10 @@ def parents_of(
         # What is known of months is in their claims.
         query = (
             "select readable.entity_id, readable.bank_identifier, readable.skip_code,"
-            f" readable.account_id, readable.from_date, readable.to_date{told}"
-            f" from readable_{level}($permission, $now) as readable{joined}"
+            " readable.account_id, readable.from_date, readable.to_date,"
+            f" offered.offered_from, offered.told_on{told}"
+            f" from readable_{level}($permission, $now) as readable"
+            f" left join offered_now as offered on readable.{key} = offered.account_id{joined}"
             f" order by readable.{key}"
         )
     else:
@@ -168,6 +172,7 @@ def _parent(row: Mapping[str, Any], stream: Stream) -> Parent:
         skip_code=row["skip_code"],
         from_date=row.get("from_date"),
         to_date=row.get("to_date"),
+        depth=_depth(row.get("offered_from"), row.get("told_on")),
         read_months=row.get("read_months") or (),
     )
 
@@ -182,7 +187,13 @@ def window_of(parent: Parent) -> Days | None:
         bank_identifier=parent.bank_identifier or "",
         from_date=parent.from_date,
         to_date=parent.to_date,
+        depth=parent.depth,
     )
+
+
+@lru_cache(maxsize=65_536)
+def _depth(from_date: dt.date | None, told_on: dt.date | None) -> Depth | None:
+    return None if from_date is None or told_on is None else Depth(from_date, told_on)
 
 
 class ClaimsInOrder:

@@ -9,6 +9,9 @@ A row may move between open months, as a pending one does that books a day later
 which it can move are read together: a series that has to be cut is cut before its open months,
 and a backfill brings along the open neighbours of what was chosen. A row that a bank moves out of a
 month after that month has settled is for the weekly reconciliation to find.
+
+Banks offer so many months and forget the days before. What was read of those stays what is known: a
+later read speaks only for days that the bank still has, or that nobody has read before.
 """
 
 from __future__ import annotations
@@ -21,9 +24,36 @@ from typing import Protocol
 
 from pipelines.policy import Policy
 
-__all__ = ["Claim", "Claims", "PlannedMonth", "PlannedSeries", "Window", "months", "plan"]
+__all__ = ["Claim", "Claims", "Depth", "PlannedMonth", "PlannedSeries", "Window", "months", "plan"]
 
 _DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How far back a bank offers an account's rows, as a refresh told.
+
+    Args:
+        from_date: First UTC day that it offered.
+        told_on: UTC day of that refresh.
+    """
+
+    from_date: dt.date
+    told_on: dt.date
+
+    def whole_from(self, refreshed_at: dt.datetime | None, first_row_on: dt.date | None) -> dt.date:
+        """The first UTC day that a store surely has whole.
+
+        The start may have moved on since it was told, by as many days as have passed; unless an
+        earlier row shows that it did not. Of that row's own day the bank may lack the hours before.
+
+        Args:
+            refreshed_at: The store's instant; None where Lean did not say.
+            first_row_on: UTC day of the first row of a read of that store; None without any.
+        """
+        passed = 0 if refreshed_at is None else (refreshed_at.date() - self.told_on).days
+        told = self.from_date + max(passed, 0) * _DAY
+        return told if first_row_on is None else min(told, first_row_on + _DAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +66,7 @@ class Window:
         bank_identifier: Its bank.
         from_date: First allowed UTC day.
         to_date: Last allowed UTC day; later than today for a consent that goes on.
+        depth: How far back the bank offers rows, where the newest refresh told.
     """
 
     account_id: str
@@ -43,6 +74,7 @@ class Window:
     bank_identifier: str
     from_date: dt.date
     to_date: dt.date
+    depth: Depth | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +98,37 @@ class PlannedMonth:
 
     Args:
         month: UTC month as YYYY-MM.
-        from_date: First UTC day that it will claim.
+        from_date: First UTC day that it will claim, if the store has it.
         to_date: Last UTC day that it will claim.
+        known_to: Last of the days from the first one on that pulls speak for already, without a
+            day between that none does; None where the first day is new.
     """
 
     month: str
     from_date: dt.date
     to_date: dt.date
+    known_to: dt.date | None = None
+
+    def claims_from(
+        self,
+        depth: Depth | None,
+        refreshed_at: dt.datetime | None,
+        first_row_on: dt.date | None = None,
+    ) -> dt.date:
+        """The first UTC day that a read speaks for; after the last where it speaks for none.
+
+        Days that the bank may have forgotten stay with the pulls that read them while it had them;
+        those that no pull has read yet have nobody else to speak for them.
+
+        Args:
+            depth: How far back the bank offers rows, where that is known.
+            refreshed_at: The instant of the store that was read; None where Lean did not say.
+            first_row_on: UTC day of the first row of the read; None without any.
+        """
+        if depth is None or self.known_to is None:
+            return self.from_date
+        whole_from = depth.whole_from(refreshed_at, first_row_on)
+        return max(self.from_date, min(whole_from, self.known_to + _DAY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +239,7 @@ def _missing_or_open(
         start, end = max(month_start, first), min(month_end, last)
         found = have.get(name, ())
         if not found or not _covers(found, start, end) or _is_open(found, settled_on):
-            yield number, PlannedMonth(name, start, end)
+            yield number, PlannedMonth(name, start, end, _known_to(found, start))
 
 
 @lru_cache(maxsize=4096)
@@ -215,7 +271,9 @@ def _chosen(
                     wanted.add(number)
     for number in sorted(wanted):
         name, start, end = _month(number)
-        yield number, PlannedMonth(name, max(start, first), min(end, last))
+        start = max(start, first)
+        known_to = _known_to(have.get(name, ()), start)
+        yield number, PlannedMonth(name, start, min(end, last), known_to)
 
 
 def _is_open(have: Sequence[Claim], settled_on: dt.date) -> bool:
@@ -253,12 +311,18 @@ def _covers(have: Sequence[Claim], first: dt.date, last: dt.date) -> bool:
     """Whether claims leave no day of a range out."""
     if len(have) == 1:
         return have[0].from_date <= first and last <= have[0].to_date
+    known_to = _known_to(have, first)
+    return first > last or (known_to is not None and known_to >= last)
+
+
+def _known_to(have: Sequence[Claim], first: dt.date) -> dt.date | None:
+    """The last day of those from the first one on of which claims leave none out."""
     reached = first
-    for claim in sorted(have, key=lambda claim: claim.from_date):
+    for claim in sorted(have, key=lambda claim: claim.from_date) if len(have) > 1 else have:
         if claim.from_date > reached:
-            return False
+            break
         reached = max(reached, claim.to_date + _DAY)
-    return reached > last
+    return reached - _DAY if reached > first else None
 
 
 def _series(
@@ -277,23 +341,29 @@ def _series(
         from_date=max(run[0].from_date - _DAY, first),
         to_date=min(run[-1].to_date + _DAY, last),
         months=tuple(run),
-        unless_refreshed_at=None if is_forced else _known_store(run, have),
+        unless_refreshed_at=None if is_forced else _known_store(run, have, window.depth),
     )
 
 
 def _known_store(
-    run: Sequence[PlannedMonth], have: Mapping[str, Sequence[Claim]]
+    run: Sequence[PlannedMonth], have: Mapping[str, Sequence[Claim]], depth: Depth | None
 ) -> dt.datetime | None:
-    """The store's instant at which all that is planned was read already, if there is one."""
-    stores = {claim.refreshed_at for month in run for claim in have.get(month.month, ())}
-    if len(stores) != 1:
-        return None
-    (store,) = stores
+    """The store's instant at which all that is planned was read already, if there is one.
+
+    Days that the bank had forgotten by then do not count: no read of that store has them.
+    """
+    store: dt.datetime | None = None
+    for month in run:
+        for claim in have.get(month.month, ()):
+            if claim.refreshed_at is None:
+                return None
+            if store is None or claim.refreshed_at > store:
+                store = claim.refreshed_at
     if store is None:
         return None
-    known_to = store.date()
-    is_known = all(
-        _covers(have.get(month.month, ()), month.from_date, min(month.to_date, known_to))
-        for month in run
-    )
-    return store if is_known else None
+    for month in run:
+        of_store = [one for one in have.get(month.month, ()) if one.refreshed_at == store]
+        start = month.claims_from(depth, store)
+        if not _covers(of_store, start, min(month.to_date, store.date())):
+            return None
+    return store

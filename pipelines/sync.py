@@ -11,7 +11,7 @@ import copy
 import datetime as dt
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -34,7 +34,7 @@ from lean_resources.errors import (
 from lean_resources.gate import QUARANTINE_SCHEMA, Gate, Gated
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.lake import PARENTS, RAW_SCHEMA, Batch, Lake, lake_schema
+from pipelines.lake import DEPTHS, PARENTS, RAW_SCHEMA, Batch, Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
 from pipelines.memory import keep_memory
 from pipelines.parents import ClaimsInOrder, Parent, Resumed, parents_of, window_of
@@ -191,9 +191,8 @@ def tasks_of(
     resumed = None
     if resumes:
         resumed = Resumed(resumes, now - dt.timedelta(hours=policy.resume_hours))
-    with lake.planning(
-        {*PARENTS, stream.name} if stream.window is Window.SNAPSHOT else PARENTS
-    ) as connection:
+    also = stream.name if stream.window is Window.SNAPSHOT else DEPTHS
+    with lake.planning({*PARENTS, also}) as connection:
         parents = parents_of(
             stream, connection, now, selection.entity_ids, selection.account_ids, resumed
         )
@@ -709,7 +708,7 @@ def _pull_of(
     *,
     read: Read | None = None,
     error: LeanError | None = None,
-    claimed_to: dt.date | None = None,
+    claimed: _Slot | None = None,
     rows: int = 0,
     quarantined: int = 0,
     is_first: bool = True,
@@ -717,6 +716,8 @@ def _pull_of(
     """The ledger's row of one pull."""
     last = read.answers[-1] if read is not None else None
     task = done.task
+    # What speaks for no day tells which days it was about.
+    days = claimed if claimed is not None and claimed.from_date is not None else month
     return Pull(
         pull_id=new_id(),
         series_id=last.page.series_id if last is not None else new_id(),
@@ -725,8 +726,8 @@ def _pull_of(
         entity_id=task.parent.entity_id,
         bank_identifier=task.parent.bank_identifier,
         month=month.month if month is not None else None,
-        claimed_from=month.from_date if month is not None else None,
-        claimed_to=claimed_to if claimed_to is not None else month.to_date if month else None,
+        claimed_from=days.from_date if days is not None else None,
+        claimed_to=days.to_date if days is not None else None,
         outcome=outcome,
         code=error.code if error is not None else None,
         remedy=error.remedy if error is not None else None,
@@ -796,6 +797,50 @@ def _where_it_lies(body: bytes) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(body)])
 
 
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """What a pull of a series speaks for: a parent, or days of a month, None where none is left."""
+
+    series_id: str
+    month: PlannedMonth | None = None
+    from_date: dt.date | None = None
+    to_date: dt.date | None = None
+
+
+def _slot(
+    series_id: str, month: PlannedMonth, done: _Done, read: Read, first_row_on: dt.date | None
+) -> _Slot:
+    """The days of a month that a read speaks for.
+
+    A store knows nothing of the days after it was refreshed, nor of those that its bank forgot.
+    """
+    refreshed_at = read.refreshed_at
+    from_date = month.claims_from(done.task.parent.depth, refreshed_at, first_row_on)
+    to_date = month.to_date if refreshed_at is None else min(month.to_date, refreshed_at.date())
+    if from_date > to_date:
+        return _Slot(series_id, month)
+    return _Slot(series_id, month, from_date, to_date)
+
+
+def _first_days(
+    stream: Stream, whole: Mapping[str, tuple[_Done, Read]], rows: pa.Table
+) -> dict[str, dt.date]:
+    """The UTC day of the first row of each series whose bank may have forgotten days."""
+    wanted = [
+        series_id
+        for series_id, (done, _) in whole.items()
+        if done.task.parent.depth is not None
+        and any(month.known_to is not None for month in done.task.months)
+    ]
+    if not wanted:
+        return {}
+    found = rows.select(["series_id"]).append_column("day", _day_of_row(stream, rows))
+    found = found.filter(pc.is_in(found["series_id"], value_set=pa.array(wanted, pa.string())))
+    firsts = found.group_by("series_id", use_threads=False).aggregate([("day", "min")])
+    series_ids, days = firsts["series_id"].to_pylist(), firsts["day_min"].to_pylist()
+    return {series_id: day for series_id, day in zip(series_ids, days, strict=True) if day}
+
+
 def _claimed(
     stream: Stream,
     whole: dict[str, tuple[_Done, Read]],
@@ -808,19 +853,14 @@ def _claimed(
         The pulls; the rows with `pull_id` in place of `series_id`, apart by month where the stream
         has months; the quarantine, with records that no day can be told of.
     """
-    slots: list[tuple[str, PlannedMonth | None, dt.date | None]] = []
+    slots: list[_Slot] = []
+    first_days = _first_days(stream, whole, gated.rows)
     for series_id, (done, read) in whole.items():
         if stream.window is Window.SNAPSHOT:
-            slots.append((series_id, None, None))
-            continue
-        # A store knows nothing of the days after it was refreshed.
-        known_to = read.refreshed_at.date() if read.refreshed_at is not None else dt.date.max
-        slots += [
-            (series_id, month, min(month.to_date, known_to))
-            if month.from_date <= known_to
-            else (series_id, month, None)
-            for month in done.task.months
-        ]
+            slots.append(_Slot(series_id))
+        else:
+            first = first_days.get(series_id)
+            slots += [_slot(series_id, month, done, read, first) for month in done.task.months]
     rows, quarantine = gated.rows, gated.quarantine
     in_whole = pa.array(list(whole), pa.string())
     is_whole = pc.is_in(rows["series_id"], value_set=in_whole)
@@ -829,7 +869,7 @@ def _claimed(
     quarantine = quarantine.filter(pc.is_in(quarantine["series_id"], value_set=in_whole))
     index: np.ndarray
     if stream.window is Window.SNAPSHOT:
-        places = {series_id: place for place, (series_id, _, _) in enumerate(slots)}
+        places = {slot.series_id: place for place, slot in enumerate(slots)}
         index = np.array([places[s] for s in rows["series_id"].to_pylist()], np.int64)
     else:
         rows, quarantine = _placed(stream, rows, quarantine)
@@ -838,22 +878,22 @@ def _claimed(
     wrong = Counter(quarantine["series_id"].to_pylist())
     pulls: list[Pull] = []
     seen: set[str] = set()
-    for place, (series_id, month, claimed_to) in enumerate(slots):
-        done, read = whole[series_id]
-        is_first = series_id not in seen
-        seen.add(series_id)
-        is_unknown = month is not None and claimed_to is None
+    for place, slot in enumerate(slots):
+        done, read = whole[slot.series_id]
+        is_first = slot.series_id not in seen
+        seen.add(slot.series_id)
+        is_unknown = slot.month is not None and slot.from_date is None
         pulls.append(
             _pull_of(
                 stream,
                 done,
-                month,
+                slot.month,
                 run_id,
                 Outcome.UNCHANGED if is_unknown else Outcome.COMMITTED,
                 read=read,
-                claimed_to=claimed_to,
+                claimed=slot,
                 rows=int(counts[place]),
-                quarantined=wrong[series_id] if is_first else 0,
+                quarantined=wrong[slot.series_id] if is_first else 0,
                 is_first=is_first and stream.exploded_from is None,
             )
         )
@@ -914,11 +954,7 @@ def _placed(stream: Stream, rows: pa.Table, quarantine: pa.Table) -> tuple[pa.Ta
     return rows.filter(pc.invert(homeless)), pa.concat_tables([quarantine, lost])
 
 
-def _slot_of_row(
-    stream: Stream,
-    rows: pa.Table,
-    slots: Sequence[tuple[str, PlannedMonth | None, dt.date | None]],
-) -> np.ndarray:
+def _slot_of_row(stream: Stream, rows: pa.Table, slots: Sequence[_Slot]) -> np.ndarray:
     """For each row the place of the pull that claims its day, or -1."""
     if rows.num_rows == 0 or not slots:
         return np.full(rows.num_rows, -1, np.int64)
@@ -930,11 +966,11 @@ def _slot_of_row(
     # Claims of one series are neighbours, so the last claim that begins by a row's day is its only
     # candidate; days until the year 9999 fit 22 bits.
     starts, ends, order = [], [], []
-    for place, (series_id, month, claimed_to) in enumerate(slots):
-        if series_id in number and month is not None and claimed_to is not None:
-            base = number[series_id] << 22
-            starts.append(base + (month.from_date - epoch).days)
-            ends.append(base + (claimed_to - epoch).days)
+    for place, slot in enumerate(slots):
+        if slot.series_id in number and slot.from_date is not None and slot.to_date is not None:
+            base = number[slot.series_id] << 22
+            starts.append(base + (slot.from_date - epoch).days)
+            ends.append(base + (slot.to_date - epoch).days)
             order.append(place)
     sort = np.argsort(starts)
     start, end, place_of = (np.array(values, np.int64)[sort] for values in (starts, ends, order))

@@ -1,11 +1,13 @@
 """Laws of the planner: what is claimed and what is planned is what is wanted."""
 
 import datetime as dt
+from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.planner import Claim, Window, months, plan
+from pipelines.planner import Claim, Depth, Window, months, plan
 from pipelines.policy import Policy
 
 DAY = dt.timedelta(days=1)
@@ -159,3 +161,92 @@ def test_a_backfill_reads_what_is_there_already():
     [series] = plan([window], claims, dt.date(2026, 3, 15), POLICY, only={"2025-06"})
 
     assert series.unless_refreshed_at is None
+
+
+READS = st.lists(
+    st.tuples(
+        st.integers(0, 40),  # days since the last read
+        st.integers(0, 9),  # days since the bank's start was told
+        st.booleans(),  # whether everything is read again, as the weekly reconciliation does
+    ),
+    min_size=2,
+    max_size=8,
+)
+
+
+def owners(offered_days, quiet_days, reads):
+    """For each day the read that speaks for it, and whether its bank had the day then.
+
+    The bank offers so many days, and the first of those has rows after so many without.
+    """
+    today = dt.date(2026, 1, 20)
+    window = account(dt.date(2025, 6, 10), dt.date(2027, 12, 31))
+    claims, owner, known = {}, {}, set()
+    for number, (passed, told_before, is_forced) in enumerate(reads):
+        today += passed * DAY
+        store = dt.datetime.combine(today, dt.time(number), dt.UTC)
+        told_on = today - told_before * DAY
+        depth = Depth(told_on - offered_days * DAY, told_on) if number else None
+        has_from = today - offered_days * DAY
+        first_row_on = min(has_from + quiet_days * DAY, today)
+        only = {name for name, _, _ in months(window.from_date, today)} if is_forced else None
+        for series in plan([replace(window, depth=depth)], {"a": claims}, today, POLICY, only):
+            for month in series.months:
+                first = month.claims_from(depth, store, first_row_on)
+                if first > month.to_date:
+                    continue
+                claims[month.month] = [
+                    *claims.get(month.month, ()),
+                    Claim(first, month.to_date, store),
+                ]
+                for day in days(first, month.to_date):
+                    owner[day] = day >= has_from
+        known |= {day for day, is_had in owner.items() if is_had}
+    return owner, known
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(5, 200), st.integers(0, 20), READS)
+def test_a_day_that_was_read_never_passes_to_a_store_that_forgot_it(
+    offered_days, quiet_days, reads
+):
+    """Whatever is read when: who speaks for a day that was known had it."""
+    owner, known = owners(offered_days, quiet_days, reads)
+
+    assert known <= {day for day, is_had in owner.items() if is_had}
+
+
+def test_a_planner_that_believes_a_start_told_days_ago_is_caught(monkeypatch):
+    """The mutant that does not let the start move on hands a day to a store that forgot it."""
+    monkeypatch.setattr(Depth, "whole_from", lambda depth, *_: depth.from_date)
+
+    with pytest.raises(AssertionError):
+        test_a_day_that_was_read_never_passes_to_a_store_that_forgot_it.hypothesis.inner_test(
+            40, 0, [(0, 0, False), (7, 5, True)]
+        )
+
+
+def test_a_row_from_before_the_start_shows_that_the_bank_still_has_its_days():
+    """A start that Lean told wrongly keeps no read from speaking for what it brought."""
+    depth = Depth(dt.date(2026, 2, 10), dt.date(2026, 3, 1))
+    store = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)
+
+    assert depth.whole_from(store, None) == dt.date(2026, 2, 14)
+    assert depth.whole_from(store, dt.date(2026, 2, 20)) == dt.date(2026, 2, 14)
+    assert depth.whole_from(store, dt.date(2026, 2, 1)) == dt.date(2026, 2, 2)
+
+
+def test_a_read_speaks_for_days_that_nobody_has_read_though_the_bank_forgot_them():
+    """Somebody has to, or they would be asked for at every sync."""
+    depth = Depth(dt.date(2026, 2, 10), dt.date(2026, 3, 1))
+    window = replace(account(dt.date(2026, 1, 1), dt.date(2026, 12, 31)), depth=depth)
+    store = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+    read = Claim(dt.date(2026, 2, 1), dt.date(2026, 2, 5), store - 20 * DAY)
+
+    [series] = plan([window], {"a": {"2026-02": [read]}}, dt.date(2026, 3, 1), POLICY)
+
+    assert {month.month: month.claims_from(depth, store) for month in series.months} == {
+        "2026-01": dt.date(2026, 1, 1),
+        "2026-02": dt.date(2026, 2, 6),
+        "2026-03": dt.date(2026, 3, 1),
+    }

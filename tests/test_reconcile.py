@@ -9,6 +9,7 @@ import pytest
 from conftest import TODAY, client_of, rows_of, sync_everything
 
 from lean_resources.sandbox import Sandbox
+from pipelines.planner import Depth
 from pipelines.policy import Policy
 from pipelines.reconcile import reconcile
 
@@ -98,3 +99,84 @@ def test_an_open_month_may_change(sandbox, filled):
 
     assert differences == []
     assert report.rows["transactions"] > 0
+
+
+SHOWN = (
+    "select transaction_id, amount from transactions where account_id = '{}'"
+    " and status = 'BOOKED' and coalesce(booked_at, value_at, transacted_at) {} order by all"
+)
+COVERED = (
+    "select utc_day from account_days where status = 'covered' and account_id = '{}' order by all"
+)
+
+
+def forgetful(sandbox, lake, days):
+    """An account whose bank offers so many days, read, and refreshed 25 days later.
+
+    Returns:
+        The account, the first instant that the bank still has, and the rows and the covered days
+        that the lake had before.
+    """
+    case = sandbox.example("newer_generation")
+    account, entity = case["account_ids"][0], case["entity_id"]
+    sandbox.limit_history(entity, days)
+    asyncio.run(sync_everything(client_of(sandbox), lake, NAMES | {"refreshes"}))
+    start = dt.datetime.fromisoformat(f"{TODAY}T00:00:00+00:00") + dt.timedelta(days=26 - days)
+    rows = rows_of(lake, SHOWN.format(account, f"< '{start}'"))
+    covered = rows_of(lake, COVERED.format(account))
+    sandbox.clock.advance(dt.timedelta(days=25))
+
+    async def refresh():
+        async with client_of(sandbox) as client:
+            await client.refresh(entity)
+
+    asyncio.run(refresh())
+    sandbox.clock.advance(dt.timedelta(minutes=5))
+    return account, start, rows, covered
+
+
+@pytest.mark.parametrize("offered", [20, 100])
+def test_what_a_bank_offers_no_longer_stays_known(sandbox, lake, offered):
+    """Neither a sync of open months nor a reading of everything hides rows that the bank forgot."""
+    account, start, rows, covered = forgetful(sandbox, lake, offered)
+
+    for _ in range(2):
+        asyncio.run(sync_everything(client_of(sandbox), lake, NAMES | {"refreshes"}))
+        report, differences = reconciled(sandbox, lake, f"weekly {offered}")
+
+        assert differences == []
+        assert report.outcomes["FAILED"] == 0
+        assert rows_of(lake, SHOWN.format(account, f"< '{start}'")) == rows
+        assert {one for one, _ in rows_of(lake, SHOWN.format(account, f">= '{start}'"))} == {
+            one["record"]["transaction_id"]
+            for one in sandbox.truth("transactions")
+            if one["parent"]["account_id"] == account and one["record"]["status"] == "BOOKED"
+        }
+        assert set(rows_of(lake, COVERED.format(account))) > set(covered)
+    assert len(rows) > 10
+
+
+@pytest.mark.parametrize("offered", [20, 100])
+def test_a_pull_that_speaks_for_forgotten_days_is_caught(sandbox, lake, monkeypatch, offered):
+    """The mutant that lets every read speak for all days loses rows, which the test above sees."""
+    monkeypatch.setattr(Depth, "whole_from", lambda *_: dt.date.min)
+    account, start, rows, _ = forgetful(sandbox, lake, offered)
+
+    asyncio.run(sync_everything(client_of(sandbox), lake, NAMES | {"refreshes"}))
+    reconciled(sandbox, lake)
+
+    assert set(rows) - set(rows_of(lake, SHOWN.format(account, f"< '{start}'")))
+
+
+def test_a_month_that_is_partly_forgotten_costs_one_request_while_nothing_is_new(sandbox, lake):
+    """Days kept by an older pull do not make a sync read again what the store was read for."""
+    account, *_ = forgetful(sandbox, lake, 20)
+    asyncio.run(sync_everything(client_of(sandbox), lake, NAMES | {"refreshes"}))
+
+    reports = asyncio.run(
+        sync_everything(client_of(sandbox), lake, {"transactions"}, account_ids={account})
+    )
+
+    assert set(reports["transactions"].outcomes) == {"UNCHANGED"}
+    # One for Lean's clock, one for the account.
+    assert reports["transactions"].requests == 2

@@ -698,8 +698,10 @@ def test_a_month_after_the_store_is_read_without_a_claim(sandbox, lake):
 # What a run is narrowed to.
 
 
-def test_a_backfill_changes_nothing_that_was_right(sandbox, lake):
+def test_a_backfill_changes_nothing_that_was_right(tmp_path):
     """Reading chosen months again gives the same rows, in new pulls of those months alone."""
+    sandbox, lake = Sandbox(customers=3, months=6, seed=7), Lake(tmp_path, "sandbox")
+    asyncio.run(sync_everything(client_of(sandbox), lake, {*CHAIN, "refreshes"}, insights=False))
     before = shown(lake)
     months = {"2025-11", "2025-12"}
 
@@ -709,6 +711,7 @@ def test_a_backfill_changes_nothing_that_was_right(sandbox, lake):
     made = last_sync(lake, "transactions")
     assert {one["month"] for one in made} == months
     assert {one["outcome"] for one in made} == {"COMMITTED"}
+    assert sum(one["rows"] for one in made) > 0
     claimed = rows_of(
         lake, "select count(*) from claims where stream = 'transactions' and month < '2026-01'"
         " and month > '2025-10' and pull_id in (select pull_id from pulls"
@@ -716,6 +719,16 @@ def test_a_backfill_changes_nothing_that_was_right(sandbox, lake):
     )  # fmt: skip
     assert claimed == [(len(made),)]
     assert report.requests <= 2 * report.parents + 1
+
+
+def test_a_backfill_of_what_no_bank_has_is_asked_for_and_changes_nothing(sandbox, lake):
+    """Months before all that banks offer come back empty; the first read still speaks for them."""
+    before = rows_of(lake, "from claims where stream = 'transactions' order by all")
+
+    report = pull(sandbox, lake, "transactions", months={"2025-11"})
+
+    assert set(report.outcomes) == {"UNCHANGED"}
+    assert rows_of(lake, "from claims where stream = 'transactions' order by all") == before
 
 
 def test_a_backfill_mends_a_month_that_was_lost(sandbox, lake):
