@@ -1,8 +1,9 @@
 """Models become Parquet: only what reads something that changed, in order, each part once.
 
 A part is all rows of a model, or those of one month. Its *print* is a hash of the SQL and of what
-it reads; a part whose print is the one on record is left as it is. What a part holds has a hash of
-its own, so that a part which was built again and came out the same stops the chain.
+it reads; a part whose print is the one on record is left as it is. What a part holds has a name,
+its *content*, which a part that was built again and came out the same keeps, so that the chain
+stops there.
 
 Files are only added. A *manifest* names those that count, and is renamed into place last: whoever
 reads sees one whole build.
@@ -72,7 +73,7 @@ class Part(msgspec.Struct, frozen=True):
     Args:
         file: Its file below the lake's folder; empty where there are no rows.
         print: Hash of the SQL and of what it read.
-        content: Hash of its rows, whatever their order.
+        content: Name of its rows; it stays while they do, whatever their order.
         rows: How many.
     """
 
@@ -410,8 +411,8 @@ class _Work:
                 total += summed
         return _hash(str(rows), str(total))
 
-    def _row(self, query: str) -> tuple[Any, ...]:
-        row = self.connection.execute(query).fetchone()
+    def _row(self, query: str, **given: Any) -> tuple[Any, ...]:
+        row = self.connection.execute(query, given or None).fetchone()
         return row if row is not None else ()
 
     def _is_there(self, part: Part) -> bool:
@@ -443,20 +444,45 @@ class _Work:
             if months is not None:
                 self.connection.execute("set search_path = 'main'")
                 self._tell_part(None)
-        rows, content = self._row(
-            "select count(*), coalesce(sum(hash(it)::hugeint), 0)::varchar"
-            f" from read_parquet('{path}', hive_partitioning = false) as it"
+        rows = self._rows(written)
+        if old is not None and self._is_like(old, written, rows):
+            written.unlink()
+            return Part(file=old.file, print=print_, content=old.content, rows=rows)
+        if rows == 0:
+            written.unlink()
+            return Part(file="", print=print_, content="", rows=0)
+        reveal(written, file)
+        return Part(
+            file=str(file.relative_to(self.lake.folder)),
+            print=print_,
+            content=file.stem,
+            rows=rows,
         )
-        place = str(file.relative_to(self.lake.folder))
-        if old is not None and old.content == content and self._is_there(old):
-            place = old.file
-            written.unlink()
-        elif rows == 0:
-            place = ""
-            written.unlink()
-        else:
-            reveal(written, file)
-        return Part(file=place, print=print_, content=content, rows=rows)
+
+    def _rows(self, file: Path) -> int:
+        """How many rows a file has, by its footer."""
+        path = str(file)
+        rows: int = self._row("select num_rows from parquet_file_metadata($path)", path=path)[0]
+        return rows
+
+    def _is_like(self, old: Part, written: Path, rows: int) -> bool:
+        """Whether a file holds the same rows as a part on record, in whatever order.
+
+        Rows are read only where there are as many, as most parts that are built again have others.
+        """
+        if old.rows != rows or not self._is_there(old):
+            return False
+        if rows == 0:
+            return True
+        before, now = (
+            self._row(
+                "select sum(hash(it)::hugeint)"
+                " from read_parquet($path, hive_partitioning = false) as it",
+                path=str(file),
+            )
+            for file in (self.lake.folder / old.file, written)
+        )
+        return before == now
 
     def _narrow(self, reads: Collection[str], months: tuple[str, ...]) -> None:
         """Let names that are kept by month mean some months of them, until told otherwise."""

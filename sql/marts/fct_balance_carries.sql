@@ -33,15 +33,15 @@ with ordered as (
 
     select
         *,
-        row_number() over (
-            partition by account_key, currency
-            order by riyadh_month desc
-        ) = 1 as is_last,
-        lead(strptime(riyadh_month || '-01', '%Y-%m-%d')) over (
-            partition by account_key, currency
-            order by riyadh_month
-        ) as next_start
+        strptime(riyadh_month || '-01', '%Y-%m-%d')::date as month_start,
+        lag(riyadh_month) over by_month is null as is_first,
+        lead(riyadh_month) over by_month is null as is_last,
+        strptime(lead(riyadh_month) over by_month || '-01', '%Y-%m-%d')::date as next_start
     from fct_balance_months
+    window by_month as (
+        partition by account_key, currency
+        order by riyadh_month
+    )
 
 ),
 
@@ -53,13 +53,11 @@ holes as (
         currency,
         unnest(
             generate_series(
-                strptime(riyadh_month || '-01', '%Y-%m-%d') + interval 1 month,
-                next_start - interval 1 day,
-                interval 1 month
+                month_start + interval 1 month, next_start - interval 1 day, interval 1 month
             )
         )::date as month_start
     from ordered
-    where next_start > strptime(riyadh_month || '-01', '%Y-%m-%d') + interval 1 month
+    where next_start > month_start + interval 1 month
 
 ),
 
@@ -93,19 +91,8 @@ months as (
         ordered.account_key,
         ordered.currency,
         ordered.riyadh_month,
-        if(
-            row_number() over (
-                partition by ordered.account_key, ordered.currency
-                order by ordered.riyadh_month
-            ) = 1,
-            ordered.from_date,
-            strptime(ordered.riyadh_month || '-01', '%Y-%m-%d')::date
-        ) as from_date,
-        if(
-            ordered.is_last,
-            ordered.to_date,
-            last_day(strptime(ordered.riyadh_month || '-01', '%Y-%m-%d')::date)
-        ) as to_date,
+        if(ordered.is_first, ordered.from_date, ordered.month_start) as from_date,
+        if(ordered.is_last, ordered.to_date, last_day(ordered.month_start)) as to_date,
         ordered.booked_amount,
         ordered.openings,
         ordered.closings,

@@ -147,7 +147,7 @@ full_counts as (
 
 ),
 
-paid as (
+gathered as (
 
     select
         payments.obligation_id,
@@ -157,16 +157,30 @@ paid as (
         count(distinct payments.month) as months_seen,
         min(payments.booking_date) as first_date,
         max(payments.booking_date) as last_date,
-        max_by(payments.payment, (payments.booking_date, payments.movement_id)) as last_payment,
-        list(
-            payments.movement_id order by payments.booking_date, payments.movement_id
-        ) as movement_ids
+        -- Sorted afterwards: a list that is gathered in order is gathered by one thread.
+        list_sort(
+            list({
+                'booking_date': payments.booking_date,
+                'movement_id': payments.movement_id,
+                'payment': payments.payment
+            })
+        ) as evidence
     from payments
     left join full_months
         on
             payments.obligation_id = full_months.obligation_id
             and payments.month = full_months.month
     group by payments.obligation_id
+
+),
+
+paid as (
+
+    select
+        *,
+        evidence[-1]['payment'] as last_payment,
+        list_transform(evidence, lambda one: one['movement_id']) as movement_ids
+    from gathered
 
 ),
 

@@ -108,24 +108,43 @@ streams as (
         count(*) as occurrence_count,
         bool_or(movements.is_direct_debit) as is_direct_debit,
         bool_or(movements.is_standing_order) as is_standing_order,
-        list_sort(list_distinct(list(movements.booking_date))) as dates,
-        list_sort(
-            list({
-                'booking_date': movements.booking_date,
-                'movement_id': movements.movement_id
-            })
-        ) as evidence
+        list_sort(list_distinct(list(movements.booking_date))) as dates
     from fct_counterparty_movements as movements
     semi join recurring on movements.stream_id = recurring.stream_id
     group by movements.stream_id
 
 ),
 
+-- Apart from the rest, because ids are most of the bytes, and both together would not fit memory.
+gathered as (
+
+    select
+        movements.stream_id,
+        list_sort(
+            list({
+                'booking_date': movements.booking_date,
+                'movement_id': movements.movement_id
+            })
+        ) as movements
+    from fct_counterparty_movements as movements
+    semi join recurring on movements.stream_id = recurring.stream_id
+    group by movements.stream_id
+
+),
+
+evidence as (
+
+    select
+        stream_id,
+        list_transform(movements, lambda one: one['movement_id']) as movement_ids
+    from gathered
+
+),
+
 rhythms as (
 
     select
-        * exclude (evidence),
-        list_transform(evidence, lambda one: one['movement_id']) as movement_ids,
+        *,
         dates[1] as first_date,
         dates[-1] as last_date,
         len(dates) as day_count,
@@ -418,6 +437,7 @@ select
     expected.uncovered_days,
 
     -- trace
-    expected.movement_ids
+    evidence.movement_ids
 from expected
+inner join evidence on expected.stream_id = evidence.stream_id
 left join inferred on expected.stream_id = inferred.stream_id

@@ -44,27 +44,29 @@
 with reads as (
 
     select
-        pull_id,
-        parent_id as account_id,
-        month,
-        claimed_from,
-        claimed_to,
+        pulls.pull_id,
+        pulls.parent_id as account_id,
+        bridge_accounts.account_key,
+        pulls.month,
+        pulls.claimed_from,
+        pulls.claimed_to,
         row_number() over by_age as turn,
-        max(finished_at) over by_age as seen_at,
-        coalesce(refreshed_at, asked_at) as told_at,
-        count(*) over (partition by parent_id, month) as turns,
-        min(claimed_from) over earlier as spoken_from,
-        max(claimed_to) over earlier as spoken_to
+        max(pulls.finished_at) over by_age as seen_at,
+        coalesce(pulls.refreshed_at, pulls.asked_at) as told_at,
+        count(*) over (partition by pulls.parent_id, pulls.month) as turns,
+        min(pulls.claimed_from) over earlier as spoken_from,
+        max(pulls.claimed_to) over earlier as spoken_to
     from pulls
-    where stream = 'transactions' and outcome = 'COMMITTED'
+    inner join bridge_accounts on pulls.parent_id = bridge_accounts.account_id
+    where pulls.stream = 'transactions' and pulls.outcome = 'COMMITTED'
     window by_age as (
-        partition by parent_id, month
-        order by coalesce(refreshed_at, asked_at), asked_at, pull_id
+        partition by pulls.parent_id, pulls.month
+        order by coalesce(pulls.refreshed_at, pulls.asked_at), pulls.asked_at, pulls.pull_id
         rows unbounded preceding
     ),
     earlier as (
-        partition by parent_id, month
-        order by coalesce(refreshed_at, asked_at), asked_at, pull_id
+        partition by pulls.parent_id, pulls.month
+        order by coalesce(pulls.refreshed_at, pulls.asked_at), pulls.asked_at, pulls.pull_id
         rows between unbounded preceding and 1 preceding
     )
 
@@ -74,6 +76,7 @@ shown as (
 
     select
         history.account_id,
+        reads.account_key,
         history.transaction_id,
         history.month,
         history.status,
@@ -279,8 +282,8 @@ versions as (
 
 select
     -- ids
-    bridge_accounts.account_key || ':' || versions.transaction_id as movement_id,
-    bridge_accounts.account_key,
+    versions.account_key || ':' || versions.transaction_id as movement_id,
+    versions.account_key,
     versions.account_id,
     versions.transaction_id,
     versions.version,
@@ -323,4 +326,3 @@ select
     -- trace
     versions.pull_id
 from versions
-inner join bridge_accounts on versions.account_id = bridge_accounts.account_id
