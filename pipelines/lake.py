@@ -240,6 +240,8 @@ class Lake:
             connection.execute(f"create table claims as from every_claim where stream in ({known})")
             self._attach_streams(connection, names)
             if DEPTHS in names:
+                history = self.history(STREAMS[DEPTHS])
+                connection.execute(f"create view {DEPTHS}_history as {history}")
                 self._add_views(connection, ("offered_now",))
             yield connection
 

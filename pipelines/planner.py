@@ -189,6 +189,8 @@ def plan(
             wanted = _missing_or_open(have, first, last, lookback)
         else:
             wanted = _chosen(have, first, last, lookback, only)
+            if window.depth is not None:
+                wanted = _remembered(wanted, window.depth)
         for run in _runs(wanted, policy.longest_series_months):
             yield _series(window, run, have, last, first, is_forced=only is not None)
 
@@ -274,6 +276,19 @@ def _chosen(
         start = max(start, first)
         known_to = _known_to(have.get(name, ()), start)
         yield number, PlannedMonth(name, start, min(end, last), known_to)
+
+
+def _remembered(
+    wanted: Iterable[tuple[int, PlannedMonth]], depth: Depth
+) -> Iterator[tuple[int, PlannedMonth]]:
+    """Months without those that were read whole and that the bank has forgotten since.
+
+    A weekly reconciliation would ask for ever more of them, and learn nothing.
+    """
+    for number, month in wanted:
+        is_known = month.known_to is not None and month.known_to >= month.to_date
+        if month.to_date >= depth.from_date or not is_known:
+            yield number, month
 
 
 def _is_open(have: Sequence[Claim], settled_on: dt.date) -> bool:

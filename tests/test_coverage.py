@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 from collections import Counter
 
+import duckdb
 import pytest
 from conftest import TODAY, client_of, rows_of, sync_everything
 
@@ -225,6 +226,41 @@ def test_a_start_that_moves_on_takes_nothing_back(sandbox, lake):
     assert {day for day, (status, _) in told.items() if status == "not_offered"} == {
         day for day in told if day < start
     }
+
+
+STATUS = "struct(account_id varchar, transactions_from_date date)"
+HEARD = """
+create table refreshes_history (
+    pull_id integer, entity_id varchar, created_at timestamptz, account_statuses {status}[]
+);
+insert into refreshes_history values
+    (1, 'whole', '2026-01-01', [('w', '2025-01-01')]),
+    (2, 'whole', '2026-02-01', [('w', '2025-02-01')]),
+    (1, 'running', '2026-01-01', [('r', '2025-01-02'), ('s', '2025-01-03')]),
+    (2, 'running', '2026-01-01', null),
+    (2, 'running', '2026-02-01', null),
+    (1, 'failed', '2026-01-01', [('f', '2025-01-04'), ('g', '2025-01-05')]),
+    (2, 'failed', '2026-02-01', [('f', null), ('g', '2025-02-05')]),
+    (2, 'never', '2026-02-01', null);
+create view refreshes as from refreshes_history where pull_id = 2;
+"""
+
+
+def test_a_start_that_the_newest_refresh_does_not_tell_is_that_of_the_one_before():
+    """A refresh that is running or failed tells nothing, and what was told before still holds."""
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        connection.execute(HEARD.format(status=STATUS))
+        found = connection.execute(lake_module._SQL["offered_now"]).fetchall()
+
+    january, february = dt.date(2026, 1, 1), dt.date(2026, 2, 1)
+    assert sorted(found) == [
+        ("f", dt.date(2025, 1, 4), january),
+        ("g", dt.date(2025, 2, 5), february),
+        ("r", dt.date(2025, 1, 2), january),
+        ("s", dt.date(2025, 1, 3), january),
+        ("w", dt.date(2025, 2, 1), february),
+    ]
 
 
 def test_where_no_refresh_told_anything_nothing_changes(sandbox, lake):

@@ -250,3 +250,22 @@ def test_a_read_speaks_for_days_that_nobody_has_read_though_the_bank_forgot_them
         "2026-02": dt.date(2026, 2, 6),
         "2026-03": dt.date(2026, 3, 1),
     }
+
+
+def test_a_backfill_leaves_out_months_that_the_bank_forgot():
+    """They were read while it had them; one that nobody has read whole is asked for as before."""
+    depth = Depth(dt.date(2026, 2, 10), dt.date(2026, 3, 1))
+    window = replace(account(dt.date(2025, 11, 1), dt.date(2026, 12, 31)), depth=depth)
+    store = dt.datetime(2026, 1, 20, tzinfo=dt.UTC)
+    claims = {
+        "2025-12": [Claim(dt.date(2025, 12, 1), dt.date(2025, 12, 30), store)],
+        "2026-01": [Claim(dt.date(2026, 1, 1), dt.date(2026, 1, 31), store)],
+    }
+    every = {"2025-11", "2025-12", "2026-01", "2026-02", "2026-03"}
+
+    planned = plan([window], {"a": claims}, dt.date(2026, 3, 2), POLICY, every)
+
+    assert [[month.month for month in one.months] for one in planned] == [
+        ["2025-11", "2025-12"],
+        ["2026-02", "2026-03"],
+    ]

@@ -721,13 +721,14 @@ def test_a_backfill_changes_nothing_that_was_right(tmp_path):
     assert report.requests <= 2 * report.parents + 1
 
 
-def test_a_backfill_of_what_no_bank_has_is_asked_for_and_changes_nothing(sandbox, lake):
-    """Months before all that banks offer come back empty; the first read still speaks for them."""
+def test_a_backfill_of_what_no_bank_has_asks_nobody(sandbox, lake):
+    """Months before all that banks offer were read once, came back empty, and are not asked for."""
     before = rows_of(lake, "from claims where stream = 'transactions' order by all")
+    assert any(row[2] == "2025-11" for row in before)
 
     report = pull(sandbox, lake, "transactions", months={"2025-11"})
 
-    assert set(report.outcomes) == {"UNCHANGED"}
+    assert report.parents == 0
     assert rows_of(lake, "from claims where stream = 'transactions' order by all") == before
 
 
