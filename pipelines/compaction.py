@@ -74,11 +74,14 @@ def compact(
         today: The UTC day it is; by this machine's clock unless it is given.
     """
     done = Compacted(ledger_files=lake.ledger.merge(today or dt.datetime.now(dt.UTC).date()))
-    for stream in STREAMS.values():
-        if stream.window is Window.MONTHS:
-            for folder in sorted(lake.place(stream).glob("month=*")):
-                month = folder.name.removeprefix("month=")
-                done = _sum(done, _Month(lake, stream, month, run_id, rows_at_once).merge())
+    # One look at the ledger for all months: what is merged of one changes nothing of another.
+    with lake.connect(PARENTS) as connection:
+        for stream in STREAMS.values():
+            if stream.window is Window.MONTHS:
+                for folder in sorted(lake.place(stream).glob("month=*")):
+                    month = folder.name.removeprefix("month=")
+                    one = _Month(lake, connection, stream, month, run_id, rows_at_once)
+                    done = _sum(done, one.merge())
     return done
 
 
@@ -92,6 +95,7 @@ class _Month:
     """One month of a stream that is being merged."""
 
     lake: Lake
+    connection: duckdb.DuckDBPyConnection
     stream: Stream
     month: str
     run_id: str | None
@@ -101,13 +105,12 @@ class _Month:
         """Merge what is worth it, some accounts at a time, each time as one commit."""
         files = len(list((self.lake.place(self.stream) / f"month={self.month}").glob("*.parquet")))
         done = Compacted()
-        with self.lake.connect(PARENTS) as connection:
-            history = self.lake.history(self.stream, [self.month])
-            connection.execute(f"create temp view versions as {history}")
-            self._choose(connection)
-            if files > _MOST_FILES or self._is_worth(connection):
-                for parents in self._groups(connection):
-                    done = _sum(done, self._merge(connection, parents))
+        history = self.lake.history(self.stream, [self.month])
+        self.connection.execute(f"create or replace temp view versions as {history}")
+        self._choose()
+        if files > _MOST_FILES or self._is_worth():
+            for parents in self._groups():
+                done = _sum(done, self._merge(parents))
         if not done.pulls:
             return done
         left = sum(
@@ -116,11 +119,11 @@ class _Month:
         after = len(list((self.lake.place(self.stream) / f"month={self.month}").glob("*.parquet")))
         return replace(done, months=1, files_before=files, files_after=after - left)
 
-    def _choose(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _choose(self) -> None:
         """Name the pulls to merge: all of accounts that one pull speaks for."""
-        connection.execute(
+        self.connection.execute(
             """
-            create temp table whole as
+            create or replace temp table whole as
             select parent_id, min(pull_id) as newest_id
             from claims
             where stream = $stream and month = $month
@@ -129,9 +132,9 @@ class _Month:
             """,
             {"stream": self.stream.name, "month": self.month},
         )
-        connection.execute(
+        self.connection.execute(
             """
-            create temp table places as
+            create or replace temp table places as
             with known as (
 
                 select
@@ -183,17 +186,17 @@ class _Month:
             {"stream": self.stream.name, "month": self.month},
         )
 
-    def _is_worth(self, connection: duckdb.DuckDBPyConnection) -> bool:
+    def _is_worth(self) -> bool:
         """Whether more rows lie in files that were not merged than show."""
-        found = connection.execute(
+        found = self.connection.execute(
             "select coalesce(sum(rows) filter (where is_new), 0)"
             " > coalesce(sum(rows) filter (where pull_id = newest_id), 0) from places"
         ).fetchone()
         return found is not None and bool(found[0])
 
-    def _groups(self, connection: duckdb.DuckDBPyConnection) -> Iterator[Sequence[str]]:
+    def _groups(self) -> Iterator[Sequence[str]]:
         """Accounts in groups of bounded size."""
-        rows = connection.execute(
+        rows = self.connection.execute(
             "select parent_id, sum(rows) filter (where not is_merged) from places"
             " group by all order by all"
         ).fetchall()
@@ -208,17 +211,17 @@ class _Month:
         if group:
             yield group
 
-    def _merge(self, connection: duckdb.DuckDBPyConnection, parents: Sequence[str]) -> Compacted:
+    def _merge(self, parents: Sequence[str]) -> Compacted:
         names = ", ".join(f'versions."{name}"' for name in self.stream.schema.names)
         key = ", ".join(f'"{name}"' for name in self.stream.key)
         versions_key = ", ".join(f'versions."{name}"' for name in self.stream.key)
         same = " and ".join(f'stretches."{name}" = versions."{name}"' for name in self.stream.key)
         order = ", ".join(f'versions."{name}"' for name in self.stream.placed_by)
-        connection.execute(
+        self.connection.execute(
             "create or replace temp table chosen as select unnest($1) as parent_id", [list(parents)]
         )
         # Narrow first: a row's content as two hashes, and the stretches of pulls that brought it.
-        connection.execute(
+        self.connection.execute(
             f"""
             create or replace temp table stretches as
             with seen as (
@@ -260,7 +263,7 @@ class _Month:
             group by {key}, content, again, stretch
             """
         )
-        table = connection.sql(
+        table = self.connection.sql(
             f"""
             select
                 {names},
@@ -280,9 +283,9 @@ class _Month:
             order by versions.{self.stream.parent_key}, {order}
             """
         ).to_arrow_table()
-        return self._commit(connection, table)
+        return self._commit(table)
 
-    def _commit(self, connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Compacted:
+    def _commit(self, table: pa.Table) -> Compacted:
         """Write merged rows under new pulls, and let the ledger say which ones those cover."""
         shown = table.filter(table["is_shown"])
         counts = {
@@ -290,7 +293,7 @@ class _Month:
         }
         pulls = {}
         merged = 0
-        for pull, before, since, others, first in self._newest(connection):
+        for pull, before, since, others, first in self._newest():
             covers = [*before, *since, *others]
             merged += len(since)
             pulls[pull.pull_id] = replace(
@@ -318,7 +321,7 @@ class _Month:
         return Compacted(pulls=merged, rows=shown.num_rows, superseded=superseded.num_rows)
 
     def _newest(
-        self, connection: duckdb.DuckDBPyConnection
+        self,
     ) -> Iterator[tuple[Pull, Sequence[str], Sequence[str], Sequence[str], int]]:
         """For each chosen account the pull that speaks for it, and what its successor covers.
 
@@ -327,7 +330,7 @@ class _Month:
         the place of the first of the new ones.
         """
         names = [name for name in LEDGER_SCHEMA.names if not name.startswith(("batch", "covers"))]
-        result = connection.execute(
+        result = self.connection.execute(
             f"""
             with covered as (
 
