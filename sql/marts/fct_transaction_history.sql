@@ -72,7 +72,7 @@ with reads as (
 
 ),
 
-shown as (
+shown as not materialized (
 
     select
         history.account_id,
@@ -100,35 +100,29 @@ shown as (
         reads.seen_at,
         reads.told_at,
         reads.spoken_from,
-        reads.spoken_to
+        reads.spoken_to,
+        hash(
+            history.status, signed_amount, history.amount, history.currency, history.booked_at,
+            history.value_at, placed_at, history.transaction_mutability,
+            history.transaction_type, history.sub_transaction_type,
+            history.transaction_reference, history.merchant_name,
+            history.merchant_category_code, history.charge_amount, history.charge_vat_amount
+        ) as content
     from transactions_history as history
     inner join reads on history.pull_id = reads.pull_id and history.month = reads.month
 
 ),
 
--- Most months are read once and need no comparing.
-hashed as (
-
-    select
-        *,
-        hash(
-            status, signed_amount, amount, currency, booked_at, value_at, placed_at,
-            transaction_mutability, transaction_type, sub_transaction_type, transaction_reference,
-            merchant_name, merchant_category_code, charge_amount, charge_vat_amount
-        ) as content
-    from shown
-    where turns > 1
-
-),
-
--- Most movements of a month that was read again are shown alike by every pull.
+-- Most movements of a month that was read again are shown alike by every pull. Hashes tell which:
+-- an open month is read every night, and all columns of all its nights would not fit memory.
 steady as (
 
     select
         account_id,
         transaction_id,
         month
-    from hashed
+    from shown
+    where turns > 1
     group by account_id, transaction_id, month
     having
         count(*) = max(turns)
@@ -137,15 +131,27 @@ steady as (
 
 ),
 
+-- Of those one showing will do, as of all that was read once; the others are compared.
+wanted as (
+
+    select
+        shown.*,
+        shown.turns = 1 or steady.account_id is not null as is_steady
+    from shown
+    left join steady
+        on
+            shown.account_id = steady.account_id
+            and shown.transaction_id = steady.transaction_id
+            and shown.month = steady.month
+    where shown.turn = 1 or steady.account_id is null
+
+),
+
 compared as (
 
-    select hashed.*
-    from hashed
-    anti join steady
-        on
-            hashed.account_id = steady.account_id
-            and hashed.transaction_id = steady.transaction_id
-            and hashed.month = steady.month
+    select * exclude (is_steady)
+    from wanted
+    where not is_steady
 
 ),
 
@@ -241,29 +247,13 @@ events as (
 versions as (
 
     select
-        * exclude (turn, turns, seen_at),
+        * exclude (turn, turns, seen_at, content, is_steady),
         1 as version,
         'appeared' as change_kind,
         seen_at as seen_from_at,
         null as seen_to_at
-    from shown
-    where turns = 1
-
-    union all by name
-
-    select
-        hashed.* exclude (turn, turns, seen_at, content),  -- noqa: RF02
-        1 as version,
-        'appeared' as change_kind,
-        hashed.seen_at as seen_from_at,
-        null as seen_to_at
-    from hashed
-    semi join steady
-        on
-            hashed.account_id = steady.account_id
-            and hashed.transaction_id = steady.transaction_id
-            and hashed.month = steady.month
-    where hashed.turn = 1
+    from wanted
+    where is_steady
 
     union all by name
 
