@@ -1,8 +1,9 @@
-"""What commands, Dagster's code server and a run cost before they start to work.
+"""What commands, Dagster's code server and a run cost before they start to work, and the demo.
 
     python benchmarks/startup.py [--rounds 5]
 
-Each figure is of processes of their own, one after the other, on files that were read before.
+Each figure is of processes of their own, one after the other, on files that were read before. Of
+the demo the wall time is told by phase, by what Dagster recorded of its steps.
 The last line is one of JSON.
 """
 
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness import ROOT, machine, write
+
+from pipelines.run import instance_at
 
 PYTHON = sys.executable
 LEANHOUSE = str(Path(PYTHON).with_name("leanhouse"))
@@ -140,6 +143,54 @@ def measure(rounds: int, home: Path) -> dict[str, Cost]:
     }
 
 
+def demo(home: Path) -> dict[str, float]:
+    """Seconds of each phase of a first demo, from the start of its process to the end."""
+    began = time.time()
+    process(home, LEANHOUSE, "demo", "--home", str(home / "demo"))
+    ended = time.time()
+    with instance_at(home / "demo" / "dagster") as instance:
+        records = instance.get_run_records(ascending=True)
+        steps = [
+            {
+                one.step_key: (one.start_time or 0.0, one.end_time or 0.0)
+                for one in instance.get_run_step_stats(record.dagster_run.run_id)
+            }
+            for record in records
+        ]
+    first, last = steps[0], steps[-1]
+    pulled = [times for name, times in first.items() if name not in {"models", "warehouse"}]
+    until = {
+        "until the first step: imports, the offline Lean, definitions": min(
+            start for start, _ in pulled
+        ),
+        "pulling, with the first refreshes": max(end for _, end in pulled),
+        "models": first["models"][1],
+        "the warehouse": first["warehouse"][1],
+        "one more customer, by webhook": max(end for _, end in last.values()),
+        "sample queries": ended,
+    }
+    edges = [began, *until.values()]
+    return {name: end - start for name, start, end in zip(until, edges, edges[1:], strict=False)}
+
+
+def demo_medians(rounds: int, home: Path) -> dict[str, float]:
+    """The median of each phase."""
+    found = [demo(home / f"demo-{number}") for number in range(rounds)]
+    return {name: statistics.median(one[name] for one in found) for name in found[0]}
+
+
+def demo_table(phases: dict[str, float], rounds: int) -> Sequence[str]:
+    """The demo's table of the page."""
+    return [
+        f"Median of {rounds}; {machine()}.",
+        "",
+        "| phase | seconds |",
+        "|---|---:|",
+        *(f"| {name} | {seconds:.1f} |" for name, seconds in phases.items()),
+        f"| **all** | **{sum(phases.values()):.1f}** |",
+    ]
+
+
 def table(found: dict[str, Cost], rounds: int) -> Sequence[str]:
     """The table of the page."""
     return [
@@ -158,15 +209,18 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="startup-") as folder:
         found = measure(args.rounds, Path(folder))
-    lines = table(found, args.rounds)
-    print("\n".join(lines))
+        phases = demo_medians(args.rounds, Path(folder))
+    lines, demo_lines = table(found, args.rounds), demo_table(phases, args.rounds)
+    print("\n".join([*lines, "", *demo_lines]))
     write("startup", lines)
+    write("demo", demo_lines)
     print(
         json.dumps(
             {
                 "benchmark": "startup",
                 "rounds": args.rounds,
                 "load_average": round(os.getloadavg()[0], 1),
+                "demo": {name: round(seconds, 2) for name, seconds in phases.items()},
                 "costs": {name: [round(one, 3) for one in cost] for name, cost in found.items()},
             }
         )
