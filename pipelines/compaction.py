@@ -78,11 +78,25 @@ def compact(
     with lake.connect(PARENTS) as connection:
         for stream in STREAMS.values():
             if stream.window is Window.MONTHS:
-                for folder in sorted(lake.place(stream).glob("month=*")):
-                    month = folder.name.removeprefix("month=")
+                for month in _grown(connection, stream):
                     one = _Month(lake, connection, stream, month, run_id, rows_at_once)
                     done = _sum(done, one.merge())
     return done
+
+
+def _grown(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[str]:
+    """Months with pulls that no merge has covered; of the others there is nothing to merge."""
+    rows = connection.execute(
+        """
+        select distinct pulls.month
+        from pulls
+        anti join merged_pulls(null::varchar[]) as merged on pulls.pull_id = merged.pull_id
+        where pulls.stream = $stream and pulls.outcome = 'COMMITTED' and pulls.covers is null
+        order by all
+        """,
+        {"stream": stream.name},
+    ).fetchall()
+    return [month for (month,) in rows]
 
 
 def _sum(one: Compacted, other: Compacted) -> Compacted:
