@@ -19,14 +19,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from lean_resources.errors import ConfigError, UnavailableError
-from lean_resources.webhooks import Event
+from lean_resources.webhooks import LISTED_DAYS, Event
 
-__all__ = ["ATTEMPTS", "KEEP_DAYS", "Inbox"]
+__all__ = ["ATTEMPTS", "Inbox"]
 
 ATTEMPTS = 5
 """Runs that an event is worth; after that it is failed, and gap repair or the next sync heals."""
-KEEP_DAYS = 90
-"""Days for which an event is kept at least, as long as Lean lists it."""
 
 _RECEIVED, _CLAIMED, _DONE, _FAILED = "received", "claimed", "done", "failed"
 _FIELDS = tuple(Event.__dataclass_fields__)
@@ -368,14 +366,14 @@ class Inbox:
             for row in connection.execute(query).mappings():
                 yield dict(row)
 
-    def prune(self, keep_days: int = KEEP_DAYS) -> int:
+    def prune(self, keep_days: int = LISTED_DAYS) -> int:
         """Delete settled events that came longer ago than they have to be kept.
 
         Raises:
             ValueError: They would be kept for less than 90 days.
         """
-        if keep_days < KEEP_DAYS:
-            raise ValueError(f"events are kept for {KEEP_DAYS} days at least")
+        if keep_days < LISTED_DAYS:
+            raise ValueError(f"events are kept for {LISTED_DAYS} days at least")
         events = self._events
         limit = self._now() - dt.timedelta(days=keep_days)
         with self._transaction() as connection:

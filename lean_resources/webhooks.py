@@ -22,13 +22,25 @@ import msgspec
 from lean_resources.errors import SchemaError, SignatureError
 from lean_resources.instants import parse_instant
 
-__all__ = ["DEEPEST", "FINISHED", "Event", "event_of", "read_event", "sign", "verify"]
+__all__ = [
+    "DEEPEST",
+    "FINISHED",
+    "LISTED_DAYS",
+    "Event",
+    "event_of",
+    "read_event",
+    "sign",
+    "verify",
+]
 
 DEEPEST = 32
 """Levels of objects and lists that a message may nest; Lean's nest five."""
 
 FINISHED = frozenset({"FINISHED", "OK"})
 """What Lean calls a refresh that is over: the first in Saudi Arabia, the second in the Emirates."""
+
+LISTED_DAYS = 90
+"""Days for which Lean lists an event."""
 
 _SCHEME = "sha512="
 _MAC = re.compile(r"[0-9a-fA-F]{128}")

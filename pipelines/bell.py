@@ -10,10 +10,13 @@ import asyncio
 import datetime as dt
 import time
 from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING
 
 from lean_resources.errors import UnavailableError
-from lean_resources.inbox import Inbox
 from lean_resources.webhooks import FINISHED
+
+if TYPE_CHECKING:
+    from lean_resources.inbox import Inbox
 
 __all__ = ["Bell"]
 

@@ -12,15 +12,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lean_resources.client import LeanClient, Read
 from lean_resources.errors import ConsentError, RequestError, SchemaError
 from lean_resources.gate import Gate
-from lean_resources.inbox import KEEP_DAYS, Inbox
 from lean_resources.streams import STREAMS
-from lean_resources.webhooks import FINISHED, Event, event_of
+from lean_resources.webhooks import FINISHED, LISTED_DAYS, Event, event_of
 from pipelines.lake import Lake
+
+if TYPE_CHECKING:
+    from lean_resources.inbox import Inbox
 
 __all__ = ["Repair", "repair"]
 
@@ -70,7 +72,7 @@ async def repair(client: LeanClient, lake: Lake, inbox: Inbox) -> Repair:
     oldest = await asyncio.to_thread(inbox.first_received_at)
     # The inbox keeps this machine's time, which may be ahead of Lean's.
     since = min(read_to or oldest or now - dt.timedelta(days=1), now)
-    from_at = max(since - _OVERLAP, now - dt.timedelta(days=KEEP_DAYS))
+    from_at = max(since - _OVERLAP, now - dt.timedelta(days=LISTED_DAYS))
     done = Repair(from_at, now)
     try:
         listed = await client.events(from_at, now)

@@ -3,15 +3,18 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from lean_resources.errors import UnavailableError
-from lean_resources.inbox import Inbox
 from pipelines.bell import Bell
 from pipelines.keys import SANDBOX_KEY, checked_key
 from pipelines.lake import Lake
+
+if TYPE_CHECKING:
+    from lean_resources.inbox import Inbox
 
 __all__ = ["InboxResource", "LakeResource", "Progress", "silent"]
 
@@ -61,7 +64,7 @@ class InboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default="sandbox", description="sandbox or production; part of its tables' names."
     )
 
-    def inbox(self) -> Inbox | None:
+    def inbox(self) -> "Inbox | None":
         """The inbox, its tables created where they are missing; None without webhooks.
 
         Raises:
@@ -83,8 +86,10 @@ class InboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 @functools.cache
-def _opened(url: str, environment: str) -> Inbox:
+def _opened(url: str, environment: str) -> "Inbox":
     """The inbox of a URL, opened once per process."""
+    from lean_resources.inbox import Inbox  # noqa: PLC0415 - whoever has none need not wait for it
+
     inbox = Inbox(url, environment)
     inbox.create()
     return inbox

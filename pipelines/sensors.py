@@ -8,17 +8,20 @@ import datetime as dt
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from lean_resources.errors import IncompleteError, LeanError, UnavailableError
-from lean_resources.inbox import Inbox
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
 from pipelines.doorbell import JOB, PULLS
 from pipelines.lake import PARENTS, Lake
 from pipelines.ledger import new_id
 from pipelines.resources import InboxResource, LakeResource
+
+if TYPE_CHECKING:
+    from lean_resources.inbox import Inbox
 
 __all__ = ["CLAIM_TAG", "batch", "doorbell", "request_of", "settle"]
 
@@ -81,7 +84,9 @@ def doorbell(job: dg.JobDefinition, *, is_on: bool) -> dg.SensorDefinition:
     return ring
 
 
-def batch(instance: dg.DagsterInstance, inbox: Inbox, lake: Lake, claim_id: str) -> Sequence[Event]:
+def batch(
+    instance: dg.DagsterInstance, inbox: "Inbox", lake: Lake, claim_id: str
+) -> Sequence[Event]:
     """Events to be read now, as soon as there are some, or none after a few seconds.
 
     None either while as many batches are read as may be at once.
@@ -98,7 +103,7 @@ def batch(instance: dg.DagsterInstance, inbox: Inbox, lake: Lake, claim_id: str)
         time.sleep(_LOOK_SECONDS)
 
 
-def settle(instance: dg.DagsterInstance, inbox: Inbox, lake: Lake) -> int:
+def settle(instance: dg.DagsterInstance, inbox: "Inbox", lake: Lake) -> int:
     """Settle batches whose run has ended or never came; how many are still being read.
 
     Events of entities that Lean or a bank could not answer for are given back, and so is a whole

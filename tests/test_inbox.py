@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lean_resources.errors import ConfigError, UnavailableError
-from lean_resources.inbox import ATTEMPTS, KEEP_DAYS, Inbox
-from lean_resources.webhooks import Event
+from lean_resources.inbox import ATTEMPTS, Inbox
+from lean_resources.webhooks import LISTED_DAYS, Event
 
 NOW = dt.datetime(2026, 3, 15, 7, 15, tzinfo=dt.UTC)
 
@@ -169,7 +169,7 @@ def test_a_refresh_that_a_sync_waits_for_is_left_to_it(inbox, now):
 def test_events_are_kept_for_ninety_days_and_then_pruned_when_settled(inbox, now):
     """A replay within ninety days is known; what still waits is never deleted."""
     inbox.add([refreshed(1), refreshed(2, status="PENDING")])
-    now.at += dt.timedelta(days=KEEP_DAYS)
+    now.at += dt.timedelta(days=LISTED_DAYS)
     assert inbox.prune() == 0
     assert inbox.add([refreshed(2, status="PENDING")]) == 0
     now.at += dt.timedelta(seconds=1)
@@ -177,7 +177,7 @@ def test_events_are_kept_for_ninety_days_and_then_pruned_when_settled(inbox, now
     assert inbox.prune() == 1
     assert [row["event_id"] for row in inbox.rows()] == ["event-1"]
     with pytest.raises(ValueError, match="90 days"):
-        inbox.prune(KEEP_DAYS - 1)
+        inbox.prune(LISTED_DAYS - 1)
 
 
 def test_environments_share_nothing(inbox, inbox_url):
