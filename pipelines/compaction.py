@@ -26,6 +26,8 @@ __all__ = ["Compacted", "compact"]
 
 _MOST_FILES = 8
 """Files of a month above which it is merged, however little of it was read twice."""
+_QUIET_DAYS = 3
+"""Days since the last read of a month after which it counts as read no more."""
 _ROWS_AT_ONCE = 400_000
 """Rows, counted once for every pull that brought them, that are merged in one commit."""
 
@@ -201,10 +203,30 @@ class _Month:
         )
 
     def _is_worth(self) -> bool:
-        """Whether more rows lie in files that were not merged than show."""
+        """Whether more rows lie in files that were not merged than show.
+
+        Of a month that is no longer read every night a tenth of that will do, if it lies there
+        twice: nothing more would come to make it worth it.
+        """
         found = self.connection.execute(
-            "select coalesce(sum(rows) filter (where is_new), 0)"
-            " > coalesce(sum(rows) filter (where pull_id = newest_id), 0) from places"
+            """
+            with counted as (
+
+                select
+                    coalesce(sum(rows) filter (where is_new), 0) as added,
+                    coalesce(sum(rows) filter (where is_merged), 0) as merged,
+                    coalesce(sum(rows) filter (where pull_id = newest_id), 0) as shown,
+                    max(knowledge['asked_at']) filter (where is_new)
+                    + to_days($quiet_days)
+                    < (select max(asked_at) from pulls where stream = $stream) as is_quiet
+                from places
+
+            )
+
+            select added > shown or (is_quiet and added * 10 > shown and added + merged > shown)
+            from counted
+            """,
+            {"quiet_days": _QUIET_DAYS, "stream": self.stream.name},
         ).fetchone()
         return found is not None and bool(found[0])
 

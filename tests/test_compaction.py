@@ -114,6 +114,26 @@ def test_what_is_read_after_merging_wins_and_is_merged_in_turn(nights, lake):
     assert answers(lake) == before
 
 
+def test_the_last_read_of_a_month_is_merged_once_the_month_is_quiet(nights, lake, monkeypatch):
+    """While it is read every night it waits for another; afterwards none would come."""
+    sandbox, _ = nights
+    compact(lake)
+    lake.vacuum(older_than_seconds=-1)
+    pull(sandbox, lake, ("transactions",), months={"2026-01", "2026-02"})
+    before = answers(lake)
+    compact(lake)
+    assert compact(lake).months == 0
+
+    # A negative number makes every month quiet, however short the test.
+    monkeypatch.setattr("pipelines.compaction._QUIET_DAYS", -1)
+    done = compact(lake)
+    lake.vacuum(older_than_seconds=-1)
+
+    assert done.months > 0
+    assert answers(lake) == before
+    assert compact(lake).months == 0
+
+
 def test_a_reader_keeps_its_answers_while_files_are_merged(lake):
     """Whoever has the lake open sees the same rows during and after a compaction."""
     with lake.connect() as connection:
