@@ -102,12 +102,14 @@ class PlannedMonth:
         to_date: Last UTC day that it will claim.
         known_to: Last of the days from the first one on that pulls speak for already, without a
             day between that none does; None where the first day is new.
+        is_open: Whether its rows may still change, or nobody has read it.
     """
 
     month: str
     from_date: dt.date
     to_date: dt.date
     known_to: dt.date | None = None
+    is_open: bool = True
 
     def claims_from(
         self,
@@ -127,7 +129,11 @@ class PlannedMonth:
         """
         if depth is None or self.known_to is None:
             return self.from_date
-        whole_from = depth.whole_from(refreshed_at, first_row_on)
+        # While rows move, a day that is kept from an older pull may show one that has moved on; so
+        # an open month is only kept from a start that was told, not from one that may have moved.
+        whole_from = depth.from_date
+        if not self.is_open:
+            whole_from = depth.whole_from(refreshed_at, first_row_on)
         return max(self.from_date, min(whole_from, self.known_to + _DAY))
 
 
@@ -185,10 +191,11 @@ def plan(
             continue
         have = claims.get(window.account_id, _NOTHING)
         lookback = policy.lookback_of(window.bank_identifier)
+        offered_from = dt.date.min if window.depth is None else window.depth.from_date
         if only is None:
-            wanted = _missing_or_open(have, first, last, lookback)
+            wanted = _missing_or_open(have, first, last, lookback, offered_from)
         else:
-            wanted = _chosen(have, first, last, lookback, only)
+            wanted = _chosen(have, first, last, lookback, offered_from, only)
             if window.depth is not None:
                 wanted = _remembered(wanted, window.depth)
         for run in _runs(wanted, policy.longest_series_months):
@@ -233,15 +240,20 @@ def _horizon(today: dt.date, policy: Policy) -> dt.date:
 
 
 def _missing_or_open(
-    have: Mapping[str, Sequence[Claim]], first: dt.date, last: dt.date, lookback: int
+    have: Mapping[str, Sequence[Claim]],
+    first: dt.date,
+    last: dt.date,
+    lookback: int,
+    offered_from: dt.date,
 ) -> Iterator[tuple[int, PlannedMonth]]:
     """Months with days that no pull claims, and those that may still change."""
     calendar = _calendar(_number(first), _number(last), lookback)
     for number, name, month_start, month_end, settled_on in calendar:
         start, end = max(month_start, first), min(month_end, last)
         found = have.get(name, ())
-        if not found or not _covers(found, start, end) or _is_open(found, settled_on):
-            yield number, PlannedMonth(name, start, end, _known_to(found, start))
+        is_open = not found or _is_open(found, settled_on, offered_from)
+        if is_open or not _covers(found, start, end):
+            yield number, PlannedMonth(name, start, end, _known_to(found, start), is_open)
 
 
 @lru_cache(maxsize=4096)
@@ -260,6 +272,7 @@ def _chosen(
     first: dt.date,
     last: dt.date,
     lookback: int,
+    offered_from: dt.date,
     only: Collection[str],
 ) -> Iterator[tuple[int, PlannedMonth]]:
     """Chosen months, and their open neighbours as far as pulls speak for them."""
@@ -269,13 +282,14 @@ def _chosen(
         for number in ordered:
             if number - step in wanted and number not in wanted:
                 found = have.get(_month(number)[0], ())
-                if _is_open(found, _settled_on(number, lookback)):
+                if _is_open(found, _settled_on(number, lookback), offered_from):
                     wanted.add(number)
     for number in sorted(wanted):
         name, start, end = _month(number)
         start = max(start, first)
-        known_to = _known_to(have.get(name, ()), start)
-        yield number, PlannedMonth(name, start, min(end, last), known_to)
+        found = have.get(name, ())
+        is_open = not found or _is_open(found, _settled_on(number, lookback), offered_from)
+        yield number, PlannedMonth(name, start, min(end, last), _known_to(found, start), is_open)
 
 
 def _remembered(
@@ -291,11 +305,16 @@ def _remembered(
             yield number, month
 
 
-def _is_open(have: Sequence[Claim], settled_on: dt.date) -> bool:
-    """Whether the bank was last asked for a month while its rows could change."""
+def _is_open(have: Sequence[Claim], settled_on: dt.date, offered_from: dt.date) -> bool:
+    """Whether the bank was last asked for a month while its rows could change.
+
+    Days that it has forgotten since do not count: nothing more can be learnt of them.
+    """
     # A loop, because this is asked for each month of each account: half the cost of `any`.
     for claim in have:
-        if claim.refreshed_at is None or claim.refreshed_at.date() <= settled_on:
+        if claim.to_date >= offered_from and (
+            claim.refreshed_at is None or claim.refreshed_at.date() <= settled_on
+        ):
             return True
     return False
 

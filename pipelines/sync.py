@@ -814,7 +814,7 @@ def _slot(
 
     A store knows nothing of the days after it was refreshed, nor of those that its bank forgot.
     """
-    refreshed_at = read.refreshed_at
+    refreshed_at = _credible(read.refreshed_at, done.latest_at)
     from_date = month.claims_from(done.task.parent.depth, refreshed_at, first_row_on)
     to_date = month.to_date if refreshed_at is None else min(month.to_date, refreshed_at.date())
     if from_date > to_date:

@@ -243,11 +243,27 @@ insert into refreshes_history values
     (2, 'failed', '2026-02-01', [('f', null), ('g', '2025-02-05')]),
     (2, 'never', '2026-02-01', null);
 create view refreshes as from refreshes_history where pull_id = 2;
+create table refresh_attempts (outcome varchar, asked_at timestamptz, data_status json);
+insert into refresh_attempts values
+    ('FINISHED', '2026-02-09', '{{"account_data": [
+        {{"account_id": "w", "transactionAvailability": {{"start": "2025-02-09"}}}},
+        {{"account_id": "f", "transactions": "FAILED"}}
+    ]}}'),
+    ('FINISHED', '2026-02-08', '{{"account_data": [
+        {{"account_id": "x", "transaction_availability": {{"start": "2025-02-08"}}}}
+    ]}}'),
+    ('FINISHED', '2026-02-08', null),
+    ('FINISHED', '2026-01-20', '{{"account_data": [
+        {{"account_id": "old", "transactionAvailability": {{"start": "2025-01-20"}}}}
+    ]}}'),
+    ('OVERDUE', '2026-02-09', '{{"account_data": [
+        {{"account_id": "g", "transactionAvailability": {{"start": "2025-02-09"}}}}
+    ]}}');
 """
 
 
 def test_a_start_that_the_newest_refresh_does_not_tell_is_that_of_the_one_before():
-    """A refresh that is running or failed tells nothing, and what was told before still holds."""
+    """One that is running or failed tells nothing; what this application asked for is newest."""
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         connection.execute(HEARD.format(status=STATUS))
@@ -259,7 +275,8 @@ def test_a_start_that_the_newest_refresh_does_not_tell_is_that_of_the_one_before
         ("g", dt.date(2025, 2, 5), february),
         ("r", dt.date(2025, 1, 2), january),
         ("s", dt.date(2025, 1, 3), january),
-        ("w", dt.date(2025, 2, 1), february),
+        ("w", dt.date(2025, 2, 9), dt.date(2026, 2, 9)),
+        ("x", dt.date(2025, 2, 8), dt.date(2026, 2, 8)),
     ]
 
 

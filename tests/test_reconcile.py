@@ -9,7 +9,7 @@ import pytest
 from conftest import TODAY, client_of, rows_of, sync_everything
 
 from lean_resources.sandbox import Sandbox
-from pipelines.planner import Depth
+from pipelines.planner import PlannedMonth
 from pipelines.policy import Policy
 from pipelines.reconcile import reconcile
 
@@ -159,7 +159,7 @@ def test_what_a_bank_offers_no_longer_stays_known(sandbox, lake, offered):
 @pytest.mark.parametrize("offered", [20, 100])
 def test_a_pull_that_speaks_for_forgotten_days_is_caught(sandbox, lake, monkeypatch, offered):
     """The mutant that lets every read speak for all days loses rows, which the test above sees."""
-    monkeypatch.setattr(Depth, "whole_from", lambda *_: dt.date.min)
+    monkeypatch.setattr(PlannedMonth, "claims_from", lambda month, *_: month.from_date)
     account, start, rows, _ = forgetful(sandbox, lake, offered)
 
     asyncio.run(sync_everything(client_of(sandbox), lake, NAMES | {"refreshes"}))
