@@ -41,7 +41,7 @@ fmt: $(READY)  ## Bring files into the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Measure for about an hour, print tables, and write them into docs/performance.md
+bench: $(READY)  ## Measure for over an hour, print tables, and write them into docs/performance.md
 	$(BIN)/python benchmarks/pull.py --rounds 5
 	$(BIN)/python benchmarks/pull.py --rounds 5 --older
 	$(BIN)/python benchmarks/growth.py
