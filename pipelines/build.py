@@ -437,14 +437,13 @@ class _Work:
             self._tell_part(name)
         try:
             path = str(written).replace("'", "''")
-            self.connection.execute(
+            (rows,) = self._row(
                 f"copy (select * from ({model.body}\n) as it{where}) to '{path}' ({_FORMAT})"
             )
         finally:
             if months is not None:
                 self.connection.execute("set search_path = 'main'")
                 self._tell_part(None)
-        rows = self._rows(written)
         if old is not None and self._is_like(old, written, rows):
             written.unlink()
             return Part(file=old.file, print=print_, content=old.content, rows=rows)
@@ -458,12 +457,6 @@ class _Work:
             content=file.stem,
             rows=rows,
         )
-
-    def _rows(self, file: Path) -> int:
-        """How many rows a file has, by its footer."""
-        path = str(file)
-        rows: int = self._row("select num_rows from parquet_file_metadata($path)", path=path)[0]
-        return rows
 
     def _is_like(self, old: Part, written: Path, rows: int) -> bool:
         """Whether a file holds the same rows as a part on record, in whatever order.
