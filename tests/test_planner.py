@@ -15,9 +15,9 @@ POLICY = Policy(lookback_days=30, longest_series_months=12)
 DAYS = st.dates(dt.date(2023, 1, 1), dt.date(2026, 12, 31))
 
 
-def account(from_date, to_date, name="a"):
-    """An account whose consent allows the days."""
-    return Window(name, "e", "BANK", from_date, to_date)
+def account(from_date, to_date, name="a", depth=None):
+    """An account whose consent allows the days, with how far back its bank goes, if told."""
+    return Window(name, "e", "BANK", from_date, to_date, depth)
 
 
 def days(first, last):
@@ -243,7 +243,7 @@ def test_a_row_from_before_the_start_shows_that_the_bank_still_has_its_days():
 def test_a_read_speaks_for_days_that_nobody_has_read_though_the_bank_forgot_them():
     """Somebody has to, or they would be asked for at every sync."""
     depth = Depth(dt.date(2026, 2, 10), dt.date(2026, 3, 1))
-    window = replace(account(dt.date(2026, 1, 1), dt.date(2026, 12, 31)), depth=depth)
+    window = account(dt.date(2026, 1, 1), dt.date(2026, 12, 31), depth=depth)
     store = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
     read = Claim(dt.date(2026, 2, 1), dt.date(2026, 2, 5), store - 20 * DAY)
 
@@ -259,7 +259,7 @@ def test_a_read_speaks_for_days_that_nobody_has_read_though_the_bank_forgot_them
 def test_an_open_month_is_read_from_its_accounts_first_day_however_old_the_telling():
     """A pending row of a new account that books later must not stay behind in an older pull."""
     depth = Depth(dt.date(2026, 3, 2), dt.date(2026, 3, 4))
-    window = replace(account(dt.date(2026, 3, 1), dt.date(2026, 12, 31)), depth=depth)
+    window = account(dt.date(2026, 3, 1), dt.date(2026, 12, 31), depth=depth)
     store = dt.datetime(2026, 3, 9, tzinfo=dt.UTC)
     read = Claim(dt.date(2026, 3, 1), dt.date(2026, 3, 4), store - 5 * DAY)
 
@@ -273,7 +273,7 @@ def test_an_open_month_is_read_from_its_accounts_first_day_however_old_the_telli
 def test_days_that_the_bank_forgot_keep_no_month_open():
     """They were read while rows could still change, and will never be read again."""
     depth = Depth(dt.date(2026, 1, 20), dt.date(2026, 3, 20))
-    window = replace(account(dt.date(2026, 1, 1), dt.date(2026, 12, 31)), depth=depth)
+    window = account(dt.date(2026, 1, 1), dt.date(2026, 12, 31), depth=depth)
     early, late = (dt.datetime(2026, month, 15, tzinfo=dt.UTC) for month in (1, 3))
     march = [
         Claim(dt.date(2026, 3, 1), dt.date(2026, 3, 20), dt.datetime(2026, 4, 30, tzinfo=dt.UTC))
@@ -299,7 +299,7 @@ def test_days_that_the_bank_forgot_keep_no_month_open():
 def test_a_backfill_leaves_out_months_that_the_bank_forgot():
     """They were read while it had them; one that nobody has read whole is asked for as before."""
     depth = Depth(dt.date(2026, 2, 10), dt.date(2026, 3, 1))
-    window = replace(account(dt.date(2025, 11, 1), dt.date(2026, 12, 31)), depth=depth)
+    window = account(dt.date(2025, 11, 1), dt.date(2026, 12, 31), depth=depth)
     store = dt.datetime(2026, 1, 20, tzinfo=dt.UTC)
     claims = {
         "2025-12": [Claim(dt.date(2025, 12, 1), dt.date(2025, 12, 30), store)],

@@ -14,6 +14,7 @@ from pipelines.policy import Policy
 from pipelines.reconcile import reconcile
 
 NAMES = {"banks", "entities", "accounts", "transactions"}
+TOLD = NAMES | {"refreshes"}
 
 
 @pytest.fixture
@@ -37,6 +38,17 @@ def reconciled(sandbox, lake, run_id="weekly"):
             return await reconcile(client, lake, policy=Policy(), run_id=run_id)
 
     return asyncio.run(work())
+
+
+def refresh(sandbox, entity_ids):
+    """Ask the banks of some entities again."""
+
+    async def work():
+        async with client_of(sandbox) as client:
+            for entity_id in entity_ids:
+                await client.refresh(entity_id)
+
+    asyncio.run(work())
 
 
 def test_an_untouched_lake_agrees_with_lean(sandbox, filled):
@@ -87,12 +99,7 @@ def test_an_open_month_may_change(sandbox, filled):
     """Rows that a bank posts or books since are no difference."""
     sandbox.clock.advance(dt.timedelta(days=3))
 
-    async def refresh():
-        async with client_of(sandbox) as client:
-            for one in {one["parent"]["entity_id"] for one in sandbox.truth("accounts")}:
-                await client.refresh(one)
-
-    asyncio.run(refresh())
+    refresh(sandbox, {one["parent"]["entity_id"] for one in sandbox.truth("accounts")})
     sandbox.clock.advance(dt.timedelta(minutes=1))
 
     report, differences = reconciled(sandbox, filled)
@@ -120,17 +127,12 @@ def forgetful(sandbox, lake, days):
     case = sandbox.example("newer_generation")
     account, entity = case["account_ids"][0], case["entity_id"]
     sandbox.limit_history(entity, days)
-    asyncio.run(sync_everything(client_of(sandbox), lake, NAMES | {"refreshes"}))
+    asyncio.run(sync_everything(client_of(sandbox), lake, TOLD))
     start = dt.datetime.fromisoformat(f"{TODAY}T00:00:00+00:00") + dt.timedelta(days=26 - days)
     rows = rows_of(lake, SHOWN.format(account, f"< '{start}'"))
     covered = rows_of(lake, COVERED.format(account))
     sandbox.clock.advance(dt.timedelta(days=25))
-
-    async def refresh():
-        async with client_of(sandbox) as client:
-            await client.refresh(entity)
-
-    asyncio.run(refresh())
+    refresh(sandbox, {entity})
     sandbox.clock.advance(dt.timedelta(minutes=5))
     return account, start, rows, covered
 
@@ -141,7 +143,7 @@ def test_what_a_bank_offers_no_longer_stays_known(sandbox, lake, offered):
     account, start, rows, covered = forgetful(sandbox, lake, offered)
 
     for _ in range(2):
-        asyncio.run(sync_everything(client_of(sandbox), lake, NAMES | {"refreshes"}))
+        asyncio.run(sync_everything(client_of(sandbox), lake, TOLD))
         report, differences = reconciled(sandbox, lake, f"weekly {offered}")
 
         assert differences == []
@@ -162,7 +164,7 @@ def test_a_pull_that_speaks_for_forgotten_days_is_caught(sandbox, lake, monkeypa
     monkeypatch.setattr(PlannedMonth, "claims_from", lambda month, *_: month.from_date)
     account, start, rows, _ = forgetful(sandbox, lake, offered)
 
-    asyncio.run(sync_everything(client_of(sandbox), lake, NAMES | {"refreshes"}))
+    asyncio.run(sync_everything(client_of(sandbox), lake, TOLD))
     reconciled(sandbox, lake)
 
     assert set(rows) - set(rows_of(lake, SHOWN.format(account, f"< '{start}'")))
@@ -171,7 +173,7 @@ def test_a_pull_that_speaks_for_forgotten_days_is_caught(sandbox, lake, monkeypa
 def test_a_month_that_is_partly_forgotten_costs_one_request_while_nothing_is_new(sandbox, lake):
     """Days kept by an older pull do not make a sync read again what the store was read for."""
     account, *_ = forgetful(sandbox, lake, 20)
-    asyncio.run(sync_everything(client_of(sandbox), lake, NAMES | {"refreshes"}))
+    asyncio.run(sync_everything(client_of(sandbox), lake, TOLD))
 
     reports = asyncio.run(
         sync_everything(client_of(sandbox), lake, {"transactions"}, account_ids={account})
