@@ -195,9 +195,8 @@ def plan(
         if only is None:
             wanted = _missing_or_open(have, first, last, lookback, offered_from)
         else:
-            wanted = _chosen(have, first, last, lookback, offered_from, only)
-            if window.depth is not None:
-                wanted = _remembered(wanted, window.depth)
+            chosen = _chosen(have, first, last, lookback, offered_from, only)
+            wanted = _remembered(chosen, offered_from)
         for run in _runs(wanted, policy.longest_series_months):
             yield _series(window, run, have, last, first, is_forced=only is not None)
 
@@ -293,7 +292,7 @@ def _chosen(
 
 
 def _remembered(
-    wanted: Iterable[tuple[int, PlannedMonth]], depth: Depth
+    wanted: Iterable[tuple[int, PlannedMonth]], offered_from: dt.date
 ) -> Iterator[tuple[int, PlannedMonth]]:
     """Months without those that were read whole and that the bank has forgotten since.
 
@@ -301,7 +300,7 @@ def _remembered(
     """
     for number, month in wanted:
         is_known = month.known_to is not None and month.known_to >= month.to_date
-        if month.to_date >= depth.from_date or not is_known:
+        if month.to_date >= offered_from or not is_known:
             yield number, month
 
 
