@@ -4,7 +4,9 @@
 -- parameters.
 --
 -- grain:  one row per entity
--- counts: expiry is computed from the consent's own end, because Lean shows it up to a day late
+-- counts: a permission is granted where the consent, or else the entity, says so, and by nothing
+--         else: a word that is no permission of the catalogue and a value that is null grant none;
+--         expiry is computed from the consent's own end, because Lean shows it up to a day late
 with active_consents as (
 
     select *
@@ -13,6 +15,44 @@ with active_consents as (
         consent_status = 'ACTIVE'
         and coalesce(expires_at, 'infinity'::timestamptz) > at_instant
     qualify row_number() over (partition by entity_id order by created_at desc, consent_id asc) = 1
+
+),
+
+-- The catalogue's columns are the only list of permissions: one that has no column, or no value in
+-- it, is granted by nobody.
+by_consent as (
+
+    select
+        consent_id,
+        is_granted
+    from (
+        unpivot (
+            select
+                consent_id,
+                columns('^permits_')
+            from active_consents
+        )
+        on columns('^permits_') into name permission value is_granted
+    )
+    where permission = 'permits_' || wanted_permission  -- noqa: RF02
+
+),
+
+by_entity as (
+
+    select
+        entity_id,
+        is_granted
+    from (
+        unpivot (
+            select
+                entity_id,
+                columns('^permits_')
+            from entities
+        )
+        on columns('^permits_') into name permission value is_granted
+    )
+    where permission = 'permits_' || wanted_permission  -- noqa: RF02
 
 )
 
@@ -24,46 +64,9 @@ select
         when paused_banks.bank_identifier is not null then 'BANK_PAUSED'
         when wanted_permission is null then null  -- noqa: RF02
         when active_consents.consent_id is null then 'CONSENT_EXPIRED'
-        when not coalesce(
-            case wanted_permission  -- noqa: RF02
-                when 'identity'
-                    then coalesce(active_consents.permits_identity, entities.permits_identity)
-                when 'accounts'
-                    then coalesce(active_consents.permits_accounts, entities.permits_accounts)
-                when 'balance'
-                    then coalesce(active_consents.permits_balance, entities.permits_balance)
-                when 'transactions'
-                    then
-                        coalesce(
-                            active_consents.permits_transactions, entities.permits_transactions
-                        )
-                when 'identities'
-                    then coalesce(active_consents.permits_identities, entities.permits_identities)
-                when 'scheduled_payments'
-                    then
-                        coalesce(
-                            active_consents.permits_scheduled_payments,
-                            entities.permits_scheduled_payments
-                        )
-                when 'standing_orders'
-                    then
-                        coalesce(
-                            active_consents.permits_standing_orders,
-                            entities.permits_standing_orders
-                        )
-                when 'direct_debits'
-                    then
-                        coalesce(
-                            active_consents.permits_direct_debits, entities.permits_direct_debits
-                        )
-                when 'beneficiaries'
-                    then
-                        coalesce(
-                            active_consents.permits_beneficiaries, entities.permits_beneficiaries
-                        )
-            end,
-            true
-        ) then 'USER_PERMISSIONS_NOT_GRANTED'
+        when
+            not coalesce(by_consent.is_granted, by_entity.is_granted, false)
+            then 'USER_PERMISSIONS_NOT_GRANTED'
     end as skip_code,
     active_consents.created_at as consented_at,
     -- Without a start Lean's default holds, a year before the consent; without an end, its expiry.
@@ -78,4 +81,6 @@ select
     ) as transactions_to_at
 from entities
 left join active_consents on entities.entity_id = active_consents.entity_id
+left join by_consent on active_consents.consent_id = by_consent.consent_id
+left join by_entity on entities.entity_id = by_entity.entity_id
 left join paused_banks on entities.bank_identifier = paused_banks.bank_identifier
