@@ -35,6 +35,7 @@ _RENEW_SECONDS = 60.0
 _RENEW_FRACTION = 0.2
 _ASSUMED_LIFE_SECONDS = 300.0
 _LARGEST_BODY = 64 * 1024
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]*)?")
 # What a request to the token endpoint takes over from the request that needs the token.
 _SHARED_HEADERS = ("user-agent", "lean-correlation-id")
 # RFC 6749, 4.1.2.1: the two codes that ask for patience rather than for other credentials.
@@ -299,10 +300,24 @@ def _token(answer: dict[str, Any], status_code: int) -> tuple[SecretStr, float]:
         raise unusable("access_token")
     if str(answer.get("token_type", "")).lower() != "bearer":
         raise unusable("token_type")
-    try:
-        life_seconds = float(answer.get("expires_in", _ASSUMED_LIFE_SECONDS))
-    except (TypeError, ValueError, OverflowError):
-        raise unusable("expires_in") from None
-    if not (math.isfinite(life_seconds) and life_seconds > 0):
-        raise unusable("expires_in")
+    life_seconds = _life_seconds(answer.get("expires_in"))
+    if life_seconds is None:
+        raise unusable("expires_in, which has to be a number of seconds")
+    if life_seconds <= 0:
+        raise unusable("expires_in: the token has expired already")
     return SecretStr(token), life_seconds
+
+
+def _life_seconds(told: object) -> float | None:
+    """Seconds that a token lives, assumed where the answer does not say; None for no number."""
+    if told is None or told == "":
+        return _ASSUMED_LIFE_SECONDS
+    if isinstance(told, str) and _NUMBER.fullmatch(told.strip()):
+        told = float(told)
+    if isinstance(told, bool) or not isinstance(told, int | float):
+        return None
+    try:
+        seconds = float(told)
+    except OverflowError:
+        return None
+    return seconds if math.isfinite(seconds) else None

@@ -29,6 +29,7 @@ from lean_resources.settings import LeanSettings
 
 __all__ = [
     "client_certificate_expires_at",
+    "ignored_roots",
     "refused_client",
     "ssl_context",
     "untrusted_server",
@@ -47,15 +48,16 @@ def ssl_context(settings: LeanSettings, now: datetime | None = None) -> ssl.SSLC
 
     Servers are always verified, certificate and host name, with TLS 1.2 or later. They are
     trusted by Lean's own chain when the settings name one and by nothing else then; otherwise by
-    the system's store, or certifi's where the system has none.
+    the system's store, or certifi's where the system has none. Certificates of the chain that are
+    out of date are left out.
 
     Args:
         settings: Names the client certificate, its key and the trust root, if any.
         now: The instant at which certificates have to be in date; by default the present.
 
     Raises:
-        ConfigError: A file is missing, unreadable, not PEM, out of date, in the wrong order, or
-            the key is not the certificate's.
+        ConfigError: A file is missing, unreadable, not PEM, in the wrong order or out of date, the
+            key is not the certificate's, or no certificate of the trust root is in date.
     """
     now = now or datetime.now(UTC)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -85,6 +87,23 @@ def client_certificate_expires_at(settings: LeanSettings) -> datetime | None:
         return None
     chain = _certificates(settings.client_cert, _CERTIFICATE)
     return min(certificate.not_valid_after_utc for certificate in chain)
+
+
+def ignored_roots(settings: LeanSettings, now: datetime | None = None) -> list[str]:
+    """Certificates of the trust root that `ssl_context` leaves out, each with its reason.
+
+    Args:
+        settings: Names the trust root, if any.
+        now: The instant at which certificates have to be in date; by default the present.
+
+    Raises:
+        ConfigError: The file is missing, unreadable or not PEM.
+    """
+    if not settings.trust_root:
+        return []
+    roots = _certificates(settings.trust_root, _TRUST_ROOT)
+    reasons = _out_of_date(roots, now or datetime.now(UTC))
+    return [f"{_TRUST_ROOT}: {reason}: {_DOWNLOAD}" for reason in reasons if reason is not None]
 
 
 def untrusted_server(error: BaseException) -> ConfigError | None:
@@ -125,10 +144,17 @@ def _trust(context: ssl.SSLContext, path: Path, now: datetime) -> None:
                 f"{_TRUST_ROOT}: certificate {position} of {len(roots)} is not a certificate "
                 f"authority's: {_DOWNLOAD}"
             )
-    _check_dates(roots, name=_TRUST_ROOT, now=now, remedy=_DOWNLOAD)
+    # A chain file outlives its oldest certificate, and what replaces that often lies beside it.
+    reasons = _out_of_date(roots, now)
+    valid = [root for root, reason in zip(roots, reasons, strict=True) if reason is None]
+    if not valid:
+        raise ConfigError(
+            f"{_TRUST_ROOT} holds no certificate that is in date ({reasons[0]}): {_DOWNLOAD}, and "
+            "check this machine's clock"
+        )
     try:
         context.load_verify_locations(
-            cadata="".join(root.public_bytes(Encoding.PEM).decode() for root in roots)
+            cadata="".join(root.public_bytes(Encoding.PEM).decode() for root in valid)
         )
     except ssl.SSLError:
         raise ConfigError(f"{_TRUST_ROOT} is refused by OpenSSL: {_DOWNLOAD}") from None
@@ -140,7 +166,7 @@ def _present(
     context: ssl.SSLContext, cert: Path, key_path: Path, password: SecretStr | None, now: datetime
 ) -> None:
     chain = _certificates(cert, _CERTIFICATE)
-    _check_dates(chain, name=_CERTIFICATE, now=now, remedy=_RENEW)
+    _check_dates(chain, now)
     key = _private_key(key_path, password)
     if _public_bytes(chain[0]) != _public_bytes(key):
         if any(_public_bytes(certificate) == _public_bytes(key) for certificate in chain[1:]):
@@ -213,19 +239,27 @@ def _private_key(path: Path, password: SecretStr | None) -> PrivateKeyTypes:
         raise ConfigError(problem) from None
 
 
-def _check_dates(
-    certificates: list[x509.Certificate], *, name: str, now: datetime, remedy: str
-) -> None:
+def _check_dates(certificates: list[x509.Certificate], now: datetime) -> None:
+    for certificate, reason in zip(certificates, _out_of_date(certificates, now), strict=True):
+        if reason is not None:
+            is_early = now < certificate.not_valid_before_utc
+            remedy = "wait, or correct this machine's clock" if is_early else _RENEW
+            raise ConfigError(f"{_CERTIFICATE}: {reason}: {remedy}")
+
+
+def _out_of_date(certificates: list[x509.Certificate], now: datetime) -> list[str | None]:
+    """Why each certificate is not valid at an instant; None for those that are."""
+    reasons: list[str | None] = []
     for position, certificate in enumerate(certificates, start=1):
-        which = f"{name}: certificate {position} of {len(certificates)}"
+        which = f"certificate {position} of {len(certificates)}"
         begins_at, ends_at = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if now > ends_at:
-            raise ConfigError(f"{which} expired at {_instant(ends_at)}: {remedy}")
-        if now < begins_at:
-            raise ConfigError(
-                f"{which} is not valid before {_instant(begins_at)}: wait, or correct this "
-                "machine's clock"
-            )
+            reasons.append(f"{which} expired at {_instant(ends_at)}")
+        elif now < begins_at:
+            reasons.append(f"{which} is not valid before {_instant(begins_at)}")
+        else:
+            reasons.append(None)
+    return reasons
 
 
 def _check_order(chain: list[x509.Certificate]) -> None:

@@ -11,7 +11,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -28,6 +28,7 @@ from lean_resources.answers import Envelope, failure, open_envelope, whole
 from lean_resources.auth import auth_for
 from lean_resources.certificates import refused_client, ssl_context, untrusted_server
 from lean_resources.errors import (
+    ConfigError,
     IncompleteError,
     LeanError,
     RequestError,
@@ -273,6 +274,7 @@ class LeanClient:
             RequestError: Lean does not know what is asked, or an id is not one.
             AuthError: Lean refuses the credentials.
             SchemaError: An answer is not of the documented shape.
+            ConfigError: The address is not that of Lean's API: it redirects, or is not trusted.
         """
         stream = STREAMS[stream] if isinstance(stream, str) else stream
         with self.tally() as tally:
@@ -620,6 +622,8 @@ class LeanClient:
             extensions={"timeout": self._timeout},
         )
         response, content = await self._send(request, name, correlation_id)
+        if 300 <= response.status_code < 400:
+            raise _redirected(request, response, name, correlation_id)
         self._learn_time(response)
         seen = _UNSEEN
         if stream is not None and response.status_code < 400:
@@ -835,6 +839,27 @@ def _unreachable(
         code="TIMEOUT" if is_slow else "CONNECTION",
         stream=stream,
         correlation_id=correlation_id,
+    )
+
+
+def _redirected(
+    request: httpx.Request, response: httpx.Response, stream: str | None, correlation_id: str
+) -> ConfigError:
+    """A redirect: Lean's API has none, and credentials do not follow it to another host."""
+    where = ""
+    if location := response.headers.get("location"):
+        with suppress(httpx.InvalidURL, ValueError):
+            # The rest of the address may hold what was meant for its owner only.
+            url = request.url.join(location)
+            where = f" to {url.scheme}://{url.netloc.decode('ascii')}"
+    return ConfigError(
+        f"the answer is a redirect{where} (HTTP {response.status_code}), which is not followed: "
+        "check LEAN_API_URL, and the proxies or login pages between here and Lean",
+        code="REDIRECTED",
+        stream=stream,
+        status_code=response.status_code,
+        correlation_id=correlation_id,
+        trace_id=response.headers.get("lean-trace-id"),
     )
 
 

@@ -259,11 +259,14 @@ def webhooks() -> None:
 @app.command()
 def doctor() -> None:
     """Check settings, credentials, certificates and the way to Lean, without touching data."""
+    from lean_resources.certificates import ignored_roots
     from lean_resources.client import LeanClient
     from pipelines.environment import settings
 
     try:
         client = LeanClient(settings())
+        for reason in ignored_roots(client.settings):
+            console.print(f"warning    {reason}; it is left out", soft_wrap=True, highlight=False)
         console.print(f"settings   in order, {client.settings.api_url}")
 
         async def knock() -> tuple[int, dt.datetime]:

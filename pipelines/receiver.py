@@ -10,6 +10,7 @@ import contextlib
 import hmac
 import ipaddress
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -29,12 +30,13 @@ from starlette.types import Receive, Scope, Send
 
 from lean_resources.errors import SchemaError, SignatureError, UnavailableError
 from lean_resources.inbox import Inbox
-from lean_resources.settings import WebhookSettings
+from lean_resources.settings import Network, WebhookSettings
 from lean_resources.webhooks import Event, read_event, verify
 
 __all__ = ["PATH", "Receiver", "receiving", "server"]
 
 PATH = "/webhooks/lean"
+_INSIDE = frozenset({"/healthz", "/readyz", "/metrics"})
 _ROOM = 20_000
 """Events that may wait for the disk; more are turned away, and Lean sends them again."""
 _BATCH = 1_000
@@ -45,6 +47,8 @@ _PRUNE_SECONDS = 6 * 3600.0
 
 _COMMIT_SECONDS = 0.01
 """From one commit to the next at least, so that a busy inbox commits fewer and fuller batches."""
+
+_PORT = re.compile(":[0-9]{1,5}")
 
 _Headers = Mapping[bytes, Sequence[bytes]]
 _LOG = logging.getLogger(__name__)
@@ -191,6 +195,41 @@ class _Postbox:
                 stored.set_exception(problem)
 
 
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address of a sender as a proxy writes it, with its port or without; None for no address.
+
+    `203.0.113.7`, `203.0.113.7:443`, `2001:db8::5`, `[2001:db8::5]`, `[2001:db8::5]:443`; an IPv4
+    address inside an IPv6 address is the IPv4 address.
+    """
+    text = text.strip()
+    try:
+        if text.startswith("["):
+            host, closing, port = text[1:].partition("]")
+            sender: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.IPv6Address(host)
+            is_whole = closing == "]" and (port == "" or _PORT.fullmatch(port))
+        elif text.count(":") == 1:
+            host, colon, port = text.partition(":")
+            sender = ipaddress.IPv4Address(host)
+            is_whole = _PORT.fullmatch(colon + port)
+        else:
+            sender, is_whole = ipaddress.ip_address(text), True
+    except ValueError:
+        return None
+    if not is_whole:
+        return None
+    if isinstance(sender, ipaddress.IPv6Address) and sender.ipv4_mapped is not None:
+        return sender.ipv4_mapped
+    return sender
+
+
+def _plain(network: Network) -> Network:
+    """A network of IPv4 addresses that is written as one of IPv6 addresses, as the former."""
+    first = network.network_address
+    if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped and network.prefixlen >= 96:
+        return ipaddress.IPv4Network((first.ipv4_mapped, network.prefixlen - 96))
+    return network
+
+
 class Receiver:
     """Receives webhooks into an inbox.
 
@@ -203,6 +242,7 @@ class Receiver:
         self._settings = settings
         self._inbox = inbox
         self._secrets = settings.secrets
+        self._allow = [_plain(network) for network in settings.allow]
         token = settings.app_token
         self._app_token = token.get_secret_value().encode() if token is not None else None
         self._metrics = _Metrics()
@@ -235,9 +275,19 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Webhooks on a short way of their own, which costs half as much, and the rest as usual."""
-        is_webhook = scope["type"] == "http" and scope["path"] == PATH
-        if not is_webhook or scope["method"] != "POST":
+        if scope["type"] != "http":
             await self._others(scope, receive, send)
+            return
+        path = scope["path"]
+        if path != PATH:
+            # A slash too many in the dashboard's URL must not lose webhooks.
+            path = re.sub("/+", "/", path).rstrip("/")
+        if path != PATH or scope["method"] != "POST":
+            if path == PATH:
+                self._metrics.answers.labels("405", "method").inc()
+            elif path not in _INSIDE:
+                self._metrics.answers.labels("404", "path").inc()
+            await self._others({**scope, "path": path}, receive, send)
             return
         started = time.monotonic()
         status_code, outcome = await self._receive(scope, receive)
@@ -288,13 +338,8 @@ class Receiver:
         if hops:
             told = b",".join(headers.get(b"x-forwarded-for", [])).decode("latin-1").split(",")
             address = told[-hops] if len(told) >= hops else ""
-        try:
-            sender = ipaddress.ip_address(address.strip())
-        except ValueError:
-            return False
-        if isinstance(sender, ipaddress.IPv6Address) and sender.ipv4_mapped is not None:
-            sender = sender.ipv4_mapped
-        return any(sender in network for network in self._settings.allow)
+        sender = _address(address)
+        return sender is not None and any(sender in network for network in self._allow)
 
     async def _body(self, receive: Receive) -> bytes:
         """The whole body, within its limits of size and time."""

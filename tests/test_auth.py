@@ -160,7 +160,17 @@ def test_a_hundred_at_once_ask_for_one_token(lean, auth):
 
 
 @pytest.mark.parametrize(
-    ("life_seconds", "renewed_after"), [(3599, 3539), ("3599", 3539), (300, 240), (60, 48), (5, 4)]
+    ("life_seconds", "renewed_after"),
+    [
+        (3599, 3539),
+        ("3599", 3539),
+        (" 3599 ", 3539),
+        ("3599.0", 3539),
+        (3599.5, 3539.5),
+        (300, 240),
+        (60, 48),
+        (5, 4),
+    ],
 )
 def test_a_token_is_renewed_before_its_end(lean, auth, clock, life_seconds, renewed_after):
     """A minute before its end, or a fifth of a short life, the next request renews it."""
@@ -257,9 +267,10 @@ def test_token_type_is_compared_without_case(lean, auth, token_type):
     assert _ask(lean, auth).status_code == 200
 
 
-def test_a_token_without_life_lives_briefly(lean, auth, clock):
+@pytest.mark.parametrize("told", [{}, {"expires_in": None}, {"expires_in": ""}], ids=str)
+def test_a_token_without_life_lives_briefly(lean, auth, clock, told):
     """A token whose life is not told is renewed within minutes."""
-    lean.answers = [_json({"access_token": "t", "token_type": "Bearer"})]
+    lean.answers = [_json({"access_token": "t", "token_type": "Bearer"} | told)]
 
     _ask(lean, auth)
     clock.now += 300
@@ -365,7 +376,14 @@ def test_a_url_without_token_endpoint_is_a_config_error(lean, auth, status_code)
         ({"token_type": None}, "token_type"),
         ({"expires_in": 0}, "expires_in"),
         ({"expires_in": -1}, "expires_in"),
-        ({"expires_in": "soon"}, "expires_in"),
+        ({"expires_in": 0}, "expired already"),
+        ({"expires_in": "-5"}, "expired already"),
+        ({"expires_in": "soon"}, "a number of seconds"),
+        ({"expires_in": True}, "expires_in"),
+        ({"expires_in": "3_599"}, "expires_in"),
+        ({"expires_in": "٣٥٩٩"}, "expires_in"),
+        ({"expires_in": {}}, "expires_in"),
+        ({"expires_in": "nan"}, "expires_in"),
         ({"expires_in": []}, "expires_in"),
         ({"expires_in": "inf"}, "expires_in"),
         ({"expires_in": 10**400}, "expires_in"),

@@ -28,6 +28,7 @@ from starlette.routing import Route
 from lean_resources.auth import OAuth2
 from lean_resources.certificates import (
     client_certificate_expires_at,
+    ignored_roots,
     ssl_context,
     untrusted_server,
 )
@@ -434,6 +435,55 @@ def test_an_expired_trust_root_is_named(settings):
 
     assert message.startswith("LEAN_TRUST_ROOT")
     assert "expired at" in message
+
+
+def _authority(begins_at, ends_at):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "another authority")])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begins_at)
+        .not_valid_after(ends_at)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.PEM)
+    )
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    ("begins_at", "ends_at", "reason"),
+    [(NOW - 2 * DAY, NOW - DAY, "expired at"), (NOW + DAY, NOW + 2 * DAY, "is not valid before")],
+    ids=["expired", "future"],
+)
+def test_authorities_out_of_date_are_left_out_and_told(
+    write, lean, settings, begins_at, ends_at, reason, is_first
+):
+    """The rest of the trust root counts, and doctor can say which certificate does not."""
+    other = _authority(begins_at, ends_at)
+    parts = [other, lean.cert_pem] if is_first else [lean.cert_pem, other]
+    mixed = settings(trust_root=write("mixed.pem", *parts))
+
+    assert _ask(ssl_context(mixed), lean.issue_cert("localhost")).status_code == 200
+    assert len(ssl_context(mixed).get_ca_certs()) == 1
+    (told,) = ignored_roots(mixed)
+    assert f"LEAN_TRUST_ROOT: certificate {1 if is_first else 2} of 2 {reason}" in told
+    assert ignored_roots(settings()) == []
+    assert ignored_roots(settings(trust_root=None)) == []
+
+
+def test_an_authority_out_of_date_is_not_trusted(write, lean, issuer, settings):
+    """What is left out of the trust root vouches for nobody, and alone it is refused."""
+    other = _authority(NOW - 2 * DAY, NOW - DAY)
+
+    message = _problem(settings(trust_root=write("old.pem", other, other)))
+
+    assert message.startswith("LEAN_TRUST_ROOT holds no certificate that is in date")
+    assert "certificate 1 of 2 expired at" in message
 
 
 def test_a_trust_root_has_to_be_an_authority(write, lean, application, settings):

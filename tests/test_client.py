@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import itertools
 import json
 import re
 import socket
@@ -15,6 +16,7 @@ from conftest import TODAY, Slept, client_of, settings_of
 from lean_resources import LeanClient
 from lean_resources.errors import (
     AuthError,
+    ConfigError,
     ConsentError,
     IncompleteError,
     NotGrantedError,
@@ -1279,3 +1281,37 @@ def test_the_first_answer_after_a_connection_is_waited_for():
 
     assert found.answers[0].envelope.records == len(case["account_ids"])
     assert slept.seconds == [30.0]
+
+
+@pytest.mark.parametrize("status_code", [301, 302, 303, 304, 307, 308])
+@pytest.mark.parametrize(
+    ("location", "host"),
+    [
+        ("https://login.example.com/sso?state=s3cr3t", "https://login.example.com"),
+        ("/login?next=s3cr3t", "http://127.0.0.1"),
+        ("http://[broken/s3cr3t", None),
+        (None, None),
+    ],
+)
+def test_a_redirect_says_what_it_is_and_is_not_followed(sandbox, status_code, location, host):
+    """Credentials go nowhere else, and nobody is told to wait."""
+    headers = {"location": location} if location else {}
+    bodies = itertools.cycle([b"<html>Log in</html>", b"{}", b""])
+    wire = Wire(
+        sandbox, lambda _: httpx.Response(status_code, headers=headers, content=next(bodies))
+    )
+
+    async def main():
+        async with over(sandbox, wire) as client:
+            attempts = client.read("banks", RETAIL), client.refresh(NOBODY), client.server_time()
+            return await asyncio.gather(*attempts, return_exceptions=True)
+
+    for error in asyncio.run(main()):
+        assert isinstance(error, ConfigError)
+        assert (error.code, error.status_code) == ("REDIRECTED", status_code)
+        assert "redirect" in error.message
+        assert "LEAN_API_URL" in error.message
+        assert "wait" not in f"{error.message} {error.remedy}".lower()
+        assert "s3cr3t" not in error.message
+        assert host is None or host in error.message
+    assert len(wire.sent) == 3

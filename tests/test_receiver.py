@@ -166,6 +166,26 @@ def test_the_application_token_is_asked_for_where_it_is_set(tmp_path):
         ("203.0.113.0/24", 1, None, 401),
         ("203.0.113.0/24", 1, "::ffff:203.0.113.7", 200),
         ("2001:db8::/32", 1, "2001:db8::5", 200),
+        ("203.0.113.0/24", 1, "203.0.113.7:51234", 200),
+        ("203.0.113.0/24", 1, "198.51.100.1:51234", 401),
+        ("203.0.113.0/24", 2, "203.0.113.7:51234 ,198.51.100.1:443", 200),
+        ("203.0.113.0/24", 1, "198.51.100.1,\t  203.0.113.7", 200),
+        ("203.0.113.0/24", 1, "[::ffff:203.0.113.7]:443", 200),
+        ("::ffff:203.0.113.0/120", 1, "203.0.113.7", 200),
+        ("::1", 1, "[::1]:443", 200),
+        ("2001:db8::/32", 1, "[2001:db8::1]", 200),
+        ("2001:db8::/32", 1, "[2001:db8::1]:443", 200),
+        ("2001:db8::/32", 1, "[2001:db9::1]:443", 401),
+        ("0.0.0.0/0, ::/0", 1, "203.0.113.7:", 401),
+        ("0.0.0.0/0, ::/0", 1, "203.0.113.7:x", 401),
+        ("0.0.0.0/0, ::/0", 1, "203.0.113.7:443:443", 401),
+        ("0.0.0.0/0, ::/0", 1, "[203.0.113.7]:443", 401),
+        ("0.0.0.0/0, ::/0", 1, "[2001:db8::1", 401),
+        ("0.0.0.0/0, ::/0", 1, "[2001:db8::1]x", 401),
+        ("0.0.0.0/0, ::/0", 1, "[]", 401),
+        ("0.0.0.0/0, ::/0", 1, ":443", 401),
+        ("0.0.0.0/0, ::/0", 1, "unknown", 401),
+        ("0.0.0.0/0, ::/0", 1, "203.0.113.7,", 401),
     ],
 )
 def test_only_allowed_addresses_deliver(tmp_path, allow, hops, forwarded, status_code):
@@ -180,6 +200,40 @@ def test_only_allowed_addresses_deliver(tmp_path, allow, hops, forwarded, status
 
         assert answer.status_code == status_code
         assert stored(receiver) == (["event-1"] if status_code == 200 else [])
+        metrics = HTTP.get(f"{receiver.url.removesuffix(PATH)}/metrics").text
+        outcome = "stored" if status_code == 200 else "address"
+        assert f'outcome="{outcome}",status_code="{status_code}"}} 1.0' in metrics
+
+
+@pytest.mark.parametrize(
+    "path", [f"{PATH}/", f"/{PATH}", "/webhooks//lean", f"{PATH}//", f"//{PATH}//"]
+)
+def test_a_slash_too_many_loses_no_webhook(receiver, path):
+    """The URL in Lean's dashboard is typed by hand."""
+    body = body_of()
+
+    url = f"{receiver.url.removesuffix(PATH)}{path}"
+    answer = HTTP.post(url, content=body, headers=signed(body))
+
+    assert answer.status_code == 200
+    assert stored(receiver) == ["event-1"]
+    assert HTTP.get(url).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/", "", "/webhook/lean", "/webhooks/lean/x", "/WEBHOOKS/LEAN"])
+def test_what_comes_to_an_unknown_path_is_counted(receiver, path):
+    """A wrong URL in the dashboard shows in the metrics, and stores nothing."""
+    body = body_of()
+    base = receiver.url.removesuffix(PATH)
+
+    answer = HTTP.post(f"{base}{path}", content=body, headers=signed(body))
+    HTTP.put(receiver.url, content=body, headers=signed(body))
+    metrics = HTTP.get(f"{base}/metrics").text
+
+    assert answer.status_code == 404
+    assert stored(receiver) == []
+    assert 'leanhouse_webhooks_total{outcome="path",status_code="404"} 1.0' in metrics
+    assert 'leanhouse_webhooks_total{outcome="method",status_code="405"} 1.0' in metrics
 
 
 def spoken(receiver, *parts, patience=10.0, hang_up=False):
