@@ -1,4 +1,4 @@
-"""What a consent grants: the permissions of the catalogue, each by its own value, and nothing else."""
+"""What a consent grants: each permission of the catalogue by its own value, and nothing else."""
 
 import itertools
 
@@ -24,7 +24,7 @@ WORDS_OF_NOBODY = (
 
 @pytest.fixture(scope="module")
 def consented(tmp_path_factory):
-    """Asks an empty lake what an entity's values grant: from (consent, entity, wanted) to a code."""
+    """Ask an empty lake what values of a consent and an entity grant: the code of the refusal."""
     columns = [f"permits_{name}" for name in PERMISSIONS]
     with Lake(tmp_path_factory.mktemp("lake"), "sandbox").connect(
         ("banks", "entities", "consents", "accounts")
@@ -36,9 +36,11 @@ def consented(tmp_path_factory):
                 (
                     "consents",
                     of_consent,
-                    "'c' as consent_id, 'ACTIVE' as consent_status,"
-                    " null::timestamptz as expires_at, null::timestamptz as transactions_to_at,"
-                    " null::timestamptz as transactions_from_at",
+                    (
+                        "'c' as consent_id, 'ACTIVE' as consent_status, null::timestamptz as"
+                        " expires_at, null::timestamptz as transactions_to_at,"
+                        " null::timestamptz as transactions_from_at"
+                    ),
                 ),
             ):
                 values = ", ".join(
