@@ -31,27 +31,10 @@ import pyarrow.compute as pc
 from lean_resources.answers import Envelope, decoder_of, envelope_of, records_of
 from lean_resources.errors import SchemaError
 from lean_resources.instants import EARLIEST_YEAR, parse_date, parse_instant
+from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text
 from lean_resources.streams import STREAMS, Column, Kind, Segment, Stream, segments
 
 __all__ = ["QUARANTINE_SCHEMA", "TRACE_SCHEMA", "Gate", "Gated", "Look", "Page", "look"]
-
-TRACE_SCHEMA = pa.schema(
-    [
-        pa.field("series_id", pa.string(), nullable=False),
-        pa.field("page_number", pa.int32(), nullable=False),
-        pa.field("record_number", pa.int32(), nullable=False),
-    ]
-)
-"""Where a row came from: the series of requests, its page, and the record's place in the series."""
-
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        *TRACE_SCHEMA,
-        pa.field("column_name", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-    ]
-)
-"""A record that did not fit, without its values: those stay in the raw page."""
 
 _REGIONAL = "regional_data"
 _SCALE = {Kind.MONEY: 9, Kind.RATE: 18}
@@ -109,7 +92,8 @@ class Gated:
 
     Args:
         rows: Rows of the stream's schema followed by `TRACE_SCHEMA`.
-        quarantine: Rows of `QUARANTINE_SCHEMA`, one per record that did not fit.
+        quarantine: Rows of `QUARANTINE_SCHEMA`: records that were left out, and optional values
+            that could not be read.
         drift: How many records hold each path that the catalogue does not know.
     """
 
@@ -647,7 +631,7 @@ class _Reader:
         """Type the records of some pages."""
         values: dict[str, list[Any]] = {c.name: [] for c in self._stream.columns}
         trace: list[tuple[str, int, int]] = []
-        quarantine: list[tuple[str, int, int, str, str]] = []
+        quarantine: list[tuple[Any, ...]] = []
         drift: Counter[str] = Counter()
         for page in pages:
             for place, (record, request) in enumerate(_records(self._stream, page)):
@@ -657,7 +641,8 @@ class _Reader:
                 try:
                     row = [self._value(column, record, asked) for column in self._stream.columns]
                 except _MisfitError as misfit:
-                    quarantine.append((*where, misfit.column, misfit.reason))
+                    known = self._identity(record, asked)
+                    quarantine.append((*where, misfit.column, None, misfit.reason, *known, True))
                     continue
                 for column, value in zip(self._stream.columns, row, strict=True):
                     values[column.name].append(value)
@@ -670,6 +655,25 @@ class _Reader:
             pa.Table.from_arrays(_columns(quarantine, QUARANTINE_SCHEMA), schema=QUARANTINE_SCHEMA),
             drift,
         )
+
+    def _identity(
+        self, record: Any, request: Mapping[str, Any]
+    ) -> tuple[str | None, dt.date | None]:
+        """Key and UTC day of a record, as far as they can be read."""
+        day = next(filter(None, map(self._readable(record, request), self._stream.placed_by)), None)
+        key = key_text(list(map(self._readable(record, request), self._stream.key)))
+        return key, day.date() if day is not None else None
+
+    def _readable(self, record: Any, request: Mapping[str, Any]) -> Callable[[str], Any]:
+        """Reads a column of a record; None where it cannot be read."""
+
+        def read(name: str) -> Any:
+            try:
+                return self._value(self._stream.column(name), record, request)
+            except _MisfitError:
+                return None
+
+        return read
 
     def _value(self, column: Column, record: Any, request: Mapping[str, Any]) -> Any:
         value = _lookup(column, record)

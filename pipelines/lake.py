@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lean_resources.gate import QUARANTINE_SCHEMA
+from lean_resources.quarantine import QUARANTINE_SCHEMA
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.files import beside, reveal, synced
 from pipelines.ledger import (

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lean_resources.gate import Gate, Page
+from lean_resources.quarantine import lost
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import Lake, lake_schema
 from pipelines.ledger import LEDGER_SCHEMA, Outcome, Pull, new_id
@@ -109,7 +110,7 @@ def _commit(
     batch = lake.batch()
     total = 0
     made: list[Pull] = []
-    misfits = Counter(quarantine["series_id"].to_pylist())  # told on a series' first pull
+    misfits = Counter(lost(quarantine)["series_id"].to_pylist())  # told on a series' first pull
     for pull in pulls:
         chosen = _of(stream, rows, pull)
         successor = replace(

@@ -31,8 +31,9 @@ from lean_resources.errors import (
     SchemaError,
     UnavailableError,
 )
-from lean_resources.gate import QUARANTINE_SCHEMA, Gate, Gated
+from lean_resources.gate import Gate, Gated
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
+from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text, lost
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import DEPTHS, PARENTS, RAW_SCHEMA, Batch, Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
@@ -875,7 +876,7 @@ def _claimed(
         rows, quarantine = _placed(stream, rows, quarantine)
         index = _slot_of_row(stream, rows, slots)
     counts = np.bincount(index[index >= 0], minlength=len(slots))
-    wrong = Counter(quarantine["series_id"].to_pylist())
+    wrong = Counter(lost(quarantine)["series_id"].to_pylist())
     pulls: list[Pull] = []
     seen: set[str] = set()
     for place, slot in enumerate(slots):
@@ -946,12 +947,19 @@ def _placed(stream: Stream, rows: pa.Table, quarantine: pa.Table) -> tuple[pa.Ta
     homeless = pc.is_null(pc.coalesce(*(rows[name] for name in stream.placed_by)))
     if not pc.any(homeless).as_py():
         return rows, quarantine
-    lost = rows.filter(homeless).select(["series_id", "page_number", "record_number"])
-    count = lost.num_rows
-    lost = lost.append_column("column_name", pa.array([stream.placed_by[0]] * count))
     reason = f"none of {', '.join(stream.placed_by)} says on which day it stands"
-    lost = lost.append_column("reason", pa.array([reason] * count)).cast(QUARANTINE_SCHEMA)
-    return rows.filter(pc.invert(homeless)), pa.concat_tables([quarantine, lost])
+    out = [
+        {
+            **{name: row[name] for name in TRACE_SCHEMA.names},
+            "column_name": stream.placed_by[0],
+            "reason": reason,
+            "record_key": key_text([row[name] for name in stream.key]),
+            "is_lost": True,
+        }
+        for row in rows.filter(homeless).to_pylist()
+    ]
+    table = pa.Table.from_pylist(out, QUARANTINE_SCHEMA)
+    return rows.filter(pc.invert(homeless)), pa.concat_tables([quarantine, table])
 
 
 def _slot_of_row(stream: Stream, rows: pa.Table, slots: Sequence[_Slot]) -> np.ndarray:

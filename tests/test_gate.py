@@ -156,9 +156,26 @@ def test_a_record_that_does_not_fit_leaves_its_neighbours_alone():
             "page_number": 0,
             "record_number": 1,
             "column_name": "transaction_id",
+            "path": None,
             "reason": "is missing",
+            "record_key": None,
+            "placed_on": dt.date(2026, 1, 2),
+            "is_lost": True,
         }
     ]
+
+
+def test_a_record_that_is_lost_keeps_its_key_and_its_day():
+    """What can be read of it stands beside the reason: key and UTC day of the first date."""
+    late = record(amount={"amount": "12.5", "currency": "SAR"}, value_date_time="2026-02-01")
+
+    [row] = GATE(
+        [page(late | {"booking_date_time": "2026-01-01T01:00:00+03:00"})]
+    ).quarantine.to_pylist()
+
+    assert row["record_key"] == '["22222222-2222-4222-8222-222222222222","t-1"]'
+    assert row["placed_on"] == dt.date(2025, 12, 31)
+    assert row["is_lost"] is True
 
 
 def test_unknown_fields_are_counted_by_path():

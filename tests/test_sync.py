@@ -274,6 +274,8 @@ def test_a_record_that_does_not_fit_costs_nothing_else(sandbox, lake):
     assert [(one["column_name"], one["reason"]) for one in kept] == [
         ("booked_at", "none of booked_at, value_at, transacted_at says on which day it stands")
     ]
+    assert [json.loads(one["record_key"]) for one in kept] == [[case["account_id"], lost]]
+    assert [(one["placed_on"], one["is_lost"]) for one in kept] == [(None, True)]
     true, rows = true_rows(sandbox, case["account_id"]), held_rows(lake, case["account_id"])
     assert true.keys() - rows.keys() == {(case["account_id"], lost)}
     assert all(true[key] == value for key, value in rows.items())

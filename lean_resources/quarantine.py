@@ -1,0 +1,52 @@
+"""The quarantine: what could not be read, told by place and reason and never by value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+__all__ = ["QUARANTINE_SCHEMA", "TRACE_SCHEMA", "key_text", "lost"]
+
+TRACE_SCHEMA = pa.schema(
+    [
+        pa.field("series_id", pa.string(), nullable=False),
+        pa.field("page_number", pa.int32(), nullable=False),
+        pa.field("record_number", pa.int32(), nullable=False),
+    ]
+)
+"""Where a row came from: the series of requests, its page, and the record's place in the series."""
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        *TRACE_SCHEMA,
+        pa.field("column_name", pa.string(), nullable=False),
+        pa.field("path", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("record_key", pa.string()),
+        pa.field("placed_on", pa.date32()),
+        pa.field("is_lost", pa.bool_(), nullable=False),
+    ]
+)
+"""What did not fit, without its values: those stay in the raw page.
+
+One row per record that is left out (`is_lost`), and one per optional value that became null, or
+was read in another way than it was written, while its record was kept. `path` is the place in the
+record, where it is known. `record_key` is the JSON text of the list of the stream's key columns,
+null where a part of the key cannot be read. `placed_on` is the UTC day by the first readable column
+of `placed_by`; null where none can be read, and in streams without months.
+"""
+
+
+def key_text(values: Sequence[str | int | None]) -> str | None:
+    """The key of a record as text; None where a part of it is not known."""
+    if any(value is None for value in values):
+        return None
+    return json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
+
+
+def lost(quarantine: pa.Table) -> pa.Table:
+    """The rows of records that were left out; older files, which tell of no others, say null."""
+    return quarantine.filter(pc.fill_null(quarantine["is_lost"], fill_value=True))
