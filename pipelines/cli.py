@@ -6,16 +6,19 @@ Each command imports what it needs itself, so that none waits for what others ne
 import asyncio
 import contextlib
 import datetime as dt
+import re
 import subprocess
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.text import Text
+from typer.core import TyperCommand
 
 from lean_resources.errors import LeanError
+from pipelines.console import plain_console, say, standard_output, visible
 
 if TYPE_CHECKING:
     from lean_resources.sandbox import Server
@@ -29,9 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Bank data from Lean in a warehouse that people trust.",
 )
-# A pipe has no width of its own, and a table folded at eighty columns cannot be read.
-console = Console(width=None if sys.stdout.isatty() else 200)
 _ROOT = Path(__file__).resolve().parent.parent
+_OPTION = re.compile(r"--[\w-]*(=|\Z)")
 
 Customers = Annotated[int, typer.Option(min=0, help="Customers of the offline application.")]
 Months = Annotated[int, typer.Option(min=1, max=60, help="Months of history.")]
@@ -49,7 +51,8 @@ class CertificateFault(StrEnum):
 
 
 def _fail(message: str) -> typer.Exit:
-    Console(stderr=True).print(f"[red]error[/red] {message}", soft_wrap=True, highlight=False)
+    text = Text.assemble(("error", "red"), " ", visible(message, keeps="\n"))
+    plain_console(stderr=True).print(text, soft_wrap=True)
     return typer.Exit(1)
 
 
@@ -76,7 +79,7 @@ def demo(
             seed=seed,
             mtls=mtls or certificate_fault is not None,
             certificate_fault=certificate_fault,
-            console=console,
+            console=plain_console(),
         )
     except SyncFailedError as error:
         raise _fail(str(error)) from None
@@ -108,25 +111,21 @@ def sandbox(
     world = Sandbox(customers=customers, months=months, seed=seed, today=day)
 
     def announce(server: "Server") -> None:
-        console.print(
-            f"Offline Lean at [bold]{server.url}[/bold]\n"
+        say(
+            f"Offline Lean at {server.url}\n"
             f"LEAN_API_URL={server.url}\n"
             f"LEAN_TOKEN_URL={server.token_url}\n"
             f"LEAN_CLIENT_ID={world.client_id}\n"
             f"LEAN_CLIENT_SECRET={world.client_secret}  (made up)",
-            soft_wrap=True,
-            highlight=False,
         )
         if server.certificates is not None:
-            console.print(
+            say(
                 f"LEAN_TRUST_ROOT={server.certificates.authority}\n"
                 f"LEAN_CLIENT_CERT={server.certificates.client_cert}\n"
                 f"LEAN_CLIENT_KEY={server.certificates.client_key}",
-                soft_wrap=True,
-                highlight=False,
             )
         if webhook_url is not None:
-            console.print(f"LEAN_WEBHOOK_SECRET={world.webhook_secret}  (made up)", soft_wrap=True)
+            say(f"LEAN_WEBHOOK_SECRET={world.webhook_secret}  (made up)")
 
     try:
         with contextlib.ExitStack() as stack:
@@ -182,11 +181,9 @@ def dev(
             },
             home,
         )
-        console.print(
+        say(
             f"Offline Lean at {server.url}, Dagster at http://127.0.0.1:{port}\n"
             f"One more customer: curl -X POST {server.url}/_sandbox/connect",
-            soft_wrap=True,
-            highlight=False,
         )
         command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
         with subprocess.Popen(command, cwd=_ROOT, env=environment) as process:  # noqa: S603 - ours
@@ -204,11 +201,12 @@ def sync(
     ] = None,
 ) -> None:
     """Bring every stream up to date and publish the warehouse, in this process."""
+    from pipelines.console import lines_table, progress_bars
     from pipelines.definitions import inbox, lake, lean, policy
-    from pipelines.demo import lines_table, progress_bars
     from pipelines.environment import HOME
     from pipelines.run import SyncFailedError, instance_at, sync_all
 
+    console = plain_console()
     try:
         with progress_bars(console) as progress, instance_at(HOME / "dagster") as instance:
             lines = sync_all(
@@ -246,10 +244,8 @@ def webhooks() -> None:
         raise _fail(f"{error.message}\n      {error.remedy}") from None
     scheme = "https" if settings.tls_cert else "http"
     where = f"{settings.host}:{settings.port}"
-    console.print(
-        f"Webhooks of {ENVIRONMENT} at [bold]{scheme}://{where}{PATH}[/bold]",
-        soft_wrap=True,
-        highlight=False,
+    say(
+        f"Webhooks of {ENVIRONMENT} at {scheme}://{where}{PATH}",
     )
     receiver.run()
     if not receiver.started:
@@ -266,8 +262,8 @@ def doctor() -> None:
     try:
         client = LeanClient(settings())
         for reason in ignored_roots(client.settings):
-            console.print(f"warning    {reason}; it is left out", soft_wrap=True, highlight=False)
-        console.print(f"settings   in order, {client.settings.api_url}")
+            say(f"warning    {reason}; it is left out")
+        say(f"settings   in order, {client.settings.api_url}")
 
         async def knock() -> tuple[int, dt.datetime]:
             async with client:
@@ -278,7 +274,7 @@ def doctor() -> None:
     except LeanError as error:
         raise _fail(f"{error.code}: {error.message}\n      {error.remedy}") from None
     apart = abs((server_time - dt.datetime.now(dt.UTC)).total_seconds())
-    console.print(f"Lean       answers, {banks} banks, its clock is {apart:.0f} s from ours")
+    say(f"Lean       answers, {banks} banks, its clock is {apart:.0f} s from ours")
     folder = _lake_of(None).folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -286,13 +282,13 @@ def doctor() -> None:
         probe.unlink()
     except OSError as error:
         raise _fail(f"the lake at {folder} cannot be written: {error.strerror}") from None
-    console.print(f"lake       can be written, {folder}")
+    say(f"lake       can be written, {folder}")
 
 
 @app.command()
 def status(home: Home = None) -> None:
     """What the ledger says of each stream."""
-    from pipelines.tables import show
+    from pipelines.console import show
 
     query = """
         select
@@ -307,7 +303,7 @@ def status(home: Home = None) -> None:
         from pulls group by all order by stream
     """
     with _lake_of(home).connect() as connection:
-        show(connection.execute(query), console)
+        show(connection.execute(query), plain_console())
 
 
 @app.command()
@@ -316,10 +312,10 @@ def compact(home: Home = None) -> None:
     from pipelines.compaction import compact as merge
 
     done = merge(_lake_of(home))
-    console.print(
+    say(
         f"{done.months} months, {done.pulls:,} pulls: {done.rows:,} rows and {done.superseded:,}"
         f" earlier versions; {done.files_before:,} files become {done.files_after:,}"
-        f" with the next vacuum; {done.ledger_files:,} files of the ledger merged"
+        f" with the next vacuum; {done.ledger_files:,} files of the ledger merged",
     )
 
 
@@ -330,7 +326,7 @@ def vacuum(home: Home = None) -> None:
 
     lake = _lake_of(home)
     deleted = [*lake.vacuum(), *vacuum_models(lake)]
-    console.print(f"{len(deleted)} files deleted")
+    say(f"{len(deleted)} files deleted")
 
 
 @app.command()
@@ -355,7 +351,7 @@ def replay(
         except LeanError as error:
             raise _fail(f"{name}: {error.message}. {error.remedy}") from None
         without = f", {done.without_answers:,} without answers" if done.without_answers else ""
-        console.print(f"{name:<20} {done.pulls:,} pulls, {done.rows:,} rows{without}")
+        say(f"{name:<20} {done.pulls:,} pulls, {done.rows:,} rows{without}")
     _build(lake)
 
 
@@ -379,7 +375,7 @@ def _build(lake: "Lake") -> None:
         raise _fail(f"{error.message}. {error.remedy}") from None
     for one in built:
         if one.written:
-            console.print(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
+            say(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
     publish(lake, models, pii=PII)
     problems = list(dict.fromkeys(one.problem for one in built if one.problem is not None))
     broken = [
@@ -392,26 +388,40 @@ def _build(lake: "Lake") -> None:
         raise _fail("; ".join(problems + broken))
 
 
-@app.command()
+class _SqlCommand(TyperCommand):
+    """A command whose argument may begin with a comment of SQL, which looks like an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put what cannot be an option behind all options."""
+        if "--" in args:
+            return super().parse_args(ctx, args)
+        is_sql = [one.startswith("--") and not _OPTION.match(one) for one in args]
+        options = [one for one, is_it in zip(args, is_sql, strict=True) if not is_it]
+        sql = [one for one, is_it in zip(args, is_sql, strict=True) if is_it]
+        return super().parse_args(ctx, [*options, "--", *sql] if sql else options)
+
+
+@app.command(cls=_SqlCommand)
 def query(
-    sql: Annotated[str, typer.Argument(help="One SELECT over the warehouse.")],
+    sql: Annotated[
+        str, typer.Argument(help="One SELECT over the warehouse, a file that holds it, or -.")
+    ],
     home: Home = None,
     csv: Annotated[bool, typer.Option("--csv", help="Write CSV instead of a table.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Write an array of objects; decimals are text.")
+    ] = False,
+    parquet: Annotated[Path | None, typer.Option(help="Write this file instead.")] = None,
 ) -> None:
     """Ask the warehouse."""
-    import duckdb
+    from pipelines.query import Form, QueryError, ask, statement
 
-    from pipelines.tables import show, write_csv
-    from pipelines.warehouse import connect
-
+    if csv + json + (parquet is not None) > 1:
+        raise _fail("give one of --csv, --json and --parquet")
+    form = Form.CSV if csv else Form.JSON if json else Form.TABLE
     try:
-        with connect(_lake_of(home)) as connection:
-            result = connection.execute(sql)
-            if csv:
-                write_csv(result)
-            else:
-                show(result, console)
-    except (FileNotFoundError, duckdb.Error) as error:
+        ask(_lake_of(home), statement(sql), plain_console(), form, parquet)
+    except (FileNotFoundError, QueryError) as error:
         raise _fail(str(error)) from None
 
 
@@ -426,7 +436,7 @@ def dictionary(
     from pipelines.dictionary import env_example
     from pipelines.models import load
 
-    sys.stdout.write(env_example() if settings else written(load()))
+    standard_output().write(env_example() if settings else written(load()))
 
 
 def _lake_of(home: Path | None) -> "Lake":

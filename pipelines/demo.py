@@ -6,27 +6,24 @@ import contextlib
 import datetime as dt
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import SecretStr
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import WebhookSettings
 from lean_resources.streams import STREAMS
+from pipelines.console import lines_table, progress_bars, say, show
 from pipelines.receiver import PATH, receiving
 from pipelines.resources import InboxResource, LakeResource
-from pipelines.run import Line, instance_at, read_events, sync_all
-from pipelines.tables import show
+from pipelines.run import instance_at, read_events, sync_all
 from pipelines.warehouse import connect
 
-__all__ = ["SAMPLES", "demo", "progress_bars"]
+__all__ = ["SAMPLES", "demo"]
 
 SAMPLES = {
     "Money in and out by month, own transfers apart": """
@@ -72,45 +69,6 @@ limit 6
 }
 
 
-@contextlib.contextmanager
-def progress_bars(console: Console) -> Iterator[Any]:
-    """One bar per stream, driven by the sync."""
-    bars = Progress(
-        TextColumn("{task.description:<20}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
-    tasks: dict[str, Any] = {}
-
-    def tell(stream: str, done: int, total: int) -> None:
-        if stream not in tasks:
-            tasks[stream] = bars.add_task(stream, total=total)
-        bars.update(tasks[stream], completed=done, total=total)
-
-    with bars:
-        yield tell
-
-
-def lines_table(lines: Sequence[Line]) -> Table:
-    """What a sync did, one line per stream."""
-    table = Table(title="Pulled")
-    table.add_column("stream")
-    for name in ("parents", "pulls", "rows", "requests", "seconds"):
-        table.add_column(name, justify="right")
-    for line in lines:
-        table.add_row(
-            line.stream,
-            f"{line.parents:,}",
-            f"{sum(line.pulls.values()):,}",
-            f"{line.rows:,}",
-            f"{line.requests:,}",
-            f"{line.seconds:.1f}",
-        )
-    return table
-
-
 def demo(
     home: Path,
     *,
@@ -140,7 +98,7 @@ def demo(
         customers=customers, months=months, seed=seed, today=dt.datetime.now(dt.UTC).date()
     )
     with serve(sandbox, port=0, mtls=mtls) as server:
-        console.print(f"Offline Lean with {customers} customers at [bold]{server.url}[/bold]")
+        say(f"Offline Lean with {customers} customers at {server.url}")
         values = {
             "region": "sa",
             "environment": "sandbox",
@@ -160,21 +118,21 @@ def demo(
             lines = sync_all(LeanResource(**values), lake, progress, instance=instance)
         console.print(lines_table(lines))
         with instance_at(home / "dagster") as instance:
-            _one_more(sandbox, LeanResource(**values), lake, instance, console)
+            _one_more(sandbox, LeanResource(**values), lake, instance)
     with connect(lake.lake()) as connection:
         for title, query in SAMPLES.items():
-            console.print(f"\n[bold]{title}[/bold]")
-            console.print(f"[dim]{query.strip()}[/dim]")
+            say(f"\n{title}", style="bold")
+            say(query.strip(), style="dim")
             show(connection.execute(query), console)
         held = connection.execute("select count(*) from transactions").fetchone()
-    console.print(
+    say(
         f"\n{len(STREAMS)} streams, {held[0] if held else 0:,} transactions in the warehouse,"
         f" {time.monotonic() - started:.0f} s.\n"
         "\nNext:\n"
         f'  .venv/bin/leanhouse query --home {_short(home)} "select * from accounts limit 5"\n'
         "  make demo    again: nothing new is asked for, no row comes twice\n"
         "  make dev     Dagster's UI, with the offline Lean behind it\n"
-        "  README.md    connecting a real application at Lean"
+        "  README.md    connecting a real application at Lean",
     )
 
 
@@ -183,10 +141,9 @@ def _one_more(
     lean: Any,
     lake: LakeResource,
     instance: dg.DagsterInstance,
-    console: Console,
 ) -> None:
     """One more customer connects, and its rows arrive by webhook."""
-    console.print("\n[bold]One more customer connects a bank; nobody asks for it[/bold]")
+    say("\nOne more customer connects a bank; nobody asks for it", style="bold")
     with tempfile.TemporaryDirectory(prefix="leanhouse-inbox-") as folder:
         inbox = InboxResource(url=f"sqlite:///{folder}/inbox.db", environment="sandbox")
         box = inbox.inbox()
@@ -202,7 +159,7 @@ def _one_more(
             webhooks.flush()
             finished = time.monotonic()
             for attempt in webhooks.attempts:
-                console.print(f"  webhook  {attempt.type:<28} {attempt.status_code}")
+                say(f"  webhook  {attempt.type:<28} {attempt.status_code}")
             events = read_events(lean, lake, inbox, instance=instance)
         box.close()
     seconds = time.monotonic() - finished
@@ -214,9 +171,7 @@ def _one_more(
             for name in ("accounts", "transactions")
         }
     told = ", ".join(f"{row[0] if row else 0} {name}" for name, row in rows.items())
-    console.print(
-        f"  {len(events)} events asked for work: {told} in the warehouse, {seconds:.1f} s"
-    )
+    say(f"  {len(events)} events asked for work: {told} in the warehouse, {seconds:.1f} s")
 
 
 def _certificates(issued: Any, fault: str | None) -> dict[str, str]:

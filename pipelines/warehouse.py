@@ -72,6 +72,8 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     # open under a path, which after a swap would be the old one.
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
+    # A name that does not exist is an error, not a variable of whoever asks.
+    connection.execute("set python_enable_replacements = false")
     connection.execute(f"attach '{_quoted(str(lake.warehouse))}' as leanhouse (read_only)")
     connection.execute("use leanhouse")
     return connection
