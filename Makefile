@@ -1,11 +1,11 @@
-# Seven targets; each one prepares what it needs.
+# Each target prepares what it needs.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test conformance soak fmt bench
+.PHONY: help demo dev test fast pythons conformance soak fmt bench
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 8
@@ -30,6 +30,12 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 	$(BIN)/sqlfluff lint sql --disable-progress-bar
 	LEANHOUSE_HOME=var/test $(BIN)/dagster definitions validate -w workspace.yaml
 	$(BIN)/pytest -n 2 $(ARGS)
+
+fast: $(READY)  ## The tests alone, without those that take more than ten seconds
+	$(BIN)/pytest -n 2 -m "not slow and not conformance" $(ARGS)
+
+pythons:  ## The demo and the fast tests on every Python from 3.11 on that is installed
+	$(PYTHON) .ci/pythons.py $(ARGS)
 
 conformance: $(READY)  ## What the guarantees rest on, in its long form: every write boundary, 200 kills
 	$(BIN)/pytest -m "conformance or not conformance" --timeout 1200 -n 2 tests/conformance $(ARGS)

@@ -449,3 +449,7 @@ def _lake_of(home: Path | None) -> "Lake":
 def main() -> None:
     """Run the command line."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -38,36 +37,7 @@ class Outcome(StrEnum):
 class Pull:
     """One complete read of one stream for one parent, and for one month where it has months.
 
-    Args:
-        pull_id: Its id; later pulls have greater ids.
-        series_id: The series of requests that brought it; several months may share one.
-        stream: The stream.
-        parent_id: What the pull is of: an account, an entity, or a fixed name.
-        entity_id: The entity, where there is one.
-        bank_identifier: Its bank.
-        month: UTC month as YYYY-MM, for a stream with months.
-        claimed_from: First UTC day that the pull speaks for.
-        claimed_to: Last UTC day that the pull speaks for, inclusive.
-        outcome: How it ended.
-        code: Lean's code or this project's, where it did not commit.
-        remedy: What the reader has to do about it.
-        rows: Rows that count.
-        quarantined: Records that did not fit.
-        pages: Pages of the series.
-        requests: Requests of the series, repeated ones included; on its first pull only, so that
-            sums are right.
-        bytes: Bytes of the series' bodies, decoded; on its first pull only.
-        refreshed_at: When the bank was last asked, by Lean.
-        asked_at: When the first request of the read was sent, by this machine.
-        known_at: Lean's clock at that instant; null for what was not asked.
-        finished_at: When the read ended, by this machine.
-        results_id: Lean's receipt of the last answer.
-        correlation_id: The id sent with the last request.
-        trace_id: Lean's id of the last answer, for its support.
-        run_id: The run that pulled.
-        covers: Where it stands for merged files: the pull that stood for them before, if
-            covers_from is above 1, and the pulls that were merged since.
-        covers_from: Place of the first of the latter among all that were ever merged, from 1.
+    `PULL_DOCS` says what each field means.
     """
 
     pull_id: str
@@ -99,57 +69,62 @@ class Pull:
     covers_from: int | None = None
 
 
-def _documented(record: type) -> dict[str, str]:
-    """Meanings of a record's fields, from the Args of its docstring."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in (record.__doc__ or "").split("Args:")[1].splitlines():
-        match = re.match(r" {8}(\w+): (.*)", line)
-        if match:
-            name = match[1]
-            found[name] = match[2]
-        elif line.strip() and name:
-            found[name] += f" {line.strip()}"
-    return found
-
-
-PULL_DOCS = _documented(Pull) | {"batch_id": "The batch of files that it was written with."}
-"""Meanings of the ledger's columns."""
-
 _INSTANT = pa.timestamp("us", tz="UTC")
 
-LEDGER_SCHEMA = pa.schema(
-    [
-        ("pull_id", pa.string()),
-        ("series_id", pa.string()),
-        ("stream", pa.string()),
-        ("parent_id", pa.string()),
-        ("outcome", pa.string()),
-        ("asked_at", _INSTANT),
-        ("finished_at", _INSTANT),
-        ("entity_id", pa.string()),
-        ("bank_identifier", pa.string()),
-        ("month", pa.string()),
-        ("claimed_from", pa.date32()),
-        ("claimed_to", pa.date32()),
-        ("code", pa.string()),
-        ("remedy", pa.string()),
-        ("rows", pa.int64()),
-        ("quarantined", pa.int64()),
-        ("pages", pa.int64()),
-        ("requests", pa.int64()),
-        ("bytes", pa.int64()),
-        ("refreshed_at", _INSTANT),
-        ("known_at", _INSTANT),
-        ("results_id", pa.string()),
-        ("correlation_id", pa.string()),
-        ("trace_id", pa.string()),
-        ("run_id", pa.string()),
-        ("covers", pa.list_(pa.string())),
-        ("covers_from", pa.int32()),
-        ("batch_id", pa.string()),
-    ]
-)
+_PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
+    "pull_id": (pa.string(), "Its id; later pulls have greater ids."),
+    "series_id": (
+        pa.string(),
+        "The series of requests that brought it; several months may share one.",
+    ),
+    "stream": (pa.string(), "The stream."),
+    "parent_id": (pa.string(), "What the pull is of: an account, an entity, or a fixed name."),
+    "outcome": (pa.string(), "How it ended."),
+    "asked_at": (_INSTANT, "When the first request of the read was sent, by this machine."),
+    "finished_at": (_INSTANT, "When the read ended, by this machine."),
+    "entity_id": (pa.string(), "The entity, where there is one."),
+    "bank_identifier": (pa.string(), "Its bank."),
+    "month": (pa.string(), "UTC month as YYYY-MM, for a stream with months."),
+    "claimed_from": (pa.date32(), "First UTC day that the pull speaks for."),
+    "claimed_to": (pa.date32(), "Last UTC day that the pull speaks for, inclusive."),
+    "code": (pa.string(), "Lean's code or this project's, where it did not commit."),
+    "remedy": (pa.string(), "What the reader has to do about it."),
+    "rows": (pa.int64(), "Rows that count."),
+    "quarantined": (pa.int64(), "Records that did not fit."),
+    "pages": (pa.int64(), "Pages of the series."),
+    "requests": (
+        pa.int64(),
+        (
+            "Requests of the series, repeated ones included; on its first pull only, so that"
+            " sums are right."
+        ),
+    ),
+    "bytes": (pa.int64(), "Bytes of the series' bodies, decoded; on its first pull only."),
+    "refreshed_at": (_INSTANT, "When the bank was last asked, by Lean."),
+    "known_at": (_INSTANT, "Lean's clock at that instant; null for what was not asked."),
+    "results_id": (pa.string(), "Lean's receipt of the last answer."),
+    "correlation_id": (pa.string(), "The id sent with the last request."),
+    "trace_id": (pa.string(), "Lean's id of the last answer, for its support."),
+    "run_id": (pa.string(), "The run that pulled."),
+    "covers": (
+        pa.list_(pa.string()),
+        (
+            "Where it stands for merged files: the pull that stood for them before, if"
+            " covers_from is above 1, and the pulls that were merged since."
+        ),
+    ),
+    "covers_from": (
+        pa.int32(),
+        "Place of the first of the latter among all that were ever merged, from 1.",
+    ),
+    "batch_id": (pa.string(), "The batch of files that it was written with."),
+}
+"""Type and meaning of each column of the ledger; all of a `Pull`, and `batch_id`."""
+
+PULL_DOCS = {name: meaning for name, (_, meaning) in _PULL_COLUMNS.items()}
+"""Meanings of the ledger's columns."""
+
+LEDGER_SCHEMA = pa.schema([(name, type_) for name, (type_, _) in _PULL_COLUMNS.items()])
 """Columns of the ledger's files; `batch_id` names the files that the pull was written with."""
 
 
