@@ -20,8 +20,6 @@ __all__ = ["as_text", "names_of", "write_csv", "write_json", "write_parquet"]
 
 _ROWS_AT_ONCE = 10_000
 _NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$|^$')
-_UNPRINTABLE = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-"""What JSON allows in a text, and a terminal obeys rather than shows."""
 
 
 class Writer(Protocol):
@@ -69,7 +67,10 @@ def write_json(result: duckdb.DuckDBPyConnection, to: Writer) -> None:
     for row in _rows(result):
         line = dict(zip(names, map(_plain, row), strict=True))
         text = json.dumps(line, ensure_ascii=False, allow_nan=False)
-        to.write(between + _UNPRINTABLE.sub(lambda one: f"\\u{ord(one[0]):04x}", text))
+        if not text.isprintable():
+            # JSON allows more in a text than a terminal shows.
+            text = "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+        to.write(between + text)
         between = ",\n"
     to.write("\n]\n")
 
