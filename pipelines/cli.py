@@ -376,7 +376,10 @@ def _build(lake: "Lake") -> None:
     for one in built:
         if one.written:
             say(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
-    publish(lake, models, pii=PII)
+    try:
+        publish(lake, models, pii=PII)
+    except LeanError as error:
+        raise _fail(f"{error.message}. {error.remedy}") from None
     problems = list(dict.fromkeys(one.problem for one in built if one.problem is not None))
     broken = [
         f"{one.model.name}: {check.claim} ({found.offenders} rows)"
@@ -423,6 +426,8 @@ def query(
         ask(_lake_of(home), statement(sql), plain_console(), form, parquet)
     except (FileNotFoundError, QueryError) as error:
         raise _fail(str(error)) from None
+    except LeanError as error:
+        raise _fail(f"{error.message}. {error.remedy}") from None
 
 
 @app.command()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
+from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
 from pipelines.build import Manifest, current_manifest, stored_rows
 from pipelines.lake import Lake
@@ -16,10 +19,17 @@ from pipelines.ledger import new_id
 from pipelines.models import Model, Models
 from pipelines.relations import Relation, add_seeds
 
-__all__ = ["Published", "connect", "publish"]
+__all__ = ["Published", "WarehouseError", "connect", "publish"]
 
 _NOT_PUBLISHED = {"keyed_hash"}
 """Macros that need the key, which stays with who builds."""
+_KEPT_SECONDS = 86_400
+
+
+class WarehouseError(ConfigError):
+    """The warehouse cannot be opened or replaced; the message says by whose fault."""
+
+    remedy = "Open it for reading only (duckdb -readonly); leanhouse build makes it anew."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +55,61 @@ def publish(lake: Lake, models: Models, *, pii: bool = False) -> Published:
         lake: The lake.
         models: What was built from it; those never built are left out.
         pii: Whether a schema `pii` holds the personal columns, which are nowhere else.
+
+    Raises:
+        WarehouseError: Something else lies where the file belongs, or nothing can be written there.
     """
     lake.folder.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(lake)
     temporary = lake.folder / f"leanhouse.{new_id()}.tmp"
     try:
         with duckdb.connect(str(temporary)) as connection:
             connection.execute("set TimeZone = 'UTC'")
             rows = _Shelf(connection, lake, models, current_manifest(lake)).fill(pii=pii)
+            # Closing would do so too, but keeps a failure to itself.
+            connection.execute("checkpoint")
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(lake.warehouse)
+        _swap_in(temporary, lake.warehouse)
     finally:
-        temporary.unlink(missing_ok=True)
+        for left in lake.folder.glob(f"{temporary.name}*"):
+            _remove(left)
     return Published(lake.warehouse, rows)
+
+
+def _swap_in(file: Path, warehouse: Path) -> None:
+    """Put a file in the warehouse's place, with nothing beside it that belonged to the old one.
+
+    What DuckDB leaves beside a file that was opened for writing belongs to the file that lay there
+    then; beside any other one it makes DuckDB refuse to open that.
+    """
+    try:
+        _remove_side_files(warehouse)
+        file.replace(warehouse)
+        # Again, because whoever had the old one open for writing may have written some meanwhile.
+        _remove_side_files(warehouse)
+    except OSError as error:
+        raise WarehouseError(f"{error.filename} is in the way: {error.strerror}") from None
+
+
+def _remove_side_files(warehouse: Path) -> None:
+    for file in warehouse.parent.glob(f"{warehouse.name}.wal*"):
+        _remove(file)
+
+
+def _remove_unfinished(lake: Lake) -> None:
+    """Delete what builds that were killed left, a day old or more."""
+    limit = time.time() - _KEPT_SECONDS
+    for file in lake.folder.glob("leanhouse.*.tmp*"):
+        if file.stat().st_mtime < limit:
+            _remove(file)
+
+
+def _remove(file: Path) -> None:
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+    else:
+        file.unlink(missing_ok=True)
 
 
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
@@ -65,6 +117,7 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
 
     Raises:
         FileNotFoundError: Nothing was published yet.
+        WarehouseError: Somebody has it open for writing, or it is no database.
     """
     if not lake.warehouse.exists():
         raise FileNotFoundError(f"{lake.warehouse} does not exist: run a sync first")
@@ -74,9 +127,41 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     connection.execute("set TimeZone = 'UTC'")
     # A name that does not exist is an error, not a variable of whoever asks.
     connection.execute("set python_enable_replacements = false")
-    connection.execute(f"attach '{_quoted(str(lake.warehouse))}' as leanhouse (read_only)")
+    try:
+        _attach(connection, lake.warehouse)
+    except duckdb.Error as error:
+        connection.close()
+        raise WarehouseError(_why_closed(lake.warehouse, error)) from None
     connection.execute("use leanhouse")
     return connection
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
+    """Attach the file, by another name where something lies beside it that is not its own."""
+    attach = "attach '{}' as leanhouse (read_only)"
+    try:
+        connection.execute(attach.format(_quoted(str(warehouse))))
+    except duckdb.Error as error:
+        if "WAL file" not in str(error):
+            raise
+        link = warehouse.with_name(f"leanhouse.{new_id()}.tmp")
+        try:
+            link.hardlink_to(warehouse)
+        except OSError:
+            # Not every reader may write here; whoever builds removes what is in the way.
+            raise error from None
+        try:
+            connection.execute(attach.format(_quoted(str(link))))
+        finally:
+            link.unlink()
+
+
+def _why_closed(warehouse: Path, error: duckdb.Error) -> str:
+    if "Could not set lock" in str(error):
+        return f"{warehouse} is open for writing in another program"
+    if "WAL file" in str(error):
+        return f"{warehouse}.wal belongs to another file than the one beside it"
+    return f"{warehouse} cannot be opened ({type(error).__name__})"
 
 
 @dataclass(frozen=True, slots=True)
