@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test fast pythons conformance soak fmt bench
+.PHONY: help demo dev test fast pythons conformance soak fmt lock bench
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 8
@@ -13,7 +13,7 @@ help:  ## What there is to make
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("leanhouse needs Python 3.11 or later: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -46,6 +46,11 @@ soak: $(READY)  ## Thirty days of faults and kills for five hundred entities (AR
 fmt: $(READY)  ## Bring files into the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+lock: $(READY)  ## Pin what pyproject.toml names, with hashes, for every Python (ARGS="--upgrade")
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-emit-index-url --custom-compile-command "make lock" --group dev pyproject.toml \
+		--output-file requirements.lock $(ARGS)
 
 bench: $(READY)  ## Measure for over an hour, print tables, and write them into docs/performance.md
 	$(BIN)/python benchmarks/pull.py --rounds 5

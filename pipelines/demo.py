@@ -18,6 +18,7 @@ from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import WebhookSettings
 from lean_resources.streams import STREAMS
 from pipelines.console import lines_table, progress_bars, say, show
+from pipelines.ledger import Outcome
 from pipelines.receiver import PATH, receiving
 from pipelines.resources import InboxResource, LakeResource
 from pipelines.run import instance_at, read_events, sync_all
@@ -125,14 +126,15 @@ def demo(
             say(query.strip(), style="dim")
             show(connection.execute(query), console)
         held = connection.execute("select count(*) from transactions").fetchone()
+    skipped = sum(line.pulls.get(Outcome.SKIPPED, 0) for line in lines)
     say(
-        f"\n{len(STREAMS)} streams, {held[0] if held else 0:,} transactions in the warehouse,"
-        f" {time.monotonic() - started:.0f} s.\n"
         "\nNext:\n"
         f'  .venv/bin/leanhouse query --home {_short(home)} "select * from accounts limit 5"\n'
         "  make demo    again: nothing new is asked for, no row comes twice\n"
         "  make dev     Dagster's UI, with the offline Lean behind it\n"
-        "  README.md    connecting a real application at Lean",
+        "  README.md    connecting a real application at Lean\n"
+        f"\n{len(STREAMS)} streams, {held[0] if held else 0:,} transactions in the warehouse,"
+        f" {skipped} pulls skipped, {time.monotonic() - started:.0f} s.",
     )
 
 

@@ -24,7 +24,7 @@ def run(*arguments, **environment):
 
 
 def test_the_dictionary_is_the_same_without_docstrings(tmp_path):
-    """No meaning of data is read out of a docstring: 3.13 indents them otherwise, -OO drops them."""
+    """No meaning of data is read out of a docstring: 3.13 indents it otherwise, -OO drops it."""
     written = run(
         sys.executable, "-OO", "-m", "pipelines.cli", "dictionary", LEANHOUSE_HOME=str(tmp_path)
     )
