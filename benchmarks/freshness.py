@@ -33,7 +33,7 @@ from pydantic import SecretStr
 from lean_resources.inbox import Inbox
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
-from lean_resources.settings import WebhookSettings
+from lean_resources.settings import LeanSettings, WebhookSettings
 from lean_resources.webhooks import event_of
 from pipelines.doorbell import JOB, PULLS, TABLES
 from pipelines.environment import child_of
@@ -114,7 +114,7 @@ def measure(args: argparse.Namespace, home: Path) -> dict[str, Any]:
             "requests_per_second": "500",
         }
         with instance_at(home / "dagster") as instance:
-            sync_all(LeanResource(**values), lake, silent, instance=instance)
+            sync_all(LeanResource(LeanSettings(**values)), lake, silent, instance=instance)
             environment = child_of(values | {"webhook_secret": sandbox.webhook_secret}, home)
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))

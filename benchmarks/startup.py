@@ -32,10 +32,10 @@ LEANHOUSE = str(Path(PYTHON).with_name("leanhouse"))
 A_RUN = (
     "from pipelines.definitions import defs;"
     "from pipelines.doorbell import PULLS;"
-    "from pipelines.environment import HOME;"
+    "from pipelines.environment import settings;"
     "from pipelines.run import instance_at;"
     "config = {'ops': {PULLS: {'config': {'streams': [], 'entity_ids': []}}}};"
-    "instance = instance_at(HOME / 'dagster');"
+    "instance = instance_at(settings().home / 'dagster');"
     "job = defs.resolve_job_def('doorbell');"
     "assert job.execute_in_process("
     "instance=instance, run_config=config, op_selection=[PULLS]).success"

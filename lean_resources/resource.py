@@ -1,28 +1,31 @@
-"""LeanResource: the settings of one Lean application as a Dagster resource."""
-
-from typing import Any
-
-import dagster as dg
-from pydantic import Field, create_model
+"""LeanResource: one application at Lean, as steps of Dagster are given it."""
 
 from lean_resources.client import Announced, LeanClient
-from lean_resources.settings import VARIABLES, LeanSettings
+from lean_resources.settings import LeanSettings
 
 __all__ = ["LeanResource"]
 
 
-class _Lean(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """One application at Lean; every field is optional text, as an environment has it."""
+class LeanResource:
+    """One application at Lean.
+
+    A plain object: Dagster shows every field of a configurable resource, and lets a run's
+    configuration replace it. There is no field here that a page could show or a run could move.
+
+    Args:
+        settings: The settings; credentials may be missing until a client is asked for.
+    """
+
+    def __init__(self, settings: LeanSettings) -> None:
+        self._settings = settings
 
     def settings(self) -> LeanSettings:
-        """The validated settings.
+        """The settings, with everything that a request to Lean needs.
 
         Raises:
-            ConfigError: A setting is missing, half set or contradicts another.
+            ConfigError: Credentials or a required certificate are missing.
         """
-        return LeanSettings.load(
-            {variable.name: getattr(self, variable.field) for variable in VARIABLES}
-        )
+        return self._settings.complete()
 
     def client(self, announced: Announced | None = None) -> LeanClient:
         """A client, to be opened with `async with`.
@@ -34,17 +37,3 @@ class _Lean(dg.ConfigurableResource):  # type: ignore[type-arg]
             ConfigError: As `settings`.
         """
         return LeanClient(self.settings(), announced=announced)
-
-
-_FIELDS: dict[str, Any] = {
-    # repr=False on all of them: a secret must not depend on somebody's marking it.
-    variable.field: (
-        str | None,
-        Field(default=None, description=variable.description, repr=False),
-    )
-    for variable in VARIABLES
-}
-
-LeanResource: type[_Lean] = create_model(
-    "LeanResource", __base__=_Lean, __module__=__name__, __doc__=_Lean.__doc__, **_FIELDS
-)

@@ -1,34 +1,25 @@
-"""Settings: region and environment to hosts, credentials, certificates and limits, validated once.
-
-The composition root reads the environment and passes a mapping; nothing here does. Every problem
-ends as one `ConfigError` that names the variables and never quotes a value.
-"""
+"""Settings: region and environment to hosts, credentials, certificates and limits."""
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import httpx
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
-from lean_resources.errors import ConfigError
+from lean_resources.variables import (
+    FilePath,
+    Switch,
+    Variable,
+    VariableSettings,
+    variable,
+    variables_of,
+)
 
 __all__ = [
     "HOSTS",
@@ -39,7 +30,6 @@ __all__ = [
     "Hosts",
     "LeanSettings",
     "Region",
-    "Variable",
     "WebhookSettings",
 ]
 
@@ -80,8 +70,6 @@ _CERTIFICATE_HOSTS = frozenset(
 )
 _PREFIX = "LEAN_"
 _WEBHOOK_PREFIX = "LEAN_WEBHOOK_"
-_TYPO_SIMILARITY = 0.8
-_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 
 
 def _url(value: str) -> str:
@@ -143,69 +131,7 @@ def _default_token_url(data: dict[str, Any]) -> str:
     return HOSTS[data["region"], data["environment"]].token
 
 
-class _Settings(BaseModel):
-    """Settings that are read from names with a prefix, and whose problems make one error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    prefix: ClassVar[str] = _PREFIX
-
-    @classmethod
-    def load(cls, values: Mapping[str, str | None], prefix: str | None = None) -> Self:
-        """Read the settings from a mapping like an environment.
-
-        Blank values count as unset, and white space around a value is dropped (not around the
-        key's password). Names without the prefix are left alone, and so are those with it that
-        resemble no known one, since other parts may own them.
-
-        Args:
-            values: Variable names to values, e.g. `{"LEAN_CLIENT_ID": "…"}`.
-            prefix: What the names begin with; the settings' own when left.
-
-        Raises:
-            ConfigError: Any problem, all of them in one message.
-        """
-        prefix = prefix or cls.prefix
-        known = {_variable(field, prefix): field for field in cls.model_fields}
-        given: dict[str, str] = {}
-        typos: list[str] = []
-        for name, value in values.items():
-            if not name.startswith(prefix) or value is None or not value.strip():
-                continue
-            if name.startswith(_WEBHOOK_PREFIX) and prefix != _WEBHOOK_PREFIX:
-                continue
-            if field := known.get(name):
-                given[field] = value if field == "client_key_password" else value.strip()
-            elif meant := _nearest(name, list(known), prefix):
-                typos.append(f"{name} is unknown: did you mean {meant}")
-        return cls.model_validate(given, context=_Loading(prefix, tuple(typos)))
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _one_clear_error(
-        cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
-    ) -> Self:
-        loading = info.context if isinstance(info.context, _Loading) else _Loading(cls.prefix)
-        problems = list(loading.problems)
-        settings: Self | None = None
-        try:
-            settings = handler(values)
-        except ValidationError as error:
-            problems += _problems(cls, error, loading.prefix)
-        else:
-            problems += settings.contradictions(loading.prefix)
-        # Raised outside the handler above, so that no validation error, which holds the input,
-        # stays attached as its context.
-        if problems or settings is None:
-            raise ConfigError("; ".join(problems))
-        return settings
-
-    def contradictions(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - for those who have any
-        """What is wrong with values that are right on their own."""
-        yield from ()
-
-
-class LeanSettings(_Settings):
+class LeanSettings(VariableSettings):
     """Everything that a client has to know about Lean and about its own limits.
 
     Credentials are either `client_id` with `client_secret` or `app_token`, never both, because
@@ -216,13 +142,17 @@ class LeanSettings(_Settings):
             message names every variable concerned and holds no value.
     """
 
+    prefix: ClassVar[str] = _PREFIX
+    verbatim: ClassVar[frozenset[str]] = frozenset({"client_key_password"})
+    foreign: ClassVar[tuple[str, ...]] = (_WEBHOOK_PREFIX,)
+
     region: Region = Field(
         default="sa", description="Country of the application at Lean: sa (KSA) or ae (UAE)."
     )
     environment: Environment = Field(
         default="sandbox", description="Lean's environment: sandbox or production."
     )
-    legacy_host: bool = Field(
+    legacy_host: Switch = Field(
         default=False,
         description=(
             "Whether to call the older production host, which requires a client certificate and "
@@ -253,17 +183,17 @@ class LeanSettings(_Settings):
         Field(default=None, description="Application token, instead of the OAuth2 pair.")
     )
 
-    client_cert: Path | None = Field(
+    client_cert: FilePath | None = Field(
         default=None,
         description="Path of the client certificate in PEM: the leaf, then its issuers in order.",
     )
-    client_key: Path | None = Field(
+    client_key: FilePath | None = Field(
         default=None, description="Path of the client certificate's private key in PEM."
     )
     client_key_password: Annotated[SecretStr, Field(min_length=1)] | None = Field(
         default=None, description="Password of the private key, if it is encrypted."
     )
-    trust_root: Path | None = Field(
+    trust_root: FilePath | None = Field(
         default=None,
         description="Path of Lean's certificate chain in PEM; when set, only servers that it "
         "vouches for are trusted.",
@@ -345,12 +275,27 @@ class LeanSettings(_Settings):
         yield from _host_problems(self, prefix)
         if self.pending_poll_seconds > self.pending_deadline_seconds:
             yield (
-                f"{_variable('pending_poll_seconds', prefix)} is above "
-                f"{_variable('pending_deadline_seconds', prefix)}: set it lower"
+                f"{variable('pending_poll_seconds', prefix)} is above "
+                f"{variable('pending_deadline_seconds', prefix)}: set it lower"
+            )
+
+    def missing(self, prefix: str) -> Iterator[str]:
+        """Credentials, and the certificate that the host requires."""
+        identity, secret, token, certificate, key = (
+            variable(field, prefix)
+            for field in ("client_id", "client_secret", "app_token", "client_cert", "client_key")
+        )
+        if not (self.client_id or self.client_secret or self.app_token):
+            wanted = token if self.is_legacy else f"{identity} and {secret} (or {token})"
+            yield f"no credentials: set {wanted} from Lean's dashboard, Integration"
+        if self.requires_certificate and not (self.client_cert or self.client_key):
+            yield (
+                f"the host requires a client certificate: set {certificate} and {key} from "
+                "Lean's dashboard, Integration, Certificates"
             )
 
 
-class WebhookSettings(_Settings):
+class WebhookSettings(VariableSettings):
     """Everything that the receiver of webhooks has to know, and where its inbox lies.
 
     Raises:
@@ -408,15 +353,15 @@ class WebhookSettings(_Settings):
         allow_inf_nan=False,
         description="Seconds for a body to arrive, above 0 and up to 10, when Lean gives up.",
     )
-    tls_cert: Path | None = Field(
+    tls_cert: FilePath | None = Field(
         default=None,
         description="Path of the receiver's certificate chain in PEM; without it, plain HTTP for "
         "a proxy that ends TLS.",
     )
-    tls_key: Path | None = Field(
+    tls_key: FilePath | None = Field(
         default=None, description="Path of that certificate's private key in PEM."
     )
-    tls_client_authority: Path | None = Field(
+    tls_client_authority: FilePath | None = Field(
         default=None,
         description="Path of Lean's certificate chain in PEM; when set, only clients with a "
         "certificate of it are let in.",
@@ -431,7 +376,7 @@ class WebhookSettings(_Settings):
     def contradictions(self, prefix: str) -> Iterator[str]:
         """What is wrong with values that are right on their own."""
         certificate, key, authority = (
-            _variable(field, prefix) for field in ("tls_cert", "tls_key", "tls_client_authority")
+            variable(field, prefix) for field in ("tls_cert", "tls_key", "tls_client_authority")
         )
         if self.tls_cert and not self.tls_key:
             yield f"{certificate} is set without {key}: set both"
@@ -439,31 +384,23 @@ class WebhookSettings(_Settings):
             yield f"{key} is set without {certificate}: set both"
         elif self.tls_client_authority and not self.tls_cert:
             yield f"{authority} is set without {certificate}: set both, with {key}"
+        if self.next_secret and not self.secret:
+            yield (
+                f"{variable('next_secret', prefix)} is set without "
+                f"{variable('secret', prefix)}: set the latter"
+            )
+
+    def missing(self, prefix: str) -> Iterator[str]:
+        """Files that whoever receives has to read."""
         for field in ("tls_cert", "tls_key", "tls_client_authority"):
             path: Path | None = getattr(self, field)
             if path is not None and not path.is_file():
-                yield f"{_variable(field, prefix)} is not a file: set the path of one"
-        if self.next_secret and not self.secret:
-            yield (
-                f"{_variable('next_secret', prefix)} is set without "
-                f"{_variable('secret', prefix)}: set the latter"
-            )
-
-
-class _Loading(NamedTuple):
-    """What `load` tells the validator: how variables begin, and the problems found so far."""
-
-    prefix: str = _PREFIX
-    problems: tuple[str, ...] = ()
-
-
-def _variable(field: str, prefix: str = _PREFIX) -> str:
-    return prefix + field.upper()
+                yield f"{variable(field, prefix)} is not a file: set the path of one"
 
 
 def _credential_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
     identity, secret, token = (
-        _variable(field, prefix) for field in ("client_id", "client_secret", "app_token")
+        variable(field, prefix) for field in ("client_id", "client_secret", "app_token")
     )
     if (settings.client_id or settings.client_secret) and settings.app_token:
         remove = f"{identity} and {secret}" if settings.is_legacy else token
@@ -478,16 +415,13 @@ def _credential_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
     elif settings.client_id and settings.is_legacy:
         yield (
             f"the legacy host takes no OAuth2 token: set {token} instead of {identity} and "
-            f"{secret}, or unset {_variable('legacy_host', prefix)}"
+            f"{secret}, or unset {variable('legacy_host', prefix)}"
         )
-    elif not settings.client_id and not settings.app_token:
-        wanted = token if settings.is_legacy else f"{identity} and {secret} (or {token})"
-        yield f"no credentials: set {wanted} from Lean's dashboard, Integration"
 
 
 def _certificate_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
     certificate, key, password = (
-        _variable(field, prefix) for field in ("client_cert", "client_key", "client_key_password")
+        variable(field, prefix) for field in ("client_cert", "client_key", "client_key_password")
     )
     if settings.client_cert and not settings.client_key:
         yield f"{certificate} is set without {key}: set both"
@@ -495,11 +429,6 @@ def _certificate_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
         yield f"{key} is set without {certificate}: set both"
     elif settings.client_key_password and not settings.client_key:
         yield f"{password} is set without {key}: set {certificate} and {key}, or remove it"
-    elif settings.requires_certificate and not settings.client_cert:
-        yield (
-            f"the host requires a client certificate: set {certificate} and {key} from "
-            "Lean's dashboard, Integration, Certificates"
-        )
 
 
 def _host_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
@@ -511,79 +440,12 @@ def _host_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
         environment = "sandbox" if "sandbox" in labels else "production"
         if (region, environment) != (settings.region, settings.environment):
             yield (
-                f"{_variable(field, prefix)} (or {_variable('legacy_host', prefix)}) leads to "
+                f"{variable(field, prefix)} (or {variable('legacy_host', prefix)}) leads to "
                 f"Lean's host for {region} {environment}, but "
-                f"{_variable('region', prefix)} and {_variable('environment', prefix)} say "
+                f"{variable('region', prefix)} and {variable('environment', prefix)} say "
                 f"{settings.region} {settings.environment}: make them agree"
             )
 
 
-def _nearest(name: str, known: list[str], prefix: str) -> str | None:
-    stems = {candidate.removeprefix(prefix): candidate for candidate in known}
-    near = difflib.get_close_matches(
-        name.removeprefix(prefix).upper(), stems, n=1, cutoff=_TYPO_SIMILARITY
-    )
-    return stems[near[0]] if near else None
-
-
-def _problems(of: type[BaseModel], error: ValidationError, prefix: str) -> Iterator[str]:
-    for detail in error.errors(include_url=False, include_context=True, include_input=False):
-        if detail["type"] != "default_factory_not_called":
-            yield _problem(of, detail, prefix)
-
-
-def _problem(of: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
-    field = str(detail["loc"][0]) if detail["loc"] else ""
-    if field not in of.model_fields:
-        return (
-            f"there is no setting {field}: lean_resources.settings.VARIABLES lists those there are"
-        )
-    name, description = _variable(field, prefix), of.model_fields[field].description or ""
-    # Worded here rather than by pydantic, whose messages name types instead of remedies.
-    match detail["type"]:
-        case "literal_error" | "bool_parsing":
-            what = "is not one of its values"
-        case "int_parsing" | "int_from_float":
-            what = "is not a whole number"
-        case "float_parsing" | "finite_number":
-            what = "is not a number"
-        case kind if kind in _BOUNDS:
-            what = "is out of range"
-        case "string_too_short" | "too_short":
-            what = "is empty"
-        case "url" | "header" | "network":
-            what = detail["msg"]
-        case _:
-            what = "is not of its type"
-    return f"{name} {what} ({description.removesuffix('.')})"
-
-
-class Variable(NamedTuple):
-    """One environment variable, as documentation shows it."""
-
-    name: str
-    field: str
-    description: str
-    default: str
-    secret: bool
-
-
-def _variables(of: type[_Settings]) -> Iterator[Variable]:
-    for field, about in of.model_fields.items():
-        default = None if about.default_factory else about.default
-        if default is None:
-            text = ""
-        else:
-            text = str(default).lower() if isinstance(default, bool) else str(default)
-            text = "" if default == () else text
-        yield Variable(
-            name=_variable(field, of.prefix),
-            field=field,
-            description=about.description or "",
-            default=text,
-            secret=SecretStr.__name__ in str(about.annotation),
-        )
-
-
-VARIABLES: tuple[Variable, ...] = tuple(_variables(LeanSettings))
-WEBHOOK_VARIABLES: tuple[Variable, ...] = tuple(_variables(WebhookSettings))
+VARIABLES: tuple[Variable, ...] = variables_of(LeanSettings)
+WEBHOOK_VARIABLES: tuple[Variable, ...] = variables_of(WebhookSettings)

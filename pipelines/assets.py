@@ -149,9 +149,9 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
     def pull(
         context: dg.AssetExecutionContext,
         config: config_type,  # type: ignore[valid-type]
-        lean: LeanResource,
-        lake: LakeResource,
-        inbox: InboxResource,
+        lean: dg.ResourceParam[LeanResource],
+        lake: dg.ResourceParam[LakeResource],
+        inbox: dg.ResourceParam[InboxResource],
         policy: dg.ResourceParam[Policy],
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
@@ -335,9 +335,9 @@ def _judge(stream: Stream, report: Report, policy: Policy) -> None:
 def refresh(
     context: dg.AssetExecutionContext,
     config: SyncConfig,
-    lean: LeanResource,
-    lake: LakeResource,
-    inbox: InboxResource,
+    lean: dg.ResourceParam[LeanResource],
+    lake: dg.ResourceParam[LakeResource],
+    inbox: dg.ResourceParam[InboxResource],
     policy: dg.ResourceParam[Policy],
     progress: dg.ResourceParam[Progress],
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
@@ -394,8 +394,8 @@ def refresh(
 )
 def reconciliation(
     context: dg.AssetExecutionContext,
-    lean: LeanResource,
-    lake: LakeResource,
+    lean: dg.ResourceParam[LeanResource],
+    lake: dg.ResourceParam[LakeResource],
     policy: dg.ResourceParam[Policy],
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Read everything again, and tell of differences."""
@@ -433,7 +433,9 @@ def reconciliation(
     ],
 )
 def missed_events(
-    lean: LeanResource, lake: LakeResource, inbox: InboxResource
+    lean: dg.ResourceParam[LeanResource],
+    lake: dg.ResourceParam[LakeResource],
+    inbox: dg.ResourceParam[InboxResource],
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Compare what Lean sent with what arrived, and make up for the difference."""
 
@@ -478,7 +480,9 @@ def missed_events(
     " the pulls that brought it; files that were merged, replaced or left behind by crashes deleted"
     " after a day.",
 )
-def compaction(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def compaction(
+    context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Delete what nobody needs any more, and merge what was read again."""
     deleted = [*lake.lake().vacuum(), *vacuum_models(lake.lake())]
     done = compact(lake.lake(), run_id=context.run.run_id)

@@ -30,7 +30,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Bank data from Lean in a warehouse that people trust.",
 )
 _ROOT = Path(__file__).resolve().parent.parent
 _OPTION = re.compile(r"--[\w-]*(=|\Z)")
@@ -54,6 +53,15 @@ def _fail(message: str) -> typer.Exit:
     text = Text.assemble(("error", "red"), " ", visible(message, keeps="\n"))
     plain_console(stderr=True).print(text, soft_wrap=True)
     return typer.Exit(1)
+
+
+@app.callback()
+def _refuse_wrong_settings() -> None:
+    """Bank data from Lean in a warehouse that people trust."""
+    from pipelines.environment import settings
+
+    if "--help" not in sys.argv:
+        settings()
 
 
 @app.command()
@@ -158,7 +166,7 @@ def dev(
     world = Sandbox(
         customers=customers, months=months, seed=seed, today=dt.datetime.now(dt.UTC).date()
     )
-    inbox = InboxResource(url=f"sqlite:///{home / 'inbox' / 'sandbox.db'}").inbox()
+    inbox = InboxResource(f"sqlite:///{home / 'inbox' / 'sandbox.db'}").inbox()
     assert inbox is not None  # noqa: S101 - it has a URL
     receiver = WebhookSettings(secret=SecretStr(world.webhook_secret), port=0)
     with (
@@ -203,12 +211,15 @@ def sync(
     """Bring every stream up to date and publish the warehouse, in this process."""
     from pipelines.console import lines_table, progress_bars
     from pipelines.definitions import inbox, lake, lean, policy
-    from pipelines.environment import HOME
+    from pipelines.environment import settings
     from pipelines.run import SyncFailedError, instance_at, sync_all
 
     console = plain_console()
     try:
-        with progress_bars(console) as progress, instance_at(HOME / "dagster") as instance:
+        with (
+            progress_bars(console) as progress,
+            instance_at(settings().home / "dagster") as instance,
+        ):
             lines = sync_all(
                 lean,
                 lake,
@@ -228,24 +239,24 @@ def webhooks() -> None:
     """Receive Lean's webhooks until it is interrupted; LEAN_WEBHOOK_* say how."""
     from lean_resources.errors import ConfigError
     from lean_resources.inbox import Inbox
-    from pipelines.environment import ENVIRONMENT, INBOX_URL, webhook_settings
+    from pipelines.environment import settings
     from pipelines.receiver import PATH, server
 
     try:
-        settings = webhook_settings()
-        if not settings.secrets:
+        configured = settings().webhooks.complete()
+        if not configured.secrets:
             raise ConfigError(
                 "no webhook secret: set LEAN_WEBHOOK_SECRET from Lean's dashboard, Integration"
             )
-        inbox = Inbox(INBOX_URL, ENVIRONMENT)
+        inbox = Inbox(settings().inbox_url, settings().environment)
         inbox.create()
-        receiver = server(settings, inbox)
+        receiver = server(configured, inbox)
     except LeanError as error:
         raise _fail(f"{error.message}\n      {error.remedy}") from None
-    scheme = "https" if settings.tls_cert else "http"
-    where = f"{settings.host}:{settings.port}"
+    scheme = "https" if configured.tls_cert else "http"
+    where = f"{configured.host}:{configured.port}"
     say(
-        f"Webhooks of {ENVIRONMENT} at {scheme}://{where}{PATH}",
+        f"Webhooks of {settings().environment} at {scheme}://{where}{PATH}",
     )
     receiver.run()
     if not receiver.started:
@@ -260,7 +271,7 @@ def doctor() -> None:
     from pipelines.environment import settings
 
     try:
-        client = LeanClient(settings())
+        client = LeanClient(settings().lean.complete())
         for reason in ignored_roots(client.settings):
             say(f"warning    {reason}; it is left out")
         say(f"settings   in order, {client.settings.api_url}")
@@ -363,21 +374,23 @@ def build(home: Home = None) -> None:
 
 def _build(lake: "Lake") -> None:
     from pipelines.build import build as build_models
-    from pipelines.environment import HASH_KEY, PII
+    from pipelines.environment import settings
     from pipelines.keys import checked_key
     from pipelines.models import load
     from pipelines.warehouse import publish
 
     try:
         models = load()
-        built = build_models(lake, models, hash_key=checked_key(HASH_KEY, lake.environment))
+        built = build_models(
+            lake, models, hash_key=checked_key(settings().hash_key, lake.environment)
+        )
     except LeanError as error:
         raise _fail(f"{error.message}. {error.remedy}") from None
     for one in built:
         if one.written:
             say(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
     try:
-        publish(lake, models, pii=PII)
+        publish(lake, models, pii=settings().house.pii)
     except LeanError as error:
         raise _fail(f"{error.message}. {error.remedy}") from None
     problems = list(dict.fromkeys(one.problem for one in built if one.problem is not None))
@@ -445,15 +458,20 @@ def dictionary(
 
 
 def _lake_of(home: Path | None) -> "Lake":
-    from pipelines.environment import ENVIRONMENT, HOME
+    from pipelines.environment import settings, state_folder
     from pipelines.lake import Lake
 
-    return Lake((home or HOME) / "lake", ENVIRONMENT)
+    folder = settings().home if home is None else state_folder(home, "--home")
+    return Lake(folder / "lake", settings().environment)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; an error that has a remedy is one sentence and the remedy."""
+    try:
+        app()
+    except LeanError as error:
+        _fail(f"{error.message}\n      {error.remedy}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The composition root: what Dagster loads, with the environment's values."""
+"""The composition root: what Dagster loads, with the settings of the environment."""
 
 import dagster as dg
 
@@ -11,35 +11,29 @@ from pipelines.assets import (
     stream_assets,
 )
 from pipelines.doorbell import doorbell_job
-from pipelines.environment import (
-    ENVIRONMENT,
-    HAS_WEBHOOKS,
-    HASH_KEY,
-    HOME,
-    INBOX_URL,
-    INBOX_VARIABLE,
-    PII,
-    variables,
-)
+from pipelines.environment import settings
 from pipelines.model_assets import model_assets
 from pipelines.models import load as load_models
 from pipelines.policy import load
-from pipelines.resources import InboxResource, LakeResource, silent
+from pipelines.resources import InboxResource, LakeResource, bound, silent
 from pipelines.schedules import schedules
 from pipelines.sensors import doorbell
 
 __all__ = ["defs", "inbox", "lake", "lean", "models", "policy"]
 
-# By name rather than by value: Dagster shows the configuration of resources.
-lean = LeanResource(**{field: dg.EnvVar(name) for field, name in variables().items()})
-inbox = InboxResource(
-    url=dg.EnvVar(INBOX_VARIABLE) if INBOX_VARIABLE else INBOX_URL, environment=ENVIRONMENT
-)
+_settings = settings()
 
-lake = LakeResource(root=str(HOME / "lake"), environment=ENVIRONMENT, hash_key=HASH_KEY, pii=PII)
+lean = LeanResource(_settings.lean)
+inbox = InboxResource(_settings.inbox_url, _settings.environment)
+lake = LakeResource(
+    _settings.home / "lake",
+    _settings.environment,
+    hash_key=_settings.hash_key,
+    pii=_settings.house.pii,
+)
 models = load_models()
 
-policy, _when = load(HOME / "policy.toml")
+policy, _when = load(_settings.home / "policy.toml")
 
 _job = doorbell_job(models)
 
@@ -52,14 +46,8 @@ defs = dg.Definitions(
         compaction,
         *model_assets(models),
     ],
-    schedules=schedules(_when, has_webhooks=HAS_WEBHOOKS),
+    schedules=schedules(_when, has_webhooks=_settings.has_webhooks),
     jobs=[_job],
-    sensors=[doorbell(_job, is_on=HAS_WEBHOOKS)],
-    resources={
-        "lean": lean,
-        "lake": lake,
-        "inbox": inbox,
-        "policy": policy,
-        "progress": silent,
-    },
+    sensors=[doorbell(_job, is_on=_settings.has_webhooks)],
+    resources=bound(lean=lean, lake=lake, inbox=inbox, policy=policy, progress=silent),
 )

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
-from lean_resources.settings import WebhookSettings
+from lean_resources.settings import LeanSettings, WebhookSettings
 from lean_resources.streams import STREAMS
 from pipelines.console import lines_table, progress_bars, say, show
 from pipelines.ledger import Outcome
@@ -111,15 +111,16 @@ def demo(
         }
         if mtls:
             values |= _certificates(server.certificates, certificate_fault)
+        lean = LeanResource(LeanSettings.model_validate(values))
         lake = LakeResource(root=str(home / "lake"), environment="sandbox")
         with (
             progress_bars(console) as progress,
             instance_at(home / "dagster") as instance,
         ):
-            lines = sync_all(LeanResource(**values), lake, progress, instance=instance)
+            lines = sync_all(lean, lake, progress, instance=instance)
         console.print(lines_table(lines))
         with instance_at(home / "dagster") as instance:
-            _one_more(sandbox, LeanResource(**values), lake, instance)
+            _one_more(sandbox, lean, lake, instance)
     with connect(lake.lake()) as connection:
         for title, query in SAMPLES.items():
             say(f"\n{title}", style="bold")
@@ -147,7 +148,7 @@ def _one_more(
     """One more customer connects, and its rows arrive by webhook."""
     say("\nOne more customer connects a bank; nobody asks for it", style="bold")
     with tempfile.TemporaryDirectory(prefix="leanhouse-inbox-") as folder:
-        inbox = InboxResource(url=f"sqlite:///{folder}/inbox.db", environment="sandbox")
+        inbox = InboxResource(f"sqlite:///{folder}/inbox.db")
         box = inbox.inbox()
         assert box is not None  # noqa: S101 - it has a URL
         settings = WebhookSettings(secret=SecretStr(sandbox.webhook_secret), port=0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from lean_resources.settings import VARIABLES, WEBHOOK_VARIABLES, Variable
+from lean_resources.settings import VARIABLES, WEBHOOK_VARIABLES
 from lean_resources.streams import STREAMS, Column, Kind, Stream, Window
+from lean_resources.variables import Variable
+from pipelines.environment import HOUSE_VARIABLES
 from pipelines.lake import TRACE_DOCS
 from pipelines.ledger import PULL_DOCS
 from pipelines.models import Model, ModelColumn, Models
@@ -131,19 +133,18 @@ def _ledger() -> str:
 
 
 _ENV_HEAD = """\
-# Settings of one application at Lean, written from lean_resources/settings.py by
+# Settings of one application at Lean, written from the declarations in the code by
 # `leanhouse dictionary --settings`; a test keeps this file current. Copy it to .env and fill in.
 # Blank means unset. Set the client id and secret, or the application token, never both.
+#
+# A shell (set -a; . ./.env; set +a) and Dagster (dotenv) both read this file. They agree when
+# each line is NAME=value without spaces around the equals sign, and a value with anything but
+# letters, digits and . _ - / : @ + , % stands between single quotes: NAME='a value'. Inside them
+# use no single quote, no doubled backslash and no line end. `leanhouse doctor` says where they
+# differ. A misspelt name, or a quote that became part of a value, is an error.
 
-# Folder of the lake and of everything else that is kept; var in the checkout when unset.
-LEANHOUSE_HOME=
-
-# Key of the hashes that stand for account numbers in the tables: 32 to 64 random characters,
-# required in production. Another key makes other hashes: see docs/personal-data.md. Secret.
-LEANHOUSE_HASH_KEY=
-
-# Whether the warehouse has a schema pii with the personal columns: true or false. Default: false.
-LEANHOUSE_PII=
+# Dagster's telemetry is off, also where its home has no dagster.yaml.
+DAGSTER_DISABLE_TELEMETRY=yes
 """
 
 _WEBHOOK_HEAD = """\
@@ -153,7 +154,13 @@ _WEBHOOK_HEAD = """\
 
 def env_example() -> str:
     """The file .env.example."""
-    lines = [_ENV_HEAD, *_settings(VARIABLES), _WEBHOOK_HEAD, *_settings(WEBHOOK_VARIABLES)]
+    lines = [
+        _ENV_HEAD,
+        *_settings(HOUSE_VARIABLES),
+        *_settings(VARIABLES),
+        _WEBHOOK_HEAD,
+        *_settings(WEBHOOK_VARIABLES),
+    ]
     return "\n".join(lines)
 
 

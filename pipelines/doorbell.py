@@ -56,9 +56,9 @@ class DoorbellConfig(dg.Config):
 def _pulls(
     context: dg.OpExecutionContext,
     config: DoorbellConfig,
-    lean: LeanResource,
-    lake: LakeResource,
-    inbox: InboxResource,
+    lean: dg.ResourceParam[LeanResource],
+    lake: dg.ResourceParam[LakeResource],
+    inbox: dg.ResourceParam[InboxResource],
     policy: dg.ResourceParam[Policy],
     progress: dg.ResourceParam[Progress],
 ) -> Iterator[Told]:
@@ -106,7 +106,9 @@ def doorbell_job(models: Models) -> dg.JobDefinition:
         out=dg.Out(dg.Nothing),
         description="Builds what follows from what was read, and publishes the warehouse.",
     )
-    def tables(lake: LakeResource, progress: dg.ResourceParam[Progress]) -> Iterator[Told]:
+    def tables(
+        lake: dg.ResourceParam[LakeResource], progress: dg.ResourceParam[Progress]
+    ) -> Iterator[Told]:
         built = build(
             lake.lake(),
             models,

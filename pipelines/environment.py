@@ -1,83 +1,204 @@
-"""The environment of this process: the only file that reads it, and names its variables.
+"""The environment of this process: the only file that reads it, once, and validates all of it.
 
 Without Dagster, so that a command which needs none of it starts at once.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import re
+import urllib.parse
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, TypeVar
 
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
+
+from lean_resources.errors import ConfigError
 from lean_resources.settings import (
     VARIABLES,
     WEBHOOK_VARIABLES,
     LeanSettings,
     WebhookSettings,
 )
+from lean_resources.variables import (
+    FilePath,
+    Switch,
+    Variable,
+    VariableSettings,
+    misspelt,
+    variables_of,
+)
 from pipelines.keys import SANDBOX_KEY
 
 __all__ = [
-    "ENVIRONMENT",
-    "HASH_KEY",
-    "HAS_WEBHOOKS",
-    "HOME",
-    "INBOX_URL",
-    "INBOX_VARIABLE",
-    "PII",
+    "HOUSE_VARIABLES",
+    "HouseSettings",
+    "Settings",
     "child_of",
     "settings",
-    "variables",
-    "webhook_settings",
+    "state_folder",
 ]
 
-HOME = Path(os.environ.get("LEANHOUSE_HOME") or Path(__file__).resolve().parent.parent / "var")
-"""Folder of the state."""
+AnySettings = TypeVar("AnySettings", bound=VariableSettings)
 
-ENVIRONMENT = os.environ.get("LEAN_ENVIRONMENT") or "sandbox"
-"""sandbox or production."""
-
-HASH_KEY = os.environ.get("LEANHOUSE_HASH_KEY") or SANDBOX_KEY
-"""Key of hashed account numbers, as it is given."""
-
-PII = os.environ.get("LEANHOUSE_PII") == "true"
-"""Whether the warehouse has a schema with personal columns."""
-
-INBOX_VARIABLE = "LEAN_WEBHOOK_INBOX" if os.environ.get("LEAN_WEBHOOK_INBOX") else None
-"""Variable with the inbox's URL, which may hold a password; None where it is not set."""
-
-HAS_WEBHOOKS = bool(INBOX_VARIABLE or os.environ.get("LEAN_WEBHOOK_SECRET"))
-"""Whether webhooks are set up."""
-
-INBOX_URL = (
-    os.environ.get("LEAN_WEBHOOK_INBOX") or f"sqlite:///{HOME / 'inbox' / f'{ENVIRONMENT}.db'}"
-    if HAS_WEBHOOKS
-    else ""
-)
-"""Where the inbox of webhooks lies; empty where they are not set up."""
+_ROOT = Path(__file__).resolve().parent.parent
+_UNSAFE = re.compile(r"[*?\[\]\\%\x00-\x1f\x7f]")
+"""Characters of a path that DuckDB or Dagster read as patterns or escapes, not as themselves."""
 
 
-def variables() -> dict[str, str]:
-    """Names of the variables with settings of Lean that are set, by field."""
-    return {one.field: one.name for one in VARIABLES if os.environ.get(one.name)}
+def state_folder(path: Path, named: str = "the folder of the state") -> Path:
+    """A folder for the state, as an absolute path that every part can use.
 
-
-def settings() -> LeanSettings:
-    """The settings of the environment as it is, unknown variables included.
+    Args:
+        path: The folder, which need not exist.
+        named: What a problem calls it.
 
     Raises:
-        ConfigError: One is missing, half set, contradicts another, or is misspelt.
+        ConfigError: A character of its path has another meaning for DuckDB or Dagster, or it is
+            a file.
     """
-    return LeanSettings.load(os.environ)
+    if problem := _unfit(path):
+        raise ConfigError(f"{named} {problem}")
+    return path.resolve()
 
 
-def webhook_settings() -> WebhookSettings:
-    """The settings of the receiver of webhooks, as the environment is.
+def _unfit(folder: Path) -> str | None:
+    """Why a folder cannot hold the state, or None."""
+    whole = folder.resolve()
+    if unsafe := _UNSAFE.search(str(whole)):
+        return (
+            f"has {unsafe[0]!a} in its path, which DuckDB or Dagster reads as a pattern or an"
+            " escape: choose a folder without it"
+        )
+    if whole.exists() and not whole.is_dir():
+        return "is not a folder: choose one"
+    return None
+
+
+def _folder(path: Path) -> Path:
+    if problem := _unfit(path):
+        raise PydanticCustomError("path", "{problem}", {"problem": problem})
+    return path.resolve()
+
+
+class HouseSettings(VariableSettings):
+    """Where the state lies, and how personal values are kept.
 
     Raises:
-        ConfigError: As `settings`.
+        ConfigError: A value is unfit; the message names its variable and holds no value.
     """
-    return WebhookSettings.load(os.environ)
+
+    prefix: ClassVar[str] = "LEANHOUSE_"
+
+    home: Annotated[FilePath, AfterValidator(_folder)] = Field(
+        default_factory=lambda: _ROOT / "var",
+        validate_default=True,
+        description="Folder of the lake and of everything else that is kept, without any of"
+        " * ? [ ] \\ % in its path; var in the checkout when unset.",
+    )
+    hash_key: SecretStr | None = Field(
+        default=None,
+        description="Key of the hashes that stand for account numbers in the tables: 32 to 64"
+        " random characters, required in production. Another key makes other hashes: see"
+        " docs/personal-data.md.",
+    )
+    pii: Switch = Field(
+        default=False,
+        description="Whether the warehouse has a schema pii with the personal columns: true or"
+        " false.",
+    )
+
+
+HOUSE_VARIABLES: tuple[Variable, ...] = variables_of(HouseSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that the environment says, validated; every command and Dagster read this.
+
+    Args:
+        house: Where the state lies, and how personal values are kept.
+        lean: Lean's hosts, credentials and limits; `complete` sees that none is missing.
+        webhooks: How webhooks are received; `complete` sees that its files are there.
+    """
+
+    house: HouseSettings
+    lean: LeanSettings
+    webhooks: WebhookSettings
+
+    @property
+    def environment(self) -> str:
+        """`sandbox` or `production`."""
+        return self.lean.environment
+
+    @property
+    def home(self) -> Path:
+        """Folder of the state."""
+        return self.house.home
+
+    @property
+    def hash_key(self) -> str:
+        """Key of hashed account numbers, as it is given; that of the sandbox when none is."""
+        given = self.house.hash_key
+        return SANDBOX_KEY if given is None else given.get_secret_value()
+
+    @property
+    def has_webhooks(self) -> bool:
+        """Whether webhooks are set up."""
+        return self.webhooks.secret is not None or self.webhooks.inbox is not None
+
+    @property
+    def inbox_url(self) -> str:
+        """Where the inbox of webhooks lies; empty where webhooks are not set up."""
+        if self.webhooks.inbox is not None:
+            return self.webhooks.inbox.get_secret_value()
+        if not self.has_webhooks:
+            return ""
+        file = self.home / "inbox" / f"{self.environment}.db"
+        return f"sqlite:///{urllib.parse.quote(str(file))}"
+
+    @classmethod
+    def load(cls, values: Mapping[str, str]) -> Settings:
+        """Read all settings from a mapping like an environment.
+
+        Raises:
+            ConfigError: A name is misspelt, or a value is unfit or contradicts another; all
+                problems in one message.
+        """
+        known = {one.name for one in (*HOUSE_VARIABLES, *VARIABLES, *WEBHOOK_VARIABLES)}
+        given = {name: values[name] for name in known & values.keys()}
+        problems = [*misspelt(values, known, ("LEANHOUSE_", "LEAN_WEBHOOK_"))]
+        house = _read(HouseSettings, given, problems)
+        lean = _read(LeanSettings, given, problems)
+        webhooks = _read(WebhookSettings, given, problems)
+        if problems or house is None or lean is None or webhooks is None:
+            raise ConfigError("; ".join(problems))
+        return cls(house, lean, webhooks)
+
+
+def _read(
+    kind: type[AnySettings], given: Mapping[str, str], problems: list[str]
+) -> AnySettings | None:
+    """Settings of a kind; None, with its problems added to the others, where there are any."""
+    try:
+        return kind.load(given, is_complete=False)
+    except ConfigError as error:
+        problems.append(error.message)
+        return None
+
+
+@functools.cache
+def settings() -> Settings:
+    """The settings of this process, read from its environment once.
+
+    Raises:
+        ConfigError: As `Settings.load`.
+    """
+    return Settings.load(os.environ)
 
 
 def child_of(values: Mapping[str, str], home: Path) -> dict[str, str]:
@@ -94,4 +215,5 @@ def child_of(values: Mapping[str, str], home: Path) -> dict[str, str]:
         **{names[field]: value for field, value in values.items()},
         "LEANHOUSE_HOME": str(home),
         "DAGSTER_HOME": str(home / "dagster"),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
     }

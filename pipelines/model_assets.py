@@ -50,7 +50,7 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
     )
     def build_models(
         context: dg.AssetExecutionContext,
-        lake: LakeResource,
+        lake: dg.ResourceParam[LakeResource],
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
         wanted = {key.to_user_string() for key in context.selected_asset_keys}
@@ -73,7 +73,7 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
         automation_condition=FOLLOW,
         description="The DuckDB file that analysts open: every stream and every model.",
     )
-    def warehouse(lake: LakeResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    def warehouse(lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """Build the file beside the old one and swap it in."""
         return dg.MaterializeResult(metadata=publish_warehouse(lake, models))
 

@@ -3,10 +3,9 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import Field
 
 from lean_resources.errors import UnavailableError
 from pipelines.bell import Bell
@@ -16,7 +15,7 @@ from pipelines.lake import Lake
 if TYPE_CHECKING:
     from lean_resources.inbox import Inbox
 
-__all__ = ["InboxResource", "LakeResource", "Progress", "silent"]
+__all__ = ["InboxResource", "LakeResource", "Progress", "bound", "silent"]
 
 Progress = Callable[[str, int, int], None]
 """Told the stream, how many series of requests are done, and of how many."""
@@ -26,17 +25,27 @@ def silent(_stream: str, _done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The lake of one environment."""
+class LakeResource:
+    """The lake of one environment.
 
-    root: str = Field(description="Folder that holds one lake per environment.")
-    environment: str = Field(description="sandbox or production; part of every path.")
-    hash_key: str = Field(
-        default=SANDBOX_KEY, repr=False, description="Key of hashed account numbers."
-    )
-    pii: bool = Field(
-        default=False, description="Whether the warehouse has a schema with personal columns."
-    )
+    Args:
+        root: Folder that holds one lake per environment.
+        environment: `sandbox` or `production`; part of every path.
+        hash_key: Key of hashed account numbers.
+        pii: Whether the warehouse has a schema with personal columns.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        environment: str,
+        *,
+        hash_key: str = SANDBOX_KEY,
+        pii: bool = False,
+    ) -> None:
+        self._lake = Lake(Path(root), environment)
+        self._hash_key = hash_key
+        self.pii = pii
 
     def key(self) -> str:
         """The key of hashed account numbers.
@@ -44,25 +53,24 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             ConfigError: It is the one that everybody knows, or too weak, in production.
         """
-        return checked_key(self.hash_key, self.environment)
+        return checked_key(self._hash_key, self._lake.environment)
 
     def lake(self) -> Lake:
         """The lake."""
-        return Lake(Path(self.root), self.environment)
+        return self._lake
 
 
-class InboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The inbox of webhooks of one environment."""
+class InboxResource:
+    """The inbox of webhooks of one environment.
 
-    # repr=False: the URL of a database holds its password.
-    url: str = Field(
-        default="",
-        description="Where it lies, as an SQLAlchemy URL; empty where webhooks are not set up.",
-        repr=False,
-    )
-    environment: str = Field(
-        default="sandbox", description="sandbox or production; part of its tables' names."
-    )
+    Args:
+        url: Where it lies, as an SQLAlchemy URL; empty where webhooks are not set up.
+        environment: `sandbox` or `production`; part of its tables' names.
+    """
+
+    def __init__(self, url: str = "", environment: str = "sandbox") -> None:
+        self._url = url
+        self._environment = environment
 
     def inbox(self) -> "Inbox | None":
         """The inbox, its tables created where they are missing; None without webhooks.
@@ -71,7 +79,7 @@ class InboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             ConfigError: The URL is none of a database that is supported.
             UnavailableError: The database does not answer.
         """
-        return _opened(self.url, self.environment) if self.url else None
+        return _opened(self._url, self._environment) if self._url else None
 
     def bell(self) -> Bell:
         """Wakes whoever waits for an event; without an inbox to look into, time does.
@@ -83,6 +91,21 @@ class InboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             return Bell(self.inbox())
         except UnavailableError:
             return Bell(None)
+
+
+def bound(**resources: Any) -> dict[str, dg.ResourceDefinition]:
+    """Objects as Dagster's resources, by name, without a field of configuration.
+
+    Dagster has nothing of them to show, and refuses a run that brings configuration for one.
+    """
+    return {name: _bound(resource) for name, resource in resources.items()}
+
+
+def _bound(resource: Any) -> dg.ResourceDefinition:
+    def held(_context: dg.InitResourceContext) -> Any:
+        return resource
+
+    return dg.ResourceDefinition(held, config_schema={})
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
 from pipelines.assets import all_months, refresh, stream_assets
@@ -18,7 +19,7 @@ from pipelines.ledger import new_id
 from pipelines.model_assets import model_assets
 from pipelines.models import load
 from pipelines.policy import Policy
-from pipelines.resources import InboxResource, LakeResource, Progress, silent
+from pipelines.resources import InboxResource, LakeResource, Progress, bound, silent
 from pipelines.sensors import batch, request_of, settle
 
 __all__ = ["Line", "SyncFailedError", "instance_at", "prepare_home", "read_events", "sync_all"]
@@ -52,7 +53,7 @@ class Line:
 
 
 def sync_all(
-    lean: Any,
+    lean: LeanResource,
     lake: LakeResource,
     progress: Progress,
     *,
@@ -64,7 +65,7 @@ def sync_all(
     """Bring every stream and every model up to date, and publish the warehouse.
 
     Args:
-        lean: The application at Lean, as a `LeanResource`.
+        lean: The application at Lean.
         lake: Where to write.
         progress: Is told of every stream, and of the models.
         instance: Where the run is recorded.
@@ -88,13 +89,13 @@ def sync_all(
     result = dg.materialize(
         [*stream_assets, refresh, *model_assets(load())],
         instance=instance,
-        resources={
-            "lean": lean,
-            "lake": lake,
-            "inbox": inbox or InboxResource(),
-            "policy": policy or Policy(),
-            "progress": progress,
-        },
+        resources=bound(
+            lean=lean,
+            lake=lake,
+            inbox=inbox or InboxResource(),
+            policy=policy or Policy(),
+            progress=progress,
+        ),
         run_config={**_LOG_CONFIG, "ops": ops},
         tags=all_months(dt.datetime.now(dt.UTC)),
         raise_on_error=False,
@@ -105,7 +106,7 @@ def sync_all(
 
 
 def read_events(
-    lean: Any,
+    lean: LeanResource,
     lake: LakeResource,
     inbox: InboxResource,
     *,
@@ -116,7 +117,7 @@ def read_events(
     """Read what the next batch of webhooks announces, in this process.
 
     Args:
-        lean: The application at Lean, as a `LeanResource`.
+        lean: The application at Lean.
         lake: Where to write.
         inbox: Where webhooks arrive.
         instance: Where the run is recorded.
@@ -139,13 +140,9 @@ def read_events(
     request = request_of(events, claim_id, lake.lake())
     result = doorbell_job(load()).execute_in_process(
         instance=instance,
-        resources={
-            "lean": lean,
-            "lake": lake,
-            "inbox": inbox,
-            "policy": policy or Policy(),
-            "progress": silent,
-        },
+        resources=bound(
+            lean=lean, lake=lake, inbox=inbox, policy=policy or Policy(), progress=silent
+        ),
         run_config={**_LOG_CONFIG, **request.run_config},
         tags=request.tags,
         op_selection=None if has_tables else [PULLS],

@@ -67,7 +67,9 @@ def doorbell(job: dg.JobDefinition, *, is_on: bool) -> dg.SensorDefinition:
         description="Reads what Lean's webhooks announce, a batch at a time.",
     )
     def ring(
-        context: dg.SensorEvaluationContext, lake: LakeResource, inbox: InboxResource
+        context: dg.SensorEvaluationContext,
+        lake: dg.ResourceParam[LakeResource],
+        inbox: dg.ResourceParam[InboxResource],
     ) -> dg.RunRequest | dg.SkipReason:
         try:
             box = inbox.inbox()

@@ -18,6 +18,7 @@ from dagster._core.utils import make_new_run_id
 
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
+from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Window
 from pipelines.assets import MONTHS, OWNERS, attempts_of, resumed_by
 from pipelines.definitions import defs
@@ -88,7 +89,7 @@ def test_a_sync_in_this_process_fills_lake_and_warehouse(tmp_path):
 
     with serve(sandbox, port=0, mtls=False) as server, dg.DagsterInstance.ephemeral() as instance:
         lines = sync_all(
-            LeanResource(**values_of(sandbox, server)),
+            LeanResource(LeanSettings(**values_of(sandbox, server))),
             lake,
             lambda stream, done, total: told.update({stream: (done, total)}),
             instance=instance,
@@ -103,13 +104,22 @@ def test_a_sync_in_this_process_fills_lake_and_warehouse(tmp_path):
 
 
 def test_wrong_settings_fail_the_run_with_the_remedy_and_without_the_secret(tmp_path):
-    """A half-set credential is one sentence that names the variable."""
-    lean = LeanResource(client_secret="whsec_made_up_and_secret")
+    """A missing certificate is one sentence that names the variables."""
+    lean = LeanResource(
+        LeanSettings.load(
+            {
+                "LEAN_APP_TOKEN": "whsec_made_up_and_secret",
+                "LEAN_LEGACY_HOST": "true",
+                "LEAN_ENVIRONMENT": "production",
+            },
+            is_complete=False,
+        )
+    )
     lake = LakeResource(root=str(tmp_path), environment="sandbox")
 
     with (
         dg.DagsterInstance.ephemeral() as instance,
-        pytest.raises(SyncFailedError, match="LEAN_CLIENT_ID") as failure,
+        pytest.raises(SyncFailedError, match="LEAN_CLIENT_CERT") as failure,
     ):
         sync_all(lean, lake, silent, instance=instance)
 
@@ -126,7 +136,7 @@ def test_a_run_fails_after_committing_what_succeeded(tmp_path):
     with serve(sandbox, port=0, mtls=False) as server, dg.DagsterInstance.ephemeral() as instance:
         account = next(iter(sandbox.truth("accounts")))["record"]["account_id"]
         sandbox.fail("balances", "failed:BANK_ISSUE", times=1, account_id=account)
-        lean = LeanResource(**values_of(sandbox, server))
+        lean = LeanResource(LeanSettings(**values_of(sandbox, server)))
         with pytest.raises(SyncFailedError, match="pulls failed, above 0%"):
             sync_all(lean, lake, silent, instance=instance, policy=policy)
 

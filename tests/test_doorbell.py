@@ -9,6 +9,7 @@ from receiving import receiving
 
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
+from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
 from pipelines.build import current_manifest
@@ -38,14 +39,16 @@ class House:
         self.instance = instance
         self.webhooks = webhooks
         self.lean = LeanResource(
-            region="sa",
-            environment="sandbox",
-            api_url=server.url,
-            token_url=server.token_url,
-            client_id=sandbox.client_id,
-            client_secret=sandbox.client_secret,
-            requests_per_second="2000",
-            attempts="1",
+            LeanSettings(
+                region="sa",
+                environment="sandbox",
+                api_url=server.url,
+                token_url=server.token_url,
+                client_id=sandbox.client_id,
+                client_secret=sandbox.client_secret,
+                requests_per_second="2000",
+                attempts="1",
+            )
         )
 
     @property
@@ -89,10 +92,11 @@ def synced(tmp_path_factory):
     home = tmp_path_factory.mktemp("house")
     sandbox = Sandbox(customers=3, months=2, seed=7, today=TODAY)
     lake = LakeResource(root=str(home / "lake"), environment="sandbox")
-    inbox = InboxResource(url=f"sqlite:///{home / 'inbox.db'}", environment="sandbox")
+    inbox_url = f"sqlite:///{home / 'inbox.db'}"
+    inbox = InboxResource(inbox_url)
     with (
         serve(sandbox, port=0, mtls=False) as server,
-        receiving(inbox.url, secret=sandbox.webhook_secret) as receiver,
+        receiving(inbox_url, secret=sandbox.webhook_secret) as receiver,
         sandbox.deliver(receiver.url) as webhooks,
         dg.DagsterInstance.ephemeral() as instance,
     ):
@@ -285,7 +289,7 @@ def test_a_batch_whose_run_failed_is_given_back_whole(house):
     [(entity_id,)] = house.rows("select entity_id from entities order by all limit 1")
     house.box.add([refreshed(entity_id, event_id="refused")])
     right = house.lean
-    house.lean = LeanResource(region="sa", environment="sandbox")
+    house.lean = LeanResource(LeanSettings.load({}, is_complete=False))
     try:
         with pytest.raises(SyncFailedError, match="LEAN_CLIENT_ID"):
             house.read()

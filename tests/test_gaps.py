@@ -11,6 +11,7 @@ from lean_resources.errors import UnavailableError
 from lean_resources.inbox import Inbox
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
+from lean_resources.settings import LeanSettings
 from lean_resources.webhooks import event_of
 from pipelines.assets import missed_events
 from pipelines.gaps import repair
@@ -159,12 +160,14 @@ def test_what_was_repaired_is_on_the_check(tmp_path):
         sandbox.connect(app_user_id="one-more")
         resources = {
             "lean": LeanResource(
-                region="sa",
-                environment="sandbox",
-                api_url=server.url,
-                token_url=server.token_url,
-                client_id=sandbox.client_id,
-                client_secret=sandbox.client_secret,
+                LeanSettings(
+                    region="sa",
+                    environment="sandbox",
+                    api_url=server.url,
+                    token_url=server.token_url,
+                    client_id=sandbox.client_id,
+                    client_secret=sandbox.client_secret,
+                )
             ),
             "lake": LakeResource(root=str(tmp_path / "lake"), environment="sandbox"),
             "inbox": inbox,

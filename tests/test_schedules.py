@@ -10,6 +10,7 @@ from test_dagster import values_of
 from lean_resources.errors import ConfigError
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
+from lean_resources.settings import LeanSettings
 from pipelines.definitions import defs
 from pipelines.policy import Policy, Schedules, load
 from pipelines.resources import LakeResource, silent
@@ -100,7 +101,7 @@ def test_scheduled_runs_fill_the_lake_and_agree(tmp_path):
 
     with serve(sandbox, port=0, mtls=False) as server, dg.DagsterInstance.ephemeral() as instance:
         resources = {
-            "lean": LeanResource(**values_of(sandbox, server)),
+            "lean": LeanResource(LeanSettings(**values_of(sandbox, server))),
             "lake": lake,
             "policy": Policy(),
             "progress": silent,

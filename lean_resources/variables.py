@@ -1,0 +1,334 @@
+"""Settings that are read from variables: how values are cleaned, and how problems are worded.
+
+The composition root reads the environment and passes a mapping; nothing here does. Every problem
+ends in one `ConfigError` that names the variables and never quotes a value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from lean_resources.errors import ConfigError
+
+__all__ = [
+    "FilePath",
+    "Switch",
+    "Variable",
+    "VariableSettings",
+    "misspelt",
+    "variable",
+    "variables_of",
+]
+
+_SIMILARITY = 0.81
+_SHORTEST_WORD = 3
+_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+_QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
+_SWITCH = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+_NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
+"""What Python makes of bytes that are not UTF-8."""
+
+
+def _switch(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if (found := _SWITCH.get(value.strip().lower())) is None:
+        raise PydanticCustomError("switch", "is neither true nor false")
+    return found
+
+
+def _file_path(value: Any) -> Any:
+    """A path as a shell would give it, whoever read the file of variables."""
+    if not isinstance(value, str):
+        return value
+    if value[:1] in _QUOTES or value[-1:] in _QUOTES.values():
+        raise PydanticCustomError("path", "begins or ends with a quote: remove it")
+    if re.search(r"\$[A-Za-z_{(]", value):
+        raise PydanticCustomError("path", "names a variable ($…): write the path out")
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        raise PydanticCustomError("path", "holds a control character: write it anew")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise PydanticCustomError("path", "names the home of an unknown user (~)") from None
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+"""true, 1, yes or on; false, 0, no or off; in any case."""
+
+FilePath = Annotated[Path, BeforeValidator(_file_path)]
+"""The path of a file or folder; `~` is the home of the user."""
+
+
+class _Loading(NamedTuple):
+    """What `load` tells the validator: how variables begin, and the problems found so far."""
+
+    prefix: str
+    problems: tuple[str, ...] = ()
+    is_complete: bool = True
+
+
+class VariableSettings(BaseModel):
+    """Settings that are read from names with a prefix, and whose problems make one error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    prefix: ClassVar[str]
+    verbatim: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values keep the spaces around them."""
+    foreign: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names that have the prefix too, and belong to other settings."""
+
+    @classmethod
+    def load(
+        cls,
+        values: Mapping[str, str | None],
+        prefix: str | None = None,
+        *,
+        is_complete: bool = True,
+    ) -> Self:
+        """Read the settings from a mapping like an environment.
+
+        Blank values count as unset, and white space around a value is dropped, a carriage return
+        included (of the key's password only line ends). A value between quotes is refused, since
+        whoever read it left them there. Names without the prefix are left alone, and so are those
+        with it that resemble no known one, since other parts may own them.
+
+        Args:
+            values: Variable names to values, e.g. `{"LEAN_CLIENT_ID": "…"}`.
+            prefix: What the names begin with; the settings' own when left.
+            is_complete: Whether what `complete` asks for has to be there already.
+
+        Raises:
+            ConfigError: Any problem, all of them in one message.
+        """
+        prefix = prefix or cls.prefix
+        known = {variable(field, prefix): field for field in cls.model_fields}
+        stems = {name: name.removeprefix(prefix) for name in known}
+        given: dict[str, str] = {}
+        problems: list[str] = []
+        for name, value in values.items():
+            if not name.startswith(prefix) or value is None or not value.strip():
+                continue
+            if prefix == cls.prefix and name.startswith(cls.foreign):
+                continue
+            if field := known.get(name):
+                given[field] = value.strip("\r\n" if field in cls.verbatim else None)
+                if problem := _unreadable(given[field]):
+                    problems.append(f"{name} {problem}")
+                    del given[field]
+            elif meant := _nearest(name, name.removeprefix(prefix).upper(), stems):
+                problems.append(f"{name} is unknown: did you mean {meant}")
+        return cls.model_validate(given, context=_Loading(prefix, tuple(problems), is_complete))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_clear_error(
+        cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        loading = info.context if isinstance(info.context, _Loading) else _Loading(cls.prefix)
+        problems = list(loading.problems)
+        settings: Self | None = None
+        try:
+            settings = handler(values)
+        except ValidationError as error:
+            problems += _problems(cls, error, loading.prefix)
+        else:
+            # What is missing may be what a problem above kept out.
+            is_complete = loading.is_complete and not problems
+            problems += settings.contradictions(loading.prefix)
+            if is_complete:
+                problems += settings.missing(loading.prefix)
+        # Raised outside the handler above, so that no validation error, which holds the input,
+        # stays attached as its context.
+        if problems or settings is None:
+            raise ConfigError("; ".join(problems))
+        return settings
+
+    def contradictions(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - for those who have any
+        """What is wrong with values that are right on their own."""
+        yield from ()
+
+    def missing(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - as `contradictions`
+        """What has to be set, or to be there, before the settings can be used, and is not."""
+        yield from ()
+
+    def complete(self) -> Self:
+        """These settings, when nothing that their use needs is missing.
+
+        Raises:
+            ConfigError: Something is; the message names its variables.
+        """
+        if problems := list(self.missing(self.prefix)):
+            raise ConfigError("; ".join(problems))
+        return self
+
+
+def variable(field: str, prefix: str) -> str:
+    """The name of a field's variable."""
+    return prefix + field.upper()
+
+
+def misspelt(
+    values: Mapping[str, str | None], known: Collection[str], owned: Collection[str]
+) -> Iterator[str]:
+    """What is wrong with the names of an environment, one sentence each.
+
+    Args:
+        values: Variable names to values; a blank one is as if it were not there.
+        known: The names that settings have, of every prefix.
+        owned: Prefixes under which every unknown name is refused. Under others, one is refused
+            when it resembles a known one.
+    """
+    stems = {name: _stem(name, owned) for name in sorted(known)}
+    for name, value in values.items():
+        if name in known or value is None or not value.strip():
+            continue
+        plain = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_")
+        if not plain.startswith("LEAN"):
+            continue
+        if plain in known:
+            meant: str | None = plain
+        else:
+            meant = _nearest(plain, _stem(plain, owned), stems)
+        if meant:
+            yield f"{name!a} is unknown: did you mean {meant}".replace("'", "")
+        elif plain.startswith(tuple(owned)):
+            yield f"{name!a} is unknown: .env.example lists the names".replace("'", "")
+
+
+def _stem(name: str, owned: Iterable[str]) -> str:
+    """A name without its prefix, however that is spelt."""
+    for prefix in sorted((*owned, "LEAN_HOUSE_", "LEAN_"), key=len, reverse=True):
+        words = prefix.strip("_")
+        if name.startswith(words) and len(name) > len(words):
+            return name.removeprefix(words).removeprefix("S_").strip("_")
+    return name
+
+
+def _unreadable(value: str) -> str | None:
+    """What is wrong with a value whatever it means, or None."""
+    if len(value) > 1 and _QUOTES.get(value[0]) == value[-1]:
+        return "is between quotes, which are part of the value as it arrived: remove them"
+    if _NOT_UTF8.search(value):
+        return "holds bytes that are not UTF-8: write it anew"
+    return None
+
+
+def _nearest(name: str, stem: str, stems: Mapping[str, str]) -> str | None:
+    """The known name that was probably meant: a slip away, or one of which a part was written.
+
+    Args:
+        name: What was written.
+        stem: The same without its prefix.
+        stems: Known names, with theirs.
+    """
+
+    def likeness(known: str) -> tuple[float, float]:
+        return _likeness(stem, stems[known]), _likeness(name, known)
+
+    nearest = max(stems, key=likeness)
+    if likeness(nearest)[0] >= _SIMILARITY:
+        return nearest
+    words = stem.split("_")
+    parts = [known for known in stems if _is_part(words, stems[known].split("_"))]
+    return max(parts, key=lambda known: _likeness(name, known), default=None)
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def _is_part(words: list[str], others: list[str]) -> bool:
+    """Whether one list of words, perhaps shortened, begins or ends the other."""
+    short, long = sorted((words, others), key=len)
+    return any(
+        all(map(_is_same_word, short, part)) for part in (long[: len(short)], long[-len(short) :])
+    )
+
+
+def _is_same_word(one: str, other: str) -> bool:
+    short, long = sorted((one, other), key=len)
+    return short == long or (len(short) >= _SHORTEST_WORD and long.startswith(short))
+
+
+def _problems(of: type[BaseModel], error: ValidationError, prefix: str) -> Iterator[str]:
+    for detail in error.errors(include_url=False, include_context=True, include_input=False):
+        if detail["type"] != "default_factory_not_called":
+            yield _problem(of, detail, prefix)
+
+
+def _problem(of: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
+    field = str(detail["loc"][0]) if detail["loc"] else ""
+    if field not in of.model_fields:
+        return f"there is no setting {field}: .env.example lists those there are"
+    name, description = variable(field, prefix), of.model_fields[field].description or ""
+    # Worded here rather than by pydantic, whose messages name types instead of remedies.
+    match detail["type"]:
+        case "literal_error":
+            what = "is not one of its values"
+        case "int_parsing" | "int_from_float":
+            what = "is not a whole number"
+        case "float_parsing" | "finite_number":
+            what = "is not a number"
+        case kind if kind in _BOUNDS:
+            what = "is out of range"
+        case "string_too_short" | "too_short":
+            what = "is empty"
+        case "url" | "header" | "network" | "switch" | "path":
+            what = detail["msg"]
+        case _:
+            what = "is not of its type"
+    return f"{name} {what} ({description.removesuffix('.')})"
+
+
+class Variable(NamedTuple):
+    """One environment variable, as documentation shows it."""
+
+    name: str
+    field: str
+    description: str
+    default: str
+    secret: bool
+
+
+def variables_of(of: type[VariableSettings]) -> tuple[Variable, ...]:
+    """The variables of some settings, in the order of their fields."""
+    return tuple(_variables(of))
+
+
+def _variables(of: type[VariableSettings]) -> Iterator[Variable]:
+    for field, about in of.model_fields.items():
+        default = None if about.default_factory else about.default
+        if default is None:
+            text = ""
+        else:
+            text = str(default).lower() if isinstance(default, bool) else str(default)
+            text = "" if default == () else text
+        yield Variable(
+            name=variable(field, of.prefix),
+            field=field,
+            description=about.description or "",
+            default=text,
+            secret=SecretStr.__name__ in str(about.annotation),
+        )

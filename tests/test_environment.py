@@ -1,0 +1,295 @@
+"""The environment: every name and value is right, or every command says what is wrong with it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lean_resources.errors import ConfigError
+from lean_resources.settings import VARIABLES, WEBHOOK_VARIABLES
+from pipelines.definitions import defs
+from pipelines.environment import HOUSE_VARIABLES, Settings, state_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+SECRET = "hush-8f14e45f"
+ALL = {one.name: one for one in (*HOUSE_VARIABLES, *VARIABLES, *WEBHOOK_VARIABLES)}
+COMMANDS = [
+    ("build",),
+    ("status",),
+    ("compact",),
+    ("vacuum",),
+    ("replay",),
+    ("query", "select 1"),
+    ("sync",),
+    ("webhooks",),
+    ("doctor",),
+    ("demo",),
+    ("dev",),
+    ("sandbox",),
+    ("dictionary",),
+]
+
+
+def refused(values):
+    """The problems of an environment."""
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(values)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__context__ is None
+    return str(caught.value)
+
+
+def ran(*arguments, **environment):
+    """A command that ended by itself, with nothing of this process's environment."""
+    return subprocess.run(
+        [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        env={"PATH": os.environ["PATH"], **environment},
+    )
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
+def test_every_command_refuses_an_environment_that_lean_does_not_have(arguments, tmp_path):
+    """`LEAN_ENVIRONMENT=prod` ends every command with one sentence, before anything is written."""
+    home = tmp_path / "home"
+
+    ended = ran(*arguments, LEAN_ENVIRONMENT="prod", LEANHOUSE_HOME=str(home))
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error LEAN_ENVIRONMENT is not one of its values")
+    assert "Traceback" not in ended.stderr
+    assert not home.exists()
+
+
+def test_dagster_refuses_it_as_well(tmp_path):
+    """The definitions do not load with a wrong environment."""
+    ended = subprocess.run(
+        [sys.executable, "-c", "import pipelines.definitions"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        env={"LEAN_ENVIRONMENT": "prod", "LEANHOUSE_HOME": str(tmp_path)},
+    )
+
+    assert ended.returncode == 1
+    assert "LEAN_ENVIRONMENT is not one of its values" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "value", ["production ", " production", "production\r", "\tproduction\r\n"]
+)
+def test_white_space_around_the_environment_changes_nothing(value):
+    """A trailing blank or the line end of a CRLF file is dropped, and the key is asked for."""
+    settings = Settings.load({"LEAN_ENVIRONMENT": value, "LEANHOUSE_HASH_KEY": f" {SECRET}\r"})
+
+    assert settings.environment == "production"
+    assert settings.hash_key == SECRET
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_value_is_stripped_or_refused(name):
+    """No setting keeps the carriage return of a CRLF file."""
+    about = {"LEAN_WEBHOOK_SECRET": "x"}
+    if "LEGACY" in name:
+        about["LEAN_ENVIRONMENT"] = "production"
+    if name.startswith("LEAN_CLIENT"):
+        about |= {"LEAN_CLIENT_ID": "x", "LEAN_CLIENT_SECRET": "x"}
+        about |= {"LEAN_CLIENT_CERT": "/x", "LEAN_CLIENT_KEY": "/x"}
+    if "TLS" in name:
+        about |= {"LEAN_WEBHOOK_TLS_CERT": "/x", "LEAN_WEBHOOK_TLS_KEY": "/x"}
+    read = 0
+    for sample in ("true", "sa", "auto", "https://lean.example", "203.0.113.7", "9", "60", "65536"):
+        try:
+            plain = Settings.load(about | {name: sample})
+        except ConfigError:
+            continue
+        read += 1
+        assert Settings.load(about | {name: f"{sample}\r\n"}) == plain
+
+    assert read or name == "LEAN_ENVIRONMENT"
+
+
+@pytest.mark.parametrize("name", ["LEANHOUSE_PII", "LEAN_LEGACY_HOST"])
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        *((word, True) for word in ("true", "True", "TRUE", "1", "yes", "YES", "on", "On")),
+        *((word, False) for word in ("false", "False", "FALSE", "0", "no", "No", "off", "OFF")),
+    ],
+)
+def test_a_switch_has_eight_spellings(name, value, meant):
+    """true, 1, yes, on; false, 0, no, off; in any case."""
+    read = Settings.load({name: value, "LEAN_ENVIRONMENT": "production"})
+
+    assert (read.house.pii if name == "LEANHOUSE_PII" else read.lean.legacy_host) is meant
+
+
+@pytest.mark.parametrize("name", ["LEANHOUSE_PII", "LEAN_LEGACY_HOST"])
+@pytest.mark.parametrize(
+    "value", ["t", "y", "n", "2", "-1", "enabled", "ja", "tru", "1.0", "true;"]
+)
+def test_a_switch_refuses_everything_else(name, value):
+    """What is none of them is named, instead of being false in silence."""
+    assert f"{name} is neither true nor false" in refused({name: value})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("LEANHOUSE_HASHKEY", "LEANHOUSE_HASH_KEY"),
+        ("LEANHOUSE_HASH_KEYS", "LEANHOUSE_HASH_KEY"),
+        ("LEANHOUSE_KEY", "LEANHOUSE_HASH_KEY"),
+        ("LEANHOUSE_HOM", "LEANHOUSE_HOME"),
+        ("LEANHOUSEHOME", "LEANHOUSE_HOME"),
+        ("LEAN_HOUSE_HOME", "LEANHOUSE_HOME"),
+        ("LEAN_HOME", "LEANHOUSE_HOME"),
+        ("LEAN_PII", "LEANHOUSE_PII"),
+        ("LEAN_HASH_KEY", "LEANHOUSE_HASH_KEY"),
+        ("leanhouse_pii", "LEANHOUSE_PII"),
+        ("LEANHOUSE_ENVIRONMENT", "LEAN_ENVIRONMENT"),
+        ("LEANHOUSE_REGION", "LEAN_REGION"),
+        ("LEAN_ENV", "LEAN_ENVIRONMENT"),
+        ("LEAN_ENVIROMENT", "LEAN_ENVIRONMENT"),
+        ("lean_environment", "LEAN_ENVIRONMENT"),
+        ("LEAN-REGION", "LEAN_REGION"),
+        ("LEANN_REGION", "LEAN_REGION"),
+        ("LEAN_CLIENT_SECRT", "LEAN_CLIENT_SECRET"),
+        ("LEAN_CLIENTID", "LEAN_CLIENT_ID"),
+        ("LEAN_TIMEOUT", "LEAN_TIMEOUT_SECONDS"),
+        ("LEAN_WEBHOOKS_SECRET", "LEAN_WEBHOOK_SECRET"),
+        ("LEAN_WEBHOOK_SECERT", "LEAN_WEBHOOK_SECRET"),
+        ("LEAN_WEBHOOK_INBOX_URL", "LEAN_WEBHOOK_INBOX"),
+        ("LEANHOUSE_WEBHOOK_SECRET", "LEAN_WEBHOOK_SECRET"),
+        ("LEAN_INBOX", "LEAN_WEBHOOK_INBOX"),
+        ("\ufeffLEAN_REGION", "LEAN_REGION"),
+    ],
+)
+def test_a_misspelt_name_is_refused_with_what_was_meant(wrong, meant):
+    """A slip, a word too few or too many, another prefix or another case."""
+    assert f"is unknown: did you mean {meant}" in refused({wrong: SECRET})
+
+
+@pytest.mark.parametrize("name", ["LEANHOUSE_COLOUR", "LEAN_WEBHOOK_COLOUR"])
+def test_every_unknown_name_of_this_project_is_refused(name):
+    """Under the prefixes that are this project's own, nothing is ignored."""
+    assert refused({name: SECRET}).startswith(f"{name} is unknown")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["LEAN_PATH", "LEAN_SYSROOT", "LEAN_SRC_PATH", "LEAN_CC", "LEAN_NUM_THREADS", "LEAN_EXPORT",
+     "LEAN_OPENAPI_DIR", "LEANNE_COLOUR", "CLEAN_REGION", "HOME", "LEANHOUSE_HASHKEY="],
+)  # fmt: skip
+def test_names_of_others_are_left_alone(name):
+    """LEAN_ is a theorem prover's prefix too, and a blank value is no value."""
+    assert Settings.load({name: "" if name.endswith("=") else SECRET}) == Settings.load({})
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("quotes", ['""', "''", "``", "\u201c\u201d", "\u2018\u2019"])
+def test_quotes_that_became_part_of_a_value_are_refused(name, quotes):
+    """Whoever read the file left them there; the remedy is to remove them."""
+    problem = refused({name: f"{quotes[0]}{SECRET}{quotes[1]}"})
+
+    assert f"{name} is between quotes" in problem
+    assert "remove them" in problem
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['"', "'", '"/data', "/data'", '/data"', "$HOME/data", "${X}/d", "$(pwd)/d",
+     "~nobody-at-all/data", "/data\n/x", "/data\x07"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["LEANHOUSE_HOME", "LEAN_TRUST_ROOT"])
+def test_a_path_that_a_shell_would_have_read_otherwise_is_refused(name, value):
+    """A stray quote or a variable never becomes the name of a folder."""
+    assert name in refused({name: value})
+
+
+def test_a_tilde_is_the_users_home(monkeypatch, tmp_path):
+    """As in a shell, also where dotenv read the file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert Settings.load({"LEANHOUSE_HOME": "~/data"}).home == tmp_path / "data"
+
+
+def test_a_relative_home_is_the_same_wherever_a_process_goes(monkeypatch, tmp_path):
+    """It is made absolute when it is read."""
+    monkeypatch.chdir(tmp_path)
+
+    assert Settings.load({"LEANHOUSE_HOME": "var/x"}).home == tmp_path / "var" / "x"
+
+
+@given(st.dictionaries(st.sampled_from(sorted(ALL)) | st.text(), st.text() | st.just(SECRET)))
+def test_any_environment_loads_or_is_one_config_error(values):
+    """Whatever an environment holds, the outcome is settings or one error without a value."""
+    error, read = None, None
+    try:
+        read = Settings.load(values)
+    except ConfigError as caught:
+        error = caught
+
+    if read is not None:
+        assert read.environment in {"sandbox", "production"}
+    else:
+        assert error.__context__ is None
+        assert SECRET not in str(error)
+
+
+def test_settings_show_no_secret():
+    """Neither the settings nor what is made of them for Dagster prints one."""
+    read = Settings.load(
+        {
+            "LEANHOUSE_HASH_KEY": SECRET,
+            "LEAN_CLIENT_ID": "a",
+            "LEAN_CLIENT_SECRET": SECRET,
+            "LEAN_WEBHOOK_SECRET": SECRET,
+            "LEAN_WEBHOOK_INBOX": f"postgresql://u:{SECRET}@h/d",
+        }
+    )
+
+    assert read.hash_key == SECRET
+    assert SECRET not in f"{read!r} {read} {read.house.model_dump()} {read.webhooks.model_dump()}"
+
+
+def test_dagster_is_given_no_configuration_of_a_resource():
+    """No resource has a field, so a page has none to show and a run none to replace."""
+    job = defs.resolve_job_def("doorbell")
+    for name, field in (("lean", "token_url"), ("lake", "pii"), ("lake", "root"), ("inbox", "url")):
+        with pytest.raises(dg.DagsterInvalidConfigError, match="unexpected config entry"):
+            dg.validate_run_config(
+                job,
+                {
+                    "resources": {name: {"config": {field: "https://elsewhere.example"}}},
+                    "ops": {"doorbell_pulls": {"config": {"streams": [], "entity_ids": []}}},
+                },
+            )
+
+
+@pytest.mark.parametrize("character", ["*", "?", "[", "]", "\\", "%", "\n"])
+def test_a_folder_that_duckdb_or_dagster_would_misread_is_refused_by_name(character, tmp_path):
+    """In the setting and in --home alike, before anything is written."""
+    folder = tmp_path / f"a{character}b" / "home"
+
+    with pytest.raises(ConfigError, match="choose a folder without it"):
+        state_folder(folder)
+    assert "LEANHOUSE_HOME" in refused({"LEANHOUSE_HOME": str(folder)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path):
+    """One sentence, instead of a traceback from within."""
+    (file := tmp_path / "file").write_text("")
+
+    assert "LEANHOUSE_HOME is not a folder" in refused({"LEANHOUSE_HOME": str(file)})
