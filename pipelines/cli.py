@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import re
-import subprocess
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from lean_resources.errors import LeanError
+from pipelines.children import child, end_on_signals
 from pipelines.console import plain_console, say, standard_output, visible
 
 if TYPE_CHECKING:
@@ -194,12 +194,11 @@ def dev(
             f"One more customer: curl -X POST {server.url}/_sandbox/connect",
         )
         command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
-        with subprocess.Popen(command, cwd=_ROOT, env=environment) as process:  # noqa: S603 - ours
-            try:
-                raise typer.Exit(process.wait())
-            except KeyboardInterrupt:
-                process.terminate()
-                process.wait(timeout=30)
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            child(command, cwd=_ROOT, env=environment) as process,
+        ):
+            raise typer.Exit(process.wait())
 
 
 @app.command()
@@ -467,6 +466,7 @@ def _lake_of(home: Path | None) -> "Lake":
 
 def main() -> None:
     """Run the command line; an error that has a remedy is one sentence and the remedy."""
+    end_on_signals()
     try:
         app()
     except LeanError as error:
