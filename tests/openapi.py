@@ -1,31 +1,48 @@
-"""Lean's OpenAPI files as strict JSON schemas.
+"""What Lean's OpenAPI files say of answers, as strict JSON schemas made from `lean_facts.json`.
 
-The files describe what may be in an answer but forbid nothing. Here every object that names its
-properties forbids others, so that an invented field is found. `allOf` is merged before that,
-because a part of a whole cannot forbid what the other parts allow.
+`lean_facts.py` writes that file. A fact is one of
+
+- a leaf: a name of `LEAVES`, or `=word` for one fixed text; with `?` behind it where it may be null
+- a record: `{"field": fact, "other!": fact}`, `!` where the field has to be there; no other may be
+- a map: `{"*": fact}`; a list: `[fact]`; alternatives: `{"any of": [fact, ...]}`
+- a vocabulary: `{"words": [...]}`
+- `#name`, which stands among the shapes because it occurs more than once
+
+A record, map or vocabulary with `"?": true`, and a list with `"?"` behind its fact, may be null.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 
-FOLDER = os.environ.get("LEAN_OPENAPI_DIR", "")
-"""Folder of Lean's OpenAPI files; they are not ours to ship."""
+FACTS = Path(__file__).parent / "lean_facts.json"
 
-_FORMATS = {
+FORMATS = {
     "uuid": r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
     # Any calendar: the older generation has Hijri dates, some with days that February has not.
     "date": r"\d{4}-\d{2}-\d{2}",
     # Recorded with 3 to 9 digits of a second; documented with a space, and without a zone.
     "date-time": r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?( ?(Z|[+-]\d{2}:?\d{2}))?",
+}
+LEAVES: dict[str, dict[str, Any]] = {
+    "text": {"type": "string"},
+    "uuid": {"type": "string", "format": "uuid"},
+    "date": {"type": "string", "format": "date"},
+    "instant": {"type": "string", "format": "date-time"},
+    "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
+    "number": {"type": "number"},
+    "integer": {"type": "integer"},
+    "boolean": {"type": "boolean"},
+    "record": {"type": "object"},
+    "null": {"type": "null"},
+    "any": {},
 }
 _FORBIDS = "additionalProperties"
 
@@ -38,6 +55,11 @@ class Endpoint(NamedTuple):
     method: str = "get"
     status: str = "200"
 
+    @property
+    def key(self) -> str:
+        """Its name among the facts."""
+        return f"{self.file} {self.method} {self.path} {self.status}"
+
 
 class Violation(NamedTuple):
     """Where a body is not what its schema says, and which rule it breaks."""
@@ -46,7 +68,7 @@ class Violation(NamedTuple):
     rule: str
 
 
-_COMPILED = {name: re.compile(pattern) for name, pattern in _FORMATS.items()}
+_COMPILED = {name: re.compile(pattern) for name, pattern in FORMATS.items()}
 
 
 def format_of(text: str) -> str:
@@ -72,87 +94,52 @@ _CHECKER = _format_checker()
 
 
 @cache
-def spec(file: str) -> dict[str, Any]:
-    """One of Lean's files, by its name without what all names share."""
-    path = Path(FOLDER) / f"lean-technologies-{file}-openapi.yml"
-    # Timestamps in examples stay text.
-    loader = type("Loader", (yaml.CSafeLoader,), {"yaml_implicit_resolvers": {}})
-    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items():
-        kept = [(tag, match) for tag, match in resolvers if not tag.endswith(":timestamp")]
-        loader.yaml_implicit_resolvers[first] = kept
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-
-
-@cache
-def response(endpoint: Endpoint) -> dict[str, Any]:
-    """What a file says of one answer of an endpoint, whichever media type it names."""
-    found = spec(endpoint.file)["paths"][endpoint.path][endpoint.method]["responses"]
-    return next(iter(found[endpoint.status]["content"].values()))
+def facts() -> dict[str, Any]:
+    """All facts: answers, shapes, examples and hashes of ids."""
+    return json.loads(FACTS.read_text(encoding="utf-8"))
 
 
 @cache
 def schema(endpoint: Endpoint) -> dict[str, Any]:
     """The strict schema of an answer."""
-    return strict(response(endpoint)["schema"], spec(endpoint.file))
+    return _schema(facts()["answers"][endpoint.key])
 
 
 def example(endpoint: Endpoint, name: str) -> Any:
-    """One of the examples that a file gives for an answer."""
-    found = response(endpoint)["examples"][name]
-    return _followed(found, spec(endpoint.file))["value"]
+    """The fields of an example that Lean gives for an answer, without values but for its status."""
+    return facts()["examples"][f"{endpoint.key} {name}"]
 
 
-def _followed(node: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
-    """A node with its reference replaced by what it refers to; what stands beside it wins."""
-    if "$ref" not in node:
-        return dict(node)
-    target: Any = root
-    for step in node["$ref"].removeprefix("#/").split("/"):
-        target = target[step]
-    beside = {key: value for key, value in node.items() if key != "$ref"}
-    return _followed(target, root) | beside
+def _schema(fact: Any) -> dict[str, Any]:
+    """The JSON schema that a fact stands for."""
+    if isinstance(fact, str):
+        if fact.startswith("#"):
+            return _schema(facts()["shapes"][fact[1:]])
+        if fact.startswith("="):
+            return {"type": "string", "const": fact[1:]}
+        leaf = LEAVES[fact.removesuffix("?")]
+        return leaf | ({"type": [leaf["type"], "null"]} if fact.endswith("?") else {})
+    if isinstance(fact, list):
+        return {"type": _type("array", "?" in fact[1:]), "items": _schema(fact[0])}
+    inner = {name: value for name, value in fact.items() if name != "?"}
+    is_nullable = "?" in fact
+    if "any of" in inner:
+        return {"anyOf": [_schema(one) for one in inner["any of"]]}
+    if "words" in inner:
+        words = [*inner["words"], None] if is_nullable else inner["words"]
+        return {"type": _type("string", is_nullable), "enum": words}
+    if "*" in inner:
+        return {"type": _type("object", is_nullable), _FORBIDS: _schema(inner["*"])}
+    return {
+        "type": _type("object", is_nullable),
+        "properties": {name.removesuffix("!"): _schema(value) for name, value in inner.items()},
+        "required": [name[:-1] for name in inner if name.endswith("!")],
+        _FORBIDS: False,
+    }
 
 
-def strict(node: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without references and `allOf`, in which objects forbid what they do not name."""
-    node = _followed(node, root)
-    whole: dict[str, Any] = {}
-    for part in node.pop("allOf", []):
-        inner = strict(part, root)
-        whole["properties"] = whole.get("properties", {}) | inner.pop("properties", {})
-        whole["required"] = [*whole.get("required", []), *inner.pop("required", [])]
-        whole |= inner
-    properties = node.pop("properties", {})
-    if properties or "properties" in whole:
-        own = {name: strict(inner, root) for name, inner in properties.items()}
-        whole["properties"] = whole.get("properties", {}) | own
-        whole.setdefault(_FORBIDS, False)
-    whole["required"] = [*whole.get("required", []), *node.pop("required", [])]
-    if "items" in node:
-        node["items"] = strict(node["items"], root)
-    for name in ("anyOf", "oneOf"):
-        if name in node:
-            node[name] = [strict(inner, root) for inner in node[name]]
-    is_nullable = node.pop("nullable", False)
-    whole |= {key: value for key, value in node.items() if key in _KEPT}
-    if is_nullable:
-        whole["type"] = [whole["type"], "null"]
-    return whole
-
-
-_KEPT = (
-    "type",
-    "enum",
-    "const",
-    "format",
-    "pattern",
-    "items",
-    "anyOf",
-    "oneOf",
-    "additionalProperties",
-    "minLength",
-    "maxLength",
-)
+def _type(name: str, is_nullable: bool) -> str | list[str]:
+    return [name, "null"] if is_nullable else name
 
 
 def shape(value: Any) -> dict[str, Any]:
