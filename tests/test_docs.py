@@ -1,0 +1,100 @@
+"""What the docs name is there: files, commands, targets, variables and knobs."""
+
+import re
+import subprocess
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from pipelines.cli import app
+from pipelines.dictionary import env_example
+from pipelines.policy import load
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "DECISIONS.md", "docs/guarantees.md", "docs/performance.md"),
+    *("docs/personal-data.md", "docs/webhooks.md"),
+]
+THEIRS = {"policy.toml", ".older.json"}
+"""Files that a deployment has, and the end of a name."""
+
+CODE = re.compile(r"`([^`\n]+)`")
+BLOCK = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"[\w./-]+\.(?:py|sql|md|toml|yaml|json|csv)")
+TARGET = re.compile(r"\bmake ([a-z]+)\b")
+COMMAND = re.compile(r"(?:^|[ /])leanhouse ([a-z]+)\b")
+VARIABLE = re.compile(r"\bLEAN(?:HOUSE)?(?:_[A-Z]+)+\b")
+
+
+def code(page):
+    """What a page sets as code: spans, and the lines of its blocks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = [line for block in BLOCK.findall(text) for line in block.splitlines()[1:-1]]
+    return CODE.findall(BLOCK.sub("", text)) + lines
+
+
+@cache
+def tracked():
+    """Files of the repository; all but those left out by git where there is no repository."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        capture_output=True, text=True, cwd=ROOT, check=True,
+    ).stdout  # fmt: skip
+    return listed.splitlines()
+
+
+def missing_files(snippets):
+    """Names of files that no file of the repository has, or ends with."""
+    named = {found for text in snippets for found in FILE.findall(text) if found == text}
+    return {
+        name for name in named - THEIRS
+        if not any(file == name or file.endswith(f"/{name}") for file in tracked())
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_are_there(page):
+    """Modules move; the pages that name them move along."""
+    assert missing_files(code(page)) == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_targets_that_a_page_names_are_there(page):
+    """Whoever copies a line of a page gets what it says."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    commands = set(typer.main.get_group(app).commands)
+    snippets = code(page)
+
+    assert {name for text in snippets for name in TARGET.findall(text)} <= targets
+    assert {name for text in snippets for name in COMMAND.findall(text)} <= commands
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_variables_that_a_page_names_are_read(page):
+    """Each one stands in .env.example, which is written from the settings."""
+    known = set(VARIABLE.findall(env_example()))
+
+    assert {name for text in code(page) for name in VARIABLE.findall(text)} <= known
+
+
+def test_the_readmes_policy_is_one():
+    """The example of policy.toml loads, and its values are the usual ones where it says so."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1]
+    given = tomllib.loads(example)
+    usual, schedules = load(ROOT / "policy.toml.none")
+
+    for name, value in given.items():
+        if name == "schedules":
+            assert value.items() <= schedules.model_dump().items()
+        elif name != "lookback_days_by_bank":
+            assert value == usual.model_dump()[name], name
+
+
+def test_what_is_not_there_is_found():
+    """An invented module is missing."""
+    assert missing_files(["pipelines/nothing.py", "pipelines/lake.py"]) == {"pipelines/nothing.py"}
