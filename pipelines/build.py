@@ -117,7 +117,7 @@ class Built:
         written: Parts that were written anew.
         changed: Parts of those whose rows are others than before.
         seconds: Time that it took, checks included.
-        checks: What each of its checks found.
+        checks: What each of its checks found, in an earlier build where it stays as it was.
         turned: Those that found another number of offenders than before, or ran for the first time.
         problem: Why it stays as it was before, or None.
     """
@@ -255,6 +255,7 @@ class _Work:
         """Build what is out of date of a model, and run its checks."""
         started = time.monotonic()
         before = self.manifest.parts.get(model.name, {})
+        told = self.manifest.checks.get(model.name, {})
         written = 0
         changed: list[str] = []
         checks: dict[Check, CheckResult] = {}
@@ -285,7 +286,12 @@ class _Work:
             self.manifest.parts.pop(model.name, None)
             if before:
                 self.manifest.parts[model.name] = before
-        told = self.manifest.checks.get(model.name, {})
+            # Its rows stay as they were, and so does what is wrong with them.
+            checks = {
+                check: told[check.name]
+                for check in self.models.checks_of(model.name)
+                if check.name in told
+            }
         turned = tuple(
             check
             for check, found in checks.items()

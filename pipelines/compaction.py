@@ -11,8 +11,9 @@ ledger's own files are merged day by day.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -76,14 +77,26 @@ def compact(
         today: The UTC day it is; by this machine's clock unless it is given.
     """
     done = Compacted(ledger_files=lake.ledger.merge(today or dt.datetime.now(dt.UTC).date()))
+    folders = []
     # One look at the ledger for all months: what is merged of one changes nothing of another.
     with lake.connect(PARENTS) as connection:
         for stream in STREAMS.values():
             if stream.window is Window.MONTHS:
                 for month in _grown(connection, stream):
                     one = _Month(lake, connection, stream, month, run_id, rows_at_once)
-                    done = _sum(done, one.merge())
-    return done
+                    merged = one.merge()
+                    done = _sum(done, merged)
+                    if merged.months:
+                        folders.append(one.folder)
+    return replace(done, files_after=_left(lake, folders))
+
+
+def _left(lake: Lake, folders: Collection[Path]) -> int:
+    """How many files of some months the next vacuum leaves; one look at the lake for all."""
+    if not folders:
+        return 0
+    replaced = {file for file, _ in lake.merged_files()}
+    return len({file for folder in folders for file in folder.glob("*.parquet")} - replaced)
 
 
 def _grown(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[str]:
@@ -117,9 +130,14 @@ class _Month:
     run_id: str | None
     rows_at_once: int
 
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.lake.place(self.stream) / f"month={self.month}"
+
     def merge(self) -> Compacted:
         """Merge what is worth it, some accounts at a time, each time as one commit."""
-        files = len(list((self.lake.place(self.stream) / f"month={self.month}").glob("*.parquet")))
+        files = len(list(self.folder.glob("*.parquet")))
         done = Compacted()
         history = self.lake.history(self.stream, [self.month])
         self.connection.execute(f"create or replace temp view versions as {history}")
@@ -129,11 +147,7 @@ class _Month:
                 done = _sum(done, self._merge(parents))
         if not done.pulls:
             return done
-        left = sum(
-            file.parent.name == f"month={self.month}" for file, _ in self.lake.merged_files()
-        )
-        after = len(list((self.lake.place(self.stream) / f"month={self.month}").glob("*.parquet")))
-        return replace(done, months=1, files_before=files, files_after=after - left)
+        return replace(done, months=1, files_before=files)
 
     def _choose(self) -> None:
         """Name the pulls to merge: all of accounts that one pull speaks for."""

@@ -78,6 +78,30 @@ def test_merging_changes_no_answer(lake):
     assert len(files(lake)) < many / 2
 
 
+def test_what_is_left_is_counted_by_one_look_at_the_lake(lake, monkeypatch):
+    """However many months were merged, and the next vacuum leaves as many files as it says."""
+    looks = []
+    for name in ("connect", "merged_files"):
+        whole = getattr(Lake, name)
+        monkeypatch.setattr(
+            Lake,
+            name,
+            lambda *given, n=name, w=whole, **how: (looks.append(n), w(*given, **how))[1],
+        )
+
+    here = lake.place(TRANSACTIONS)
+    before = len(list(here.glob("*/*.parquet")))
+
+    done = compact(lake)
+
+    assert done.months == 2
+    assert looks.count("merged_files") == 1
+    assert looks.count("connect") == 2
+    lake.vacuum(older_than_seconds=-1)
+    left = len(list(here.glob("*/*.parquet")))
+    assert done.files_before - done.files_after == before - left > 0
+
+
 def test_merging_again_writes_nothing(lake):
     """A month that was merged is left alone until something new is read of it."""
     compact(lake)

@@ -395,6 +395,32 @@ def test_a_check_that_finds_something_else_is_told_once(lake, tmp_path):
     assert turned() == []
 
 
+@pytest.mark.parametrize("each", ["", "-- each: month\n"])
+@pytest.mark.parametrize("fails", ["moves", "below"])
+def test_a_build_that_fails_forgets_no_finding(fails, each, lake, tmp_path):
+    """A model that stays as it was keeps what its checks had found; so do the others."""
+    claim = f"-- There is no movement.\n{each}select transaction_id from moves"
+    fine = sql("select customer_id from customers")
+    odd = sql("select customer_id from customers union all select customer_id from customers")
+    both = MOVES.replace("\nfrom transactions", "\nfrom transactions, range(2)")
+    before = {"marts__moves": MOVES, "marts__below": fine, "checks__moves__none": claim}
+    after = before | ({"marts__moves": both} if fails == "moves" else {"marts__below": odd})
+
+    def found(**files):
+        built = build(lake, load(written(tmp_path / "sql", **files)), hash_key="k")
+        problems = [one.model.name for one in built if one.problem]
+        kept = current_manifest(lake).checks["moves"]["none"]
+        (moves,) = (one for one in built if one.model.name == "moves")
+        (shown,) = moves.checks.values()
+        assert shown == kept
+        return problems, kept.offenders, [check.name for check in moves.turned]
+
+    commit(lake, first := pull(), customers(first, "c1"))
+    assert found(**before) == ([], 2, ["none"])
+    assert found(**after) == ([fails], 2, [])
+    assert found(**before) == ([], 2, [])
+
+
 def test_a_monthly_check_sees_one_month_at_a_time(lake, tmp_path):
     """What it finds is the sum of what it finds in each month, whichever of them changed."""
     claim = (

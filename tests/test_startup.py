@@ -61,3 +61,26 @@ def test_definitions_load_without_parsing_models(tmp_path):
 
     assert "dagster" in found
     assert not found & {"pandas", "sqlalchemy", "sqlglot"}
+
+
+def test_a_sync_does_not_load_the_offline_lean(tmp_path):
+    """That belongs to the demo, `dev` and `sandbox`; this one ends where runs cannot be kept."""
+    (tmp_path / "dagster").touch()
+    report = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*(m for m in sys.modules if m.count('.') == 1)))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{report}from pipelines.cli import main; main()", "sync"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        env={"LEANHOUSE_HOME": str(tmp_path), "PATH": ""},
+    )
+
+    assert ended.returncode != 0
+    found = set(ended.stdout.split())
+    assert {"pipelines.run", "lean_resources.client"} <= found
+    assert not found & {"lean_resources.sandbox", "pipelines.demo"}
