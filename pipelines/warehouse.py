@@ -21,7 +21,7 @@ from pipelines.relations import Relation, add_seeds
 
 __all__ = ["Published", "WarehouseError", "connect", "publish"]
 
-_NOT_PUBLISHED = {"keyed_hash"}
+_NOT_PUBLISHED = {"keyed_hash", "owns_number"}
 """Macros that need the key, which stays with who builds."""
 _KEPT_SECONDS = 86_400
 

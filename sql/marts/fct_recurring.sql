@@ -25,9 +25,7 @@ with orders as (
 
     select
         accounts.account_key,
-        keyed_hash(
-            upper(replace(orders.creditor_account_identification, ' ', ''))
-        ) as counterparty_key,
+        keyed_hash(account_number(orders.creditor_account_identification)) as counterparty_key,
         min(orders.standing_order_id) as standing_order_id
     from stg_standing_orders as orders
     inner join bridge_accounts as accounts on orders.account_id = accounts.account_id

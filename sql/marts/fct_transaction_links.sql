@@ -67,10 +67,17 @@ booked as not materialized (
             movements.transaction_type in (
                 'SAME_BANK_TRANSFER', 'LOCAL_BANK_TRANSFER', 'INTERNATIONAL_TRANSFER'
             )
-            or movements.counterparty_identification is not null
+            or coalesce(movements.debtor_number, movements.creditor_number) is not null
         ) as is_transfer,
-        movements.counterparty_identification
-    from stg_transactions as movements
+        movements.transaction_type in (
+            'SAME_BANK_TRANSFER', 'LOCAL_BANK_TRANSFER', 'INTERNATIONAL_TRANSFER'
+        ) as is_transfer_kind,
+        movements.credit_debit_indicator,
+        movements.debtor_number,
+        movements.debtor_account_name,
+        movements.creditor_number,
+        movements.creditor_account_name
+    from stg_movements as movements
     inner join accounts on movements.account_id = accounts.account_id
     where movements.is_booked and movements.signed_amount <> 0
 
@@ -116,14 +123,43 @@ movements as (
 
 ),
 
-legs as (
+sided as (
 
     select
         movements.*,
-        owners.customer_id
+        case counterparty_side(
+            movements.credit_debit_indicator,
+            movements.debtor_number,
+            movements.debtor_account_name,
+            owns_number(
+                movements.debtor_number,
+                numbers.own_keys, numbers.own_endings, numbers.is_numbered
+            ),
+            movements.creditor_number,
+            movements.creditor_account_name,
+            owns_number(
+                movements.creditor_number,
+                numbers.own_keys, numbers.own_endings, numbers.is_numbered
+            )
+        )
+            when 'debtor' then movements.debtor_number
+            when 'creditor' then movements.creditor_number
+        end as counterparty_number
     from movements
-    inner join owners on movements.account_key = owners.account_key
+    left join bridge_account_numbers as numbers on movements.account_key = numbers.account_key
     where movements.is_transfer and not movements.is_reversal
+
+),
+
+legs as (
+
+    select
+        sided.* exclude (counterparty_number),  -- noqa: RF02
+        keyed_hash(sided.counterparty_number) as counterparty_key,
+        owners.customer_id
+    from sided
+    inner join owners on sided.account_key = owners.account_key
+    where sided.is_transfer_kind or sided.counterparty_number is not null
 
 ),
 
@@ -151,12 +187,8 @@ transfers as (
         paid.signed_amount < 0
         and (
             paid.transaction_reference = received.transaction_reference
-            or keyed_hash(
-                upper(replace(paid.counterparty_identification, ' ', ''))
-            ) = received.account_key
-            or keyed_hash(
-                upper(replace(received.counterparty_identification, ' ', ''))
-            ) = paid.account_key
+            or paid.counterparty_key = received.account_key
+            or received.counterparty_key = paid.account_key
         )
 
 ),

@@ -12,6 +12,12 @@
 -- columns:
 --   movement_id           Account and transaction id; it survives a new consent where the bank's
 --                         ids do.
+--   counterparty_side     debtor or creditor: which of both parties is the other side, that is not
+--                         the account itself by any of its numbers. Where neither is known to be
+--                         the account, the receiver of money out and the sender of money in;
+--                         unknown where the bank tells no party, only the account itself, or only
+--                         a party on the account's own side of which nothing tells whether it is
+--                         the account.
 --   counterparty_key      The other side's account: keyed hash of its number, the same as its
 --                         account_key where it is known here; null where the bank tells none.
 --   direction             in or out, by signed_amount; null where that is null or zero.
@@ -30,7 +36,8 @@
 --   is_payroll            Whether the bank marks it as payroll.
 --   linked_movement_id    The other leg, the reversal or what was reversed, where there is one.
 --   booking_month         First day of the Riyadh month of booking_date.
--- cleared: counterparty_key (keyed hash), purpose (one of six words)
+-- cleared: counterparty_key (keyed hash), counterparty_side (one of three words),
+--          purpose (one of six words)
 -- sample: select booking_month, currency, sum(signed_amount) as net, count(*) as movements
 --         from fct_transactions where is_booked and not is_internal_transfer
 --         group by all order by all
@@ -60,17 +67,49 @@ marks as (
     select map_from_entries(list((flag, category) order by flag)) as categories
     from flag_categories
 
+),
+
+movements as (
+
+    select
+        told.*,
+        claims.account_key,
+        counterparty_side(
+            told.credit_debit_indicator,
+            told.debtor_number,
+            told.debtor_account_name,
+            owns_number(
+                told.debtor_number, numbers.own_keys, numbers.own_endings, numbers.is_numbered
+            ),
+            told.creditor_number,
+            told.creditor_account_name,
+            owns_number(
+                told.creditor_number, numbers.own_keys, numbers.own_endings, numbers.is_numbered
+            )
+        ) as counterparty_side
+    from stg_movements as told
+    inner join bridge_account_claims as claims
+        on
+            told.account_id = claims.account_id
+            and told.pull_id = claims.pull_id
+            and utc_day(told.placed_at)
+            between claims.claimed_from and claims.claimed_to
+    left join bridge_account_numbers as numbers on claims.account_key = numbers.account_key
+
 )
 
 select
     -- ids
-    claims.account_key || ':' || movements.transaction_id as movement_id,
-    claims.account_key,
+    movements.account_key || ':' || movements.transaction_id as movement_id,
+    movements.account_key,
     movements.account_id,
     movements.entity_id,
     movements.transaction_id,
     keyed_hash(
-        upper(replace(movements.counterparty_identification, ' ', ''))
+        case movements.counterparty_side
+            when 'debtor' then movements.debtor_number
+            when 'creditor' then movements.creditor_number
+        end
     ) as counterparty_key,
 
     -- money
@@ -94,6 +133,7 @@ select
     case when movements.signed_amount > 0 then 'in' when movements.signed_amount < 0 then 'out' end
         as direction,
     movements.sign_quality,
+    movements.counterparty_side,
     movements.transaction_mutability,
     movements.transaction_type,
     movements.sub_transaction_type,
@@ -146,15 +186,9 @@ select
 
     -- trace
     movements.pull_id
-from stg_transactions as movements
-inner join bridge_account_claims as claims
-    on
-        movements.account_id = claims.account_id
-        and movements.pull_id = claims.pull_id
-        and utc_day(movements.placed_at)
-        between claims.claimed_from and claims.claimed_to
+from movements
 cross join marks
-left join links on claims.account_key || ':' || movements.transaction_id = links.movement_id
+left join links on movements.account_key || ':' || movements.transaction_id = links.movement_id
 left join merchant_codes
     on
         try_cast(regexp_extract(movements.merchant_category_code, '([0-9]{4})$', 1) as integer)

@@ -6,8 +6,8 @@
 -- counts: every account that was ever listed; numbers and names of every time that it was
 -- columns:
 --   account_ids                 Lean's ids that ever stood for it, sorted.
---   iban                 (pii)  IBAN in capitals without spaces; null where the bank gives none.
---   masked_pans          (pii)  Masked card numbers of it, sorted.
+--   iban                 (pii)  IBAN as account_number spells it; null where the bank gives none.
+--   masked_pans          (pii)  Masked card numbers of it, * for what is masked, sorted.
 --   account_holder_names (pii)  Names of its holders as banks wrote them, sorted.
 --   nicknames            (pii)  The holders' own names for it, sorted.
 -- sample: select * from pii_accounts where account_key = '…'
@@ -17,13 +17,7 @@ with told as (
         bridge_accounts.account_key,
         accounts_history.account_id,
         iban_of(accounts_history.identifications) as iban,
-        list_min(list_filter(
-            list_transform(
-                accounts_history.identifications,
-                lambda one: one.identification  -- noqa: RF01
-            ),
-            lambda found: regexp_full_match(found, '[*Xx]+[0-9]{4}')  -- noqa: RF02,RF03
-        )) as masked_pan,
+        masked_pan_of(accounts_history.identifications) as masked_pan,
         accounts_history.account_holder_name,
         accounts_history.nickname
     from accounts_history

@@ -4,15 +4,14 @@
 -- key:    account_id
 -- stored: view
 -- columns:
---   iban          (pii)  IBAN in capitals without spaces; null where the bank gives none.
---   masked_pan    (pii)  Masked card number, where the account has a card.
---   holder_match  (pii)  account_holder_name in a form for matching.
+--   iban             (pii)  IBAN as account_number spells it; null where the bank gives none.
+--   masked_pan       (pii)  Masked card number, * for what is masked, where the account has a card.
+--   account_numbers  (pii)  All of its numbers as account_number spells them, sorted.
+--   holder_match     (pii)  account_holder_name in a form for matching.
 select
     accounts.*,
     iban_of(accounts.identifications) as iban,
-    list_min(list_filter(
-        list_transform(accounts.identifications, lambda one: one.identification),
-        lambda found: regexp_full_match(found, '[*Xx]+[0-9]{4}')  -- noqa: RF03
-    )) as masked_pan,
+    masked_pan_of(accounts.identifications) as masked_pan,
+    account_numbers(accounts.identifications) as account_numbers,
     matchable(accounts.account_holder_name) as holder_match
 from accounts

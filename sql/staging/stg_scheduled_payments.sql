@@ -5,10 +5,12 @@
 -- stored: view
 -- zone:   instants are UTC, days are Riyadh days
 -- columns:
+--   creditor_number  (pii)  Account number of the receiver as account_number spells it.
 --   creditor_match  (pii)  Name on the receiver's account in a form for matching.
 --   scheduled_date  Riyadh day on which it is to be paid.
 select
     scheduled_payments.*,
+    account_number(scheduled_payments.creditor_account_identification) as creditor_number,
     matchable(scheduled_payments.creditor_account_name) as creditor_match,
     riyadh_date(scheduled_payments.scheduled_at) as scheduled_date
 from scheduled_payments

@@ -5,12 +5,14 @@
 -- stored: view
 -- zone:   instants are UTC, days are Riyadh days
 -- columns:
+--   creditor_number  (pii)  Account number of the receiver as account_number spells it.
 --   creditor_match      (pii)  Name on the receiver's account in a form for matching.
 --   last_payment_date   Riyadh day of the last payment.
 --   next_payment_date   Riyadh day of the next payment.
 --   final_payment_date  Riyadh day of the final payment.
 select
     standing_orders.*,
+    account_number(standing_orders.creditor_account_identification) as creditor_number,
     matchable(standing_orders.creditor_account_name) as creditor_match,
     riyadh_date(standing_orders.last_payment_at) as last_payment_date,
     riyadh_date(standing_orders.next_payment_at) as next_payment_date,

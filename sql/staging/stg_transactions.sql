@@ -1,4 +1,5 @@
--- Movements on accounts as their banks show them now, signed, with their days in Riyadh.
+-- Movements on accounts as their banks show them now, signed, with their days in Riyadh and their
+-- other side.
 --
 -- grain:  one row per account and transaction id
 -- key:    account_id, transaction_id
@@ -6,76 +7,57 @@
 -- counts: every status; only booked money is counted, so filter by is_booked before summing
 -- zone:   instants are UTC, days are Riyadh days, month is the UTC month that the lake keeps it in
 -- columns:
---   signed_amount      The amount with its sign, money in above zero, in units of currency; null
---                      where the bank's indicator is unknown or contradicts the amount.
---   signed_balance     The balance after the movement with its sign, in units of balance_currency.
---   sign_quality       stated, or why signed_amount is null or was taken with care: unsupported,
---                      missing, contradictory (CREDIT and a minus), minus_repeated (DEBIT and one).
---   is_booked          Whether the bank has booked it; an unknown state is not booked.
---   placed_at          When it counts: booking, else value, else transaction instant, UTC.
---   month              UTC month of placed_at, YYYY-MM.
---   booking_date       Riyadh day of placed_at.
---   value_date         Riyadh day of value_at.
---   transaction_date   Riyadh day on which the customer acted, where the bank tells, else of
---                      placed_at.
---   information_match  (pii)  transaction_information in a form for matching.
---   merchant_match     merchant_name in a form for matching.
---   counterparty_identification  (pii)  Account number of the other side: the receiver of money
---                      out, the sender of money in.
---   counterparty_name  (pii)  Name of the other side.
+--   counterparty_side  debtor or creditor: which of both parties is the other side, that is not the
+--                      account itself by any of its numbers. Where neither is known to be the
+--                      account, the receiver of money out and the sender of money in; unknown where
+--                      the bank tells no party, only the account itself, or only a party on the
+--                      account's own side of which nothing tells whether it is the account.
+--   counterparty_identification  (pii)  Account number of the other side as account_number spells
+--                      it; null where the bank tells none.
+--   counterparty_name  (pii)  Name of the other side; null where the bank tells none.
 --   counterparty_match  (pii)  counterparty_name in a form for matching.
+-- cleared: counterparty_side (one of three words)
+with owned as (
+
+    select
+        account_id,
+        own_number_forms(flatten(list(account_numbers(identifications)))) as own,
+        -- Where only a mask is known, a number that is none of it may still be the account's.
+        case when bool_or(is_numbered(identifications)) then false end as is_other
+    from accounts_history
+    group by account_id
+
+),
+
+sided as (
+
+    select
+        movements.*,
+        counterparty_side(
+            movements.credit_debit_indicator,
+            movements.debtor_number,
+            movements.debtor_account_name,
+            list_has_any(number_forms(movements.debtor_number), owned.own) or owned.is_other,
+            movements.creditor_number,
+            movements.creditor_account_name,
+            list_has_any(number_forms(movements.creditor_number), owned.own) or owned.is_other
+        ) as counterparty_side
+    from stg_movements as movements
+    left join owned on movements.account_id = owned.account_id
+
+)
+
 select
-    transactions.*,
-
-    -- money
-    signed(transactions.amount, transactions.credit_debit_indicator) as signed_amount,
-    signed(
-        transactions.balance_amount, transactions.balance_credit_debit_indicator
-    ) as signed_balance,
-    case
-        when transactions.credit_debit_indicator is null then 'missing'
-        when transactions.credit_debit_indicator not in ('CREDIT', 'DEBIT') then 'unsupported'
-        when transactions.amount >= 0 then 'stated'
-        when transactions.credit_debit_indicator = 'DEBIT' then 'minus_repeated'
-        else 'contradictory'
-    end as sign_quality,
-
-    -- flags
-    coalesce(transactions.status = 'BOOKED', false) as is_booked,
-
-    -- times
-    coalesce(
-        transactions.booked_at, transactions.value_at, transactions.transacted_at
-    ) as placed_at,
-    strftime(
-        utc_day(
-            coalesce(transactions.booked_at, transactions.value_at, transactions.transacted_at)
-        ),
-        '%Y-%m'
-    ) as month,
-    riyadh_date(
-        coalesce(transactions.booked_at, transactions.value_at, transactions.transacted_at)
-    ) as booking_date,
-    riyadh_date(transactions.value_at) as value_date,
-    riyadh_date(
-        coalesce(transactions.transacted_at, transactions.booked_at, transactions.value_at)
-    ) as transaction_date,
-
-    -- matching
-    matchable(transactions.transaction_information) as information_match,
-    matchable(transactions.merchant_name) as merchant_match,
-    case transactions.credit_debit_indicator
-        when 'DEBIT' then transactions.creditor_account_identification
-        when 'CREDIT' then transactions.debtor_account_identification
+    *,
+    case counterparty_side
+        when 'debtor' then debtor_number when 'creditor' then creditor_number
     end as counterparty_identification,
-    case transactions.credit_debit_indicator
-        when 'DEBIT' then transactions.creditor_account_name
-        when 'CREDIT' then transactions.debtor_account_name
+    case counterparty_side
+        when 'debtor' then debtor_account_name when 'creditor' then creditor_account_name
     end as counterparty_name,
     matchable(
-        case transactions.credit_debit_indicator
-            when 'DEBIT' then transactions.creditor_account_name
-            when 'CREDIT' then transactions.debtor_account_name
+        case counterparty_side
+            when 'debtor' then debtor_account_name when 'creditor' then creditor_account_name
         end
     ) as counterparty_match
-from transactions
+from sided

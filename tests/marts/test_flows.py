@@ -10,7 +10,16 @@ import pytest
 from known import keyed_hash, riyadh_date
 from test_spend import category_of
 from tiny import run
-from truth import REVERSALS, account_keys, movements, number, placed_at, signed, whole_days
+from truth import (
+    REVERSALS,
+    account_keys,
+    counterparty,
+    movements,
+    own_numbers,
+    placed_at,
+    signed,
+    whole_days,
+)
 
 DAY = dt.timedelta(days=1)
 WORDS = {
@@ -72,7 +81,7 @@ def nature_of(row, value, has_party):
 
 def true_streams(world):
     """Payments that belong together, by account, currency, direction, other side and nature."""
-    keys, found = account_keys(world), defaultdict(list)
+    keys, own, found = account_keys(world), own_numbers(world), defaultdict(list)
     linked = {
         row["movement_id"]
         for row in world.rows("from fct_transaction_links where link_kind <> 'reversal'")
@@ -80,7 +89,7 @@ def true_streams(world):
     for movement_id, row in movements(world).items():
         value = signed(row["amount"], row["credit_debit_indicator"])
         sub, kind = row["sub_transaction_type"], row["transaction_type"]
-        other = row[f"{'debtor' if (value or 0) > 0 else 'creditor'}_account_identification"]
+        _, other = counterparty(row, own[keys[row["account_id"]]])
         if row["status"] != "BOOKED" or not value or movement_id in linked:
             continue
         if sub in REVERSALS or sub == "REFUND" or (value < 0 and kind in ("POS", "ATM")):
@@ -88,7 +97,7 @@ def true_streams(world):
         if row["biller_id"]:
             party = ("biller", row["biller_id"])
         elif other:
-            party = ("account", keyed_hash(number(other)))
+            party = ("account", keyed_hash(other))
         elif row["merchant_name"]:
             party = ("merchant", row["merchant_name"])
         elif kind or sub:

@@ -122,7 +122,7 @@ def test_movements_without_a_sub_type_are_paired_too(changed):
             }
             for name in accounts
         ],
-        stg_transactions=[
+        stg_movements=[
             movement | {"account_id": "a", "transaction_id": "1", "signed_amount": Decimal(-5)},
             movement | {"account_id": "b", "transaction_id": "2", "signed_amount": Decimal(5)},
         ],

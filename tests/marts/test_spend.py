@@ -251,7 +251,7 @@ def test_a_category_is_told_by_the_best_there_is(told, category, source):
         "claimed_to": NOON.date(),
     }
 
-    (found,) = run("fct_transactions", stg_transactions=[row | told], bridge_account_claims=[claim])
+    (found,) = run("fct_transactions", stg_movements=[row | told], bridge_account_claims=[claim])
 
     assert (found["category"], found["category_source"]) == (category, source)
 

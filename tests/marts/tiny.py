@@ -48,6 +48,13 @@ def run(name, *, changed=None, **tables):
         return [dict(zip(found, row, strict=True)) for row in result.fetchall()]
 
 
+def scalar(expression, *values):
+    """What an expression over macros gives for some values, $1 being the first."""
+    _, connection = _nothing()
+    (found,) = connection.execute(f"select {expression}", list(values)).fetchone()
+    return found
+
+
 @cache
 def _nothing():
     """An empty lake, made once per process."""

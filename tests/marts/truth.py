@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+import unicodedata
 from collections import defaultdict
 
 from known import DAY, keyed_hash
@@ -11,8 +12,41 @@ REVERSALS = {"REVERSAL", "WITHDRAWAL_REVERSAL", "DEPOSIT_REVERSAL"}
 
 
 def number(text):
-    """An account number as it is hashed."""
-    return None if text is None else text.replace(" ", "").upper()
+    """An account number as it is hashed: capitals, digits and the stars of a mask, or None."""
+    folded = unicodedata.normalize("NFKC", text or "").upper()
+    found = "".join(
+        str(unicodedata.digit(sign)) if sign.isdigit() else sign
+        for sign in folded
+        if sign.isalnum() or sign == "*"
+    )
+    found = re.sub("^IBAN", "", found)
+    return found if re.search("[1-9]", found) else None
+
+
+def own_numbers(world):
+    """Every number of each real account."""
+    keys, found = account_keys(world), defaultdict(set)
+    for day in world.days:
+        for (account_id,), row in day["accounts"].items():
+            found[keys[account_id]] |= {number(o["identification"]) for o in row["identifications"]}
+    return found
+
+
+def counterparty(row, own):
+    """Side and number of the party of a movement that is not the account itself."""
+    parties = {
+        side: (row[f"{side}_account_identification"], row[f"{side}_account_name"])
+        for side in ("creditor", "debtor")
+    }
+    told = {
+        side: number(identification)
+        for side, (identification, name) in parties.items()
+        if (number(identification) or name) and number(identification) not in own
+    }
+    ours = "debtor" if row["credit_debit_indicator"] == "DEBIT" else "creditor"
+    for side in sorted(told, key=lambda side: side == ours):
+        return side, told[side]
+    return "unknown", None
 
 
 def account_keys(world):
@@ -23,7 +57,7 @@ def account_keys(world):
             ibans = [
                 number(one["identification"])
                 for one in row["identifications"]
-                if _IBAN.fullmatch(number(one["identification"]))
+                if _IBAN.fullmatch(number(one["identification"]) or "")
             ]
             named = min(ibans) if ibans else f"{row['entity_id']}/{account_id}"
             found[account_id] = keyed_hash(named)

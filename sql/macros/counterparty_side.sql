@@ -1,0 +1,51 @@
+-- Which of both parties of a movement is the other side: debtor, creditor or unknown. It is the one
+-- that is not the account itself, whatever the direction. Where neither is known to be the account,
+-- it is the receiver of money out and the sender of money in; a party that stands alone on the
+-- account's own side is the other one only if its number is known to be none of the account's.
+-- Whether a party is the account is null where nothing tells, and asked only where it decides.
+create or replace macro counterparty_side(
+    indicator, debtor, debtor_name, debtor_is_own, creditor, creditor_name, creditor_is_own
+) as
+case indicator
+    when 'DEBIT'
+        then
+            case
+                when creditor is null and creditor_name is not null then 'creditor'
+                when creditor is not null and not coalesce(creditor_is_own, false) then 'creditor'
+                when debtor is not null and not coalesce(debtor_is_own, true) then 'debtor'
+                when
+                    debtor is null and debtor_name is not null and creditor is not null
+                    then 'debtor'
+                else 'unknown'
+            end
+    when 'CREDIT'
+        then
+            case
+                when debtor is null and debtor_name is not null then 'debtor'
+                when debtor is not null and not coalesce(debtor_is_own, false) then 'debtor'
+                when creditor is not null and not coalesce(creditor_is_own, true) then 'creditor'
+                when creditor is null and creditor_name is not null and debtor is not null
+                    then 'creditor'
+                else 'unknown'
+            end
+    else
+        case
+            when
+                creditor is not null
+                and not coalesce(creditor_is_own, true)
+                and case
+                    when debtor is not null then coalesce(debtor_is_own, false)
+                    else debtor_name is null
+                end
+                then 'creditor'
+            when
+                debtor is not null
+                and not coalesce(debtor_is_own, true)
+                and case
+                    when creditor is not null then coalesce(creditor_is_own, false)
+                    else creditor_name is null
+                end
+                then 'debtor'
+            else 'unknown'
+        end
+end;
