@@ -34,6 +34,7 @@ __all__ = [
     "CheckResult",
     "Manifest",
     "Part",
+    "Work",
     "build",
     "current_manifest",
     "stored_rows",
@@ -156,17 +157,39 @@ def build(
         One entry per model that was asked for, in the order of building. A model with a problem
         stays as it was, and so do those that read it.
     """
-    work = _Work(lake, models, hash_key, memory_limit)
+    work = Work(lake, models, hash_key, memory_limit)
     wanted = [model for model in models if only is None or model.name in only]
-    built = []
+    read = _read_by(wanted, models)
+    built: list[Built] = []
     with work.connection:
-        for done, model in enumerate(wanted):
-            tell(model.name, done, len(wanted))
-            built.append(work.bring_up(model))
+        for model in models:
+            if model in wanted:
+                tell(model.name, len(built), len(wanted))
+                built.append(work.bring_up(model))
+            elif model.name in read:
+                work.take(model)
         if wanted:
             tell(wanted[-1].name, len(wanted), len(wanted))
     work.keep()
     return built
+
+
+def _read_by(wanted: Collection[Model], models: Models) -> set[str]:
+    """Models that others and their checks read, through views too."""
+    found: set[str] = set()
+
+    def add(names: Collection[str]) -> None:
+        for name in names:
+            if name in models and name not in found:
+                found.add(name)
+                if models[name].stored.is_view:
+                    add(models[name].reads)
+
+    for model in wanted:
+        add(model.reads)
+        for check in models.checks_of(model.name):
+            add(check.reads)
+    return found
 
 
 def current_manifest(lake: Lake) -> Manifest:
@@ -209,16 +232,26 @@ def vacuum_models(lake: Lake, *, older_than_seconds: float = _KEPT_SECONDS) -> l
 
 
 @dataclass
-class _Work:
-    """One build under way."""
+class Work:
+    """One build under way.
+
+    Args:
+        lake: The lake.
+        models: What there is to build.
+        hash_key: Key of hashed identifiers.
+        memory_limit: Most memory that DuckDB may use.
+        folder: Where models are written; the lake's folder for them when left.
+    """
 
     lake: Lake
     models: Models
     hash_key: str
-    memory_limit: str
+    memory_limit: str = MEMORY_LIMIT
+    folder: Path = field(default=None)  # type: ignore[assignment]
     connection: duckdb.DuckDBPyConnection = field(init=False)
     manifest: Manifest = field(init=False)
     stuck: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, Exception] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
     lake_months: set[str] = field(init=False)
 
@@ -227,12 +260,12 @@ class _Work:
         known = {model.name for model in self.models}
         self.manifest.parts = {k: v for k, v in self.manifest.parts.items() if k in known}
         self.manifest.checks = {k: v for k, v in self.manifest.checks.items() if k in known}
-        self.lake.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = self.folder or self.lake.marts
         self.connection = duckdb.connect()
         self.connection.execute("set TimeZone = 'UTC'")
         self.connection.execute(f"set memory_limit = '{self.memory_limit}'")
         self.connection.execute("set preserve_insertion_order = false")
-        spill = str(self.lake.marts / "spill").replace("'", "''")
+        spill = str(self.folder / "spill").replace("'", "''")
         self.connection.execute(f"set temp_directory = '{spill}'")
         add_macros(self.connection, self.models.macros.values(), self.hash_key)
         self.lake.attach_to(self.connection)
@@ -250,6 +283,14 @@ class _Work:
         put_text(
             self.lake.manifests / f"{new_id()}.json", msgspec.json.encode(self.manifest).decode()
         )
+
+    def take(self, model: Model) -> None:
+        """Let others read a model as it was built last."""
+        try:
+            self._show(model)
+        except duckdb.Error as error:
+            self.errors[model.name] = error
+            self.stuck[model.name] = _told(model, error)
 
     def bring_up(self, model: Model) -> Built:
         """Build what is out of date of a model, and run its checks."""
@@ -280,6 +321,7 @@ class _Work:
                     self._prove_key(model, changed)
                 checks = {check: self._run(check) for check in self.models.checks_of(model.name)}
             except (BuildError, duckdb.Error) as error:
+                self.errors[model.name] = error
                 problem = _told(model, error)
         if problem is not None:
             self.stuck[model.name] = problem
@@ -434,7 +476,7 @@ class _Work:
     ) -> Part:
         """Select the rows of a part into a file."""
         where = "" if months is None else f" where {model.stored.month} = '{name}'"
-        folder = self.lake.marts / model.name
+        folder = self.folder / model.name
         file = (folder / f"month={name}" if months is not None else folder) / f"{new_id()}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
         written = beside(file)
@@ -458,11 +500,16 @@ class _Work:
             return Part(file="", print=print_, content="", rows=0)
         reveal(written, file)
         return Part(
-            file=str(file.relative_to(self.lake.folder)),
+            file=self._named(file),
             print=print_,
             content=file.stem,
             rows=rows,
         )
+
+    def _named(self, file: Path) -> str:
+        """A file's path as the manifest has it: below the lake's folder, else as it is."""
+        is_in_lake = file.is_relative_to(self.lake.folder)
+        return str(file.relative_to(self.lake.folder) if is_in_lake else file)
 
     def _is_like(self, old: Part, written: Path, rows: int) -> bool:
         """Whether a file holds the same rows as a part on record, in whatever order.
@@ -657,7 +704,7 @@ def _told(model: Model, error: Exception) -> str:
     if isinstance(error, BuildError):
         return f"{model.name}: {error}"
     kind = type(error).__name__
-    return f"{model.name}: DuckDB refused {model.file.name} ({kind}); run it in a query to see why"
+    return f"{model.name}: {kind} of DuckDB; leanhouse build --explain {model.name} shows why"
 
 
 def _listed(months: Collection[str]) -> str:

@@ -6,6 +6,7 @@ Each command imports what it needs itself, so that none waits for what others ne
 import asyncio
 import contextlib
 import datetime as dt
+import difflib
 import re
 import sys
 from enum import StrEnum
@@ -366,9 +367,42 @@ def replay(
 
 
 @app.command()
-def build(home: Home = None) -> None:
+def build(
+    home: Home = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Change nothing; show why this model fails, values of rows included.",
+        ),
+    ] = None,
+) -> None:
     """Bring the models up to date with the lake as it stands, and publish the warehouse."""
-    _build(_lake_of(home))
+    if explain is None:
+        _build(_lake_of(home))
+    else:
+        _explain(_lake_of(home), explain)
+
+
+def _explain(lake: "Lake", name: str) -> None:
+    """Say on standard output, and nowhere else, what DuckDB says of a model."""
+    from pipelines.environment import settings
+    from pipelines.explain import explain
+    from pipelines.keys import checked_key
+    from pipelines.models import load
+
+    models = load()
+    if name not in models:
+        near = difflib.get_close_matches(name, [model.name for model in models], n=1)
+        raise _fail(f"there is no model {name}{''.join(f'; did you mean {one}?' for one in near)}")
+    found = explain(lake, models, name, hash_key=checked_key(settings().hash_key, lake.environment))
+    model = found.built.model.name
+    if not found.words:
+        say(f"{name} can be built from the lake as it stands: {found.built.rows:,} rows")
+        return
+    rests = "" if model == name else f"{name} rests on {model}. "
+    say(f"{rests}{model} cannot be built:\n{found.words}")
+    raise typer.Exit(1)
 
 
 def _build(lake: "Lake") -> None:

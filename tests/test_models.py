@@ -534,6 +534,20 @@ def test_a_doubled_key_leaves_a_model_and_its_readers_as_they_were(lake, models)
     assert rows(lake, models, "select customer_id from groups") == [("c3",)]
 
 
+@pytest.mark.parametrize("only", ["totals", "reader"])
+def test_one_model_is_built_from_what_was_built_last(only, lake, models):
+    """What it reads need not be asked for, as when one asset is materialized."""
+    built(lake, models)
+    brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
+
+    [one] = build(lake, models, hash_key="other", only={only})
+
+    assert (one.problem, one.written) == (None, 1)
+    if only == "totals":
+        found = rows(lake, models, "select month, moves from totals order by all")
+        assert found == [("2026-01", 1), ("2026-02", 1)]
+
+
 def test_another_key_of_hashes_builds_everything_anew(lake, models):
     """Tables that were hashed with two keys never stand side by side."""
     built(lake, models)
