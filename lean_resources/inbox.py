@@ -423,7 +423,7 @@ def _engine(url: str) -> sa.Engine:
         if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
             raise ConfigError("the inbox is a file of SQLite or a database of PostgreSQL")
         engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
-    except (ArgumentError, NoSuchModuleError, ImportError):
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
         raise ConfigError(
             "the inbox has no URL such as sqlite:////var/inbox.db or postgresql://host/database"
         ) from None
