@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+export DAGSTER_DISABLE_TELEMETRY := yes
+
 .DEFAULT_GOAL := help
 .PHONY: help demo dev test fast pythons conformance soak fmt lock bench
 

@@ -194,10 +194,12 @@ def dev(
             f"Offline Lean at {server.url}, Dagster at http://127.0.0.1:{port}\n"
             f"One more customer: curl -X POST {server.url}/_sandbox/connect",
         )
-        command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
+        workspace = str(_ROOT / "workspace.yaml")
+        command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-p", str(port)]
         with (
             contextlib.suppress(KeyboardInterrupt),
-            child(command, cwd=_ROOT, env=environment) as process,
+            # Not in the checkout: its .env would win over the offline Lean's settings.
+            child(command, cwd=home, env=environment) as process,
         ):
             raise typer.Exit(process.wait())
 
@@ -268,9 +270,14 @@ def doctor() -> None:
     """Check settings, credentials, certificates and the way to Lean, without touching data."""
     from lean_resources.certificates import ignored_roots
     from lean_resources.client import LeanClient
+    from pipelines.env_file import problems_of
     from pipelines.environment import settings
+    from pipelines.keys import checked_key
 
+    if (file := Path(".env")).is_file() and (problems := problems_of(file)):
+        raise _fail("; ".join(problems))
     try:
+        checked_key(settings().hash_key, settings().environment)
         client = LeanClient(settings().lean.complete())
         for reason in ignored_roots(client.settings):
             say(f"warning    {reason}; it is left out")

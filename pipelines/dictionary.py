@@ -140,8 +140,9 @@ _ENV_HEAD = """\
 # A shell (set -a; . ./.env; set +a) and Dagster (dotenv) both read this file. They agree when
 # each line is NAME=value without spaces around the equals sign, and a value with anything but
 # letters, digits and . _ - / : @ + , % stands between single quotes: NAME='a value'. Inside them
-# use no single quote, no doubled backslash and no line end. `leanhouse doctor` says where they
-# differ. A misspelt name, or a quote that became part of a value, is an error.
+# use no single quote, no ${, no doubled backslash and no line end. `leanhouse doctor` says where
+# they differ. A misspelt name, or a quote that became part of a value, is an error. Dagster takes
+# this file's values before those of the shell that starts it.
 
 # Dagster's telemetry is off, also where its home has no dagster.yaml.
 DAGSTER_DISABLE_TELEMETRY=yes

@@ -36,6 +36,7 @@ from pipelines.keys import SANDBOX_KEY
 
 __all__ = [
     "HOUSE_VARIABLES",
+    "KNOWN",
     "HouseSettings",
     "Settings",
     "child_of",
@@ -115,6 +116,9 @@ class HouseSettings(VariableSettings):
 
 HOUSE_VARIABLES: tuple[Variable, ...] = variables_of(HouseSettings)
 
+KNOWN = frozenset(one.name for one in (*HOUSE_VARIABLES, *VARIABLES, *WEBHOOK_VARIABLES))
+"""Names of all variables."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -169,9 +173,11 @@ class Settings:
             ConfigError: A name is misspelt, or a value is unfit or contradicts another; all
                 problems in one message.
         """
-        known = {one.name for one in (*HOUSE_VARIABLES, *VARIABLES, *WEBHOOK_VARIABLES)}
-        given = {name: values[name] for name in known & values.keys()}
-        problems = [*misspelt(values, known, ("LEANHOUSE_", "LEAN_WEBHOOK_"))]
+        given = {name: values[name] for name in KNOWN & values.keys()}
+        problems = [*misspelt(values, KNOWN, ("LEANHOUSE_", "LEAN_WEBHOOK_"))]
+        dagster_home = values.get("DAGSTER_HOME")
+        if dagster_home and (problem := _unfit(Path(dagster_home))):
+            problems.append(f"DAGSTER_HOME {problem}")
         house = _read(HouseSettings, given, problems)
         lean = _read(LeanSettings, given, problems)
         webhooks = _read(WebhookSettings, given, problems)
@@ -202,7 +208,7 @@ def settings() -> Settings:
 
 
 def child_of(values: Mapping[str, str], home: Path) -> dict[str, str]:
-    """The environment of a child process that uses given settings and folders.
+    """The environment of a child process that uses given settings and folders, and no others.
 
     Args:
         values: Settings by field name; those of the receiver begin with `webhook_`.
@@ -211,7 +217,7 @@ def child_of(values: Mapping[str, str], home: Path) -> dict[str, str]:
     names = {variable.field: variable.name for variable in VARIABLES}
     names |= {f"webhook_{variable.field}": variable.name for variable in WEBHOOK_VARIABLES}
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in KNOWN},
         **{names[field]: value for field, value in values.items()},
         "LEANHOUSE_HOME": str(home),
         "DAGSTER_HOME": str(home / "dagster"),

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lean_resources.errors import ConfigError
 from lean_resources.settings import VARIABLES, WEBHOOK_VARIABLES
 from pipelines.definitions import defs
-from pipelines.environment import HOUSE_VARIABLES, Settings, state_folder
+from pipelines.env_file import problems_of
+from pipelines.environment import HOUSE_VARIABLES, Settings, child_of, state_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "hush-8f14e45f"
@@ -293,3 +294,86 @@ def test_a_home_that_is_a_file_is_refused(tmp_path):
     (file := tmp_path / "file").write_text("")
 
     assert "LEANHOUSE_HOME is not a folder" in refused({"LEANHOUSE_HOME": str(file)})
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "",
+        "LEAN_REGION=sa\nLEAN_ENVIRONMENT=sandbox        # then production\n",
+        "LEAN_REGION=sa\r\nLEAN_ENVIRONMENT=production\r\n",
+        "LEANHOUSE_HASH_KEY='a b#c$d\"e\\f`g&h;i(j)|k<l>m*n?o!p~q{r}s'\nLEAN_CLIENT_ID=\n",
+        "export LEANHOUSE_PII='true'\n# a comment\n\nLEANHOUSE_HOME=\"/data/of us\"\n",
+        "LEAN_TRUST_ROOT=/certs/a-b_c.d+e@f,g:h%20.pem\nOTHER=$HOME\n",
+        (ROOT / ".env.example").read_text(),
+    ],
+    ids=["empty", "comment", "crlf", "single quotes", "export", "plain", "the example"],
+)
+def test_a_file_that_a_shell_and_dagster_read_alike_is_in_order(lines, tmp_path):
+    """As .env.example says that values are written."""
+    (file := tmp_path / ".env").write_bytes(lines.encode())
+
+    assert problems_of(file) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (f"LEANHOUSE_HASH_KEY={SECRET} {SECRET}", "LEANHOUSE_HASH_KEY in .env is another value"),
+        (f"LEANHOUSE_HASH_KEY = {SECRET}", "a shell cannot read line 1 of .env"),
+        (f"LEANHOUSE_HASH_KEY=a${SECRET[:4]}b", "LEANHOUSE_HASH_KEY in .env is another value"),
+        (f"LEAN_CLIENT_ID=a\nLEAN_CLIENT_SECRET={SECRET}&x", "LEAN_CLIENT_SECRET in .env"),
+        (f"\nLEAN_CLIENT_ID='{SECRET}", "a shell cannot read line"),
+        (f"LEANHOUSE_HASH_KEY='{SECRET}\\\\x'", "LEANHOUSE_HASH_KEY in .env is another value"),
+        (f"LEANHOUSE_HASH_KEY='{SECRET}${{HOME}}'", "LEANHOUSE_HASH_KEY in .env is another value"),
+        (f"LEANHOUSE_HASHKEY={SECRET}", "did you mean LEANHOUSE_HASH_KEY"),
+        ("LEAN_ENVIRONMENT=prod", ".env as Dagster reads it: LEAN_ENVIRONMENT"),
+        ("LEANHOUSE_HOME=\"'/data'\"", "LEANHOUSE_HOME is between quotes"),
+    ],
+)
+def test_a_file_that_is_read_in_two_ways_is_refused(lines, named, tmp_path):
+    """The variable or the line is named, a value never."""
+    (file := tmp_path / ".env").write_text(lines)
+
+    problems = "; ".join(problems_of(file))
+
+    assert named in problems
+    assert SECRET not in problems
+
+
+def test_doctor_compares_the_file_that_lies_there(tmp_path):
+    """Before it asks Lean for anything."""
+    (tmp_path / ".env").write_text("LEAN_CLIENT_ID=a b\n")
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "doctor"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+        env={"PATH": os.environ["PATH"], "LEANHOUSE_HOME": str(tmp_path / "home")},
+    )
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error LEAN_CLIENT_ID in .env is another value for a shell")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_child_gets_the_settings_that_it_is_given_and_no_others(monkeypatch, tmp_path):
+    """The offline Lean of `dev` never meets the credentials or the inbox of a real application."""
+    monkeypatch.setenv("LEAN_APP_TOKEN", SECRET)
+    monkeypatch.setenv("LEAN_WEBHOOK_INBOX", f"postgresql://u:{SECRET}@h/d")
+    monkeypatch.setenv("LEANHOUSE_PII", "true")
+
+    child = child_of({"client_id": "a", "client_secret": "b"}, tmp_path)
+
+    assert SECRET not in child.values()
+    read = Settings.load(child)
+    assert (read.home, read.house.pii, read.has_webhooks) == (tmp_path, False, False)
+    assert child["DAGSTER_DISABLE_TELEMETRY"] == "yes"
+
+
+def test_a_home_of_dagster_that_it_would_not_look_into_is_refused(tmp_path):
+    """Dagster looks for dagster.yaml by a pattern, finds none and sends telemetry."""
+    assert "DAGSTER_HOME has '['" in refused({"DAGSTER_HOME": str(tmp_path / "a[x]")})
