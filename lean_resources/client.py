@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import datetime as dt
 import logging
+import math
 import random
 import re
 import secrets
@@ -37,7 +39,7 @@ from lean_resources.errors import (
 )
 from lean_resources.gate import Gate, Look, Page, look
 from lean_resources.instants import parse_instant
-from lean_resources.limits import Limits, retry_after
+from lean_resources.limits import CircuitBreaker, Limits, retry_after
 from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Paging, Stream
 from lean_resources.transport import Transport
@@ -55,6 +57,8 @@ _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
 _LONGEST_PATIENCE_SECONDS = 300.0
 """Who asks for a longer wait is left to the next sync."""
+_A_MOMENT = dt.timedelta(seconds=30)
+_LOOK_AGAIN_SECONDS = 60.0
 _HEADERS = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": "leanhouse"}
 
 
@@ -212,7 +216,7 @@ class LeanClient:
         self._sleep = sleep
         self._now = now
         self._transport = transport
-        self._announced = announced or self._slept
+        self.wake_by(announced)
         self._limits = Limits(
             settings.max_concurrency, settings.requests_per_second, time.monotonic, sleep
         )
@@ -222,7 +226,9 @@ class LeanClient:
         self._older: set[str] = set()
         self._ahead: dt.timedelta | None = None
         self._date: str | None = None
-        self._has_looked = False
+        self._clock_read: Read | None = None
+        self._breaker: CircuitBreaker | None = None
+        self._refusal = _Refusal(settings) if transport is None else None
         self._way: httpx.AsyncBaseTransport | None = None
         self._auth = auth_for(settings)
         # One per client: two processes that share a generator by forking would share its ids.
@@ -245,6 +251,21 @@ class LeanClient:
         if self._way is not None:
             way, self._way = self._way, None
             await way.__aexit__(kind, error, traceback)
+
+    def wake_by(self, announced: Announced | None) -> None:
+        """Wait for promised results in another way from now on; None lets time alone pass."""
+        self._announced = announced or self._slept
+
+    def breaker(self, failures: int, cooldown_seconds: float) -> CircuitBreaker:
+        """The breaker that everybody who reads with this client shares.
+
+        Args:
+            failures: Failures in a row that open it; as the first call says.
+            cooldown_seconds: How long it stays open; as the first call says.
+        """
+        if self._breaker is None:
+            self._breaker = CircuitBreaker(failures, cooldown_seconds)
+        return self._breaker
 
     # Streams.
 
@@ -277,6 +298,8 @@ class LeanClient:
             ConfigError: The address is not that of Lean's API: it redirects, or is not trusted.
         """
         stream = STREAMS[stream] if isinstance(stream, str) else stream
+        if (known := self._known(stream, request)) is not None:
+            return known
         with self.tally() as tally:
             return await self._whole(stream, request, unless_refreshed_at, tally)
 
@@ -490,8 +513,17 @@ class LeanClient:
             LeanError: As `read`.
         """
         if self._ahead is None:
-            await self.read("banks", {"account_type": "PERSONAL"})
-        return self._now() + (self._ahead or dt.timedelta())
+            self._clock_read = await self.read("banks", {"account_type": "PERSONAL"})
+            self._ahead = self._ahead or dt.timedelta()
+        return self._now() + self._ahead
+
+    def _known(self, stream: Stream, request: Mapping[str, str]) -> Read | None:
+        """What the look at the clock has read a moment ago, for the first who asks for the same."""
+        known = self._clock_read
+        if known is None or known.stream is not stream or dict(request) != known.request:
+            return None
+        self._clock_read = None
+        return known if self._now() - known.asked_at < _A_MOMENT else None
 
     # Refreshes, events.
 
@@ -663,7 +695,7 @@ class LeanClient:
             except httpx.TransportError as error:
                 if (untrusted := untrusted_server(error)) is not None:
                     raise untrusted from None
-                if (refused := await self._refused()) is not None:
+                if self._refusal and (refused := await self._refusal.seen()) is not None:
                     raise refused from None
                 raise _AgainError(_unreachable(error, stream, correlation_id)) from None
             except httpx.DecodingError as error:
@@ -718,13 +750,6 @@ class LeanClient:
             self._limits.pause(min(problem.wait, _LONGEST_WAIT_SECONDS))
         raise _again(problem.error, problem.wait)
 
-    async def _refused(self) -> LeanError | None:
-        """Whether the server refuses the client certificate, looked at once per client."""
-        if self._has_looked or self._transport is not None:
-            return None
-        self._has_looked = True
-        return await asyncio.to_thread(refused_client, self.settings)
-
     def _learn_time(self, response: httpx.Response) -> None:
         """Note how far Lean's clock is ahead of this machine's."""
         header = response.headers.get("date")
@@ -752,6 +777,28 @@ class LeanClient:
                 raise SchemaError(f"an answer is larger than {limit} bytes")
             chunks.append(chunk)
         return b"".join(chunks)
+
+
+class _Refusal:
+    """Whether the server refuses the client certificate, looked at once a minute at most.
+
+    Args:
+        settings: Host and certificates.
+    """
+
+    def __init__(self, settings: LeanSettings) -> None:
+        self._settings = settings
+        self._looking = asyncio.Lock()
+        self._looked_at = -math.inf
+        self._error: LeanError | None = None
+
+    async def seen(self) -> LeanError | None:
+        """The error to raise instead of a failed connection, or None."""
+        async with self._looking:
+            if time.monotonic() - self._looked_at >= _LOOK_AGAIN_SECONDS:
+                self._error = await asyncio.to_thread(refused_client, self._settings)
+                self._looked_at = time.monotonic()
+            return copy.copy(self._error)
 
 
 class _AgainError(Exception):

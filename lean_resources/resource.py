@@ -1,9 +1,17 @@
 """LeanResource: one application at Lean, as steps of Dagster are given it."""
 
+import copy
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar
+
 from lean_resources.client import Announced, LeanClient
+from lean_resources.session import Session
 from lean_resources.settings import LeanSettings
 
 __all__ = ["LeanResource"]
+
+Done = TypeVar("Done")
 
 
 class LeanResource:
@@ -18,6 +26,7 @@ class LeanResource:
 
     def __init__(self, settings: LeanSettings) -> None:
         self._settings = settings
+        self._session: Session | None = None
 
     def settings(self) -> LeanSettings:
         """The settings, with everything that a request to Lean needs.
@@ -37,3 +46,36 @@ class LeanResource:
             ConfigError: As `settings`.
         """
         return LeanClient(self.settings(), announced=announced)
+
+    @contextmanager
+    def for_run(self) -> Iterator[Self]:
+        """The resource of one run: its steps share a client, which is closed with the run.
+
+        Nothing is opened before a step asks Lean.
+        """
+        of_run = copy.copy(self)
+        with Session(self.client) as of_run._session:  # noqa: SLF001 - of the same class
+            yield of_run
+
+    def run(
+        self,
+        work: Callable[[LeanClient], Coroutine[Any, Any, Done]],
+        announced: Announced | None = None,
+    ) -> Done:
+        """Run work with the client of the run, or with a client of its own outside of one.
+
+        Args:
+            work: Made from the open client.
+            announced: Waits for results that Lean promised, as `LeanClient` takes it.
+
+        Returns:
+            The result of the work.
+
+        Raises:
+            ConfigError: As `settings`.
+            LeanError: Whatever the work raises.
+        """
+        if self._session is not None:
+            return self._session.run(work, announced)
+        with Session(self.client) as session:
+            return session.run(work, announced)

@@ -1,13 +1,13 @@
 """One asset per stream, derived from the catalogue."""
 
 import datetime as dt
-from collections.abc import Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import dagster as dg
-import uvloop
 from pydantic import Field
 
+from lean_resources.client import LeanClient
 from lean_resources.errors import ConfigError, LeanError, UnavailableError
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Column, Stream, Window
@@ -198,20 +198,19 @@ def _run(
 ) -> Report:
     """Sync the stream."""
 
-    async def work() -> Report:
-        async with lean.client(inbox.bell().result) as client:
-            return await sync(
-                stream,
-                client,
-                lake.lake(),
-                policy=policy,
-                selection=selection,
-                run_id=run_id,
-                resumes=resumes,
-                progress=lambda done, total: progress(stream.name, done, total),
-            )
+    async def work(client: LeanClient) -> Report:
+        return await sync(
+            stream,
+            client,
+            lake.lake(),
+            policy=policy,
+            selection=selection,
+            run_id=run_id,
+            resumes=resumes,
+            progress=lambda done, total: progress(stream.name, done, total),
+        )
 
-    return awaited(work())
+    return awaited(lambda: lean.run(work, inbox.bell().result))
 
 
 def resumed_by(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> set[str]:
@@ -233,7 +232,7 @@ def attempts_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> set[str]:
     return {run.run_id, root, *(one.run_id for one in others if _RETRY_TAG in one.tags)}
 
 
-def awaited(work: Coroutine[Any, Any, Done]) -> Done:
+def awaited(work: Callable[[], Done]) -> Done:
     """What some work at Lean gave, its errors turned into what Dagster can act on.
 
     Raises:
@@ -241,7 +240,7 @@ def awaited(work: Coroutine[Any, Any, Done]) -> Done:
         Failure: Anything else that is in the way of all of it.
     """
     try:
-        return uvloop.run(work)
+        return work()
     except UnavailableError as error:
         raise dg.RetryRequested(
             max_retries=2, seconds_to_wait=error.retry_after or 60
@@ -343,19 +342,18 @@ def refresh(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Spend refreshes where they are needed, and wait for them."""
 
-    async def work() -> RefreshReport:
-        async with lean.client() as client:
-            return await refresh_stale(
-                client,
-                lake.lake(),
-                policy=policy,
-                entity_ids=set(config.entity_ids) or None,
-                run_id=context.run.run_id,
-                progress=lambda done, total: progress("refresh", done, total),
-                bell=inbox.bell(),
-            )
+    async def work(client: LeanClient) -> RefreshReport:
+        return await refresh_stale(
+            client,
+            lake.lake(),
+            policy=policy,
+            entity_ids=set(config.entity_ids) or None,
+            run_id=context.run.run_id,
+            progress=lambda done, total: progress("refresh", done, total),
+            bell=inbox.bell(),
+        )
 
-    report = awaited(work())
+    report = awaited(lambda: lean.run(work))
     overdue = report.outcomes["OVERDUE"]
     return dg.MaterializeResult(
         metadata={
@@ -400,11 +398,10 @@ def reconciliation(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Read everything again, and tell of differences."""
 
-    async def work() -> tuple[Report, list[Difference]]:
-        async with lean.client() as client:
-            return await reconcile(client, lake.lake(), policy=policy, run_id=context.run.run_id)
+    async def work(client: LeanClient) -> tuple[Report, list[Difference]]:
+        return await reconcile(client, lake.lake(), policy=policy, run_id=context.run.run_id)
 
-    report, differences = awaited(work())
+    report, differences = awaited(lambda: lean.run(work))
     return dg.MaterializeResult(
         metadata=metadata_of(STREAMS["transactions"], report),
         check_results=[
@@ -439,14 +436,13 @@ def missed_events(
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Compare what Lean sent with what arrived, and make up for the difference."""
 
-    async def work() -> Repair:
+    async def work(client: LeanClient) -> Repair:
         box = inbox.inbox()
         if box is None:
             raise ConfigError("webhooks are not set up: set LEAN_WEBHOOK_SECRET")
-        async with lean.client() as client:
-            return await repair(client, lake.lake(), box)
+        return await repair(client, lake.lake(), box)
 
-    done = awaited(work())
+    done = awaited(lambda: lean.run(work))
     told: dict[str, Any] = {
         "repaired": done.repaired.total(),
         "by_type": dg.MetadataValue.json(dict(done.repaired)),

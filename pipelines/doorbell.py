@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
+from lean_resources.client import LeanClient
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.assets import awaited, checks_of, metadata_of, resumed_by
@@ -66,23 +67,22 @@ def _pulls(
     selection = Selection(entity_ids=set(config.entity_ids) or None)
     attempts = resumed_by(context)
 
-    async def work() -> None:
-        async with lean.client(inbox.bell().result) as client:
-            for stream in _to_read(config.streams):
-                reports[stream.name] = await sync(
-                    stream,
-                    client,
-                    lake.lake(),
-                    policy=policy,
-                    selection=selection,
-                    run_id=context.run.run_id,
-                    resumes=attempts,
-                    progress=lambda done, total, name=stream.name: progress(name, done, total),  # type: ignore[misc]
-                )
+    async def work(client: LeanClient) -> None:
+        for stream in _to_read(config.streams):
+            reports[stream.name] = await sync(
+                stream,
+                client,
+                lake.lake(),
+                policy=policy,
+                selection=selection,
+                run_id=context.run.run_id,
+                resumes=attempts,
+                progress=lambda done, total, name=stream.name: progress(name, done, total),  # type: ignore[misc]
+            )
 
     problem: Exception | None = None
     try:
-        awaited(work())
+        awaited(lambda: lean.run(work, inbox.bell().result))
     except (dg.Failure, dg.RetryRequested) as error:
         problem = error
     # What was read counts, whatever was in the way of the rest.

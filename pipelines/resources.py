@@ -1,13 +1,15 @@
 """What assets are given besides Lean and the policy: the lake, and somebody to tell of progress."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from lean_resources.errors import UnavailableError
+from lean_resources.resource import LeanResource
 from pipelines.bell import Bell
 from pipelines.keys import SANDBOX_KEY, checked_key
 from pipelines.lake import Lake
@@ -102,8 +104,15 @@ def bound(**resources: Any) -> dict[str, dg.ResourceDefinition]:
 
 
 def _bound(resource: Any) -> dg.ResourceDefinition:
-    def held(_context: dg.InitResourceContext) -> Any:
-        return resource
+    # Dagster enters this once per run in one process, and once per step where each step has its
+    # own; also in the process that only starts those, which is why nothing is opened here.
+    @contextlib.contextmanager
+    def held(_context: dg.InitResourceContext) -> Iterator[Any]:
+        if isinstance(resource, LeanResource):
+            with resource.for_run() as of_run:
+                yield of_run
+        else:
+            yield resource
 
     return dg.ResourceDefinition(held, config_schema={})
 

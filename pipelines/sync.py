@@ -289,7 +289,7 @@ async def sync(
     writer.skip(skipped)
     progress(0, len(tasks))
     refusals = _Refusals()
-    banks = CircuitBreaker(policy.bank_failures, policy.bank_cooldown_seconds)
+    banks = client.breaker(policy.bank_failures, policy.bank_cooldown_seconds)
     workers = min(client.settings.max_concurrency, len(tasks))
 
     async def read(task: Task, attempt: int) -> _Done:

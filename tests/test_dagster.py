@@ -95,6 +95,8 @@ def test_a_sync_in_this_process_fills_lake_and_warehouse(tmp_path):
             instance=instance,
         )
 
+    assert sandbox.calls["POST /oauth2/token"] == 1
+    assert sandbox.calls["GET /banks/v1"] == len(STREAMS["banks"].scopes)
     assert [line.stream for line in lines] == list(STREAMS)
     assert all(done == total for done, total in told.values())
     with connect(lake.lake()) as connection:

@@ -1,0 +1,137 @@
+"""One client for many pieces of work: a token, a pool of connections, and one look at the clock.
+
+A client belongs to one event loop, and the steps of a run are plain functions, one after the other.
+So the loop runs in a thread of its own, from the first use until the session is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import uvloop
+
+from lean_resources.client import Announced, LeanClient
+
+__all__ = ["Session"]
+
+Done = TypeVar("Done")
+
+_CLOSE_SECONDS = 10.0
+_CANCEL_SECONDS = 60.0
+"""How long cancelled work may take to tidy up: a file that is being written is finished."""
+
+
+class Session:
+    """Runs work with a client that is opened once.
+
+    Use it as a context manager. Nothing is opened before the first work, so that a process which
+    does none pays nothing. One piece of work at a time.
+
+    Args:
+        client: Makes the client.
+    """
+
+    def __init__(self, client: Callable[[], LeanClient]) -> None:
+        self._make = client
+        self._client: LeanClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def run(
+        self,
+        work: Callable[[LeanClient], Coroutine[Any, Any, Done]],
+        announced: Announced | None = None,
+    ) -> Done:
+        """What some work with the client gives.
+
+        An interrupt, as when the run is cancelled, cancels the work and waits until it has ended.
+
+        Args:
+            work: Made from the open client.
+            announced: Waits for results that Lean promises the work, as `LeanClient` takes it.
+
+        Raises:
+            ConfigError: The client cannot be made; the next call tries again.
+            LeanError: Whatever the work raises.
+        """
+        loop = self._running()
+        tasks: list[asyncio.Task[Done]] = []
+        has_ended = threading.Event()
+
+        async def whole() -> Done:
+            return await work(await self._opened(announced))
+
+        def start() -> None:
+            tasks.append(loop.create_task(whole()))
+            tasks[0].add_done_callback(lambda _: has_ended.set())
+
+        def cancel() -> None:
+            tasks[0].cancel()
+
+        loop.call_soon_threadsafe(start)
+        try:
+            has_ended.wait()
+        except BaseException:
+            loop.call_soon_threadsafe(cancel)
+            has_ended.wait(_CANCEL_SECONDS)
+            raise
+        return tasks[0].result()
+
+    def close(self) -> None:
+        """Close the client and end the loop; whatever still runs in it is cancelled."""
+        loop, self._loop = self._loop, None
+        thread, self._thread = self._thread, None
+        if loop is None or thread is None:
+            return
+        closed = asyncio.run_coroutine_threadsafe(self._closed(), loop)
+        with contextlib.suppress(Exception):  # there is nothing left to do with it
+            closed.result(_CLOSE_SECONDS)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_CANCEL_SECONDS)
+
+    async def _opened(self, announced: Announced | None) -> LeanClient:
+        if self._client is None:
+            self._client = await self._make().__aenter__()
+        self._client.wake_by(announced)
+        return self._client
+
+    async def _closed(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.__aexit__(None, None, None)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        """The loop, started at the first use."""
+        if self._loop is None:
+            started: Future[asyncio.AbstractEventLoop] = Future()
+            self._thread = threading.Thread(
+                target=_serve, args=(started,), name="lean", daemon=True
+            )
+            self._thread.start()
+            self._loop = started.result()
+        return self._loop
+
+
+def _serve(started: Future[asyncio.AbstractEventLoop]) -> None:
+    """Run a loop until it is stopped; its tasks and threads end with it."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loop = runner.get_loop()
+        started.set_result(loop)
+        loop.run_forever()
