@@ -22,10 +22,12 @@ from lean_resources.errors import (
     AuthError,
     ConfigError,
     LeanError,
+    NetworkError,
     SchemaError,
     UnavailableError,
 )
 from lean_resources.limits import retry_after
+from lean_resources.network import is_web_page
 from lean_resources.settings import LeanSettings
 
 __all__ = ["AppToken", "OAuth2", "auth_for"]
@@ -207,15 +209,23 @@ class OAuth2(httpx.Auth):
 
     def _accept(self, response: httpx.Response, body: bytes, asked_at: float) -> SecretStr:
         answer = _json_object(body)
+        status_code = response.status_code
+        if is_web_page(status_code, body):
+            raise NetworkError(
+                f"the token endpoint answers HTTP {status_code} with a web page: check "
+                "LEAN_TOKEN_URL, and the proxies and login pages between here and Lean",
+                status_code=status_code,
+                retry_after=retry_after(response.headers),
+            )
         if not response.is_success:
             self._refuse(response, answer)
         if answer is None:
             raise UnavailableError(
                 "the token endpoint answers with something other than JSON",
-                status_code=response.status_code,
+                status_code=status_code,
                 retry_after=retry_after(response.headers),
             )
-        token, life_seconds = _token(answer, response.status_code)
+        token, life_seconds = _token(answer, status_code)
         margin = min(_RENEW_SECONDS, life_seconds * _RENEW_FRACTION)
         self._token, self._renew_at = token, asked_at + life_seconds - margin
         return token

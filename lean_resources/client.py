@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self, cast
@@ -33,6 +33,7 @@ from lean_resources.errors import (
     ConfigError,
     IncompleteError,
     LeanError,
+    NetworkError,
     RequestError,
     SchemaError,
     UnavailableError,
@@ -40,6 +41,8 @@ from lean_resources.errors import (
 from lean_resources.gate import Gate, Look, Page, look
 from lean_resources.instants import parse_instant
 from lean_resources.limits import CircuitBreaker, Limits, retry_after
+from lean_resources.network import is_web_page, unanswered
+from lean_resources.proxies import proxy_of
 from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Paging, Stream
 from lean_resources.transport import Transport
@@ -654,6 +657,14 @@ class LeanClient:
             extensions={"timeout": self._timeout},
         )
         response, content = await self._send(request, name, correlation_id)
+        if response.status_code == 407:
+            raise ConfigError(
+                "a proxy wants credentials (HTTP 407): write them into the variable of the proxy",
+                code="PROXY",
+                stream=name,
+                status_code=407,
+                correlation_id=correlation_id,
+            )
         if 300 <= response.status_code < 400:
             raise _redirected(request, response, name, correlation_id)
         self._learn_time(response)
@@ -697,9 +708,9 @@ class LeanClient:
                     raise untrusted from None
                 if self._refusal and (refused := await self._refusal.seen()) is not None:
                     raise refused from None
-                raise _AgainError(_unreachable(error, stream, correlation_id)) from None
+                raise _unreachable(error, request.url, stream, correlation_id) from None
             except httpx.DecodingError as error:
-                raise _AgainError(_unreachable(error, stream, correlation_id)) from None
+                raise _unreachable(error, request.url, stream, correlation_id) from None
 
     async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
         """Send what the auth flow wants sent, and read the whole body of the last answer.
@@ -742,6 +753,8 @@ class LeanClient:
         )
         if problem is None:
             return
+        if problem.error.code == "NOT_JSON" and is_web_page(response.status_code, content):
+            problem = replace(problem, error=_foreign(problem.error))
         is_limit = response.status_code == 429
         if not problem.is_retriable or (is_limit and request.method == "POST"):
             raise problem.error
@@ -795,6 +808,9 @@ class _Refusal:
     async def seen(self) -> LeanError | None:
         """The error to raise instead of a failed connection, or None."""
         async with self._looking:
+            # A look of its own goes directly, so through a proxy there is nothing to see.
+            if proxy_of(self._settings.api_url) is not None:
+                return None
             if time.monotonic() - self._looked_at >= _LOOK_AGAIN_SECONDS:
                 self._error = await asyncio.to_thread(refused_client, self._settings)
                 self._looked_at = time.monotonic()
@@ -877,16 +893,12 @@ def _newest(stream: Stream, answer: Answer) -> str | None:
 
 
 def _unreachable(
-    error: httpx.RequestError, stream: str | None, correlation_id: str
-) -> UnavailableError:
-    # Over aiohttp a refused connection is a ConnectTimeout too, so only reading tells slowness.
-    is_slow = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout)
-    return UnavailableError(
-        "no answer in time" if is_slow else f"the connection failed: {type(error).__name__}",
-        code="TIMEOUT" if is_slow else "CONNECTION",
-        stream=stream,
-        correlation_id=correlation_id,
-    )
+    error: httpx.RequestError, url: httpx.URL, stream: str | None, correlation_id: str
+) -> Exception:
+    """What to raise where no answer came; trying again helps unless the settings are wrong."""
+    problem = unanswered(error, url)
+    problem.stream, problem.correlation_id = stream, correlation_id
+    return problem if isinstance(problem, ConfigError) else _AgainError(problem)
 
 
 def _redirected(
@@ -907,6 +919,19 @@ def _redirected(
         status_code=response.status_code,
         correlation_id=correlation_id,
         trace_id=response.headers.get("lean-trace-id"),
+    )
+
+
+def _foreign(error: LeanError) -> NetworkError:
+    """A web page in place of an answer: somebody between here and Lean sent it."""
+    return NetworkError(
+        f"HTTP {error.status_code} with a web page instead of JSON: check LEAN_API_URL, and the "
+        "proxies and login pages between here and Lean",
+        code=error.code,
+        stream=error.stream,
+        status_code=error.status_code,
+        correlation_id=error.correlation_id,
+        trace_id=error.trace_id,
     )
 
 

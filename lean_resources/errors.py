@@ -7,16 +7,19 @@
     ├── ConsentError       ask the customer
     │   └── NotGrantedError  leave this stream alone: the customer did not grant it
     ├── UnavailableError   wait
-    │   └── BankPausedError  wait until the bank is announced active
+    │   ├── BankPausedError  wait until the bank is announced active
+    │   └── NetworkError     look at this machine's network, then wait
     ├── IncompleteError    read again: the pages did not make one whole
     ├── SchemaError        read the changelog of Lean
     └── SignatureError     drop the message
+    MachineError           fix this machine: its disk, memory, files or time zones
 
 Messages hold names of fields, codes and counts; never a value, a body or a secret.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 __all__ = [
@@ -26,11 +29,14 @@ __all__ = [
     "ConsentError",
     "IncompleteError",
     "LeanError",
+    "MachineError",
+    "NetworkError",
     "NotGrantedError",
     "RequestError",
     "SchemaError",
     "SignatureError",
     "UnavailableError",
+    "causes",
 ]
 
 
@@ -159,6 +165,13 @@ class BankPausedError(UnavailableError):
     default_code = "DISABLED_BY_LEAN"
 
 
+class NetworkError(UnavailableError):
+    """This machine or its network is in the way of Lean, not Lean or a bank."""
+
+    remedy = "Check this machine's network, proxy and limits; the next sync asks again."
+    default_code = "NETWORK"
+
+
 class IncompleteError(LeanError):
     """The pages of one read do not make one whole: the store moved while it was read."""
 
@@ -178,3 +191,43 @@ class SignatureError(LeanError):
 
     remedy = "Drop the message; check the webhook secret if it keeps happening."
     default_code = "BAD_SIGNATURE"
+
+
+class MachineError(Exception):
+    """This machine is in the way, and neither Lean nor a bank: its disk, memory or time zones.
+
+    Args:
+        message: What is wrong, without personal values.
+        code: One of `DISK_FULL`, `READ_ONLY`, `OUT_OF_MEMORY` and the like.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, message: str, *, code: str, remedy: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive a process boundary with every field."""
+        return (_machine_error, (self.message, self.code, self.remedy))
+
+
+def _machine_error(message: str, code: str, remedy: str) -> MachineError:
+    return MachineError(message, code=code, remedy=remedy)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and whatever caused it, each once, the members of groups included."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        link = waiting.pop(0)
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        if isinstance(link, BaseExceptionGroup):
+            waiting += link.exceptions
+        # What was under way when another error came is no cause of it, unless that one says so.
+        waiting += [link.__cause__, None if link.__suppress_context__ else link.__context__]

@@ -31,6 +31,7 @@ __all__ = [
     "LeanSettings",
     "Region",
     "WebhookSettings",
+    "is_loopback",
 ]
 
 Region = Literal["sa", "ae"]
@@ -81,14 +82,15 @@ def _url(value: str) -> str:
         raise PydanticCustomError("url", "must be a URL that begins with https://")
     if url.userinfo or url.query or url.fragment:
         raise PydanticCustomError("url", "must not hold credentials, a query or a fragment")
-    if url.scheme == "http" and not _is_loopback(url.host):
+    if url.scheme == "http" and not is_loopback(url.host):
         raise PydanticCustomError(
             "url", "must begin with https://, since http:// is for loopback hosts only"
         )
     return value
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from functools import cache
+from urllib.request import getproxies_environment
 
 import aiohttp
 import httpx
 import yarl
 from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import map_aiohttp_exceptions
+
+from lean_resources.proxies import proxy_of
 
 __all__ = ["Transport"]
 
@@ -26,7 +29,7 @@ _READ_BYTES = 1024 * 1024
 
 
 class Transport(AiohttpTransport):
-    """Sends requests over aiohttp.
+    """Sends requests over aiohttp, through the proxies that the environment names.
 
     Args:
         verify: What the server's certificate is judged by.
@@ -35,6 +38,9 @@ class Transport(AiohttpTransport):
 
     def __init__(self, verify: ssl.SSLContext | bool, limits: httpx.Limits) -> None:
         super().__init__(verify=verify, limits=limits, trust_env=False)
+        # aiohttp's own look at the environment would also take passwords from ~/.netrc.
+        self._given = getproxies_environment()
+        self._proxies: dict[bytes, yarl.URL | None] = {}
 
     def get_client(self) -> aiohttp.ClientSession:
         """A session without cookies, which Lean does not use."""
@@ -53,6 +59,7 @@ class Transport(AiohttpTransport):
         """Send a request; its answer's body is read as it is iterated over."""
         if not isinstance(self.client, aiohttp.ClientSession):
             self.client = self.get_client()
+        proxy = self._proxy(request.url) if self._given else None
         with map_aiohttp_exceptions():
             response = await self.client.request(
                 request.method,
@@ -60,11 +67,18 @@ class Transport(AiohttpTransport):
                 headers=request.headers,
                 data=request.content or None,
                 allow_redirects=False,
+                proxy=proxy,
                 timeout=_timeout(**request.extensions.get("timeout", {})),
             )
         return httpx.Response(
             response.status, headers=response.raw_headers, stream=_Body(response), request=request
         )
+
+    def _proxy(self, url: httpx.URL) -> yarl.URL | None:
+        """The proxy to a host, looked up once for each."""
+        if url.netloc not in self._proxies:
+            self._proxies[url.netloc] = proxy_of(str(url), self._given)
+        return self._proxies[url.netloc]
 
 
 @cache

@@ -8,11 +8,12 @@ import dagster as dg
 from pydantic import Field
 
 from lean_resources.client import LeanClient
-from lean_resources.errors import ConfigError, LeanError, UnavailableError
+from lean_resources.errors import ConfigError
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Column, Stream, Window
 from pipelines.build import vacuum_models
 from pipelines.compaction import compact
+from pipelines.failures import explained
 from pipelines.gaps import Repair, repair
 from pipelines.policy import Policy
 from pipelines.reconcile import Difference, reconcile, told
@@ -239,27 +240,8 @@ def awaited(work: Callable[[], Done]) -> Done:
         RetryRequested: Lean cannot be reached.
         Failure: Anything else that is in the way of all of it.
     """
-    try:
+    with explained():
         return work()
-    except UnavailableError as error:
-        raise dg.RetryRequested(
-            max_retries=2, seconds_to_wait=error.retry_after or 60
-        ) from _failure(error)
-    except LeanError as error:
-        raise _failure(error) from None
-
-
-def _failure(error: LeanError) -> dg.Failure:
-    return dg.Failure(
-        f"{error.message}. {error.remedy}" if isinstance(error, ConfigError) else error.message,
-        metadata={
-            "remedy": error.remedy,
-            "code": error.code,
-            "correlation_id": error.correlation_id or "none",
-            "trace_id": error.trace_id or "none",
-        },
-        allow_retries=False,
-    )
 
 
 def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
@@ -480,8 +462,9 @@ def compaction(
     context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Delete what nobody needs any more, and merge what was read again."""
-    deleted = [*lake.lake().vacuum(), *vacuum_models(lake.lake())]
-    done = compact(lake.lake(), run_id=context.run.run_id)
+    with explained():
+        deleted = [*lake.lake().vacuum(), *vacuum_models(lake.lake())]
+        done = compact(lake.lake(), run_id=context.run.run_id)
     return dg.MaterializeResult(
         metadata={
             "months": done.months,

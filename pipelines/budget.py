@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.files import place
 from pipelines.lake import Lake
 from pipelines.ledger import SPENDS_SCHEMA, new_id
 
@@ -118,7 +119,7 @@ class Budget:
                 opened.flush()
                 os.fsync(opened.fileno())
             try:
-                os.link(temporary, file)
+                place(temporary, file)
             except FileExistsError:
                 return False
         finally:

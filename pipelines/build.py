@@ -21,6 +21,7 @@ from typing import Any
 import duckdb
 import msgspec
 
+from lean_resources.machine import machine_error
 from lean_resources.streams import STREAMS, Window
 from pipelines.files import beside, put_text, reveal
 from pipelines.lake import Lake, typed_nothing
@@ -703,6 +704,9 @@ def _told(model: Model, error: Exception) -> str:
     """Why a model did not come out; DuckDB's messages may quote values, so its kind has to do."""
     if isinstance(error, BuildError):
         return f"{model.name}: {error}"
+    trouble = machine_error(error)
+    if trouble is not None:
+        return f"{model.name}: {trouble.message}. {trouble.remedy}"
     kind = type(error).__name__
     return f"{model.name}: {kind} of DuckDB; leanhouse build --explain {model.name} shows why"
 

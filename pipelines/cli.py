@@ -8,6 +8,7 @@ import contextlib
 import datetime as dt
 import difflib
 import re
+import socket
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from lean_resources.errors import LeanError
+from lean_resources.machine import machine_error
 from pipelines.children import child, end_on_signals
 from pipelines.console import plain_console, say, standard_output, visible
 
@@ -63,6 +65,10 @@ def _refuse_wrong_settings() -> None:
 
     if "--help" not in sys.argv:
         settings()
+
+
+def _not_listening(host: str, port: int, error: OSError) -> typer.Exit:
+    return _fail(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another")
 
 
 @app.command()
@@ -143,7 +149,7 @@ def sandbox(
                 stack.enter_context(world.passing_time())
             run_sandbox(world, host=host, port=port, mtls=mtls, announce=announce)
     except OSError as error:
-        raise _fail(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        raise _not_listening(host, port, error) from None
 
 
 @app.command()
@@ -163,6 +169,10 @@ def dev(
     from pipelines.resources import InboxResource
     from pipelines.run import prepare_home
 
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise _not_listening("127.0.0.1", port, error) from None
     home = _ROOT / "var" / "dev"
     world = Sandbox(
         customers=customers, months=months, seed=seed, today=dt.datetime.now(dt.UTC).date()
@@ -242,7 +252,7 @@ def webhooks() -> None:
     from lean_resources.errors import ConfigError
     from lean_resources.inbox import Inbox
     from pipelines.environment import settings
-    from pipelines.receiver import PATH, server
+    from pipelines.receiver import PATH, listener, server
 
     try:
         configured = settings().webhooks.complete()
@@ -257,12 +267,17 @@ def webhooks() -> None:
         raise _fail(f"{error.message}\n      {error.remedy}") from None
     scheme = "https" if configured.tls_cert else "http"
     where = f"{configured.host}:{configured.port}"
+    try:
+        listening = listener(configured)
+    except OSError as error:
+        raise _not_listening(configured.host, configured.port, error) from None
     say(
         f"Webhooks of {settings().environment} at {scheme}://{where}{PATH}",
     )
-    receiver.run()
+    with listening:
+        receiver.run(sockets=[listening])
     if not receiver.started:
-        raise _fail(f"cannot listen on {where}")
+        raise _fail(f"the receiver at {where} did not start; the lines above say why")
 
 
 @app.command()
@@ -510,8 +525,11 @@ def main() -> None:
     end_on_signals()
     try:
         app()
-    except LeanError as error:
-        _fail(f"{error.message}\n      {error.remedy}")
+    except Exception as error:
+        problem = error if isinstance(error, LeanError) else machine_error(error)
+        if problem is None:
+            raise
+        _fail(f"{problem.message}\n      {problem.remedy}")
         sys.exit(1)
 
 

@@ -17,6 +17,7 @@ from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.assets import awaited, checks_of, metadata_of, resumed_by
 from pipelines.build import build
+from pipelines.failures import explained
 from pipelines.lake import PARENTS, Lake
 from pipelines.model_assets import (
     key_of,
@@ -109,12 +110,13 @@ def doorbell_job(models: Models) -> dg.JobDefinition:
     def tables(
         lake: dg.ResourceParam[LakeResource], progress: dg.ResourceParam[Progress]
     ) -> Iterator[Told]:
-        built = build(
-            lake.lake(),
-            models,
-            hash_key=key_of(lake),
-            tell=lambda _name, done, total: progress("models", done, total),
-        )
+        with explained():
+            built = build(
+                lake.lake(),
+                models,
+                hash_key=key_of(lake),
+                tell=lambda _name, done, total: progress("models", done, total),
+            )
         for one in built:
             if one.changed:
                 yield dg.AssetMaterialization(one.model.name, metadata=metadata_of_model(one))

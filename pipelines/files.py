@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 from pathlib import Path
 
-__all__ = ["beside", "put_text", "reveal", "synced"]
+from lean_resources.errors import MachineError
+
+__all__ = ["beside", "place", "put_text", "reveal", "synced"]
+
+_NO_LINKS = {
+    errno.EPERM,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EINVAL,
+    errno.EMLINK,
+    errno.EXDEV,
+}
+"""How file systems refuse hard links: FAT, many of those in user space, some of networks."""
+_HERE, _NO_REPLACE = -100, 1
+"""Arguments of Linux's renameat2. Source: https://man7.org/linux/man-pages/man2/rename.2.html"""
 
 
 def beside(file: Path) -> Path:
@@ -18,6 +34,43 @@ def reveal(part: Path, file: Path) -> None:
     synced(part)
     part.replace(file)
     synced(file.parent)
+
+
+def place(part: Path, file: Path) -> None:
+    """Give a file that was written beside its place that place, unless it is taken.
+
+    The file system decides, so of two processes that do it at once, one gets the place. By a hard
+    link, or by a rename that replaces nothing where there are no hard links; `part` may be gone.
+
+    Raises:
+        FileExistsError: The place is taken.
+        MachineError: The file system can do neither.
+    """
+    try:
+        os.link(part, file)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename(part, file)
+
+
+def _rename(part: Path, file: Path) -> None:
+    """Rename a file, unless the place is taken."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    number = errno.ENOSYS
+    if rename is not None:
+        paths = os.fsencode(part), os.fsencode(file)
+        if rename(_HERE, paths[0], _HERE, paths[1], _NO_REPLACE) == 0:
+            return
+        number = ctypes.get_errno()
+    if number in _NO_LINKS:
+        raise MachineError(
+            f"the file system of {file.parent} can neither link a file nor rename it without "
+            "replacing another",
+            code="NO_LINKS",
+            remedy="Set LEANHOUSE_HOME to a folder on a file system that can, such as ext4 or xfs.",
+        )
+    raise OSError(number, os.strerror(number), str(file))
 
 
 def put_text(file: Path, text: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -21,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.files import beside, synced
+from pipelines.files import beside, place, synced
 from pipelines.ledger import LEDGER_SCHEMA, new_id
 
 __all__ = ["LedgerFiles"]
@@ -110,8 +109,8 @@ def _merge(files: Sequence[Path], merged: Path) -> None:
     synced(part)
     # Another one was first: what it holds is held, and the rest still counts by itself.
     with contextlib.suppress(FileExistsError):
-        os.link(part, merged)
-    part.unlink()
+        place(part, merged)
+    part.unlink(missing_ok=True)
     synced(merged.parent)
 
 

@@ -9,6 +9,7 @@ import dagster as dg
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
 from pipelines.build import Built, CheckResult, build
+from pipelines.failures import explained
 from pipelines.ledger import VIEW_DOCS
 from pipelines.models import Check, Model, Models
 from pipelines.resources import LakeResource, Progress
@@ -54,13 +55,14 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
         wanted = {key.to_user_string() for key in context.selected_asset_keys}
-        built = build(
-            lake.lake(),
-            models,
-            hash_key=key_of(lake),
-            only=wanted,
-            tell=lambda _name, done, total: progress("models", done, total),
-        )
+        with explained():
+            built = build(
+                lake.lake(),
+                models,
+                hash_key=key_of(lake),
+                only=wanted,
+                tell=lambda _name, done, total: progress("models", done, total),
+            )
         yield from (_result(one) for one in built if one.problem is None)
         refuse_problems(built)
 
@@ -83,7 +85,8 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
 def publish_warehouse(lake: LakeResource, models: Models) -> dict[str, Any]:
     """Build the file beside the old one and swap it in; what Dagster shows of it."""
     started = dt.datetime.now(dt.UTC)
-    published = publish(lake.lake(), models, pii=lake.pii)
+    with explained():
+        published = publish(lake.lake(), models, pii=lake.pii)
     return {
         "path": dg.MetadataValue.path(published.path),
         "rows": dg.MetadataValue.json(dict(published.rows)),

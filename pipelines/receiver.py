@@ -33,7 +33,7 @@ from lean_resources.inbox import Inbox
 from lean_resources.settings import Network, WebhookSettings
 from lean_resources.webhooks import Event, read_event, verify
 
-__all__ = ["PATH", "Receiver", "receiving", "server"]
+__all__ = ["PATH", "Receiver", "listener", "receiving", "server"]
 
 PATH = "/webhooks/lean"
 _INSIDE = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -439,6 +439,16 @@ def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
     )
 
 
+def listener(settings: WebhookSettings) -> socket.socket:
+    """A socket that listens on the receiver's address.
+
+    Raises:
+        OSError: The address is taken, or none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return socket.create_server((settings.host, settings.port), family=family)
+
+
 @contextlib.contextmanager
 def receiving(settings: WebhookSettings, inbox: Inbox) -> Iterator[int]:
     """Run the receiver in a thread while the block runs, on the port that it yields.
@@ -447,10 +457,10 @@ def receiving(settings: WebhookSettings, inbox: Inbox) -> Iterator[int]:
         OSError: The port is taken.
         RuntimeError: It did not start.
     """
-    with socket.create_server((settings.host, settings.port)) as listener:
+    with listener(settings) as listening:
         inner = server(settings, inbox)
         thread = threading.Thread(
-            target=inner.run, kwargs={"sockets": [listener]}, name="receiver", daemon=True
+            target=inner.run, kwargs={"sockets": [listening]}, name="receiver", daemon=True
         )
         thread.start()
         deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -459,7 +469,7 @@ def receiving(settings: WebhookSettings, inbox: Inbox) -> Iterator[int]:
                 raise RuntimeError("the receiver did not start")
             time.sleep(0.005)
         try:
-            yield listener.getsockname()[1]
+            yield listening.getsockname()[1]
         finally:
             inner.should_exit = True
             thread.join(_PATIENCE_SECONDS)

@@ -33,6 +33,7 @@ from lean_resources.errors import (
 )
 from lean_resources.gate import Gate, Gated
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
+from lean_resources.machine import raise_machine_error
 from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text, lost
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import DEPTHS, PARENTS, RAW_SCHEMA, Batch, Lake, lake_schema
@@ -608,11 +609,13 @@ class _Writer:
         failed: list[tuple[_Done, LeanError]] = []
         try:
             return self._gate([read for _, read in whole.values()]), failed
-        except _UNTYPABLE:
+        except _UNTYPABLE as problem:
+            raise_machine_error(problem)
             for series_id, (done, read) in list(whole.items()):
                 try:
                     self._gate([read])
-                except _UNTYPABLE:
+                except _UNTYPABLE as problem:
+                    raise_machine_error(problem)
                     del whole[series_id]
                     failed.append((done, _traced(SchemaError("an answer cannot be typed"), read)))
             return self._gate([read for _, read in whole.values()]), failed
