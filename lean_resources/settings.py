@@ -123,6 +123,12 @@ def _header_safe(value: SecretStr) -> SecretStr:
     return value
 
 
+def _database(value: SecretStr) -> SecretStr:
+    if not re.match(r"(sqlite:///|postgresql(\+\w+)?://)\S", value.get_secret_value()):
+        raise PydanticCustomError("url", "is not the URL of a file of SQLite or of PostgreSQL")
+    return value
+
+
 def _default_api_url(data: dict[str, Any]) -> str:
     if data.get("legacy_host"):
         return LEGACY_HOSTS[data["region"]]
@@ -322,7 +328,7 @@ class WebhookSettings(VariableSettings):
             "looked at when unset.",
         )
     )
-    inbox: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+    inbox: Annotated[SecretStr, AfterValidator(_database)] | None = Field(
         default=None,
         description="Database of the inbox, as sqlite:////folder/inbox.db or "
         "postgresql://user:password@host/database; a file of SQLite beside the lake when unset.",

@@ -84,11 +84,12 @@ def demo(
 ) -> None:
     """Sync an offline Lean through Dagster and show what it brought."""
     from pipelines.demo import demo as run_demo
+    from pipelines.environment import state_folder
     from pipelines.run import SyncFailedError
 
     try:
         run_demo(
-            home,
+            state_folder(home, "--home"),
             customers=customers,
             months=months,
             seed=seed,

@@ -234,7 +234,7 @@ def asked(tmp_path_factory, postgres):
             text=True,
             cwd=ROOT,
             env=environment,
-            timeout=240,
+            timeout=500,
         )
         told["the sync's output"] = synced.stdout + synced.stderr
         assert synced.returncode == 0, told["the sync's output"][-2000:]
@@ -331,7 +331,7 @@ def _text(value):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("channel", [*QUERIES, "the sync's output", "processes", "storage", "logs"])
 def test_no_secret_of_a_full_run_is_in_dagster(asked, channel):
     """Not the client secret, the hash key, a password, a webhook secret or a line of the key."""
@@ -343,7 +343,7 @@ def test_no_secret_of_a_full_run_is_in_dagster(asked, channel):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_there_was_something_to_read(asked):
     """Each channel was really read: resources, runs with events, snapshots, and the processes."""
     secrets, told, _, _ = asked
@@ -363,7 +363,7 @@ def test_there_was_something_to_read(asked):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_no_resource_has_a_field(asked):
     """There is nothing on their pages that could be shown, and nothing a run could replace."""
     [found] = json.loads(asked[1]["resources"])
@@ -376,7 +376,7 @@ def test_no_resource_has_a_field(asked):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_that_brings_a_host_a_folder_or_a_schema_of_persons_is_refused(asked):
     """No run starts, nobody is spoken to, nothing is written elsewhere."""
     _, _, refusals, home = asked

@@ -110,7 +110,8 @@ def test_every_value_is_stripped_or_refused(name):
     if "TLS" in name:
         about |= {"LEAN_WEBHOOK_TLS_CERT": "/x", "LEAN_WEBHOOK_TLS_KEY": "/x"}
     read = 0
-    for sample in ("true", "sa", "auto", "https://lean.example", "203.0.113.7", "9", "60", "65536"):
+    for sample in ("true", "sa", "auto", "https://lean.example", "203.0.113.7", "9", "60", "65536",
+                   "sqlite:////x.db"):  # fmt: skip
         try:
             plain = Settings.load(about | {name: sample})
         except ConfigError:
@@ -287,6 +288,38 @@ def test_a_folder_that_duckdb_or_dagster_would_misread_is_refused_by_name(charac
         state_folder(folder)
     assert "LEANHOUSE_HOME" in refused({"LEANHOUSE_HOME": str(folder)})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status",),
+        ("build",),
+        ("compact",),
+        ("vacuum",),
+        ("replay",),
+        ("query", "select 1"),
+        ("demo",),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_the_option_home_is_held_to_the_same(arguments, tmp_path):
+    """Every command that takes a folder refuses an unsafe one, before anything is written."""
+    ended = ran(*arguments, "--home", str(tmp_path / "a[x]"), LEANHOUSE_HOME=str(tmp_path / "b"))
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error --home has '['")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [f"{SECRET}", f"mysql://u:{SECRET}@h/d", f"postgres://u:{SECRET}@h/d", "sqlite://",
+     "sqlite:///", f"/var/{SECRET}.db"],
+)  # fmt: skip
+def test_an_inbox_that_is_no_url_of_a_database_is_refused(url):
+    """By every command, and without a password."""
+    assert "LEAN_WEBHOOK_INBOX is not the URL" in refused({"LEAN_WEBHOOK_INBOX": url})
 
 
 def test_a_home_that_is_a_file_is_refused(tmp_path):

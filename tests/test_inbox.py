@@ -253,7 +253,10 @@ def test_sqlite_commits_to_disk(tmp_path):
         assert connection.exec_driver_sql("pragma synchronous").scalar() == 2
 
 
-@pytest.mark.parametrize("url", ["", "sqlite://", "sqlite:///:memory:", "mysql://h/d", "nonsense"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "sqlite://", "sqlite:///:memory:", "mysql://h/d", "nonsense", "postgresql://u:p@h:port/d"],
+)
 def test_a_url_that_holds_no_inbox_is_a_clear_error(url):
     """Memory is no place for what has to survive."""
     with pytest.raises(ConfigError):
