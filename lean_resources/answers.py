@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from lean_resources.documents import mended
 from lean_resources.errors import (
     AuthError,
     BankPausedError,
@@ -27,15 +28,17 @@ from lean_resources.errors import (
     SchemaError,
     UnavailableError,
 )
-from lean_resources.streams import Paging, Stream
+from lean_resources.streams import STREAMS, Paging, Stream
 
 __all__ = [
     "DUPLICATE_WAIT_SECONDS",
     "Envelope",
     "Failure",
+    "counted",
     "decoder_of",
     "envelope_of",
     "failure",
+    "list_decoder_of",
     "open_envelope",
     "records_of",
     "whole",
@@ -133,19 +136,30 @@ class Failure:
     wait: float = 0.0
 
 
+_Absent = msgspec.UnsetType
+_ABSENT = msgspec.UNSET
+
+
 class _Page(msgspec.Struct):
-    total_elements: int | None = None
-    total_pages: int | None = None
+    number: Any = _ABSENT
+    size: Any = _ABSENT
+    sort: Any = _ABSENT
+    total_elements: int | _Absent | None = _ABSENT
+    total_pages: int | _Absent | None = _ABSENT
 
 
 class _Bare(msgspec.Struct):
-    status: str | None = None
-    results_id: str | None = None
-    message: str | None = None
-    timestamp: str | None = None
-    refreshed_at: str | None = None
-    status_detail: Any = None
-    page: _Page | None = None
+    """What surrounds records; a page that is written again has all of it that was documented."""
+
+    status: str | _Absent | None = _ABSENT
+    results_id: str | _Absent | None = _ABSENT
+    message: str | _Absent | None = _ABSENT
+    timestamp: str | _Absent | None = _ABSENT
+    refreshed_at: str | _Absent | None = _ABSENT
+    status_detail: Any = _ABSENT
+    meta: Any = _ABSENT
+    type: Any = _ABSENT
+    page: _Page | _Absent | None = _ABSENT
 
 
 class _Any(msgspec.Struct):
@@ -162,16 +176,29 @@ _LENIENT = msgspec.json.Decoder(_Any)
 
 def decoder_of(stream: Stream, record: Any) -> msgspec.json.Decoder[Any]:
     """A decoder of the stream's pages whose records are of a given type."""
-    records = list[record]
+    return _decoder_of(stream, list[record])
+
+
+def list_decoder_of(stream: Stream) -> Callable[[bytes], bytes]:
+    """Reads the JSON text of the list of records out of a page that `decoder_of` decodes."""
+    decoder = _decoder_of(stream, msgspec.Raw)
+    return lambda body: bytes(records_of(stream, decoder.decode(body)) or b"")
+
+
+def _decoder_of(stream: Stream, records: Any) -> msgspec.json.Decoder[Any]:
     if stream.paging is Paging.NONE:
         return msgspec.json.Decoder(records)
+    # The text of a list is asked for only where there is one.
+    found = records if records is msgspec.Raw else records | None | _Absent
     if stream.paging is not Paging.DATA:
         field = "content" if stream.paging is Paging.CONTENT else "data"
-        whole = msgspec.defstruct("Listing", [(field, records | None, None)], bases=(_Bare,))
+        whole = msgspec.defstruct("Listing", [(field, found, _ABSENT)], bases=(_Bare,))
         return msgspec.json.Decoder(whole)
     name = stream.records.partition(".")[2]
-    data = msgspec.defstruct("Data", [("page", _Page | None, None), (name, records | None, None)])
-    whole = msgspec.defstruct("DataEnvelope", [("data", data | None, None)], bases=(_Bare,))
+    fields = [("type", Any, _ABSENT), ("page", _Page | None | _Absent, _ABSENT)]
+    data = msgspec.defstruct("Data", [*fields, (name, found, _ABSENT)])
+    envelope = [("data", data | None | _Absent, _ABSENT)]
+    whole = msgspec.defstruct("DataEnvelope", envelope, bases=(_Bare,))
     return msgspec.json.Decoder(whole)
 
 
@@ -180,17 +207,42 @@ def _lenient_decoder(stream: Stream) -> msgspec.json.Decoder[Any]:
     return decoder_of(stream, msgspec.Raw)
 
 
+def _steps(stream: Stream) -> list[str]:
+    """Keys from the top of a page to its records."""
+    return stream.records.split(".") if stream.records else []
+
+
 def open_envelope(stream: Stream, body: bytes) -> Envelope:
     """Read what surrounds the records of a page, without reading the records.
 
     Raises:
         SchemaError: The body is not JSON or not of the stream's documented shape.
     """
+    return envelope_of(stream, _opened(stream, body), _is_older)
+
+
+def counted(stream: Stream, body: bytes) -> int | None:
+    """How many records all pages hold, as a page says.
+
+    Raises:
+        SchemaError: The body is not JSON or not of the stream's documented shape.
+    """
+    found = _opened(stream, body)
+    page = None if stream.paging is Paging.NONE else _page_of(stream, found)
+    return page.total_elements or 0 if page else None
+
+
+def _opened(stream: Stream, body: bytes) -> Any:
+    """A page with its records as they are; without them where one of them is not JSON."""
+    decoder = _lenient_decoder(stream)
     try:
-        found = _lenient_decoder(stream).decode(body)
+        return decoder.decode(body)
+    except _UNREADABLE:
+        whole = mended(body, _steps(stream))
+    try:
+        return decoder.decode(whole or b"")
     except _UNREADABLE:
         raise SchemaError("the answer is not of its documented shape", stream=stream.name) from None
-    return envelope_of(stream, found, _is_older)
 
 
 def records_of(stream: Stream, found: Any) -> Sequence[Any] | None:
@@ -201,7 +253,12 @@ def records_of(stream: Stream, found: Any) -> Sequence[Any] | None:
         records = getattr(found.data, stream.records.partition(".")[2], None)
     else:
         records = getattr(found, "content" if stream.paging is Paging.CONTENT else "data")
-    return records  # type: ignore[no-any-return]
+    return None if records is _ABSENT else records
+
+
+def _page_of(stream: Stream, found: Any) -> Any:
+    """What a page that `decoder_of` decoded says of all pages, if it does."""
+    return found.page if stream.paging is not Paging.DATA else found.data and found.data.page
 
 
 def envelope_of(stream: Stream, found: Any, is_older: Callable[[Stream, Any], bool]) -> Envelope:
@@ -213,30 +270,37 @@ def envelope_of(stream: Stream, found: Any, is_older: Callable[[Stream, Any], bo
         is_older: Whether a record lacks what the newer generation always has.
 
     Raises:
-        SchemaError: It holds no records, or does not count them.
+        SchemaError: It does not count its records. A page without their list holds none of them,
+            which is whole only where none are counted.
     """
     records = records_of(stream, found)
     if stream.paging is Paging.NONE:
         count = len(found)
         return Envelope("OK", None, None, None, count, count, 1, is_older=False)
-    page = found.page if stream.paging is not Paging.DATA else found.data and found.data.page
+    page = _page_of(stream, found)
+    total_elements, total_pages = (
+        (_known(page.total_elements), _known(page.total_pages)) if page else (None, None)
+    )
     status = found.status or "OK"
-    if status not in _PENDING:
-        if records is None:
-            raise SchemaError(f"the answer holds no {stream.records}", stream=stream.name)
-        # Without a count nothing could prove that all pages were read.
-        if page is None or page.total_elements is None or page.total_pages is None:
-            raise SchemaError("the answer does not count its records", stream=stream.name)
+    # Without a count nothing could prove that all pages were read.
+    if status not in _PENDING and (total_elements is None or total_pages is None):
+        what = f"holds no {stream.records}" if records is None else "does not count its records"
+        raise SchemaError(f"the answer {what}", stream=stream.name)
     return Envelope(
         status=status,
-        results_id=found.results_id,
-        refreshed_at=found.refreshed_at,
-        timestamp=found.timestamp,
+        results_id=_known(found.results_id),
+        refreshed_at=_known(found.refreshed_at),
+        timestamp=_known(found.timestamp),
         records=len(records or ()),
-        total_elements=page.total_elements if page else None,
-        total_pages=page.total_pages if page else None,
+        total_elements=total_elements,
+        total_pages=total_pages,
         is_older=bool(stream.verbose_unless and records and is_older(stream, records[0])),
     )
+
+
+def _known(value: Any) -> Any:
+    """A value of an envelope; None where it is absent."""
+    return None if value is _ABSENT else value
 
 
 def _is_older(stream: Stream, record: msgspec.Raw) -> bool:
@@ -246,6 +310,22 @@ def _is_older(stream: Stream, record: msgspec.Raw) -> bool:
     except _UNREADABLE:
         return False
     return isinstance(first, dict) and stream.verbose_unless not in first
+
+
+def _outline(stream: Stream | None, body: bytes) -> _Any | None:
+    """The parts of a body that say how it went; None where it is neither an object nor a list."""
+    try:
+        if body.lstrip()[:1] == b"[":
+            msgspec.json.decode(body)
+            return _Any()
+        return _LENIENT.decode(body)
+    except _UNREADABLE:
+        # A record that is not JSON does not make of the answer something else.
+        whole = mended(body, _steps(stream) if stream is not None else [])
+    try:
+        return _Any() if (whole or b"")[:1] == b"[" else _LENIENT.decode(whole or b"")
+    except _UNREADABLE:
+        return None
 
 
 def failure(
@@ -273,17 +353,13 @@ def failure(
         "correlation_id": correlation_id,
         "trace_id": trace_id,
     }
-    try:
-        is_list = body.lstrip()[:1] == b"["
-        found = msgspec.json.decode(body) if is_list else _LENIENT.decode(body)
-    except _UNREADABLE:
+    found = _outline(STREAMS.get(stream or ""), body)
+    if found is None:
         error: LeanError = UnavailableError(
             f"HTTP {status_code} without JSON", code="NOT_JSON", retry_after=retry_after, **known
         )
         # A proxy's page in front of Lean passes; a page under a client error would come again.
         return Failure(error, status_code < 400 or status_code >= 500, retry_after or 0.0)
-    if isinstance(found, list):
-        found = _Any()
     status = found.status if isinstance(found.status, str) else None
     known["results_id"] = found.results_id if isinstance(found.results_id, str) else None
     if status_code < 400 and (status is None or status in _FINE):

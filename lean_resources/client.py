@@ -38,7 +38,7 @@ from lean_resources.errors import (
     SchemaError,
     UnavailableError,
 )
-from lean_resources.gate import Gate, Look, Page, look
+from lean_resources.gate import Gate, Look, Page, look, records_in
 from lean_resources.instants import parse_instant
 from lean_resources.limits import CircuitBreaker, Limits, retry_after
 from lean_resources.network import is_web_page, unanswered
@@ -152,6 +152,7 @@ class _Listing:
         series_id: Its id.
         target: Path and query, up to the page's number if there is one.
         is_paged: Whether there is one.
+        page_size: Records per page.
     """
 
     stream: Stream
@@ -159,6 +160,7 @@ class _Listing:
     series_id: str
     target: str
     is_paged: bool
+    page_size: int
 
     def page(self, number: int) -> str:
         """Path and query of a page."""
@@ -278,6 +280,7 @@ class LeanClient:
         request: Mapping[str, str],
         *,
         unless_refreshed_at: dt.datetime | None = None,
+        page_size: int | None = None,
     ) -> Read:
         """Read all pages of one series of requests.
 
@@ -290,6 +293,7 @@ class LeanClient:
                 UTC days as YYYY-MM-DD, both inclusive.
             unless_refreshed_at: The store's instant at the read before; when it is still the same,
                 the first page is all that is read and the result says `is_unchanged`.
+            page_size: Records per page; None for that of the settings.
 
         Raises:
             IncompleteError: The pages did not make one whole at any attempt.
@@ -304,7 +308,8 @@ class LeanClient:
         if (known := self._known(stream, request)) is not None:
             return known
         with self.tally() as tally:
-            return await self._whole(stream, request, unless_refreshed_at, tally)
+            size = page_size or self.settings.page_size
+            return await self._whole(stream, request, unless_refreshed_at, tally, size)
 
     @contextmanager
     def tally(self) -> Iterator[Tally]:
@@ -322,6 +327,7 @@ class LeanClient:
         request: Mapping[str, str],
         unless_refreshed_at: dt.datetime | None,
         tally: Tally,
+        page_size: int,
     ) -> Read:
         """Read a series until its pages make one whole."""
         problem: LeanError = IncompleteError("not read", stream=stream.name)
@@ -330,7 +336,8 @@ class LeanClient:
                 await self._sleep(min(_FIRST_WAIT_SECONDS * 2**attempt, _LONGEST_WAIT_SECONDS))
             asked_at = self._now()
             answers = [
-                answer async for answer in self._series(stream, request, unless_refreshed_at)
+                answer
+                async for answer in self._series(stream, request, unless_refreshed_at, page_size)
             ]
             listed = [answer.envelope for answer in answers if not answer.page.is_detail]
             unchanged = _is_of(listed[0], unless_refreshed_at)
@@ -359,12 +366,16 @@ class LeanClient:
         Raises:
             LeanError: As `read`.
         """
-        for _ in range(self.settings.attempts):
-            read = await self.read(stream, request)
-            rows = Gate(read.stream)(read.pages).rows.select(read.stream.schema.names)
-            keys = rows.select(read.stream.key)
-            if keys.group_by(keys.column_names).aggregate([]).num_rows == rows.num_rows:
-                return rows
+        before: frozenset[str] | None = None
+        for attempt in range(self.settings.attempts):
+            # What comes twice however the pages are cut does not come twice because they moved.
+            size = max(1, self.settings.page_size - attempt)
+            read = await self.read(stream, request, page_size=size)
+            found = Gate(read.stream)(read.pages)
+            shifted = next(iter(found.shifted.values()), None)
+            if shifted is None or shifted == before:
+                return found.rows.select(read.stream.schema.names)
+            before = shifted
         last = read.answers[-1]
         raise IncompleteError(
             "a record came twice",
@@ -376,18 +387,22 @@ class LeanClient:
         )
 
     async def _series(
-        self, stream: Stream, request: Mapping[str, str], unless_refreshed_at: dt.datetime | None
+        self,
+        stream: Stream,
+        request: Mapping[str, str],
+        unless_refreshed_at: dt.datetime | None,
+        page_size: int,
     ) -> AsyncIterator[Answer]:
         """Pages of one attempt, the first one settling whether older answers are told in full."""
         entity = request.get("entity_id", "")
         verbose = self.settings.verbose == "always" or entity in self._older
-        listing = self._listing(stream, request, self._new_id(), verbose=verbose)
+        listing = self._listing(stream, request, self._new_id(), page_size, verbose=verbose)
         first = await self._page(listing, 0, 0)
         is_known = _is_of(first.envelope, unless_refreshed_at)
         is_auto = self.settings.verbose == "auto" and not verbose
         if is_auto and first.envelope.is_older and not is_known:
             self._older.add(entity)
-            listing = self._listing(stream, request, listing.series_id, verbose=True)
+            listing = self._listing(stream, request, listing.series_id, page_size, verbose=True)
             first = await self._page(listing, 0, 0)
         yield first
         if _is_of(first.envelope, unless_refreshed_at):
@@ -406,25 +421,33 @@ class LeanClient:
             yield await self._detail(stream, request, first, number, seen, newest)
 
     def _listing(
-        self, stream: Stream, request: Mapping[str, str], series_id: str, *, verbose: bool
+        self,
+        stream: Stream,
+        request: Mapping[str, str],
+        series_id: str,
+        page_size: int,
+        *,
+        verbose: bool,
     ) -> _Listing:
         query = _query(stream, request)
         if verbose and stream.verbose_unless is not None:
             query["verbose"] = "true"
         page, size = _PAGE_PARAMETERS[stream.paging]
         if size:
-            query[size] = str(self.settings.page_size)
+            query[size] = str(page_size)
         target = _target(_path(stream, request), query)
         if page:
             target += f"&{page}="
-        return _Listing(stream, dict(request), series_id, target, is_paged=bool(page))
+        return _Listing(
+            stream, dict(request), series_id, target, is_paged=bool(page), page_size=page_size
+        )
 
     async def _page(self, listing: _Listing, number: int, first_record: int) -> Answer:
         stream = listing.stream
         response = await self._get(listing.page(number), stream)
         envelope = _opened(stream, response)
         if envelope.is_pending:
-            response, envelope = await self._result(stream, response, envelope, number)
+            response, envelope = await self._result(listing, response, envelope, number)
         return Answer(
             page=Page(
                 listing.series_id,
@@ -443,14 +466,15 @@ class LeanClient:
         )
 
     async def _result(
-        self, stream: Stream, promise: _Response, pending: Envelope, number: int
+        self, listing: _Listing, promise: _Response, pending: Envelope, number: int
     ) -> tuple[_Response, Envelope]:
         """Wait for a result that Lean promised, up to the deadline."""
+        stream = listing.stream
         if pending.results_id is None:
             raise SchemaError("a pending answer has no results_id", stream=stream.name)
         target = _target(
             f"/data/v2/results/{_checked(pending.results_id, 'results_id')}",
-            {"page": str(number), "size": str(self.settings.page_size)},
+            {"page": str(number), "size": str(listing.page_size)},
         )
         waited = 0.0
         while waited < self.settings.pending_deadline_seconds:
@@ -877,17 +901,12 @@ def _opened(stream: Stream, response: _Response) -> Envelope:
 
 def _newest(stream: Stream, answer: Answer) -> str | None:
     """Key of the newest record of a page; None where no record has one."""
-    try:
-        records = msgspec.json.decode(answer.page.body)[stream.records]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise SchemaError(
-            "a record is not JSON",
-            stream=stream.name,
-            correlation_id=answer.correlation_id,
-            trace_id=answer.trace_id,
-        ) from None
     key = stream.key[0]
-    known = [one for one in records if isinstance(one, dict) and isinstance(one.get(key), str)]
+    known = [
+        one
+        for one in records_in(stream, answer.page.body)
+        if isinstance(one, dict) and isinstance(one.get(key), str) and _ID.fullmatch(one[key])
+    ]
     newest = max(known, key=lambda one: str(one.get("created_at")), default=None)
     return newest[key] if newest is not None else None
 

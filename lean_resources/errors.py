@@ -175,7 +175,7 @@ class NetworkError(UnavailableError):
 class IncompleteError(LeanError):
     """The pages of one read do not make one whole: the store moved while it was read."""
 
-    remedy = "Nothing to repair; the read is repeated, and by the next sync if it failed again."
+    remedy = "The next sync reads it again; if it fails each time, give Lean the trace id."
     default_code = "INCOMPLETE"
 
 

@@ -16,7 +16,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import cache
 from itertools import chain, islice
 from operator import attrgetter
@@ -28,17 +27,42 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lean_resources.answers import Envelope, decoder_of, envelope_of, records_of
+from lean_resources.answers import (
+    Envelope,
+    counted,
+    decoder_of,
+    envelope_of,
+    list_decoder_of,
+    records_of,
+)
+from lean_resources.documents import Odd, is_twice, parse, split
 from lean_resources.errors import SchemaError
 from lean_resources.instants import EARLIEST_YEAR, parse_date, parse_instant
 from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text
+from lean_resources.repeats import without_repeats
 from lean_resources.streams import STREAMS, Column, Kind, Segment, Stream, segments
+from lean_resources.values import (
+    SCALE,
+    MisfitError,
+    Note,
+    best_place,
+    convert,
+    is_blank,
+    look_up,
+)
 
-__all__ = ["QUARANTINE_SCHEMA", "TRACE_SCHEMA", "Gate", "Gated", "Look", "Page", "look"]
+__all__ = [
+    "QUARANTINE_SCHEMA",
+    "TRACE_SCHEMA",
+    "Gate",
+    "Gated",
+    "Look",
+    "Page",
+    "look",
+    "records_in",
+]
 
 _REGIONAL = "regional_data"
-_SCALE = {Kind.MONEY: 9, Kind.RATE: 18}
-_PRECISION = 38
 _VECTOR_PAGES = 8
 _VIEW = np.dtype([("length", "<i4"), ("prefix", "S4"), ("buffer", "<i4"), ("offset", "<i4")])
 """One text of Arrow's string views: its length and first bytes, and where the whole of it lies."""
@@ -95,20 +119,14 @@ class Gated:
         quarantine: Rows of `QUARANTINE_SCHEMA`: records that were left out, and optional values
             that could not be read.
         drift: How many records hold each path that the catalogue does not know.
+        shifted: Keys that came on two pages, by series: another record may be missing in place of
+            the second, unless they come so again when the pages are cut otherwise.
     """
 
     rows: pa.Table
     quarantine: pa.Table
     drift: Counter[str]
-
-
-class _MisfitError(Exception):
-    """A record does not fit; the message is the reason and holds no value."""
-
-    def __init__(self, column: str, reason: str) -> None:
-        super().__init__(reason)
-        self.column = column
-        self.reason = reason
+    shifted: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 class Gate:
@@ -134,7 +152,7 @@ class Gate:
         """Type the records of some pages.
 
         Raises:
-            SchemaError: A body is not JSON, or holds no list of records where the stream has it.
+            SchemaError: A body holds no list of records where the stream has it.
         """
         alike: dict[tuple[_Way, _Bare], list[Page]] = {}
         other: list[Page] = []
@@ -150,13 +168,13 @@ class Gate:
             rows, misfits = way.read(self._connection, some, bare)
             tables.append(rows)
             other += misfits
-        read = self._reader.read(other)
+        read = self._reader.typed(other)
         if read.rows.num_rows or not tables:
             tables.append(read.rows)
         rows = pa.concat_tables(tables) if len(tables) > 1 else tables[0]
         if self._stream.detail is not None:
             rows = _last_by_key(rows, self._stream)
-        return Gated(rows, read.quarantine, read.drift)
+        return _settled(self._stream, Gated(rows, read.quarantine, read.drift))
 
 
 def look(stream: Stream, body: bytes) -> Look:
@@ -285,6 +303,11 @@ _LEAF_TYPES: dict[Kind, Any] = {
     Kind.TEXT_MAP: dict[str, str] | None,
 }
 _NULL = msgspec.Raw(b"null")
+_ENCODER = msgspec.json.Encoder()
+_QUOTE, _COLON, _SPACE, _BACKSLASH = b'": \\'
+_HIDDEN = re.compile(rb"\\u00(?:22|3[aA])")
+"""A quotation mark or a colon that is written otherwise than the encoder writes it."""
+_SPACED = re.compile(rb'"[ \t\r\n]+:')
 _NANOSECONDS = pa.timestamp("ns", tz="UTC")
 _EARLIEST, _LATEST = f"{EARLIEST_YEAR}-01-02", "2262"
 """Texts of instants that 64 bits of nanoseconds hold, whatever their offset."""
@@ -304,8 +327,9 @@ class _Way:
         self._steps = stream.records.split(".") if stream.records else []
         # Bare texts are of the older generation, whose records are not flat.
         leaves = _LEAF_TYPES if places is _all else _LEAF_TYPES | {Kind.TEXTS: list[str] | None}
-        record = _struct("Record", self._shape, leaves, told=stream.verbose_unless)
+        record = _struct("Record", self._shape, leaves)
         self._decoder = decoder_of(stream, record)
+        self._list_decoder = list_decoder_of(stream)
         self._survey = _Survey(self._shape, has_bare=places is _all)
         self._schema = pa.schema([*stream.schema, *TRACE_SCHEMA])
 
@@ -318,19 +342,36 @@ class _Way:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         records = records_of(self.stream, found)
-        if records is None:
-            return None
-        numbers: list[msgspec.Raw] = []
         bare: set[_Place] = set()
-        if not self._survey(records, numbers, bare):
-            return None
-        if _PLAIN_NUMBERS.fullmatch(b",".join([*numbers, b""])) is None:
+        if records is None or not self._is_plain(body, found, records, bare):
             return None
         try:
             envelope = envelope_of(self.stream, found, _lacks)
         except SchemaError:
             envelope = None  # no reason to doubt the records
         return Look(self, frozenset(bare), envelope)
+
+    def _is_plain(self, body: bytes, found: Any, records: Sequence[Any], bare: set[_Place]) -> bool:
+        """Whether DuckDB reads what the validator saw; gathers places of bare texts."""
+        numbers: list[msgspec.Raw] = []
+        return (
+            self._survey(records, numbers, bare)
+            and _PLAIN_NUMBERS.fullmatch(b",".join([*numbers, b""])) is not None
+            and self._has_keys_once(body, found, records)
+        )
+
+    def _has_keys_once(self, body: bytes, found: Any, records: Sequence[Any]) -> bool:
+        """Whether no object of the records has a key twice.
+
+        Of such keys the validator takes the last value and DuckDB the first. What was decoded and
+        is written again has each key once, so the number of keys tells.
+        """
+        if _hides_keys(body):
+            return False
+        if _keys(body) == _keys(_ENCODER.encode(found)):
+            return True
+        # Keys around the records that the envelope does not know.
+        return _keys(self._list_decoder(body)) == _keys(_ENCODER.encode(records))
 
     def read(
         self, connection: duckdb.DuckDBPyConnection, pages: Sequence[Page], bare: _Bare
@@ -381,31 +422,45 @@ class _Way:
         return f"select place, {listed} as records from pages"
 
 
-def _struct(
-    name: str, node: _Node, leaves: Mapping[Kind, Any], told: str | None = None
-) -> type[msgspec.Struct]:
+def _struct(name: str, node: _Node, leaves: Mapping[Kind, Any]) -> type[msgspec.Struct]:
     """The validator of a node.
 
     Args:
         name: Its name.
         node: The node.
         leaves: What a leaf of each kind may be.
-        told: A field of which it is told whether it was there.
     """
     fields: list[tuple[str, Any, Any]] = []
     for key, child in node.fields.items():
         kind: Any
-        default: Any = None
         if child.fields:
             struct: Any = _struct(key, child, leaves)
             kind = (list[struct] if child.is_list else struct) | None
         else:
             kind = leaves[child.kind] if child.kind is not None else None
-            default = _NULL if child.kind in _SCALE else None
-        if key == told:
-            kind, default = kind | msgspec.UnsetType, msgspec.UNSET
-        fields.append((key, kind, default))
-    return msgspec.defstruct(name, fields, forbid_unknown_fields=True, gc=False)
+        # What was absent is told from what was null, so that keys can be counted.
+        if child.kind in SCALE:
+            fields.append((key, kind, _NULL))
+        else:
+            fields.append((key, kind | msgspec.UnsetType, msgspec.UNSET))
+    return msgspec.defstruct(name, fields, forbid_unknown_fields=True, omit_defaults=True, gc=False)
+
+
+def _keys(text: bytes) -> int:
+    """How many keys the objects of a JSON text have that the encoder wrote."""
+    array = np.frombuffer(text, np.uint8)
+    return int(np.count_nonzero((array[1:] == _COLON) & (array[:-1] == _QUOTE)))
+
+
+def _hides_keys(text: bytes) -> bool:
+    """Whether a JSON text is written so that `_keys` may count too few in it.
+
+    A text that begins with a colon counts as a key, but does so too when it is written again.
+    """
+    array = np.frombuffer(text, np.uint8)
+    if ((array[1:] == _COLON) & (array[:-1] <= _SPACE)).any() and _SPACED.search(text):
+        return True
+    return bool((array == _BACKSLASH).any()) and _HIDDEN.search(text) is not None
 
 
 def _lacks(stream: Stream, record: Any) -> bool:
@@ -434,7 +489,7 @@ class _Survey:
                 if inner:
                     objects.append(key)
                     self._inner.append((child.is_list, inner))
-            elif child.kind in _SCALE:
+            elif child.kind in SCALE:
                 numbers.append(key)
             elif child.kind is Kind.TEXTS and has_bare:
                 self._texts.append(here)
@@ -462,10 +517,13 @@ class _Survey:
             if not survey(inner, numbers, bare):
                 return False
         for here in self._texts:
-            kinds = set(map(type, next(columns))) - {type(None)}
+            values = next(columns)
+            kinds = set(map(type, values)) - {type(None), msgspec.UnsetType}
             if len(kinds) > 1:
                 return False
             if str in kinds:
+                if any(map(is_blank, values)):
+                    return False
                 bare.add(here)
         numbers.extend(chain.from_iterable(columns))
         return True
@@ -565,8 +623,12 @@ class _Columns:
             lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
             offsets = pa.array(np.cumsum(np.r_[0, lengths]), pa.int32())
             if inner.misfits.any():
-                self.misfits |= np.repeat(np.arange(len(values)), lengths)[inner.misfits]
-            return pa.ListArray.from_arrays(offsets, items, mask=values.is_null())
+                wrong = np.repeat(np.arange(len(values)), lengths)[inner.misfits]
+                self.misfits[wrong] = True
+            is_null = values.is_null()
+            if column.fewest:
+                is_null = pa.array(lengths < column.fewest)
+            return pa.ListArray.from_arrays(offsets, items, mask=is_null)
         for old, new in column.aliases.items():
             is_old = pc.equal(values, old)
             if pc.any(is_old).as_py():
@@ -610,11 +672,16 @@ def _inner(outer: pa.Array, step: Segment) -> pa.Array | None:
     if not pa.types.is_struct(outer.type) or outer.type.get_field_index(step.name) < 0:
         return None
     found = pc.struct_field(outer, step.name)
-    if step.first and pa.types.is_list(found.type):
-        is_filled = pc.greater(pc.list_value_length(found), 0)
-        filled = pc.if_else(is_filled, found, pa.scalar(None, found.type))
-        found = pc.list_element(filled, 0)
-    return found
+    return _best(found) if step.first and pa.types.is_list(found.type) else found
+
+
+def _best(lists: pa.ListArray) -> pa.Array:
+    """Of each list the identification that is shown; null of an empty one."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    chosen = lists.offsets.to_numpy()[:-1].copy()
+    for place in np.flatnonzero(lengths > 1):
+        chosen[place] += best_place(lists[place].as_py())
+    return lists.values.take(pa.array(chosen, mask=lengths == 0))
 
 
 # -- the definition ----------------------------------------------------------------------------
@@ -628,7 +695,11 @@ class _Reader:
         self._shape = _shape(stream)
 
     def read(self, pages: Sequence[Page]) -> Gated:
-        """Type the records of some pages."""
+        """Type the records of some pages, each key of a series once."""
+        return _settled(self._stream, self.typed(pages))
+
+    def typed(self, pages: Sequence[Page]) -> Gated:
+        """Type the records of some pages as they come."""
         values: dict[str, list[Any]] = {c.name: [] for c in self._stream.columns}
         trace: list[tuple[str, int, int]] = []
         quarantine: list[tuple[Any, ...]] = []
@@ -636,16 +707,16 @@ class _Reader:
         for page in pages:
             for place, (record, request) in enumerate(_records(self._stream, page)):
                 where = (page.series_id, page.number, page.first_record + place)
-                asked = {**request, "record_number": where[2]}
-                drift.update(_unknown(record, self._shape))
-                try:
-                    row = [self._value(column, record, asked) for column in self._stream.columns]
-                except _MisfitError as misfit:
-                    known = self._identity(record, asked)
-                    quarantine.append((*where, misfit.column, None, misfit.reason, *known, True))
+                found = _Record(self._stream, record, {**request, "record_number": where[2]})
+                for path, value in _unknown(record, self._shape):
+                    drift[path] += 1
+                    if is_twice(value):
+                        found.tell_of(path)
+                quarantine += [(*where, *told) for told in found.told]
+                if found.is_lost:
                     continue
-                for column, value in zip(self._stream.columns, row, strict=True):
-                    values[column.name].append(value)
+                for name, value in found.row.items():
+                    values[name].append(value)
                 trace.append(where)
         arrays = [pa.array(values[c.name], c.type) for c in self._stream.columns]
         arrays += _columns(trace, TRACE_SCHEMA)
@@ -656,34 +727,104 @@ class _Reader:
             drift,
         )
 
-    def _identity(
-        self, record: Any, request: Mapping[str, Any]
-    ) -> tuple[str | None, dt.date | None]:
-        """Key and UTC day of a record, as far as they can be read."""
-        day = next(filter(None, map(self._readable(record, request), self._stream.placed_by)), None)
-        key = key_text(list(map(self._readable(record, request), self._stream.key)))
-        return key, day.date() if day is not None else None
 
-    def _readable(self, record: Any, request: Mapping[str, Any]) -> Callable[[str], Any]:
-        """Reads a column of a record; None where it cannot be read."""
+def _settled(stream: Stream, found: Gated) -> Gated:
+    """What came through, with each key of a series once."""
+    rows, repeated, shifted = without_repeats(stream, found.rows)
+    if not repeated.num_rows:
+        return found
+    return Gated(rows, pa.concat_tables([found.quarantine, repeated]), found.drift, shifted)
 
-        def read(name: str) -> Any:
+
+class _Record:
+    """One record as it was read.
+
+    Args:
+        stream: Its stream.
+        record: It, as JSON has it.
+        request: What fills a column where the record is silent.
+    """
+
+    def __init__(self, stream: Stream, record: Any, request: Mapping[str, Any]) -> None:
+        self._stream = stream
+        self._record = record
+        self._request = request
+        self.is_lost = False
+        self.row: dict[str, Any] = {}
+        self._notes: list[tuple[str, str | None, str]] = []
+        if isinstance(record, dict):
+            self._read()
+        else:
+            reason = record.reason if isinstance(record, Odd) else "the record is not an object"
+            self._lose(stream.key[-1], None, reason)
+
+    @property
+    def told(self) -> list[tuple[Any, ...]]:
+        """What is to be told of it: rows of the quarantine without their trace."""
+        if not self._notes:
+            return []
+        days = filter(None, map(self._readable, self._stream.placed_by))
+        day = next(days, None)
+        key = key_text(list(map(self._readable, self._stream.key)))
+        placed_on = day.date() if day is not None else None
+        return [(*note, key, placed_on, self.is_lost) for note in self._notes]
+
+    def tell_of(self, path: str) -> None:
+        """Note a field without a column in which a key stands twice."""
+        if not self.is_lost:
+            self._notes.append((path, path, "holds a key that stands twice in its object"))
+
+    def _read(self) -> None:
+        # What places a record is not guessed from another field because it cannot be read.
+        places = (name for name in self._stream.placed_by if self._is_filled(name))
+        placing = next(places, None)
+        for column in self._stream.columns:
+            # The request knows what it asked for, but does not vouch for the key of a record.
+            is_known = column.request is not None and column.name not in self._stream.key
+            is_strict = (column.required and not is_known) or column.name == placing
+            notes: list[Note] = []
             try:
-                return self._value(self._stream.column(name), record, request)
-            except _MisfitError:
-                return None
+                value = self._value(column, notes, exact=column.name == placing)
+            except MisfitError as misfit:
+                if is_strict:
+                    self._lose(column.name, misfit.path, misfit.reason)
+                    return
+                notes = [Note(misfit.path or "", misfit.reason)]
+                value = self._asked(column)
+            if value is None and column.required:
+                self._lose(column.name, None, "is missing")
+                return
+            self.row[column.name] = value
+            self._notes += [(column.name, note.path, note.reason) for note in notes]
 
-        return read
+    def _lose(self, column: str, path: str | None, reason: str) -> None:
+        self.is_lost = True
+        self._notes = [(column, path, reason)]
 
-    def _value(self, column: Column, record: Any, request: Mapping[str, Any]) -> Any:
-        value = _lookup(column, record)
-        if value is None and column.request is not None:
-            value = request.get(column.request)
-        if value is None:
-            if column.required:
-                raise _MisfitError(column.name, "is missing")
+    def _value(self, column: Column, notes: list[Note], *, exact: bool = False) -> Any:
+        found = look_up(column, self._record)
+        if found is None:
+            return self._asked(column)
+        return convert(column, *found, notes, exact=exact)
+
+    def _asked(self, column: Column) -> Any:
+        """What the request says of a column."""
+        return self._request.get(column.request) if column.request is not None else None
+
+    def _is_filled(self, name: str) -> bool:
+        try:
+            return look_up(self._stream.column(name), self._record) is not None
+        except MisfitError:
+            return True
+
+    def _readable(self, name: str) -> Any:
+        """A column of the key or the day; None where it cannot be read."""
+        if not isinstance(self._record, dict):
             return None
-        return _convert(column, value)
+        try:
+            return self._value(self._stream.column(name), [], exact=True)
+        except MisfitError:
+            return None
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[pa.Array]:
@@ -691,185 +832,79 @@ def _columns(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[pa.Arra
     return [pa.array(list(values), f.type) for values, f in zip(turned, schema, strict=True)]
 
 
-def _decode(body: bytes) -> Any:
-    return json.loads(body, parse_float=Decimal)
-
-
 def _records(stream: Stream, page: Page) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     """Records of a page, each with the parameters that may fill its columns."""
-    try:
-        found = _decode(page.body)
-    except ValueError:
-        raise SchemaError("the answer is not JSON", stream=stream.name) from None
+    outer = stream if stream.exploded_from is None else STREAMS[stream.exploded_from]
+    found = _detail_of(outer, page) if page.is_detail else records_in(outer, page.body)
     if page.is_detail:
         yield found, page.request
         return
-    outer = stream if stream.exploded_from is None else STREAMS[stream.exploded_from]
-    for name in outer.records.split(".") if outer.records else []:
-        found = found.get(name) if isinstance(found, dict) else None
-    if not isinstance(found, list):
-        raise SchemaError(
-            f"the answer holds no list under {outer.records or 'its top'}", stream=stream.name
-        )
     if stream is outer:
         for record in found:
             yield record, page.request
         return
     for record in found:
-        known = {
-            column.name: _lookup(column, record)
-            for column in outer.columns
-            if column.kind is Kind.TEXT
-        }
-        for inner in (record.get(stream.records) or []) if isinstance(record, dict) else []:
-            yield inner, {**page.request, **known}
+        if not isinstance(record, dict):
+            continue
+        known = dict(_texts_of(outer, record))
+        inner = record.get(stream.records)
+        for one in inner if isinstance(inner, list) else [] if inner is None else [inner]:
+            yield one, {**page.request, **known}
 
 
-def _lookup(column: Column, record: Any) -> Any:
-    """The first value that is not null among the column's places."""
-    for path in column.paths:
-        value = record
-        for step in segments(path):
-            if value is None:
-                break
-            if not isinstance(value, dict):
-                raise _MisfitError(column.name, f"has no object on the way along {path}")
-            value = value.get(step.name)
-            if step.first and isinstance(value, list):
-                value = value[0] if value else None
-        if value is not None:
-            return value
-    return None
-
-
-def _convert(column: Column, value: Any) -> Any:
-    return _CONVERT[column.kind](column, value)
-
-
-def _to_text(column: Column, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
-        raise _MisfitError(column.name, "is not text")
-    text = str(value)
-    return column.aliases.get(text, text)
-
-
-def _to_integer(column: Column, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | Decimal) or value != int(value):
-        raise _MisfitError(column.name, "is not a whole number")
-    if not -(2**63) <= value < 2**63:
-        raise _MisfitError(column.name, "is beyond 64 bits")
-    return int(value)
-
-
-def _to_boolean(column: Column, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _MisfitError(column.name, "is neither true nor false")
-    return value
-
-
-def _to_decimal(column: Column, value: Any) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise _MisfitError(column.name, "is not a number")
-    number = Decimal(value)
-    if not number.is_finite():
-        raise _MisfitError(column.name, "is not a number")
-    _, digits, exponent = number.as_tuple()
-    significant = "".join(map(str, digits)).rstrip("0")
-    exponent = int(exponent) + len(digits) - len(significant)
-    scale = _SCALE[column.kind]
-    if not significant:
-        return Decimal(0)
-    if -exponent > scale:
-        raise _MisfitError(column.name, f"has {-exponent} decimals and the column holds {scale}")
-    if len(significant) + exponent > _PRECISION - scale:
-        raise _MisfitError(
-            column.name, f"has more than {_PRECISION - scale} digits before the point"
-        )
-    return number
-
-
-def _to_instant(column: Column, value: Any) -> dt.datetime:
-    try:
-        return parse_instant(value)
-    except TypeError:
-        raise _MisfitError(column.name, "is not an instant") from None
-    except ValueError as error:
-        raise _MisfitError(column.name, str(error)) from None
-
-
-def _to_date(column: Column, value: Any) -> dt.date:
-    try:
-        return parse_date(value)
-    except TypeError:
-        raise _MisfitError(column.name, "is not a date") from None
-    except ValueError as error:
-        raise _MisfitError(column.name, str(error)) from None
-
-
-def _to_texts(column: Column, value: Any) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [_to_text(column, v) for v in values if v is not None]
-
-
-def _to_map(column: Column, value: Any) -> list[tuple[str, str | None]]:
-    if not isinstance(value, dict):
-        raise _MisfitError(column.name, "is not an object")
-    return [
-        (key, inner if inner is None or isinstance(inner, str) else _dump(inner))
-        for key, inner in value.items()
-    ]
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-
-
-def _to_json(_: Column, value: Any) -> str:
-    return _dump(value)
-
-
-def _to_items(column: Column, value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, list):
-        raise _MisfitError(column.name, "is not a list")
-    items = []
-    for item in value:
-        if not isinstance(item, dict):
-            raise _MisfitError(column.name, "holds something that is not an object")
-        row = {}
-        for inner in column.fields:
-            found = _lookup(inner, item)
+def _texts_of(stream: Stream, record: Any) -> Iterator[tuple[str, Any]]:
+    """The texts of a record that can be read, by column."""
+    for column in stream.columns:
+        if column.kind is Kind.TEXT:
             try:
-                row[inner.name] = None if found is None else _convert(inner, found)
-            except _MisfitError as misfit:
-                raise _MisfitError(f"{column.name}.{inner.name}", misfit.reason) from None
-        items.append(row)
-    return items
+                found = look_up(column, record)
+                yield column.name, None if found is None else convert(column, *found, [])
+            except MisfitError:
+                continue
 
 
-_CONVERT = {
-    Kind.TEXT: _to_text,
-    Kind.INTEGER: _to_integer,
-    Kind.BOOLEAN: _to_boolean,
-    Kind.MONEY: _to_decimal,
-    Kind.RATE: _to_decimal,
-    Kind.INSTANT: _to_instant,
-    Kind.DATE: _to_date,
-    Kind.TEXTS: _to_texts,
-    Kind.TEXT_MAP: _to_map,
-    Kind.JSON: _to_json,
-    Kind.ITEMS: _to_items,
-}
+def _detail_of(stream: Stream, page: Page) -> Any:
+    try:
+        return parse(page.body.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        raise SchemaError("the answer is not JSON", stream=stream.name) from None
 
 
-def _unknown(record: Any, node: _Node, place: str = "") -> Iterator[str]:
-    """Paths of a record that the catalogue does not know, lists as `[]`."""
+def records_in(stream: Stream, body: bytes) -> list[Any]:
+    """The records of a page as `documents.parse` reads them, an `Odd` for what is not JSON.
+
+    Raises:
+        SchemaError: The page holds no list of records.
+    """
+    steps = stream.records.split(".") if stream.records else []
+    try:
+        found = parse(body.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        records = split(body, steps)
+        if records is None:
+            raise SchemaError("the answer is not JSON", stream=stream.name) from None
+        return records
+    outer = None
+    for name in steps:
+        outer, found = found, found.get(name) if isinstance(found, dict) else None
+    if found is None and isinstance(outer, dict) and counted(stream, body) == 0:
+        return []
+    if not isinstance(found, list):
+        raise SchemaError(
+            f"the answer holds no list under {stream.records or 'its top'}", stream=stream.name
+        )
+    return found
+
+
+def _unknown(record: Any, node: _Node, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Paths of a record that the catalogue does not know, lists as `[]`, and what lies there."""
     if isinstance(record, list):
-        seen = {path for item in record for path in _unknown(item, node, f"{place}[]")}
-        yield from sorted(seen)
+        items = [item for item in record if isinstance(item, dict)]
+        yield from dict(chain.from_iterable(_unknown(i, node, f"{place}[]") for i in items)).items()
     elif isinstance(record, dict) and (node.fields or node.kind is None):
         for key, value in record.items():
             path = f"{place}.{key}" if place else key
             if key not in node.fields:
-                yield path
+                yield path.encode("utf-8", "replace").decode(), value
             else:
                 yield from _unknown(value, node.fields[key], path)

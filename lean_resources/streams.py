@@ -101,7 +101,10 @@ _REGIONAL = "regional_data.data."
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One step into a record: a field, or the first element of the list in that field."""
+    """One step into a record: a field, or one element of the list in that field.
+
+    That element is the one that is an IBAN, or else the first.
+    """
 
     name: str
     first: bool = False
@@ -132,12 +135,13 @@ class Column:
         kind: What it holds.
         doc: Meaning, with unit and zone.
         paths: Where the value may lie in a record, best first.
-        required: A record without it is quarantined.
+        required: A record without it is lost: its key and its money, and nothing else.
         values: Documented values of an open vocabulary; any other text passes too.
         aliases: Older or regional words, each with the word kept instead.
         pii: Personal; must not reach a mart.
         request: Name of the request parameter that fills the column where the record is silent.
         fields: Columns of one element, for a column of kind `items`.
+        fewest: A list of fewer elements is null, for a column of kind `items`.
     """
 
     name: str
@@ -150,6 +154,7 @@ class Column:
     pii: bool = False
     request: str | None = None
     fields: tuple[Column, ...] = ()
+    fewest: int = 0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -374,6 +379,33 @@ def _scheme(name: str, doc: str, *places: str, older: tuple[str, ...] = ()) -> C
         values=_SCHEMES,
         aliases=_SCHEME_ALIASES,
     )
+
+
+def _accounts(who: str) -> tuple[Column, ...]:
+    """Identification of a counterparty's account, of which the older generation sends a list."""
+    place = f"{_REGIONAL}creditor_account"
+    return (
+        *_account("creditor_account", who, f"{place}[0]"),
+        _column(
+            Kind.ITEMS,
+            "creditor_accounts",
+            f"All account numbers of the {who} where the bank sent several; null where it sent one,"
+            " which the columns before hold, as they hold the IBAN of several.",
+            place,
+            pii=True,
+            fewest=2,
+            fields=(
+                _scheme_of("Kind.", "scheme_name", "identification_type"),
+                _text("identification", "Value.", pii=True),
+                _text("name", "Name on the account.", pii=True),
+            ),
+        ),
+    )
+
+
+def _scheme_of(doc: str, *places: str) -> Column:
+    """Kind of an identification in a list of them."""
+    return _text("scheme_name", doc, *places, values=_SCHEMES, aliases=_SCHEME_ALIASES)
 
 
 def _account(prefix: str, who: str, regional: str) -> tuple[Column, ...]:
@@ -602,8 +634,8 @@ _ENTITIES = Stream(
     source=f"{_DOCS}/list-entities",
     columns=(
         _id("entity_id", "Lean's id of the entity.", "id"),
-        _id("customer_id", "Customer who connected the bank."),
-        _id("bank_identifier", "Bank that is connected."),
+        _text("customer_id", "Customer who connected the bank."),
+        _text("bank_identifier", "Bank that is connected."),
         _text(
             "bank_type",
             "Kind of customers the bank serves here.",
@@ -638,12 +670,11 @@ _CONSENTS = Stream(
     columns=(
         _id("consent_id", "Lean's id of the consent.", "id"),
         _text("entity_id", "Entity that it stands behind.", required=True, request="entity_id"),
-        _text("customer_id", "Customer who gave it.", required=True, request="customer_id"),
+        _text("customer_id", "Customer who gave it.", request="customer_id"),
         _text("bank_consent_id", "The bank's own id of the consent."),
         _text(
             "bank_identifier",
             "Bank that the consent is for.",
-            required=True,
             request="bank_identifier",
         ),
         _text("consent_type", "What it is for.", values=("ACCOUNT_ACCESS", "MULTI_PAYMENTS")),
@@ -865,14 +896,7 @@ _ACCOUNTS = Stream(
             "account",
             pii=True,
             fields=(
-                _text(
-                    "scheme_name",
-                    "Kind.",
-                    "scheme_name",
-                    "identification_type",
-                    values=_SCHEMES,
-                    aliases=_SCHEME_ALIASES,
-                ),
+                _scheme_of("Kind.", "scheme_name", "identification_type"),
                 _text("identification", "Value.", pii=True),
                 _text("name", "Name on the account.", pii=True),
             ),
@@ -1251,7 +1275,7 @@ _TRANSACTIONS = Stream(
                 "UNSUPPORTED",
             ),
         ),
-        *_account("creditor_account", "receiver", _REGIONAL + "creditor_account[0]"),
+        *_accounts("receiver"),
         *_agent("creditor_agent", "receiver"),
         *_account("debtor_account", "sender", _REGIONAL + "debtor_account"),
         *_agent("debtor_agent", "sender"),
@@ -1458,7 +1482,7 @@ _BENEFICIARIES = Stream(
             values=("ACTIVATED", "NOT_ACTIVATED", "UNSUPPORTED"),
         ),
         *_holder(),
-        *_account("creditor_account", "receiver", _REGIONAL + "creditor_account[0]"),
+        *_accounts("receiver"),
         *_agent("creditor_agent", "receiver"),
         _text("reference", "Reference given to payments.", *_both("reference"), pii=True),
         _column(
@@ -1676,7 +1700,7 @@ _STANDING_ORDERS = Stream(
                 ),
             )
         ),
-        *_account("creditor_account", "receiver", _REGIONAL + "creditor_account[0]"),
+        *_accounts("receiver"),
         *_agent("creditor_agent", "receiver"),
         _column(
             Kind.JSON,

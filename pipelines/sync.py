@@ -96,6 +96,7 @@ class Task:
         months: The pulls it commits, for a stream with months.
         unless_refreshed_at: When the store still is of this instant, nothing is new.
         spent: Requests that earlier reads of it took, in which a record came twice.
+        doubled: Keys that came on two pages of the read before.
     """
 
     parent: Parent
@@ -103,6 +104,7 @@ class Task:
     months: tuple[PlannedMonth, ...] = ()
     unless_refreshed_at: dt.datetime | None = None
     spent: int = 0
+    doubled: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -461,8 +463,12 @@ async def _read(
             if bank is not None:
                 banks.check(bank)
             known_at = await client.server_time()
+            # A record that slid over the edge of a page does not slide over another edge.
             result = await client.read(
-                stream, task.request, unless_refreshed_at=task.unless_refreshed_at
+                stream,
+                task.request,
+                unless_refreshed_at=task.unless_refreshed_at,
+                page_size=max(1, client.settings.page_size - attempt),
             )
             asked_at = result.asked_at
             latest_at = await client.server_time()
@@ -590,17 +596,27 @@ class _Writer:
                 whole[done.result.pages[0].series_id] = (done, done.result)
         gated, untypable = self._gated(whole)
         failed += untypable
-        doubled = {
-            series_id for s in self._streams for series_id in _doubled(s, gated[s.name].rows)
-        }
-        for series_id in doubled:
-            done, read = whole.pop(series_id)
+        for series_id, keys in self._shifted(gated).items():
+            done, read = whole[series_id]
+            if done.attempt and keys == done.task.doubled:
+                continue  # however the pages are cut: the bank has it twice
+            del whole[series_id]
             if done.attempt < 2:  # three reads in all
-                again.append((replace(done.task, spent=done.requests), done.attempt + 1))
+                task = replace(done.task, spent=done.requests, doubled=keys)
+                again.append((task, done.attempt + 1))
             else:
                 error = IncompleteError("a record came twice", code="DOUBLED")
                 failed.append((done, _traced(error, read)))
         return _Typed(failed, unchanged, whole, gated), again
+
+    def _shifted(self, gated: Mapping[str, Gated]) -> dict[str, frozenset[str]]:
+        """Keys that came on two pages of one read, by series."""
+        found: dict[str, frozenset[str]] = {}
+        for stream in self._streams:
+            doubled = _doubled(stream, gated)
+            for series_id in doubled:
+                found[series_id] = found.get(series_id, frozenset()) | doubled[series_id]
+        return found
 
     def _gated(
         self, whole: dict[str, tuple[_Done, Read]]
@@ -760,16 +776,9 @@ def _traced(error: LeanError, read: Read) -> LeanError:
     return error
 
 
-def _doubled(stream: Stream, rows: pa.Table) -> set[str]:
-    """Series in which a key occurs twice."""
-    if pc.count_distinct(rows[stream.key[-1]]).as_py() == rows.num_rows:
-        return set()
-    keys = ["series_id", *stream.key]
-    distinct = rows.select(keys).group_by(keys, use_threads=False).aggregate([([], "count_all")])
-    if distinct.num_rows == rows.num_rows:
-        return set()
-    twice = distinct.filter(pc.greater(distinct["count_all"], 1))
-    return set(twice["series_id"].to_pylist())
+def _doubled(stream: Stream, gated: Mapping[str, Gated]) -> Mapping[str, frozenset[str]]:
+    """Keys that came on two pages, by series: the pages may have moved while they were read."""
+    return gated[stream.name].shifted
 
 
 def _raw_table(reads: Sequence[Read]) -> pa.Table:

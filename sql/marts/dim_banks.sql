@@ -25,6 +25,7 @@ with named as (
 
     select bank_identifier
     from entities_history
+    where bank_identifier is not null  -- could not be read
 
 ),
 

@@ -32,6 +32,7 @@ with seen as (
         customer_id,
         asked_at
     from entities_history
+    where customer_id is not null  -- could not be read
 
 ),
 

@@ -53,6 +53,7 @@ with holders as (
         account_key,
         customer_id
     from bridge_accounts
+    where customer_id is not null  -- could not be read
 
 ),
 

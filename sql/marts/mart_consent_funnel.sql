@@ -8,7 +8,7 @@
 --         newest listing leaves out is absent, and what became of it unknown
 -- zone:   weeks begin on Monday in Riyadh
 -- columns:
---   bank_identifier    Bank that the consents are for.
+--   bank_identifier    Bank that the consents are for; unknown where it could not be read.
 --   week_date          Monday of the week in which they were given.
 --   given_count        Consents given.
 --   first_data_count   Those with a read of the bank's accounts from their time, as of the bank's
@@ -35,7 +35,7 @@ with given as (
     select
         consent_id,
         entity_id,
-        bank_identifier,
+        coalesce(bank_identifier, 'unknown') as bank_identifier,
         state,
         expires_at,
         ended_at,

@@ -7,7 +7,7 @@
 -- columns:
 --   observation      What is observed; see quality_rules.
 --   stream           The stream that it is about.
---   bank_identifier  The bank.
+--   bank_identifier  The bank; unknown where it could not be read.
 --   odd_count        Rows that are odd; null where the observation is not a count.
 --   row_count        Rows that could have been.
 --   observed         Share of odd ones, from 0 to 1, rounded half up to six places.
@@ -273,7 +273,7 @@ select
     -- ids
     observed.observation,
     observed.stream,
-    observed.bank_identifier,
+    coalesce(observed.bank_identifier, 'unknown') as bank_identifier,
 
     -- counts
     observed.odd_count::bigint as odd_count,

@@ -138,7 +138,7 @@ def totals_ignored(monkeypatch):
 
 def repeats_ignored(monkeypatch):
     """Nobody looks whether a record came twice."""
-    monkeypatch.setattr(sync_module, "_doubled", lambda _stream, _rows: set())
+    monkeypatch.setattr(sync_module, "_doubled", lambda _stream, _gated: {})
 
 
 def an_error_is_an_empty_page(monkeypatch):

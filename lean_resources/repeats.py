@@ -1,0 +1,124 @@
+"""Records that share a key within one read: what is kept of them, and what it says of the read."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text
+from lean_resources.streams import Stream
+
+__all__ = ["is_null_like", "without_repeats"]
+
+_NAMELESS = re.compile(
+    r"0*|null|none|nil|na|nan|undefined|unknown|notprovided|notavailable|notapplicable"
+)
+"""What banks write where they have no id, but for case and marks: zeros, nothing, or a word."""
+_MARKS = re.compile(r"[\W_]+")
+
+_ALIKE = "came twice alike, and is kept once"
+_DIFFERS = "shares its key with another record that differs"
+_NO_ID = "shares an id that names nothing with another record"
+
+
+def is_null_like(text: Any) -> bool:
+    """Whether an id says that there is none, such as `NOTPROVIDED`, `N/A`, `null`, `0` or ``."""
+    return isinstance(text, str) and (
+        _NAMELESS.fullmatch(_MARKS.sub("", text).casefold()) is not None
+    )
+
+
+def without_repeats(
+    stream: Stream, rows: pa.Table
+) -> tuple[pa.Table, pa.Table, Mapping[str, frozenset[str]]]:
+    """Rows in which no key of a series stands twice.
+
+    Records that are alike under one key are kept once. Those that differ under it, and all that
+    share an id that names nothing, are left out: which of them it names cannot be known.
+
+    Args:
+        stream: The stream.
+        rows: Rows of its schema and of `TRACE_SCHEMA`, in the order of the answers or not.
+
+    Returns:
+        The rows; what is told of the others, as rows of `QUARANTINE_SCHEMA`; the keys that came on
+        two pages, by series, as happens when the pages move while they are read.
+    """
+    none = QUARANTINE_SCHEMA.empty_table()
+    doubled = _doubled(stream, rows)
+    if not doubled:
+        return rows, none, {}
+    places = pc.indices_nonzero(
+        pc.is_in(rows["series_id"], value_set=pa.array(sorted(doubled), pa.string()))
+    )
+    groups: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+    keys = rows.select(["series_id", *stream.key]).take(places).to_pylist()
+    for place, key in zip(places.to_pylist(), keys, strict=True):
+        groups[tuple(key.values())].append(place)
+    out: list[int] = []
+    told: list[dict[str, Any]] = []
+    shifted: defaultdict[str, set[str]] = defaultdict(set)
+    for group in groups.values():
+        if len(group) == 1:
+            continue
+        found = rows.take(pa.array(group)).to_pylist()
+        gone, notes = _judged(stream, found)
+        out += [group[place] for place in gone]
+        told += notes
+        if len({row["page_number"] for row in found}) > 1 and not _is_nameless(stream, found[0]):
+            shifted[found[0]["series_id"]].add(notes[0]["record_key"])
+    keep = pc.invert(pc.is_in(pa.array(range(rows.num_rows)), value_set=pa.array(out, pa.int64())))
+    told.sort(key=lambda note: [note[name] for name in TRACE_SCHEMA.names])
+    found_twice = {series_id: frozenset(keys) for series_id, keys in shifted.items()}
+    return rows.filter(keep), pa.Table.from_pylist(told, QUARANTINE_SCHEMA), found_twice
+
+
+def _doubled(stream: Stream, rows: pa.Table) -> set[str]:
+    """Series in which a key occurs twice."""
+    if pc.count_distinct(rows[stream.key[-1]]).as_py() == rows.num_rows:
+        return set()
+    keys = ["series_id", *stream.key]
+    distinct = rows.select(keys).group_by(keys, use_threads=False).aggregate([([], "count_all")])
+    if distinct.num_rows == rows.num_rows:
+        return set()
+    twice = distinct.filter(pc.greater(distinct["count_all"], 1))
+    return set(twice["series_id"].to_pylist())
+
+
+def _is_nameless(stream: Stream, row: dict[str, Any]) -> bool:
+    """Whether the id of a record, where it brings one itself, names nothing."""
+    given = [name for name in stream.key if stream.column(name).request is None]
+    return any(is_null_like(row[name]) for name in given)
+
+
+def _judged(
+    stream: Stream, found: Sequence[dict[str, Any]]
+) -> tuple[Sequence[int], list[dict[str, Any]]]:
+    """The places of records that are left out among those that share a key, and what is told."""
+    contents = [{name: row[name] for name in stream.schema.names} for row in found]
+    everything = range(len(found))
+    if _is_nameless(stream, found[0]):
+        return everything, [_note(stream, row, _NO_ID) for row in found]
+    if any(content != contents[0] for content in contents):
+        return everything, [_note(stream, row, _DIFFERS) for row in found]
+    kept = min(everything, key=lambda place: found[place]["record_number"])
+    gone = [place for place in everything if place != kept]
+    # Nothing of them is lost: their twin says the same.
+    return gone, [_note(stream, found[place], _ALIKE) | {"is_lost": False} for place in gone]
+
+
+def _note(stream: Stream, row: dict[str, Any], reason: str) -> dict[str, Any]:
+    placing = next((row[name] for name in stream.placed_by if row[name] is not None), None)
+    return {
+        **{name: row[name] for name in TRACE_SCHEMA.names},
+        "column_name": stream.key[-1],
+        "reason": reason,
+        "record_key": key_text([row[name] for name in stream.key]),
+        "placed_on": placing.date() if placing is not None else None,
+        "is_lost": True,
+    }
