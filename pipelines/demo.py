@@ -27,13 +27,12 @@ from pipelines.warehouse import connect
 __all__ = ["SAMPLES", "demo"]
 
 SAMPLES = {
-    "Money in and out by month, own transfers apart": """
+    "Money in and out by month in SAR, own transfers apart": """
 select
     strftime(booking_month, '%Y-%m') as month,
-    currency,
     sum(inflow_amount) as money_in,
     sum(outflow_amount) as money_out,
-    sum(internal_out_amount) as between_own_accounts,
+    sum(internal_out_amount) as own_transfers,
     count(*) filter (where is_full_month) as full_months,
     count(*) as accounts
 from fct_cash_flow_monthly
@@ -59,7 +58,6 @@ select
     left(customer_id, 8) as customer,
     salary,
     obligations,
-    ceiling,
     headroom,
     verdict,
     coalesce(unknown_reason, '') as because
