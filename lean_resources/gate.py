@@ -309,6 +309,7 @@ _HIDDEN = re.compile(rb"\\u00(?:22|3[aA])")
 """A quotation mark or a colon that is written otherwise than the encoder writes it."""
 _SPACED = re.compile(rb'"[ \t\r\n]+:')
 _NANOSECONDS = pa.timestamp("ns", tz="UTC")
+_BARE_NANOSECONDS, _BARE_MICROSECONDS = pa.timestamp("ns"), pa.timestamp("us")
 _EARLIEST, _LATEST = f"{EARLIEST_YEAR}-01-02", "2262"
 """Texts of instants that 64 bits of nanoseconds hold, whatever their offset."""
 
@@ -649,7 +650,10 @@ class _Columns:
                 pass
             else:
                 # Digits beyond the microsecond are cut as the reader cuts them: towards the past.
-                return pc.floor_temporal(nanos, 1, "microsecond").cast(kind)
+                # Without the zone meanwhile: Arrow would look for UTC among the machine's zones,
+                # and some machines have none.
+                bare = pc.floor_temporal(nanos.view(_BARE_NANOSECONDS), 1, "microsecond")
+                return bare.cast(_BARE_MICROSECONDS).view(kind)
         found: list[dt.date | None] = []
         for place, text in enumerate(values.to_pylist()):
             try:

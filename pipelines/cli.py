@@ -286,6 +286,7 @@ def doctor() -> None:
     """Check settings, credentials, certificates and the way to Lean, without touching data."""
     from lean_resources.certificates import ignored_roots
     from lean_resources.client import LeanClient
+    from lean_resources.proxies import proxy_of, shown
     from pipelines.env_file import problems_of
     from pipelines.environment import settings
     from pipelines.keys import checked_key
@@ -297,7 +298,9 @@ def doctor() -> None:
         client = LeanClient(settings().lean.complete())
         for reason in ignored_roots(client.settings):
             say(f"warning    {reason}; it is left out")
-        say(f"settings   in order, {client.settings.api_url}")
+        proxy = proxy_of(client.settings.api_url)
+        way = f", through the proxy {shown(proxy)}" if proxy is not None else ""
+        say(f"settings   in order, {client.settings.api_url}{way}")
 
         async def knock() -> tuple[int, dt.datetime]:
             async with client:

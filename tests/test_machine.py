@@ -168,6 +168,46 @@ def test_memory_that_does_not_suffice_is_no_answer_of_another_shape(monkeypatch,
     assert rows_of(lake, "select count(*) from pulls") == [(0,)]
 
 
+_SYNC = """
+import asyncio, sys
+from pathlib import Path
+from conftest import client_of, rows_of, sync_everything
+from lean_resources.sandbox import Sandbox
+from pipelines.lake import Lake
+
+lake = Lake(Path(sys.argv[1]), "sandbox")
+world = Sandbox(customers=1, months=1, seed=7, today="2026-03-15")
+asyncio.run(sync_everything(client_of(world), lake))
+print(rows_of(lake, "select count(*) from transactions"))
+"""
+
+
+def test_a_machine_without_time_zones_syncs_all_the_same(tmp_path):
+    """What lean_resources and the lake compute of instants needs no folder of the system's."""
+    hide = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        'mount -t tmpfs none /usr/share/zoneinfo && exec "$@"',
+        "-",
+    ]
+    # An ordinary user cannot hide the folder; there the rows are looked at with it.
+    hidden = subprocess.run([*hide, "true"], capture_output=True, check=False).returncode == 0
+    done = subprocess.run(
+        [*(hide if hidden else []), sys.executable, "-c", _SYNC, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[(107,)]"
+
+
 def _refuse_links(monkeypatch, number):
     def link(*_args, **_kwargs):
         raise OSError(number, os.strerror(number))

@@ -19,7 +19,7 @@ from conftest import Slept, settings_of
 from lean_resources import LeanClient
 from lean_resources.errors import ConfigError, LeanError, NetworkError, UnavailableError
 from lean_resources.network import unanswered
-from lean_resources.proxies import proxy_of
+from lean_resources.proxies import proxy_of, shown
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.transport import Transport
 
@@ -291,6 +291,13 @@ def test_the_variables_of_proxies_mean_what_they_mean_elsewhere(given, proxy):
     found = proxy_of(URL, given)
 
     assert (str(found).rstrip("/") if found else None) == (proxy and proxy.rstrip("/"))
+
+
+def test_a_proxy_is_shown_without_its_credentials():
+    """As doctor prints it."""
+    proxy = proxy_of(URL, {"https": f"http://u:{PASSWORD.replace('/', '%2F')}@proxy.test:3128"})
+
+    assert shown(proxy) == "http://proxy.test:3128"
 
 
 def test_networks_and_loopback_need_no_proxy():
