@@ -304,7 +304,7 @@ _LEAF_TYPES: dict[Kind, Any] = {
 }
 _NULL = msgspec.Raw(b"null")
 _ENCODER = msgspec.json.Encoder()
-_QUOTE, _COLON, _SPACE, _BACKSLASH = b'": \\'
+_QUOTE, _COLON, _SPACE = b'": '
 _HIDDEN = re.compile(rb"\\u00(?:22|3[aA])")
 """A quotation mark or a colon that is written otherwise than the encoder writes it."""
 _SPACED = re.compile(rb'"[ \t\r\n]+:')
@@ -461,7 +461,7 @@ def _hides_keys(text: bytes) -> bool:
     array = np.frombuffer(text, np.uint8)
     if ((array[1:] == _COLON) & (array[:-1] <= _SPACE)).any() and _SPACED.search(text):
         return True
-    return bool((array == _BACKSLASH).any()) and _HIDDEN.search(text) is not None
+    return b"\\" in text and _HIDDEN.search(text) is not None
 
 
 def _lacks(stream: Stream, record: Any) -> bool:
