@@ -16,23 +16,25 @@ _DIGITS = re.compile(r"(\.\d{6})\d+")
 
 
 @cache
-def steps(path):
-    """The names of a path, each with whether the first of a list is meant."""
-    return [(part.removesuffix("[0]"), part.endswith("[0]")) for part in path.split(".")]
+def steps(paths):
+    """The names of each path, each with whether the first of a list is meant."""
+    return [
+        [(part.removesuffix("[0]"), part.endswith("[0]")) for part in path.split(".")]
+        for path in paths
+    ]
 
 
 def find(record, paths):
     """The first value that is not null."""
-    for path in paths:
+    for path in steps(paths):
         found = record
-        for name, first in steps(path):
-            if not isinstance(found, dict):
-                found = None
-                break
-            found = found.get(name)
+        for name, first in path:
+            found = found.get(name) if isinstance(found, dict) else None
             if first and isinstance(found, list):
                 found = found[0] if found else None
-        if found is not None:
+            if found is None:
+                break
+        else:
             return found
     return None
 

@@ -7,6 +7,7 @@ from collections import Counter
 import duckdb
 import pytest
 from conftest import TODAY, client_of, rows_of, sync_everything
+from shared import filled
 
 from lean_resources.sandbox import Sandbox
 from pipelines import lake as lake_module
@@ -18,10 +19,26 @@ DAY = dt.timedelta(days=1)
 NOW = dt.datetime.fromisoformat(f"{TODAY}T12:00:00+00:00")
 
 
+WORLD = {"customers": 20, "months": 3, "seed": 7, "today": TODAY}
+LISTED = {"banks", "entities", "accounts"}
+
+
 @pytest.fixture
 def sandbox():
     """A small world with three months of history."""
-    return Sandbox(customers=20, months=3, seed=7, today=TODAY)
+    return Sandbox(**WORLD)
+
+
+@pytest.fixture
+def known(lake):
+    """The lake after a first sync of what coverage is about."""
+    return filled(lake, NAMES, sandbox=WORLD)
+
+
+@pytest.fixture
+def listed(lake):
+    """The lake after a first sync of who there is."""
+    return filled(lake, LISTED, sandbox=WORLD)
 
 
 def pull(sandbox, lake, **selected):
@@ -42,10 +59,8 @@ def covered(lake, at=NOW, where="true"):
         )
 
 
-def test_every_day_of_every_account_is_told_once(sandbox, lake):
+def test_every_day_of_every_account_is_told_once(lake, known):
     """From the first permitted or known day to today, each with one status."""
-    pull(sandbox, lake)
-
     with lake.connect() as connection:
         rows = connection.execute(
             "select account_id, min(utc_day), max(utc_day), count(*), count(distinct utc_day)"
@@ -59,9 +74,8 @@ def test_every_day_of_every_account_is_told_once(sandbox, lake):
         assert count == distinct == (last - first).days + 1
 
 
-def test_days_are_covered_as_claims_say(sandbox, lake):
+def test_days_are_covered_as_claims_say(lake, known):
     """Covered are the days that claims speak for, counted in Python from the ledger."""
-    pull(sandbox, lake)
     claimed = {
         (account, first + n * DAY)
         for account, first, last in rows_of(
@@ -80,19 +94,16 @@ def test_days_are_covered_as_claims_say(sandbox, lake):
     assert len(told) == len(claimed) > 1000
 
 
-def test_before_anything_is_pulled_days_are_unknown_and_not_zero(sandbox, lake):
+def test_before_anything_is_pulled_days_are_unknown_and_not_zero(lake, listed):
     """Permitted days wait; days without a permission are told apart."""
-    asyncio.run(sync_everything(client_of(sandbox), lake, {"banks", "entities", "accounts"}))
-
     told = covered(lake)
 
     assert told["not_yet_pulled"] > 1000
     assert told["covered"] == 0
 
 
-def test_days_of_a_failed_month_are_refused_until_they_are_read(sandbox, lake):
+def test_days_of_a_failed_month_are_refused_until_they_are_read(sandbox, lake, listed):
     """A bank that fails leaves its days refused with the code; the next sync covers them."""
-    asyncio.run(sync_everything(client_of(sandbox), lake, {"banks", "entities", "accounts"}))
     [(account,)] = rows_of(lake, "select account_id from accounts order by all limit 1")
     sandbox.fail("transactions", "failed:BANK_ISSUE", None, account_id=account)
     pull(sandbox, lake)
@@ -107,9 +118,8 @@ def test_days_of_a_failed_month_are_refused_until_they_are_read(sandbox, lake):
     assert covered(lake, where=where)["covered"] == refused["bank_refused"]
 
 
-def test_a_later_failure_leaves_covered_days_covered(sandbox, lake):
+def test_a_later_failure_leaves_covered_days_covered(sandbox, lake, known):
     """What was known stays known; the newest failure shows as its code."""
-    pull(sandbox, lake)
     before = covered(lake)
     sandbox.fail("transactions", "failed:BANK_ISSUE", None)
     pull(sandbox, lake, months={"2026-03"})
@@ -118,9 +128,8 @@ def test_a_later_failure_leaves_covered_days_covered(sandbox, lake):
     assert covered(lake, where="code = 'BANK_ISSUE'")["covered"] > 0
 
 
-def test_an_ended_consent_permits_no_new_days(sandbox, lake):
+def test_an_ended_consent_permits_no_new_days(sandbox, lake, known):
     """Days that were read stay covered; those after the end are not permitted."""
-    pull(sandbox, lake)
     [(entity, account)] = rows_of(
         lake,
         "select entity_id, account_id from accounts where account_id in"
@@ -280,10 +289,8 @@ def test_a_start_that_the_newest_refresh_does_not_tell_is_that_of_the_one_before
     ]
 
 
-def test_where_no_refresh_told_anything_nothing_changes(sandbox, lake):
+def test_where_no_refresh_told_anything_nothing_changes(lake, known):
     """Without the refreshes every day that was read is covered, as the ledger says."""
-    pull(sandbox, lake)
-
     assert rows_of(lake, "select count(*) from account_depths") == [(0,)]
     assert covered(lake)["not_offered"] == 0
 
@@ -297,9 +304,8 @@ def bank_of_most(lake):
     return bank
 
 
-def test_a_bank_that_lean_switched_off_is_not_asked(sandbox, lake):
+def test_a_bank_that_lean_switched_off_is_not_asked(sandbox, lake, listed):
     """Its parents are skipped until the listing announces it active; the others are pulled."""
-    asyncio.run(sync_everything(client_of(sandbox), lake, {"banks", "entities", "accounts"}))
     bank = bank_of_most(lake)
     sandbox.switch_bank(bank, active=False)
 
@@ -316,9 +322,8 @@ def test_a_bank_that_lean_switched_off_is_not_asked(sandbox, lake):
     assert covered(lake, where=f"bank_identifier = '{bank}'")["covered"] > 0
 
 
-def test_a_refused_bank_is_paused_until_a_later_listing(sandbox, lake):
+def test_a_refused_bank_is_paused_until_a_later_listing(sandbox, lake, listed):
     """DISABLED_BY_LEAN stops the next stream too, and another process, until banks are listed."""
-    asyncio.run(sync_everything(client_of(sandbox), lake, {"banks", "entities", "accounts"}))
     bank = bank_of_most(lake)
     of_bank = f"select entity_id from entities where bank_identifier = '{bank}'"
     for (entity,) in rows_of(lake, of_bank):

@@ -6,6 +6,7 @@ import datetime as dt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shared
 from conftest import TODAY, client_of, rows_of, sync_everything
 
 from lean_resources.sandbox import Sandbox
@@ -17,17 +18,19 @@ NAMES = {"banks", "entities", "accounts", "transactions"}
 TOLD = NAMES | {"refreshes"}
 
 
+WORLD = {"customers": 4, "months": 6, "seed": 7, "today": TODAY}
+
+
 @pytest.fixture
 def sandbox():
     """A small world with half a year of history."""
-    return Sandbox(customers=4, months=6, seed=7, today=TODAY)
+    return Sandbox(**WORLD)
 
 
 @pytest.fixture
-def filled(sandbox, lake):
+def filled(lake):
     """A lake that holds everything."""
-    asyncio.run(sync_everything(client_of(sandbox), lake, NAMES))
-    return lake
+    return shared.filled(lake, NAMES, sandbox=WORLD)
 
 
 def reconciled(sandbox, lake, run_id="weekly"):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import TODAY, Slept, client_of, rows_of, settings_of, sync_everything
+from conftest import TODAY, Slept, client_of, rows_of, settings_of, showing, sync_everything
 from oracle import comparable, row
 
 from lean_resources import LeanClient
@@ -117,7 +117,7 @@ def shown(lake, name="transactions", where="true"):
     """The resolved rows of a stream, in the order of their key."""
     stream = STREAMS[name]
     columns = ", ".join(f'"{column}"' for column in stream.schema.names)
-    with lake.connect() as connection:
+    with showing(lake, (name,)) as connection:
         return connection.sql(
             f"select {columns} from {name} where {where} order by {', '.join(stream.key)}"
         ).to_arrow_table()

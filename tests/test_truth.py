@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import TODAY, client_of, settings_of, sync_everything
+from conftest import TODAY, client_of, settings_of, showing, sync_everything
 from oracle import comparable, true_rows
 
 from lean_resources import LeanClient
@@ -12,20 +12,35 @@ from lean_resources.streams import STREAMS
 from pipelines.lake import Lake
 
 
-def held(stream, lake):
-    """The resolved rows of a stream, by key."""
+def held(stream, connection):
+    """The resolved rows of a stream, by key, and how many there are."""
     names = ", ".join(f'"{name}"' for name in stream.schema.names)
-    with lake.connect() as connection:
-        rows = connection.sql(f"select {names} from {stream.name}").to_arrow_table().to_pylist()
+    rows = connection.sql(f"select {names} from {stream.name}").to_arrow_table().to_pylist()
     return {
         tuple(found[name] for name in stream.key): comparable(stream, found) for found in rows
     }, len(rows)
 
 
-@pytest.fixture(scope="module")
-def synced(tmp_path_factory):
-    """Two hundred customers and a year, pulled over HTTP into a lake."""
-    sandbox = Sandbox(customers=200, months=12, seed=7, today=TODAY)
+def everything(lake):
+    """The resolved rows of every stream."""
+    with showing(lake, STREAMS) as connection:
+        return {name: held(stream, connection) for name, stream in STREAMS.items()}
+
+
+@pytest.fixture
+def sandbox():
+    """A small offline Lean."""
+    return Sandbox(customers=20, months=3, seed=7, today=TODAY)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[60, pytest.param(200, marks=pytest.mark.conformance)],
+    ids="{}-customers".format,
+)
+def synced(request, tmp_path_factory):
+    """Some customers and a year, pulled over HTTP into a lake."""
+    sandbox = Sandbox(customers=request.param, months=12, seed=7, today=TODAY)
     lake = Lake(tmp_path_factory.mktemp("lake"), "sandbox")
     with serve(sandbox, port=0, mtls=False) as server:
         client = LeanClient(settings_of(sandbox, server.url))
@@ -42,7 +57,8 @@ def test_resolved_rows_are_the_truth(synced, name):
     stream = STREAMS[name]
 
     true = true_rows(stream, sandbox)
-    rows, count = held(stream, lake)
+    with showing(lake, (name,)) as connection:
+        rows, count = held(stream, connection)
 
     assert count == len(rows), "a key occurs twice"
     assert rows.keys() == true.keys()
@@ -68,11 +84,11 @@ def test_nothing_was_quarantined_and_nothing_was_unknown(synced):
 def test_a_second_sync_changes_nothing(sandbox, lake):
     """Pulling again asks once per parent, adds no row, and shows the same rows."""
     asyncio.run(sync_everything(client_of(sandbox), lake))
-    before = {name: held(stream, lake) for name, stream in STREAMS.items()}
+    before = everything(lake)
 
     reports = asyncio.run(sync_everything(client_of(sandbox), lake))
 
-    assert {name: held(stream, lake) for name, stream in STREAMS.items()} == before
+    assert everything(lake) == before
     assert reports["transactions"].rows["transactions"] == 0
     assert reports["transactions"].requests == reports["transactions"].parents
     assert set(reports["balances"].outcomes) <= {"UNCHANGED", "SKIPPED", "FAILED"}

@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from decimal import Decimal
 
+from conftest import showing
 from oracle import comparable, row, true_rows
 from test_truth import held
 
@@ -36,10 +37,12 @@ def wrong_rows(lake, sandbox, names=tuple(STREAMS), *, but=frozenset()):
     """
     entities = {one["parent"]["entity_id"] for one in sandbox.truth("accounts")}
     accounts = {one["record"]["account_id"] for one in sandbox.truth("accounts")}
+    with showing(lake, names) as connection:
+        shown = {name: held(STREAMS[name], connection) for name in names}
     found = []
     for name in names:
         stream = STREAMS[name]
-        true, (rows, count) = true_rows(stream, sandbox), held(stream, lake)
+        true, (rows, count) = true_rows(stream, sandbox), shown[name]
         if count != len(rows):
             found.append(f"{name}: {count} rows under {len(rows)} keys")
         if stream.permission is not None:
@@ -64,7 +67,7 @@ def wrong_rows(lake, sandbox, names=tuple(STREAMS), *, but=frozenset()):
 def broken_keys(lake, names=tuple(STREAMS)):
     """Keys that are empty or stand for more than one row."""
     found = []
-    with lake.connect() as connection:
+    with showing(lake, names) as connection:
         for name in names:
             keys = ", ".join(STREAMS[name].key)
             empty = " or ".join(f"{key} is null" for key in STREAMS[name].key)
@@ -78,7 +81,7 @@ def broken_keys(lake, names=tuple(STREAMS)):
 def uncounted(lake, names=tuple(STREAMS)):
     """Rows that show without a committed pull, and pulls whose rows are not all there."""
     found = []
-    with lake.connect() as connection:
+    with showing(lake, names) as connection:
         for name in names:
             found += connection.execute(
                 f"""
@@ -102,7 +105,7 @@ def unaccounted(lake, name):
     """Pulls of a snapshot whose records are neither rows nor in quarantine, by Lean's own count."""
     assert STREAMS[name].paging is Paging.DATA
     assert STREAMS[name].window is Window.SNAPSHOT
-    with lake.connect() as connection:
+    with showing(lake, (name,)) as connection:
         pages = connection.execute(
             f"select series_id, body from ({lake.raw_pages(STREAMS[name])}) where page_number = 0"
         ).fetchall()
@@ -126,7 +129,7 @@ def unaccounted(lake, name):
 
 def outside_consent(lake):
     """Days that pulls claim although no consent of the entity ever allowed to read them."""
-    with lake.connect() as connection:
+    with showing(lake, ()) as connection:
         return connection.execute(
             """
             with allowed as (
@@ -170,7 +173,7 @@ def not_as_sent(lake, name, sent):
             typed = row(stream, record, asked)
             true[tuple(typed[key] for key in stream.key)] = typed
     names = ", ".join(f'"{one}"' for one in stream.schema.names)
-    with lake.connect() as connection:
+    with showing(lake, (name,)) as connection:
         rows = connection.sql(f"select {names} from {name}").to_arrow_table().to_pylist()
     shown = {tuple(one[key] for key in stream.key): comparable(stream, one) for one in rows}
     return [

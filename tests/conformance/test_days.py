@@ -5,6 +5,7 @@ import dataclasses
 import duckdb
 import pyarrow as pa
 import pytest
+from conftest import showing
 from laws import broken_keys, uncounted, wrong_rows
 from worlds import CHAIN, PULLED, Wire, new_sandbox, next_day, pull, wired
 
@@ -218,7 +219,7 @@ def test_movements_of_the_awkward_kinds_stand_once_each(lake):
     pull(sandbox, lake)
 
     def ids(*wanted):
-        with lake.connect() as connection:
+        with showing(lake, ("transactions",)) as connection:
             return connection.execute(
                 "select account_id, transaction_id, status from transactions"
                 " where list_contains($ids, transaction_id)",
@@ -231,7 +232,7 @@ def test_movements_of_the_awkward_kinds_stand_once_each(lake):
         assert ids(*case["transaction_ids"]) == expected
     assert len(ids(*twins["transaction_ids"])) == 2
     assert {account for account, *_ in ids(shared["transaction_id"])} >= set(shared["account_ids"])
-    with lake.connect() as connection:
+    with showing(lake, ("transactions",)) as connection:
         views = connection.execute(
             "select count(*), sum(amount) from transactions"
             " where list_contains($ids, account_id) group by account_id",

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import settings_of
+from conftest import settings_of, showing
 
 from lean_resources import LeanClient
 from lean_resources.sandbox import Sandbox, serve
@@ -82,12 +82,12 @@ def refresh_all(sandbox, url):
     sandbox.clock.advance(dt.timedelta(minutes=1))
 
 
-def shown(folder):
-    """The resolved rows of every stream, in one order, without where they came from."""
+def shown(folder, names=tuple(STREAMS)):
+    """The resolved rows of streams, in one order, without where they came from."""
     found = {}
-    with Lake(folder, "sandbox").connect() as connection:
-        for name, stream in STREAMS.items():
-            columns = ", ".join(f'"{column}"' for column in stream.schema.names)
+    with showing(Lake(folder, "sandbox"), names) as connection:
+        for name in names:
+            columns = ", ".join(f'"{column}"' for column in STREAMS[name].schema.names)
             found[name] = connection.sql(
                 f"select {columns} from {name} order by all"
             ).to_arrow_table()
@@ -107,7 +107,7 @@ def survives(world, tmp_path, **how):
     Lake(folder, "sandbox").vacuum(older_than_seconds=0)
     streams = how.get("streams", list(STREAMS))
     forks.sync(folder, streams=streams)
-    found = shown(folder)
+    found = shown(folder, streams)
     return all(found[name].equals(expected[name]) for name in streams)
 
 

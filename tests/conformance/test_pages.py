@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from conftest import showing
 from laws import broken_keys, uncounted
 from oracle import comparable, row
 from worlds import CHAIN, Wire, new_sandbox, next_day, pull, pull_with, wired
@@ -69,7 +70,7 @@ def lake(first_day, tmp_path):
 def shown(lake, account):
     """The account's resolved transactions by id."""
     names = ", ".join(f'"{name}"' for name in TRANSACTIONS.schema.names)
-    with lake.connect() as connection:
+    with showing(lake, ("transactions",)) as connection:
         rows = connection.sql(
             f"select {names} from transactions where account_id = '{account}'"
         ).to_arrow_table()

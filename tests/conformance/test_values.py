@@ -9,6 +9,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from conftest import showing
 from laws import not_as_sent, unaccounted
 from worlds import Wire, new_sandbox, pull, wired
 
@@ -112,7 +113,7 @@ def story(lake):
     found = not_as_sent(lake, "transactions", sent)
     found += [("quarantined", report.quarantined)] if report.quarantined else []
     found += [] if report.drift else [("drift", "is not told")]
-    with lake.connect() as connection:
+    with showing(lake, ("transactions",)) as connection:
         totals = dict(
             connection.execute(
                 "select currency, sum(amount) from transactions"
