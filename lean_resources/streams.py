@@ -717,7 +717,14 @@ _CONSENTS = Stream(
             "accounts",
             pii=True,
             fields=(
-                _text("scheme_name", "Kind.", "scheme_name", "identification_type"),
+                _text(
+                    "scheme_name",
+                    "Kind.",
+                    "scheme_name",
+                    "identification_type",
+                    values=_SCHEMES,
+                    aliases=_SCHEME_ALIASES,
+                ),
                 _text("identification", "Value.", pii=True),
                 _text("secondary_identification", "Second value.", pii=True),
                 _text("name", "Name on the account.", pii=True),

@@ -4,7 +4,7 @@
 with spoken as (
 
     select
-        transactions.currency,
+        currency_code(transactions.currency) as currency,
         count(*) as movements,
         sum(transactions.amount) as amount
     from transactions
@@ -17,7 +17,7 @@ with spoken as (
                     transactions.booked_at, transactions.value_at, transactions.transacted_at
                 )
             ) between claims.claimed_from and claims.claimed_to
-    group by transactions.currency
+    group by currency_code(transactions.currency)
 
 ),
 

@@ -13,7 +13,7 @@ with told as (
 
     select
         account_id,
-        currency,
+        currency_code(currency) as currency,
         opening_date
     from accounts
     where currency is not null
@@ -22,7 +22,7 @@ with told as (
 
     select distinct
         account_id,
-        currency,
+        currency_code(currency) as currency,
         null::date as opening_date
     from balances
 

@@ -5,6 +5,7 @@
 -- stored: table
 -- counts: every account that was ever listed; what its attributes say is what was read last
 -- columns:
+--   currency  Currency, ISO 4217; see currency_code.
 --   account_ids        Lean's ids that ever stood for it, sorted.
 --   customer_count     Customers who ever shared it.
 --   entity_ids         Entities that ever had it, sorted.
@@ -102,7 +103,7 @@ select
     -- attributes
     newest.account_type,
     newest.account_sub_type,
-    newest.currency,
+    currency_code(newest.currency) as currency,
     newest.description,
     '****' || right(newest.iban, 4) as iban_masked,
     newest.link_quality,

@@ -78,7 +78,7 @@ stated as (
     inner join balances_history as balances
         on
             bridge_accounts.account_id = balances.account_id
-            and ordered.currency = balances.currency
+            and ordered.currency = currency_code(balances.currency)
             and abs(epoch(balances.refreshed_at) - epoch(ordered.known_to_at)) <= 600
     where ordered.is_last and balances.balance_type = 'INTERIM_BOOKED'
     group by ordered.account_key, ordered.currency

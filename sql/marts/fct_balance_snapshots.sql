@@ -6,6 +6,7 @@
 -- counts: all types; never add or compare two of them, and mind included_credit
 -- zone:   instants are UTC, stated_date is Riyadh's
 -- columns:
+--   currency  Currency, ISO 4217; see currency_code.
 --   signed_amount   The balance with its sign, in units of currency; null where the bank's
 --                   indicator is unknown or contradicts the amount.
 --   stated_date     Riyadh day of the bank's time for this balance; may be old.
@@ -22,7 +23,7 @@ select
 
     -- money
     balances.balance_type,
-    balances.currency,
+    currency_code(balances.currency) as currency,
     signed(balances.amount, balances.credit_debit_indicator) as signed_amount,
 
     -- flags

@@ -13,6 +13,7 @@
 --         movements dated in the day's UTC month or the one before
 -- zone:   days and riyadh_month are Riyadh's
 -- columns:
+--   currency  Currency, ISO 4217; see currency_code.
 --   riyadh_month     Riyadh month of stated_date as YYYY-MM.
 --   closing_balance  Booked balance at the end of the day that follows from it, in units of
 --                    currency.
@@ -51,7 +52,7 @@ candidates as (
     select
         bridge_accounts.account_key,
         balances.account_id,
-        balances.currency,
+        currency_code(balances.currency) as currency,
         signed(balances.amount, balances.credit_debit_indicator) as stated_balance,
         balances.refreshed_at as stated_at,
         balances.refreshed_at + interval 10 minutes as held_to_at,

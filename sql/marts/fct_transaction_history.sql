@@ -82,7 +82,7 @@ shown as not materialized (
         history.status,
         signed(history.amount, history.credit_debit_indicator) as signed_amount,
         history.amount,
-        history.currency,
+        currency_code(history.currency) as currency,
         coalesce(history.booked_at, history.value_at, history.transacted_at) as placed_at,
         history.booked_at,
         history.value_at,
@@ -102,8 +102,8 @@ shown as not materialized (
         reads.spoken_from,
         reads.spoken_to,
         hash(
-            history.status, signed_amount, history.amount, history.currency, history.booked_at,
-            history.value_at, placed_at, history.transaction_mutability,
+            history.status, signed_amount, history.amount, currency_code(history.currency),
+            history.booked_at, history.value_at, placed_at, history.transaction_mutability,
             history.transaction_type, history.sub_transaction_type,
             history.transaction_reference, history.merchant_name,
             history.merchant_category_code, history.charge_amount, history.charge_vat_amount

@@ -25,6 +25,7 @@ with movements as (
         sum(unknown_sign_count) as unknown_sign_count,
         sum(null_status_count) as null_status_count,
         sum(unsupported_count) as unsupported_count,
+        sum(unknown_currency_count) as unknown_currency_count,
         sum(null_balance_count) as null_balance_count,
         sum(booked_count) as booked_count
     from fct_quality_monthly
@@ -165,6 +166,17 @@ observed as (
         unsupported_count as odd_count,
         movement_count as row_count,
         unsupported_count / movement_count as observed
+    from movements
+
+    union all
+
+    select
+        'unknown_currency' as observation,
+        'transactions' as stream,
+        bank_identifier,
+        unknown_currency_count as odd_count,
+        movement_count as row_count,
+        unknown_currency_count / movement_count as observed
     from movements
 
     union all

@@ -5,6 +5,7 @@
 -- stored: view
 -- zone:   instants are UTC, days are Riyadh days
 -- columns:
+--   currency  Currency, ISO 4217; see currency_code.
 --   signed_amount         The balance with its sign, in units of currency; null where the bank's
 --                         indicator is unknown or contradicts the amount.
 --   stated_date           Riyadh day of the bank's time for this balance; may be old.
@@ -12,7 +13,9 @@
 --                         the bank names none, null where one that is included has no amount or
 --                         another currency.
 select
-    balances.*,
+    balances.* replace (
+        currency_code(balances.currency) as currency
+    ),
 
     -- money
     signed(balances.amount, balances.credit_debit_indicator) as signed_amount,
@@ -22,7 +25,7 @@ select
                 balances.credit_lines,
                 lambda line:
                 line.is_included
-                and (line.amount is null or line.currency <> balances.currency)
+                and (line.amount is null or currency_code(line.currency) <> currency_code(balances.currency))
             )) > 0
             then null
         else coalesce(

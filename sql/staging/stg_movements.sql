@@ -7,6 +7,14 @@
 -- counts: every status; only booked money is counted, so filter by is_booked before summing
 -- zone:   instants are UTC, days are Riyadh days, month is the UTC month that the lake keeps it in
 -- columns:
+--   instructed_currency  Currency of the instructed amount, ISO 4217; see currency_code.
+--   exchange_unit_currency  Currency that the rate is stated for, ISO 4217; see currency_code.
+--   exchange_target_currency  Currency that was received, ISO 4217; see currency_code.
+--   exchange_source_currency  Currency that was exchanged, ISO 4217; see currency_code.
+--   charge_vat_currency  Currency of the VAT on the charge, ISO 4217; see currency_code.
+--   charge_currency  Currency of the charge, ISO 4217; see currency_code.
+--   balance_currency  Currency of the balance, ISO 4217; see currency_code.
+--   currency  Currency, ISO 4217; see currency_code.
 --   signed_amount      The amount with its sign, money in above zero, in units of currency; null
 --                      where the bank's indicator is unknown or contradicts the amount.
 --   signed_balance     The balance after the movement with its sign, in units of balance_currency.
@@ -24,7 +32,16 @@
 --   debtor_number      (pii)  Account number of the payer as account_number spells it.
 --   creditor_number    (pii)  Account number of the receiver as account_number spells it.
 select
-    transactions.*,
+    transactions.* replace (
+        currency_code(transactions.currency) as currency,
+        currency_code(transactions.balance_currency) as balance_currency,
+        currency_code(transactions.charge_currency) as charge_currency,
+        currency_code(transactions.charge_vat_currency) as charge_vat_currency,
+        currency_code(transactions.exchange_source_currency) as exchange_source_currency,
+        currency_code(transactions.exchange_target_currency) as exchange_target_currency,
+        currency_code(transactions.exchange_unit_currency) as exchange_unit_currency,
+        currency_code(transactions.instructed_currency) as instructed_currency
+    ),
 
     -- money
     signed(transactions.amount, transactions.credit_debit_indicator) as signed_amount,
