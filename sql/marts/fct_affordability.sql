@@ -2,7 +2,8 @@
 -- every number. It shows how a rule would count; it is no decision, and the shipped rules are
 -- unverified; see affordability_rules.
 --
--- grain:  one row per customer, currency and version of the rules that hold on the lake's day
+-- grain:  one row per customer, currency and version of the rules that hold on the lake's day;
+--         every customer has one, in SAR where no account tells a currency
 -- key:    customer_id, currency, rule_version
 -- stored: table
 -- counts: salaries and pensions that go on, by their typical payment, as they arrive (what an
@@ -10,8 +11,7 @@
 --         months, of which the rules count a share; support from the state not at all; loans and
 --         buy now pay later that go on as obligations (rent is none, and the minimum payment of a
 --         credit card is not known)
--- zone:   months are Riyadh months of booking; a month is full where every account of the customer
---         that is covered in it is covered wholly
+-- zone:   months are Riyadh months of booking; a month is full by fct_customer_months
 -- columns:
 --   customer_id               The customer.
 --   currency                  Currency of all amounts, ISO 4217.
@@ -38,9 +38,17 @@
 --   window_short_of_rule      Whether other income counts although it was seen in fewer full months
 --                             than the rules want.
 --   not_applied               Conditional rules that bank data cannot tell about.
---   verdict                   within or over the ceiling; unknown where months or income are
---                             missing.
---   unknown_reason            Why the verdict is unknown: months_missing or no_income; else null.
+--   verdict                   within or over the ceiling, or unknown.
+--   unknown_reason            Why the verdict is unknown, the first that holds: not_an_individual
+--                             (a business account is among those that the customer shares, and the
+--                             rules are for individuals), months_missing, opaque_movements
+--                             (opaque_share is above trust_limits) or no_income; else null.
+--   opaque_share              Share of the money that moved in full months in this currency whose
+--                             direction, category or kind is not known; see fct_opacity_monthly.
+--                             Null where no money moved.
+--   is_decision_ready         Whether a decision may rest on the tables; see
+--                             mart_customer_readiness.
+--   readiness_reasons         Why not, sorted; empty where it is ready.
 --   salary_movement_ids       Movements behind salary and pension.
 --   other_movement_ids        Movements behind other_average, those outside of full months
 --                             included.
@@ -98,13 +106,50 @@ versions as (
 full_months as (
 
     select
+        customer_id,
+        riyadh_month as month
+    from fct_customer_months
+    where is_full_month
+
+),
+
+limits as (
+
+    select max(most) filter (where limit_name = 'opaque_share')::decimal(5, 4) as most_opaque
+    from trust_limits
+
+),
+
+opacity as (
+
+    select
         holders.customer_id,
-        months.riyadh_month as month
-    from fct_account_months as months
-    inner join holders on months.account_key = holders.account_key
-    where months.covered_days > 0
-    group by holders.customer_id, months.riyadh_month
-    having bool_and(months.is_full_month)
+        moved.currency,
+        share_of(sum(moved.opaque_amount), sum(moved.moved_amount)) as opaque_share
+    from fct_opacity_monthly as moved
+    inner join holders on moved.account_key = holders.account_key
+    inner join full_months
+        on holders.customer_id = full_months.customer_id and moved.month = full_months.month
+    group by holders.customer_id, moved.currency
+
+),
+
+businesses as (
+
+    select distinct holders.customer_id
+    from holders
+    inner join dim_accounts on holders.account_key = dim_accounts.account_key
+    where dim_accounts.account_type = 'BUSINESS'
+
+),
+
+everybody as (
+
+    select customer_id
+    from holders
+    union distinct
+    select customer_id
+    from dim_customers
 
 ),
 
@@ -202,7 +247,7 @@ essentials as (
 
 ),
 
-customers as (
+told as (
 
     select
         customer_id,
@@ -222,6 +267,32 @@ customers as (
         customer_id,
         currency
     from essentials
+
+    union
+
+    select
+        holders.customer_id,
+        kept.currency
+    from bridge_account_currencies as kept
+    inner join holders on kept.account_key = holders.account_key
+
+),
+
+customers as (
+
+    select
+        customer_id,
+        currency
+    from told
+    where currency is not null
+
+    union distinct
+
+    select
+        everybody.customer_id,
+        'SAR' as currency
+    from everybody
+    anti join told on everybody.customer_id = told.customer_id and told.currency is not null
 
 ),
 
@@ -247,11 +318,22 @@ counted as (
         coalesce(owed.obligations, 0)::decimal(38, 9) as obligations,
         mean_amount(coalesce(essentials.total, 0), coalesce(month_counts.full_months, 0))
             as essential_spend,
+        opacity.opaque_share,
+        limits.most_opaque,
+        businesses.customer_id is null as is_individual,
+        coalesce(readiness.is_decision_ready, false) as is_decision_ready,
+        coalesce(readiness.reasons, []) as readiness_reasons,
         coalesce(earned.salary_movement_ids, []) as salary_movement_ids,
         coalesce(earned.other_movement_ids, []) as other_movement_ids,
         coalesce(owed.obligation_movement_ids, []) as obligation_movement_ids
     from customers
     cross join versions
+    cross join limits
+    left join opacity
+        on customers.customer_id = opacity.customer_id and customers.currency = opacity.currency
+    left join businesses on customers.customer_id = businesses.customer_id
+    left join mart_customer_readiness as readiness
+        on customers.customer_id = readiness.customer_id
     left join month_counts on customers.customer_id = month_counts.customer_id
     left join earned
         on customers.customer_id = earned.customer_id and customers.currency = earned.currency
@@ -339,14 +421,18 @@ select
     summed.not_applied,
     case
         when
-            summed.full_months < summed.least_full_months
+            not summed.is_individual
+            or summed.full_months < summed.least_full_months
+            or summed.opaque_share > summed.most_opaque
             or ceilings.ceiling is null
             then 'unknown'
         when summed.obligations <= ceilings.ceiling then 'within'
         else 'over'
     end as verdict,
     case
+        when not summed.is_individual then 'not_an_individual'
         when summed.full_months < summed.least_full_months then 'months_missing'
+        when summed.opaque_share > summed.most_opaque then 'opaque_movements'
         when ceilings.ceiling is null then 'no_income'
     end as unknown_reason,
 
@@ -359,6 +445,9 @@ select
 
     -- coverage
     summed.full_months,
+    summed.opaque_share,
+    summed.is_decision_ready,
+    summed.readiness_reasons,
 
     -- trace
     summed.salary_movement_ids,

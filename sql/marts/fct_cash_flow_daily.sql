@@ -21,6 +21,10 @@
 --   outflow_count        Movements in outflow_amount.
 --   internal_count       Movements in the internal amounts.
 --   unknown_sign_count   Booked movements whose sign is unknown; they are in no amount.
+--   opaque_amount        The part of the money that moved without internal transfers that was not
+--                        understood, without sign; see is_opaque. What has no known sign is in it.
+--   opaque_share         opaque_amount over all that moved, from 0 to 1, rounded half up to four
+--                        places; null where nothing did.
 --   is_whole_day         Whether the day is known from midnight to midnight, so that nothing is
 --                        missing from it.
 -- sample: select currency, booking_date, sum(inflow_amount) as inflow,
@@ -43,6 +47,16 @@ with days as (
         coalesce(
             sum(-signed_amount) filter (where signed_amount < 0 and is_internal_transfer), 0
         )::decimal(38, 9) as internal_out_amount,
+        coalesce(
+            sum(abs(amount)) filter (where not is_internal_transfer), 0
+        )::decimal(38, 9) as moved_amount,
+        coalesce(
+            sum(abs(amount)) filter (
+                where not is_internal_transfer
+                and is_opaque(direction, category, transaction_type, sub_transaction_type)
+            ),
+            0
+        )::decimal(38, 9) as opaque_amount,
         count(*) as booked_count,
         count(*) filter (where signed_amount > 0 and not is_internal_transfer) as inflow_count,
         count(*) filter (where signed_amount < 0 and not is_internal_transfer) as outflow_count,
@@ -66,6 +80,8 @@ select
         as net_amount,
     days.internal_in_amount,
     days.internal_out_amount,
+    days.opaque_amount,
+    share_of(days.opaque_amount, days.moved_amount) as opaque_share,
 
     -- counts
     days.booked_count,

@@ -24,6 +24,9 @@
 --   outflow_count        Movements in outflow_amount.
 --   internal_count       Movements in the internal amounts.
 --   unknown_sign_count   Booked movements whose sign is unknown; they are in no amount.
+--   opaque_amount        The part of the money that moved without internal transfers that was not
+--                        understood, without sign; see fct_opacity_monthly.
+--   opaque_share         opaque_amount over all that moved; null where nothing did.
 --   active_days          Days with a booked movement.
 --   is_full_month        Whether every day of the month is known and the account was open on the
 --                        first of them, as far as its opening date is told.
@@ -88,6 +91,8 @@ joined as (
         coalesce(moved.internal_count, 0) as internal_count,
         coalesce(moved.unknown_sign_count, 0) as unknown_sign_count,
         coalesce(moved.active_days, 0) as active_days,
+        coalesce(opacity.opaque_amount, 0)::decimal(38, 9) as opaque_amount,
+        opacity.opaque_share,
         coalesce(covered.covered_days, 0) as covered_days,
         covered.data_through_date,
         kept.opening_date
@@ -101,6 +106,11 @@ joined as (
         on
             months.account_key = covered.account_key
             and months.riyadh_month = covered.riyadh_month
+    left join fct_opacity_monthly as opacity
+        on
+            months.account_key = opacity.account_key
+            and months.currency = opacity.currency
+            and months.riyadh_month = opacity.month
     left join bridge_account_currencies as kept
         on months.account_key = kept.account_key and months.currency = kept.currency
 
@@ -117,6 +127,8 @@ select
     case when unknown_sign_count = 0 then inflow_amount - outflow_amount end as net_amount,
     internal_in_amount,
     internal_out_amount,
+    opaque_amount,
+    opaque_share,
 
     -- counts
     booked_count,

@@ -79,6 +79,7 @@ select
     covered_from,
     data_through_date,
     uncovered_days,
+    opaque_share,
 
     -- trace
     movement_ids

@@ -33,6 +33,8 @@
 --                       irregular, was paid within ninety days of the last covered day.
 --   first_date          Day of the first payment.
 --   last_date           Day of the last payment.
+--   opaque_share        Share of the money of the accounts that paid which was not understood, the
+--                       largest of them; see fct_payment_streams.
 --   data_through_date   Last covered day of the accounts that paid.
 --   movement_ids        The payments, by day.
 -- sample: select kind, source, count(*) as obligations, sum(monthly_average) as monthly from
@@ -69,6 +71,7 @@ streams as (
         coalesce(
             streams.overdue_count <= 1, streams.data_through_date - streams.last_date <= 90
         ) as is_ongoing,
+        streams.opaque_share,
         streams.data_through_date
     from fct_payment_streams as streams
     inner join holders on streams.account_key = holders.account_key
@@ -201,6 +204,7 @@ creditors as (
             end
         ) as source,
         bool_or(is_ongoing) as is_ongoing,
+        max(opaque_share) as opaque_share,
         max(data_through_date) as data_through_date
     from owed
     group by obligation_id
@@ -259,6 +263,7 @@ select
 
     -- coverage
     creditors.data_through_date,
+    creditors.opaque_share,
 
     -- trace
     paid.movement_ids

@@ -58,6 +58,8 @@
 --                         the last covered day; null if irregular.
 --   covered_from          First day of the account that is covered.
 --   data_through_date     Last day of the account that is covered.
+--   opaque_share          Share of the account's money in this currency that moved, ever, and was
+--                         not understood, and may belong to the stream; see fct_opacity_monthly.
 --   uncovered_days        Days between those two that are not covered.
 --   is_direct_debit       Whether the bank marks any of them as collected by a mandate.
 --   is_standing_order     Whether the bank marks any of them as paid by a standing order.
@@ -72,6 +74,17 @@ with coverage as (
         (max(covered_to) - min(covered_from) + 1 - sum(covered_days))::integer as uncovered_days
     from fct_account_months
     group by account_key
+
+),
+
+opacity as (
+
+    select
+        account_key,
+        currency,
+        share_of(sum(opaque_amount), sum(moved_amount)) as opaque_share
+    from fct_opacity_monthly
+    group by account_key, currency
 
 ),
 
@@ -435,9 +448,12 @@ select
     expected.covered_from,
     expected.covered_to as data_through_date,
     expected.uncovered_days,
+    opacity.opaque_share,
 
     -- trace
     evidence.movement_ids
 from expected
 inner join evidence on expected.stream_id = evidence.stream_id
+left join opacity
+    on expected.account_key = opacity.account_key and expected.currency = opacity.currency
 left join inferred on expected.stream_id = inferred.stream_id

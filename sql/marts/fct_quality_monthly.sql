@@ -13,6 +13,7 @@
 --   unsupported_count    Those with UNSUPPORTED as status or kind.
 --   null_balance_count   Booked ones without a balance after them.
 --   unknown_currency_count  Those whose currency is none of ISO 4217.
+--   opaque_count         Booked ones that were not understood; see is_opaque.
 --   booked_count         Booked ones.
 -- sample: select bank_identifier, sum(unknown_sign_count) as unknown_signs, sum(movement_count) as
 --         movements from fct_quality_monthly group by all order by all
@@ -41,6 +42,14 @@ select
         where movements.is_booked and movements.signed_balance is null
     ) as null_balance_count,
     count(*) filter (where not is_currency(movements.currency)) as unknown_currency_count,
+    count(*) filter (
+        where movements.is_booked
+        and not movements.is_internal_transfer
+        and is_opaque(
+            movements.direction, movements.category,
+            movements.transaction_type, movements.sub_transaction_type
+        )
+    ) as opaque_count,
     count(*) filter (where movements.is_booked) as booked_count
 from fct_transactions as movements
 left join banks_of_accounts on movements.account_key = banks_of_accounts.account_key

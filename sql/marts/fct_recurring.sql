@@ -114,6 +114,7 @@ select
     -- coverage
     streams.data_through_date,
     streams.uncovered_days,
+    streams.opaque_share,
 
     -- trace
     streams.movement_ids

@@ -24,6 +24,8 @@
 --   last_booking_date      Riyadh day of the last of the movements.
 --   covered_days           Days of the month that are known from midnight to midnight in Riyadh.
 --   is_full_month          Whether all of them are, so that its sums are complete.
+--   opaque_share           Share of the account's money that moved in the month which was not
+--                          understood, and may be spending too; see fct_opacity_monthly.
 --   month                  booking_month as YYYY-MM.
 -- sample: select booking_month, english_name, sum(net_spend) as spent from fct_spend_monthly
 --         where currency = 'SAR' group by all order by booking_month, spent desc
@@ -97,9 +99,15 @@ select
     spent.month,
 
     -- coverage
+    opacity.opaque_share,
     coalesce(months.covered_days, 0) as covered_days,
     coalesce(months.is_full_month, false) as is_full_month
 from spent
 left join categories on spent.category = categories.category
+left join fct_opacity_monthly as opacity
+    on
+        spent.account_key = opacity.account_key
+        and spent.currency is not distinct from opacity.currency
+        and spent.month = opacity.month
 left join fct_account_months as months
     on spent.account_key = months.account_key and spent.month = months.riyadh_month

@@ -6,17 +6,20 @@
 -- key:    movement_id, link_kind
 -- stored: by month, reading -1 to +1
 -- counts: booked movements; legs up to 3 days apart with the same amount and currency, told by
---         their reference or by the other side's account number; reversals up to 14 days after a
+--         their reference or by the other side's account number, or a repayment and what came in on
+--         a card of the same customer; reversals up to 14 days after a
 --         movement of the same account, amount and currency, told by reference or merchant
 -- columns:
 --   movement_id         The movement; see fct_transactions.
 --   link_kind           internal_transfer, reversal (it takes something back) or reversed.
 --   linked_movement_id  The other movement.
 --   pair_id             The smaller of both ids, the same on both rows of a pair.
---   method              What told: reference, counterparty or merchant.
---   confidence          From 0 to 1: 1 by reference, 0.95 by account number, 0.8 by merchant.
+--   method              What told: reference, counterparty, repayment (of a card) or merchant.
+--   confidence          From 0 to 1: 1 by reference, 0.95 by account number, 0.8 by merchant
+--                       or repayment.
 --   lag_days            Riyadh days from the earlier one to the later one.
 --   month               UTC month of the movement, YYYY-MM.
+-- cleared: method (one of four words), confidence (a number for each of them)
 -- sample: select link_kind, method, count(*) as movements from fct_transaction_links group by all
 with owners as (
 
@@ -32,6 +35,7 @@ accounts as (
     select
         bridge_accounts.account_id,
         bridge_accounts.account_key,
+        coalesce(numbers.is_card, false) as is_card,
         -- A transfer between own accounts takes a customer with two.
         bridge_accounts.account_key in (
             select owners.account_key
@@ -44,6 +48,8 @@ accounts as (
             )
         ) as has_siblings
     from bridge_accounts
+    left join bridge_account_numbers as numbers
+        on bridge_accounts.account_key = numbers.account_key
 
 ),
 
@@ -68,7 +74,13 @@ booked as not materialized (
                 'SAME_BANK_TRANSFER', 'LOCAL_BANK_TRANSFER', 'INTERNATIONAL_TRANSFER'
             )
             or coalesce(movements.debtor_number, movements.creditor_number) is not null
+            or movements.sub_transaction_type = 'REPAYMENTS'
+            or (accounts.is_card and movements.signed_amount > 0)
         ) as is_transfer,
+        coalesce(movements.sub_transaction_type = 'REPAYMENTS', false) as is_repayment,
+        accounts.is_card
+        and movements.signed_amount > 0
+        and coalesce(movements.sub_transaction_type, '') <> 'REFUND' as is_paid_card,
         movements.transaction_type in (
             'SAME_BANK_TRANSFER', 'LOCAL_BANK_TRANSFER', 'INTERNATIONAL_TRANSFER'
         ) as is_transfer_kind,
@@ -159,7 +171,11 @@ legs as (
         owners.customer_id
     from sided
     inner join owners on sided.account_key = owners.account_key
-    where sided.is_transfer_kind or sided.counterparty_number is not null
+    where
+        sided.is_transfer_kind
+        or sided.is_repayment
+        or sided.is_paid_card
+        or sided.counterparty_number is not null
 
 ),
 
@@ -172,7 +188,11 @@ transfers as (
         received.month as second_month,
         case
             when paid.transaction_reference = received.transaction_reference then 'reference'
-            else 'counterparty'
+            when
+                paid.counterparty_key = received.account_key
+                or received.counterparty_key = paid.account_key
+                then 'counterparty'
+            else 'repayment'
         end as method,
         abs(received.booking_date - paid.booking_date) as lag_days
     from legs as paid
@@ -189,6 +209,7 @@ transfers as (
             paid.transaction_reference = received.transaction_reference
             or paid.counterparty_key = received.account_key
             or received.counterparty_key = paid.account_key
+            or (paid.is_repayment and received.is_paid_card)
         )
 
 ),

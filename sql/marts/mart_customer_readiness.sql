@@ -8,7 +8,8 @@
 -- columns:
 --   account_keys       Those accounts, sorted; see dim_accounts.
 --   account_count      How many they are.
---   full_months        Riyadh months in which each of them is known on every day.
+--   full_months        Riyadh months in which each of them is known on every day; see
+--                      fct_customer_months.
 --   full_from_month    The first of those months, YYYY-MM; null without one.
 --   data_through_date  Last Riyadh day that is wholly known of the least known of them.
 --   proved_days        Days of the accounts whose balances are proved by their movements.
@@ -19,9 +20,12 @@
 --                      null without a day.
 --   permissions        What every active consent of the customer covers, in Lean's words, sorted.
 --   is_decision_ready  Whether there is no reason against it.
---   reasons            Why not, sorted: no_account, no_consent, months_short, not_reconciled,
---                      balances_unknown, and not_permitted_… for accounts, balance, identity and
---                      transactions; empty where it is ready.
+--   data_age_days      Days between data_through_date and the Riyadh day of the lake's clock; null
+--                      where nothing is known.
+--   reasons            Why not, sorted: data_stale (older than trust_limits allow), no_account,
+--                      no_consent, months_short, not_reconciled, balances_unknown, and
+--                      not_permitted_… for accounts, balance, identity and transactions; empty
+--                      where it is ready.
 --   as_of              The lake's clock.
 -- sample: select is_decision_ready, reasons, count(*) as customers from mart_customer_readiness
 --         group by all order by all
@@ -50,27 +54,14 @@ accounts_held as (
 
 ),
 
-months as (
-
-    select
-        held.customer_id,
-        known.riyadh_month
-    from held
-    inner join fct_account_months as known on held.account_key = known.account_key
-    inner join accounts_held on held.customer_id = accounts_held.customer_id
-    where known.is_full_month
-    group by held.customer_id, known.riyadh_month, accounts_held.account_count
-    having count(*) = accounts_held.account_count
-
-),
-
 full_months as (
 
     select
         customer_id,
         count(*) as full_months,
         min(riyadh_month) as full_from_month
-    from months
+    from fct_customer_months
+    where is_full_month
     group by customer_id
 
 ),
@@ -182,6 +173,13 @@ rules as (
 
 ),
 
+limits as (
+
+    select max(most) filter (where limit_name = 'data_age_days')::integer as most_age_days
+    from trust_limits
+
+),
+
 told as (
 
     select
@@ -200,9 +198,12 @@ told as (
         coalesce(permitted.permissions, []) as permissions,
         rules.least_months,
         rules.least_share,
+        limits.most_age_days,
+        riyadh_date(dim_customers.as_of) - through.data_through_date as data_age_days,
         dim_customers.as_of
     from dim_customers
     cross join rules
+    cross join limits
     left join accounts_held on dim_customers.customer_id = accounts_held.customer_id
     left join full_months on dim_customers.customer_id = full_months.customer_id
     left join through on dim_customers.customer_id = through.customer_id
@@ -220,6 +221,7 @@ judged as (
                 case
                     when account_count > 0 and reconciled_share is null then 'balances_unknown'
                 end,
+                case when data_age_days > most_age_days then 'data_stale' end,
                 case when full_months < least_months then 'months_short' end,
                 case when account_count = 0 then 'no_account' end,
                 case when not is_consented then 'no_consent' end,
@@ -254,6 +256,7 @@ select
     full_months,
     full_from_month,
     data_through_date,
+    data_age_days,
     proved_days,
     balance_days,
     reconciled_share,

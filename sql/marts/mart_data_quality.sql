@@ -26,6 +26,7 @@ with movements as (
         sum(null_status_count) as null_status_count,
         sum(unsupported_count) as unsupported_count,
         sum(unknown_currency_count) as unknown_currency_count,
+        sum(opaque_count) as opaque_count,
         sum(null_balance_count) as null_balance_count,
         sum(booked_count) as booked_count
     from fct_quality_monthly
@@ -166,6 +167,17 @@ observed as (
         unsupported_count as odd_count,
         movement_count as row_count,
         unsupported_count / movement_count as observed
+    from movements
+
+    union all
+
+    select
+        'opaque' as observation,
+        'transactions' as stream,
+        bank_identifier,
+        opaque_count as odd_count,
+        booked_count as row_count,
+        opaque_count / booked_count as observed
     from movements
 
     union all

@@ -15,8 +15,10 @@
 --   unchanged_count   Pulls that found nothing new.
 --   skipped_count     Pulls that were not permitted, and so not tried or refused for good.
 --   failed_count      Pulls that failed.
---   success_share     Committed and unchanged ones among those that were not skipped, from 0 to 1,
---                     rounded half up to four places; null where all were.
+--   success_share     Committed and unchanged ones among those that were not skipped, or skipped
+--                     because their bank is off, from 0 to 1, rounded half up to four places; null
+--                     where there are none.
+--   paused_count      Skipped pulls whose bank is off; they count as not succeeded.
 --   row_count         Rows that were committed.
 --   quarantined_count  Records that did not fit.
 --   request_count     Requests made, repeated ones included.
@@ -26,9 +28,14 @@
 --   p95_seconds       Seconds that 95 in 100 of the reads took at most.
 --   oldest_refreshed_at  State of the bank's data that was read which is furthest behind, UTC.
 --   newest_refreshed_at  State of the bank's data that was read which is newest, UTC.
---   p50_lag_hours     How far half of the pulls were at most behind the newest state of any bank
---                     that was read on the day, in hours, rounded half up to two places.
+--   p50_lag_hours     How far half of the pulls were at most behind the newest instant of the day
+--                     by Lean's clock, in hours, rounded half up to two places.
 --   max_lag_hours     How far the furthest of them was behind it.
+--   feed_age_hours    How far the newest state of the bank's data that any pull of the stream read,
+--                     on any day, is behind the lake's clock, in hours, rounded half up to two
+--                     places; null where none did.
+--   is_stale          Whether that is more than trust_limits allow; a feed of which nothing was
+--                     ever read is stale too. Null for what is not read from a bank.
 --   failed_codes      Failed pulls by code; null without one.
 --   skipped_codes     Skipped pulls by code; null without one.
 -- sample: select bank_identifier, stream, success_share, failed_codes from mart_sync_health
@@ -46,6 +53,7 @@ with asked as (
         requests,
         bytes,
         refreshed_at,
+        known_at,
         case when requests > 0 then epoch_us(finished_at) - epoch_us(asked_at) end as microseconds
     from pulls
 
@@ -55,7 +63,8 @@ newest as (
 
     select
         pulled_date,
-        max(refreshed_at) as refreshed_at
+        -- A day on which every bank is behind has no newest state to be held against.
+        max(greatest(refreshed_at, known_at)) as refreshed_at
     from asked
     where outcome in ('COMMITTED', 'UNCHANGED')
     group by pulled_date
@@ -85,6 +94,25 @@ spent as (
 
 ),
 
+ages as (
+
+    select
+        bank_identifier,
+        stream,
+        max(refreshed_at) as refreshed_at
+    from asked
+    where outcome in ('COMMITTED', 'UNCHANGED')
+    group by bank_identifier, stream
+
+),
+
+limits as (
+
+    select max(most) filter (where limit_name = 'feed_age_hours')::integer as most_age_hours
+    from trust_limits
+
+),
+
 pulled as (
 
     select
@@ -95,6 +123,9 @@ pulled as (
         count(*) filter (where asked.outcome = 'COMMITTED') as committed_count,
         count(*) filter (where asked.outcome = 'UNCHANGED') as unchanged_count,
         count(*) filter (where asked.outcome = 'SKIPPED') as skipped_count,
+        count(*) filter (
+            where asked.outcome = 'SKIPPED' and asked.code = 'BANK_PAUSED'
+        ) as paused_count,
         count(*) filter (where asked.outcome = 'FAILED') as failed_count,
         sum(asked.rows)::bigint as row_count,
         sum(asked.quarantined)::bigint as quarantined_count,
@@ -133,13 +164,14 @@ select
     coalesce(pulled.committed_count, 0) as committed_count,
     coalesce(pulled.unchanged_count, 0) as unchanged_count,
     coalesce(pulled.skipped_count, 0) as skipped_count,
+    coalesce(pulled.paused_count, 0) as paused_count,
     coalesce(pulled.failed_count, 0) as failed_count,
     case
-        when pulled.pull_count > pulled.skipped_count
+        when pulled.pull_count > pulled.skipped_count - pulled.paused_count
             then round(
                 (
                     (pulled.committed_count + pulled.unchanged_count)
-                    / (pulled.pull_count - pulled.skipped_count)
+                    / (pulled.pull_count - pulled.skipped_count + pulled.paused_count)
                 )::decimal(18, 9),
                 4
             )::decimal(5, 4)
@@ -158,6 +190,18 @@ select
     round((pulled.p50_lag / 3600000000)::decimal(18, 9), 2)::decimal(18, 2) as p50_lag_hours,
     round((pulled.max_lag / 3600000000)::decimal(18, 9), 2)::decimal(18, 2) as max_lag_hours,
 
+    round(
+        ((epoch_us(clock.as_of) - epoch_us(ages.refreshed_at)) / 3600000000)::decimal(18, 9), 2
+    )::decimal(18, 2) as feed_age_hours,
+    case
+        when coalesce(pulled.bank_identifier, spent.bank_identifier) <> 'application'
+            then coalesce(
+                epoch_us(clock.as_of) - epoch_us(ages.refreshed_at)
+                > limits.most_age_hours * 3600000000,
+                true
+            )
+    end as is_stale,
+
     -- errors
     pulled.failed_codes,
     pulled.skipped_codes
@@ -167,3 +211,9 @@ full outer join spent
         pulled.bank_identifier = spent.bank_identifier
         and pulled.stream = spent.stream
         and pulled.pulled_date = spent.pulled_date
+left join ages
+    on
+        coalesce(pulled.bank_identifier, spent.bank_identifier) = ages.bank_identifier
+        and coalesce(pulled.stream, spent.stream) = ages.stream
+left join clock on true
+cross join limits

@@ -25,7 +25,10 @@ select
                 balances.credit_lines,
                 lambda line:
                 line.is_included
-                and (line.amount is null or currency_code(line.currency) <> currency_code(balances.currency))
+                and (
+                    line.amount is null
+                    or currency_code(line.currency) <> currency_code(balances.currency)
+                )
             )) > 0
             then null
         else coalesce(

@@ -6,10 +6,16 @@ from collections import defaultdict
 from decimal import ROUND_HALF_UP, Decimal
 
 import pytest
+from known import riyadh_date
 from test_flows import in_month, months, payment, true_streams
-from test_spend import seed
+from test_spend import opaque_share, own_transfers, seed
 from tiny import run
-from truth import account_keys, whole_days
+from truth import (
+    account_keys,
+    movements,
+    placed_at,
+    whole_days,
+)
 
 TODAY = dt.date(2026, 3, 16)
 
@@ -81,18 +87,27 @@ def test_obligations_are_every_instalment_rent_and_mandate(world):
 def test_affordability_is_what_its_movements_and_rules_say(world):
     """Income, obligations, ceiling, headroom and verdict follow from proved tables and the seed."""
     owners, covered = customers_of(world), whole_days(world)
-    accounts, partial = defaultdict(set), defaultdict(set)
+    accounts = defaultdict(set)
     for key, customers in owners.items():
         for customer in customers:
-            if covered[key]:
-                accounts[customer].add(key)
-    full = {}
-    for customer, keys in accounts.items():
-        touched = {day.timetuple()[:2] for key in keys for day in covered[key]}
-        for key in keys:
-            here = {day.timetuple()[:2] for day in covered[key]}
-            partial[customer] |= here - full_months(covered[key])
-        full[customer] = touched - partial[customer]
+            accounts[customer].add(key)
+    ready = world.table("mart_customer_readiness", "customer_id")
+    full = {
+        customer: set.intersection(*(full_months(covered[key]) for key in row["account_keys"]))
+        for (customer,), row in ready.items()
+        if row["account_keys"]
+    }
+    businesses = {
+        customer
+        for row in world.rows("from dim_accounts where account_type = 'BUSINESS'")
+        for customer in owners[row["account_key"]]
+    }
+    internal = own_transfers(world)
+    moved = defaultdict(list)
+    for movement_id, true in movements(world).items():
+        if true["status"] == "BOOKED" and movement_id not in internal:
+            month = riyadh_date(placed_at(true)).timetuple()[:2]
+            moved[movement_id.split(":")[0], true["currency"], month].append(true)
     ledger = world.table("fct_transactions", "movement_id")
     income = world.rows("from fct_income_streams where status <> 'stopped' and not is_support")
     owed = world.rows("from fct_obligations where is_ongoing and kind in ('loan', 'bnpl')")
@@ -109,7 +124,7 @@ def test_affordability_is_what_its_movements_and_rules_say(world):
         ]
         named = [one for one in mine if one["kind"] == "salary"]
         other = [one for one in mine if one not in named and one["cadence"] != "irregular"]
-        known = full[customer]
+        known = full.get(customer, set())
         salary = sum((one["median_amount"] for one in named), Decimal(0))
         earned = sum(
             (
@@ -142,6 +157,17 @@ def test_affordability_is_what_its_movements_and_rules_say(world):
         assert set(row["other_movement_ids"]) == ids
         ids = {movement_id for one in debts for movement_id in one["movement_ids"]}
         assert set(row["obligation_movement_ids"]) == ids
+        share = opaque_share(
+            true
+            for key in accounts[customer]
+            for month in known
+            for true in moved[key, currency, month]
+        )
+        assert row["opaque_share"] == share
+        about = ready[(customer,)]
+        assert row["is_decision_ready"] == about["is_decision_ready"]
+        assert row["readiness_reasons"] == about["reasons"]
+        assert row["full_months"] == about["full_months"]
         if not known:
             assert (row["verdict"], row["counted_income"]) == ("unknown", None)
             continue
@@ -161,22 +187,35 @@ def test_affordability_is_what_its_movements_and_rules_say(world):
         ]
         ceiling = min(ceilings) if ceilings else None
         assert row["ceiling"] == ceiling
-        if len(known) < 3 or ceiling is None:
+        reasons = {
+            "not_an_individual": customer in businesses,
+            "months_missing": len(known) < 3,
+            "opaque_movements": share is not None and share > Decimal("0.25"),
+            "no_income": ceiling is None,
+        }
+        reason = next((name for name, holds in reasons.items() if holds), None)
+        assert row["unknown_reason"] == reason
+        if reason is not None:
             assert row["verdict"] == "unknown"
         else:
             assert row["headroom"] == ceiling - obligations
             assert row["verdict"] == ("within" if obligations <= ceiling else "over")
+    assert {customer for customer, _, _ in held} == {customer for (customer,) in ready}
+    assert {row["unknown_reason"] for row in held.values()} >= {None, "months_missing"}
     assert len(held) > 10, "a world without customers proves nothing"
 
 
-def afford(*, through=TODAY, income=(), owed=(), movements=(), rules=None, known=None):
+def afford(*, through=TODAY, income=(), owed=(), movements=(), rules=None, known=None, **more):
     """What fct_affordability makes of one customer."""
     given = {} if rules is None else {"affordability_rules": rules}
     return run(
         "fct_affordability",
         clock=[{"as_of_date": through}],
         bridge_accounts=[{"account_id": "1", "account_key": "a", "customer_id": "c"}],
-        fct_account_months=known or months(dt.date(2025, 9, 1), dt.date(2026, 2, 28)),
+        fct_customer_months=[
+            {name: one[name] for name in ("riyadh_month", "is_full_month")} | {"customer_id": "c"}
+            for one in known or months(dt.date(2025, 9, 1), dt.date(2026, 2, 28))
+        ],
         fct_income_streams=[
             {
                 "account_key": "a",
@@ -195,6 +234,7 @@ def afford(*, through=TODAY, income=(), owed=(), movements=(), rules=None, known
         ],
         fct_counterparty_movements=movements,
         **given,
+        **more,
     )
 
 
@@ -302,3 +342,107 @@ def test_half_of_a_thousandth_is_rounded_up_and_never_through_a_float():
 
     assert row["active_average"] == Decimal(amount)
     assert row["monthly_average"] == rounded(Decimal(amount) * 6 / 7)
+
+
+def opaque_months(share):
+    """A month of which a share was not understood."""
+    amounts = {"moved_amount": Decimal(1000), "opaque_amount": Decimal(1000) * Decimal(share)}
+    return [{"account_key": "a", "currency": "SAR", "month": "2026-01", **amounts}]
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict", "reason"),
+    [
+        ({}, "within", None),
+        ({"fct_opacity_monthly": opaque_months("0.25")}, "within", None),
+        ({"fct_opacity_monthly": opaque_months("0.2502")}, "unknown", "opaque_movements"),
+        ({"fct_opacity_monthly": opaque_months(1)}, "unknown", "opaque_movements"),
+        (
+            {"dim_accounts": [{"account_key": "a", "account_type": "BUSINESS"}]},
+            "unknown",
+            "not_an_individual",
+        ),
+        ({"income": []}, "unknown", "no_income"),
+        ({"income": [], "known": months(dt.date(2026, 1, 1), dt.date(2026, 2, 28))}, "unknown",
+         "months_missing"),
+        ({"income": [], "fct_opacity_monthly": opaque_months(1)}, "unknown", "opaque_movements"),
+    ],
+    ids=[
+        "all-is-known",
+        "just-enough-understood",
+        "a-little-too-opaque",
+        "nothing-understood",
+        "a-business",
+        "no-income",
+        "too-few-months",
+        "income-may-be-among-what-is-opaque",
+    ],
+)  # fmt: skip
+def test_a_verdict_on_what_is_not_known_is_unknown(given, verdict, reason):
+    """With the first reason that holds, in one row for everybody."""
+    (row,) = afford(**({"income": [salary(9000)]} | given))
+
+    assert (row["verdict"], row["unknown_reason"]) == (verdict, reason)
+    assert (row["is_decision_ready"], row["readiness_reasons"]) == (False, [])
+
+
+def test_a_verdict_says_whether_a_decision_may_rest_on_it():
+    """Readiness and its reasons are passed on."""
+    (row,) = afford(
+        income=[salary(9000)],
+        mart_customer_readiness=[
+            {"customer_id": "c", "is_decision_ready": False, "reasons": ["not_reconciled"]}
+        ],
+    )
+
+    assert row["verdict"] == "within"
+    assert (row["is_decision_ready"], row["readiness_reasons"]) == (False, ["not_reconciled"])
+
+
+def test_a_customer_of_whom_nothing_is_known_has_a_row():
+    """In the rules' currency, with a verdict that says what is missing."""
+    rows = afford(known=[{"riyadh_month": "2026-01", "is_full_month": False}],
+                  dim_customers=[{"customer_id": "d"}])  # fmt: skip
+
+    assert {(row["customer_id"], row["currency"], row["unknown_reason"]) for row in rows} == {
+        ("c", "SAR", "months_missing"),
+        ("d", "SAR", "months_missing"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("told", "is_understood"),
+    [
+        ({}, True),
+        ({"transaction_type": None}, True),
+        ({"sub_transaction_type": "UNSUPPORTED"}, True),
+        ({"transaction_type": "UNSUPPORTED", "sub_transaction_type": None}, False),
+        ({"category": "UNKNOWN"}, False),
+        ({"direction": None}, False),
+    ],
+)
+def test_money_is_opaque_whose_kind_category_or_direction_is_not_told(told, is_understood):
+    """By its amount, beside all that moved; own transfers and what is not booked do not count."""
+    row = {
+        "account_key": "a",
+        "currency": "SAR",
+        "booking_month": dt.date(2026, 1, 1),
+        "booking_date": dt.date(2026, 1, 5),
+        "amount": Decimal(30),
+        "signed_amount": Decimal(-30),
+        "direction": "out",
+        "category": "RETAIL",
+        "transaction_type": "POS",
+        "sub_transaction_type": "PURCHASE",
+        "is_booked": True,
+        "is_internal_transfer": False,
+    }
+    rows = [row | told, row | {"amount": Decimal(70)}]
+    rows += [row | told | {"is_booked": False}, row | told | {"is_internal_transfer": True}]
+
+    (month,) = run("fct_opacity_monthly", fct_transactions=rows)
+    (day,) = run("fct_cash_flow_daily", fct_transactions=rows)
+
+    share = Decimal(0) if is_understood else Decimal("0.3")
+    assert (month["opaque_share"], month["moved_count"]) == (share, 2)
+    assert day["opaque_share"] == share

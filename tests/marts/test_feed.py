@@ -221,6 +221,8 @@ def test_health_counts_every_pull_once(world):
         for row in rows:
             if row["refreshed_at"] and row["outcome"] in good:
                 newest[day] = max(newest[day], row["refreshed_at"])
+            if row["known_at"] and row["outcome"] in good:
+                newest[day] = max(newest[day], row["known_at"])
 
     held = world.table("mart_sync_health", "bank_identifier", "stream", "pulled_date")
 
@@ -231,7 +233,9 @@ def test_health_counts_every_pull_once(world):
         outcomes = Counter(row["outcome"] for row in rows)
         for outcome in ("COMMITTED", "UNCHANGED", "SKIPPED", "FAILED"):
             assert shown[f"{outcome.lower()}_count"] == outcomes[outcome]
-        tried = len(rows) - outcomes["SKIPPED"]
+        paused = sum(row["code"] == "BANK_PAUSED" for row in rows)
+        assert shown["paused_count"] == paused
+        tried = len(rows) - outcomes["SKIPPED"] + paused
         well = outcomes["COMMITTED"] + outcomes["UNCHANGED"]
         assert shown["success_share"] == (rounded(Decimal(well) / tried, 4) if tried else None)
         for name in ("row", "quarantined", "request", "byte"):

@@ -7,6 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 import pytest
 from known import models, riyadh_date
 from test_people import as_of, at, end_of
+from test_spend import opaque, own_transfers
 from tiny import run
 from truth import account_keys, movements, placed_at, signed
 
@@ -111,6 +112,7 @@ def test_what_is_odd_about_each_bank_is_counted(world):
             entity = day["entities"][(row["entity_id"],)]
             banks[keys[account_id]] = entity["bank_identifier"]
     odd, total = Counter(), Counter()
+    internal = own_transfers(world)
     today = riyadh_date(as_of(world))
     for movement_id, row in movements(world).items():
         bank = banks[movement_id.split(":")[0]]
@@ -122,6 +124,7 @@ def test_what_is_odd_about_each_bank_is_counted(world):
             "unknown_sign": signed(row["amount"], row["credit_debit_indicator"]) is None,
             "unsupported_value": "UNSUPPORTED" in words,
             "null_status": row["status"] is None,
+            "unknown_currency": not row["currency"].isupper(),
             "future_date": riyadh_date(placed_at(row)) > today,
         }.items():
             odd[name, "transactions", bank] += is_odd
@@ -129,6 +132,9 @@ def test_what_is_odd_about_each_bank_is_counted(world):
         if is_booked:
             odd["missing_balance_after", "transactions", bank] += balance in {None, False}
             total["missing_balance_after", "transactions", bank] += 1
+            is_opaque = movement_id not in internal and opaque(row)
+            odd["opaque", "transactions", bank] += is_opaque
+            total["opaque", "transactions", bank] += 1
     newest = {}
     for row in sorted(world.rows("from pulls"), key=lambda row: row["asked_at"]):
         if row["outcome"] != "SKIPPED" and row["bank_identifier"]:

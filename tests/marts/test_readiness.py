@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from decimal import ROUND_HALF_UP, Decimal
 
 import pytest
+from known import riyadh_date
 from test_people import as_of, at, end_of
 from tiny import run
 from truth import account_keys, whole_days
@@ -66,6 +67,9 @@ def test_customers_are_ready_by_what_is_known_of_all_their_accounts(world):
         assert shown["permissions"] == sorted(permitted)
         reasons = [f"not_permitted_{name}" for name in NEEDED if name not in permitted]
         reasons += ["no_account"] * (not mine) + ["no_consent"] * (not given)
+        age = (riyadh_date(clock) - min(ends)).days if ends else None
+        assert shown["data_age_days"] == age
+        reasons += ["data_stale"] * (age is not None and age > 7)
         reasons += ["months_short"] * (len(full or ()) < 3)
         reasons += ["not_reconciled"] * (share is not None and share < Decimal("0.98"))
         reasons += ["balances_unknown"] * bool(mine and share is None)
@@ -80,7 +84,7 @@ def length(month):
     return ((first + 32 * DAY).replace(day=1) - first).days
 
 
-def readiness(months=3, proved=98, total=100, **consent):
+def readiness(months=3, proved=98, total=100, covered_to=None, **consent):
     """The row of a customer with one account, known and proved so far."""
     (row,) = run(
         "mart_customer_readiness",
@@ -90,8 +94,9 @@ def readiness(months=3, proved=98, total=100, **consent):
         dim_consents=[
             {"customer_id": "c", "is_current": True, "state": "active", **ALL, **consent}
         ],
-        fct_account_months=[
-            {"account_key": "a", "riyadh_month": f"2026-0{n}", "is_full_month": True}
+        fct_account_months=[{"account_key": "a", "covered_to": covered_to}],
+        fct_customer_months=[
+            {"customer_id": "c", "riyadh_month": f"2026-0{n}", "is_full_month": True}
             for n in range(1, months + 1)
         ],
         fct_balance_stretches=[
@@ -115,6 +120,8 @@ def readiness(months=3, proved=98, total=100, **consent):
         ({"months": 2}, ["months_short"]),
         ({"proved": 97}, ["not_reconciled"]),
         ({"proved": 0, "total": 0}, ["balances_unknown"]),
+        ({"covered_to": at(0).date() - 7 * DAY}, []),
+        ({"covered_to": at(0).date() - 9 * DAY}, ["data_stale"]),
         ({"permits_balance": False}, ["not_permitted_balance"]),
         ({"permits_transactions": None}, ["not_permitted_transactions"]),
     ],
@@ -123,6 +130,8 @@ def readiness(months=3, proved=98, total=100, **consent):
         "a-month-short",
         "a-day-in-a-hundred-unproved",
         "no-balance-ever-told",
+        "a-week-old",
+        "a-feed-that-is-dead",
         "balances-not-permitted",
         "permission-not-told",
     ],

@@ -3,7 +3,7 @@
 import csv
 import datetime as dt
 from collections import defaultdict
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
 
 import pytest
@@ -48,6 +48,24 @@ def category_of(row):
     }
     sub = row["sub_transaction_type"]
     return kinds.get((row["transaction_type"], sub)) or kinds.get(("", sub)) or "UNKNOWN"
+
+
+def opaque(row):
+    """Whether nothing tells a movement's direction, category or kind."""
+    kinds = {row["transaction_type"], row["sub_transaction_type"]}
+    return (
+        signed(row["amount"], row["credit_debit_indicator"]) in (None, 0)
+        or category_of(row) in ("UNKNOWN", "UNSUPPORTED")
+        or kinds <= {None, "UNSUPPORTED", "UNKNOWN"}
+    )
+
+
+def opaque_share(rows):
+    """Share of the money of some movements that was not understood, or None without money."""
+    rows = list(rows)
+    moved = sum((abs(row["amount"]) for row in rows), Decimal(0))
+    hidden = sum((abs(row["amount"]) for row in rows if opaque(row)), Decimal(0))
+    return (hidden / moved).quantize(Decimal("0.0001"), ROUND_HALF_UP) if moved else None
 
 
 def own_transfers(world):

@@ -1,0 +1,9 @@
+-- Whether a movement was not understood: nothing tells its direction, its category, or what kind of
+-- movement it is.
+create or replace macro is_opaque(direction, category, transaction_type, sub_transaction_type) as
+direction is null
+or coalesce(category, 'UNKNOWN') in ('UNKNOWN', 'UNSUPPORTED')
+or (
+    coalesce(transaction_type, 'UNSUPPORTED') in ('UNSUPPORTED', 'UNKNOWN')
+    and coalesce(sub_transaction_type, 'UNSUPPORTED') in ('UNSUPPORTED', 'UNKNOWN')
+);
