@@ -281,6 +281,7 @@ class Work:
 
     def keep(self) -> None:
         """Let what was built count."""
+        self.lake.format.carry_forward()
         put_text(
             self.lake.manifests / f"{new_id()}.json", msgspec.json.encode(self.manifest).decode()
         )
@@ -521,12 +522,25 @@ class Work:
             return False
         if rows == 0:
             return True
+        if not self._is_alike_in_form(old, written):
+            return False
         before, now = (
             self._row(
                 "select sum(hash(it)::hugeint)"
                 " from read_parquet($path, hive_partitioning = false) as it",
                 path=str(file),
             )
+            for file in (self.lake.folder / old.file, written)
+        )
+        return before == now
+
+    def _is_alike_in_form(self, old: Part, written: Path) -> bool:
+        """Whether both files have the same columns; DuckDB hashes a null like a column less."""
+        before, now = (
+            self.connection.execute(
+                "describe select * from read_parquet($path, hive_partitioning = false)",
+                {"path": str(file)},
+            ).fetchall()
             for file in (self.lake.folder / old.file, written)
         )
         return before == now
