@@ -32,6 +32,8 @@ _LONGEST_POLL_SECONDS = 60.0
 
 Progress = Callable[[int, int], None]
 Sleep = Callable[[float], Awaitable[None]]
+_Entity = tuple[str, str | None]
+"""An entity's id and its bank."""
 
 
 @dataclass(slots=True)
@@ -98,7 +100,8 @@ async def refresh(
     started = time.monotonic()
     before = client.requests
     now = await client.server_time()
-    stale = await asyncio.to_thread(_stale, lake, policy, now, entity_ids)
+    stale, unread = await asyncio.to_thread(_stale, lake, policy, now, entity_ids)
+    stale += await _old_at_first_sight(client, unread, policy, now)
     step = _Step(client, lake, policy, run_id, bell or Bell(None, sleep))
     report = RefreshReport(stale=len(stale))
     progress(0, len(stale))
@@ -114,9 +117,10 @@ async def refresh(
 
 def _stale(
     lake: Lake, policy: Policy, now: dt.datetime, entity_ids: Collection[str] | None
-) -> list[tuple[str, str | None]]:
-    """Entities with their banks, those that were asked for longest ago first."""
+) -> tuple[list[_Entity], list[_Entity]]:
+    """Entities that are too old, longest ago first, and those of which nothing was read yet."""
     with lake.connect(PARENTS) as connection:
+        unread = connection.execute("from unread_entities($now)", {"now": now}).fetchall()
         found = connection.execute(
             "from stale_entities(map($streams, $hours), $now)",
             {
@@ -125,7 +129,43 @@ def _stale(
                 "now": now,
             },
         ).fetchall()
-    return [row for row in found if entity_ids is None or row[0] in entity_ids]
+    stale, new = (
+        [row for row in rows if entity_ids is None or row[0] in entity_ids]
+        for rows in (found, unread)
+    )
+    return stale, new
+
+
+async def _old_at_first_sight(
+    client: LeanClient, unread: Sequence[_Entity], policy: Policy, now: dt.datetime
+) -> list[_Entity]:
+    """Entities that nobody has read yet and whose bank data copy is too old already.
+
+    Lean asks the bank when a customer connects; what connected long ago is older than that. Where
+    Lean does not answer, the pull of the accounts will say why.
+
+    Raises:
+        AuthError: Lean refuses the application.
+    """
+    if not unread or not policy.fresh_hours:
+        return []
+    oldest = now - dt.timedelta(hours=min(policy.fresh_hours.values()))
+
+    async def is_old(entity: _Entity) -> bool:
+        try:
+            read = await client.read("accounts", {"entity_id": entity[0]})
+        except AuthError:
+            raise
+        except LeanError:
+            return False
+        return read.refreshed_at is not None and read.refreshed_at < oldest
+
+    old: list[_Entity] = []
+    for start in range(0, len(unread), _AT_ONCE):
+        some = unread[start : start + _AT_ONCE]
+        looks = await asyncio.gather(*map(is_old, some))
+        old += [entity for entity, is_it in zip(some, looks, strict=True) if is_it]
+    return old
 
 
 class _Step:
@@ -243,5 +283,6 @@ def _keep(lake: Lake, rows: Sequence[dict[str, Any]]) -> None:
     """Write what became of refreshes."""
     if not rows:
         return
+    lake.format.carry_forward()
     table = pa.Table.from_pylist(list(rows), schema=ATTEMPTS_SCHEMA)
     put(lake.attempts / f"attempted_on={dt.datetime.now(dt.UTC):%Y-%m-%d}", table)

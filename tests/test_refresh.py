@@ -217,3 +217,29 @@ def test_a_crash_between_record_and_call_overspends_nothing(sandbox, stale, monk
 
     [(entities,)] = rows_of(stale, "select count(distinct entity_id) from refresh_spends")
     assert 0 < posted(sandbox) - before <= 2 * entities
+
+
+def test_an_entity_whose_copy_is_old_at_first_sight_is_refreshed_before_it_is_read(sandbox, lake):
+    """It was connected long ago, so the copy that Lean filled then says nothing of today."""
+    sandbox.clock.advance(203 * DAY)
+    asyncio.run(sync_everything(client_of(sandbox), lake, {"banks", "entities"}))
+    before = posted(sandbox)
+
+    report = step(sandbox, lake)
+    pull(sandbox, lake)
+
+    assert report.stale == posted(sandbox) - before > 5
+    [(oldest,)] = rows_of(lake, "select min(refreshed_at) from pulls where outcome = 'COMMITTED'")
+    assert sandbox.clock.now() - oldest < DAY
+    assert step(sandbox, lake).stale == 0
+
+
+def test_a_bank_that_cannot_be_looked_at_costs_no_refresh(sandbox, lake):
+    """What the look could not tell, the pull of the accounts will."""
+    sandbox.clock.advance(203 * DAY)
+    asyncio.run(sync_everything(client_of(sandbox), lake, {"banks", "entities"}))
+    sandbox.fail("accounts", "failed:BANK_ISSUE", None)
+    before = posted(sandbox)
+
+    assert step(sandbox, lake).stale == 0
+    assert posted(sandbox) == before

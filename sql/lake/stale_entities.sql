@@ -6,8 +6,8 @@
 -- grain:  one row per entity
 -- counts: data is as old as the store that it was read from, or as the last refresh that ended, if
 --         that is newer: what it brought is there to be read. An entity that was never read is left
---         out, because Lean itself asks the bank on connecting; so is one whose last refresh said
---         that the customer has to connect again, until there is a newer consent
+--         out, see unread_entities; so is one whose last refresh said that the customer has to
+--         connect again, until there is a newer consent
 with known as (
 
     select
