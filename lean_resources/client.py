@@ -231,6 +231,8 @@ class LeanClient:
         self._older: set[str] = set()
         self._ahead: dt.timedelta | None = None
         self._date: str | None = None
+        self.heard_at: dt.datetime | None = None
+        """Lean's clock in UTC as its newest answer told it, to the second; None before one did."""
         self._clock_read: Read | None = None
         self._breaker: CircuitBreaker | None = None
         self._refusal = _Refusal(settings) if transport is None else None
@@ -799,6 +801,7 @@ class LeanClient:
             return
         if told is not None and told.tzinfo is not None:
             self._ahead = told - self._now()
+            self.heard_at = told.astimezone(dt.UTC)
 
     async def _content(self, response: httpx.Response) -> bytes:
         """The body, if it is not larger than allowed."""

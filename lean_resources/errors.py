@@ -11,6 +11,7 @@
     │   └── NetworkError     look at this machine's network, then wait
     ├── IncompleteError    read again: the pages did not make one whole
     ├── SchemaError        read the changelog of Lean
+    ├── UnfitError         look at the quarantine: too many records do not fit
     └── SignatureError     drop the message
     MachineError           fix this machine: its disk, memory, files or time zones
 
@@ -36,6 +37,7 @@ __all__ = [
     "SchemaError",
     "SignatureError",
     "UnavailableError",
+    "UnfitError",
     "causes",
 ]
 
@@ -184,6 +186,15 @@ class SchemaError(LeanError):
 
     remedy = "Read Lean's changelog and compare the catalogue in lean_resources/streams.py."
     default_code = "UNEXPECTED_SHAPE"
+
+
+class UnfitError(LeanError):
+    """So many records of a read do not fit that it replaces nothing."""
+
+    remedy = (
+        "Read the view quarantine: it names the columns and the reasons. What was known stays, and"
+        " each sync reads it again. Where the catalogue has to learn, mend it and replay."
+    )
 
 
 class SignatureError(LeanError):

@@ -523,7 +523,7 @@ class _Survey:
             if len(kinds) > 1:
                 return False
             if str in kinds:
-                if any(map(is_blank, values)):
+                if any(map(is_blank, {value for value in values if value.__class__ is str})):
                     return False
                 bare.add(here)
         numbers.extend(chain.from_iterable(columns))

@@ -124,7 +124,7 @@ def _spec(stream: Stream) -> dg.AssetSpec:
 
 _CHECKS = {
     "is_complete": "Every pull of the sync committed, was unchanged or was not permitted.",
-    "fits_the_catalogue": "No record went to quarantine.",
+    "fits_the_catalogue": "No record of the stream is in quarantine, whenever it was read.",
     "is_known": "No record holds a field that the catalogue does not know.",
 }
 
@@ -258,6 +258,8 @@ def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
         "bytes_written": report.written,
         "seconds": round(report.seconds, 3),
         "quarantined": report.quarantined,
+        "unfit": dg.MetadataValue.json(dict(report.unfit)),
+        "in_quarantine": dg.MetadataValue.json(dict(report.standing)),
         "drift": dg.MetadataValue.json(dict(report.drift)),
     }
 
@@ -266,7 +268,7 @@ def checks_of(report: Report) -> dict[str, tuple[bool, dict[str, Any]]]:
     """Whether each check of a stream that was synced passes, and what it found."""
     return {
         "is_complete": (report.outcomes["FAILED"] == 0, {"codes": dict(report.codes)}),
-        "fits_the_catalogue": (report.quarantined == 0, {"quarantined": report.quarantined}),
+        "fits_the_catalogue": (not report.standing, {"in_quarantine": dict(report.standing)}),
         "is_known": (not report.drift, {"paths": dict(report.drift)}),
     }
 

@@ -36,6 +36,7 @@ class Budget:
 
     def __init__(self, lake: Lake, per_day: int) -> None:
         self._folder = lake.spends
+        self._format = lake.format
         self._per_day = per_day
         self._read: dict[Path, list[tuple[str, dt.datetime]]] = {}
 
@@ -54,6 +55,7 @@ class Budget:
         """
         if not self._per_day:
             return set()
+        self._format.carry_forward()
         self._folder.mkdir(parents=True, exist_ok=True)
         while True:
             files = sorted(self._folder.glob("*.parquet"))

@@ -67,6 +67,9 @@ def _refuse_wrong_settings() -> None:
         settings()
 
 
+_MOST_SKEW_SECONDS = 60
+
+
 def _not_listening(host: str, port: int, error: OSError) -> typer.Exit:
     return _fail(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another")
 
@@ -245,6 +248,11 @@ def sync(
     except SyncFailedError as error:
         raise _fail(str(error)) from None
     console.print(lines_table(lines))
+    for line in lines:
+        for reason, count in line.unfit.items():
+            say(f"warning    {count:,} records of {line.stream} do not fit: {reason}")
+    if any(line.unfit for line in lines):
+        say("           Their days are not known. The view quarantine tells whose they are.")
 
 
 @app.command()
@@ -310,8 +318,14 @@ def doctor() -> None:
         banks, server_time = asyncio.run(knock())
     except LeanError as error:
         raise _fail(f"{error.code}: {error.message}\n      {error.remedy}") from None
-    apart = abs((server_time - dt.datetime.now(dt.UTC)).total_seconds())
-    say(f"Lean       answers, {banks} banks, its clock is {apart:.0f} s from ours")
+    apart = (dt.datetime.now(dt.UTC) - server_time).total_seconds()
+    say(f"Lean       answers, {banks} banks, its clock is {abs(apart):.0f} s from ours")
+    if abs(apart) > _MOST_SKEW_SECONDS:
+        way = "ahead of" if apart > 0 else "behind"
+        say(
+            f"warning    this machine's clock is {abs(apart):,.0f} s {way} Lean's: set it by NTP."
+            " What is known is ordered by Lean's clock all the same"
+        )
     folder = _lake_of(None).folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -335,12 +349,26 @@ def status(home: Home = None) -> None:
             count(*) filter (where outcome = 'SKIPPED') as skipped,
             count(*) filter (where outcome = 'FAILED') as failed,
             sum(rows) as rows,
-            sum(quarantined) as unfit,
+            any_value(unfit.records) as unfit,
             strftime(max(finished_at), '%Y-%m-%d %H:%M') as last_pull
-        from pulls group by all order by stream
+        from pulls
+        left join (
+            select stream, sum(record_count)::bigint as records
+            from quarantine where is_record_lost group by stream
+        ) as unfit using (stream)
+        group by stream order by stream
+    """
+    reasons = """
+        select stream, bank_identifier as bank, column_name, reason, sum(record_count) as records,
+            count(distinct parent_id) as targets, min(first_seen_at) as first_seen
+        from quarantine where is_record_lost group by all order by all
     """
     with _lake_of(home).connect() as connection:
         show(connection.execute(query), plain_console())
+        found = connection.sql(reasons).to_arrow_table()
+        if found.num_rows:
+            say("Records in quarantine; their days are not known:")
+            show(connection.execute(reasons), plain_console())
 
 
 @app.command()

@@ -176,9 +176,13 @@ class _Month:
                     merged.place as old_place,
                     max(merged.place) over (partition by pulls.parent_id) as most,
                     {
-                        'at': coalesce(pulls.refreshed_at, pulls.asked_at),
-                        'asked_at': pulls.asked_at,
-                        'pull_id': pulls.pull_id
+                        'told_at': coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
+                        'heard_at': coalesce(pulls.known_at, pulls.asked_at),
+                        'made': coalesce(pulls.generation, 0),
+                        'tie': case
+                            when pulls.generation is null then pulls.pull_id
+                            else substr(pulls.pull_id, 15)
+                        end
                     } as knowledge
                 from pulls
                 inner join whole on pulls.parent_id = whole.parent_id
@@ -230,9 +234,11 @@ class _Month:
                     coalesce(sum(rows) filter (where is_new), 0) as added,
                     coalesce(sum(rows) filter (where is_merged), 0) as merged,
                     coalesce(sum(rows) filter (where pull_id = newest_id), 0) as shown,
-                    max(knowledge['asked_at']) filter (where is_new)
+                    max(knowledge['heard_at']) filter (where is_new)
                     + to_days($quiet_days)
-                    < (select max(asked_at) from pulls where stream = $stream) as is_quiet
+                    < (
+                        select max(coalesce(known_at, asked_at)) from pulls where stream = $stream
+                    ) as is_quiet
                 from places
 
             )
@@ -262,7 +268,8 @@ class _Month:
             yield group
 
     def _merge(self, parents: Sequence[str]) -> Compacted:
-        names = ", ".join(f'versions."{name}"' for name in self.stream.schema.names)
+        columns = [*self.stream.schema.names, "last_good_at"]
+        names = ", ".join(f'versions."{name}"' for name in columns)
         key = ", ".join(f'"{name}"' for name in self.stream.key)
         versions_key = ", ".join(f'versions."{name}"' for name in self.stream.key)
         same = " and ".join(f'stretches."{name}" = versions."{name}"' for name in self.stream.key)
@@ -343,6 +350,7 @@ class _Month:
         }
         pulls = {}
         merged = 0
+        generation = self.lake.next_generation()
         for pull, before, since, others, first in self._newest():
             covers = [*before, *since, *others]
             merged += len(since)
@@ -356,6 +364,7 @@ class _Month:
                 run_id=self.run_id,
                 covers=covers,
                 covers_from=first,
+                generation=generation,
             )
         renamed = pa.array(
             [pulls[one].pull_id for one in table["pull_id"].to_pylist()], pa.string()
@@ -379,7 +388,8 @@ class _Month:
         their places, pulls that stood for the same files because two compactions overlapped, and
         the place of the first of the new ones.
         """
-        names = [name for name in LEDGER_SCHEMA.names if not name.startswith(("batch", "covers"))]
+        made = {"batch_id", "covers", "covers_from", "generation"}
+        names = [name for name in LEDGER_SCHEMA.names if name not in made]
         result = self.connection.execute(
             f"""
             with covered as (
@@ -387,7 +397,9 @@ class _Month:
                 select
                     places.parent_id,
                     any_value(places.newest_id) as newest_id,
-                    max(places.pull_id) filter (where places.is_merged) as before_id,
+                    arg_max(
+                        places.pull_id, (places.knowledge['made'], places.knowledge['tie'])
+                    ) filter (where places.is_merged) as before_id,
                     list(places.pull_id order by places.place) filter (
                         where places.is_new
                     ) as since,

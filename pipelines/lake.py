@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from lean_resources.quarantine import QUARANTINE_SCHEMA
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.files import beside, reveal, synced
+from pipelines.lake_format import LakeFormat
 from pipelines.ledger import (
     ATTEMPTS_SCHEMA,
     LEDGER_SCHEMA,
@@ -41,6 +42,7 @@ __all__ = [
     "Batch",
     "Lake",
     "lake_schema",
+    "lake_sql",
     "merged_schema",
     "put",
     "typed_nothing",
@@ -83,9 +85,10 @@ _READABLE_MACROS = {
 _MACROS = {
     "refresh_budget": "per_day, at_instant",
     "stale_entities": "fresh_hours, at_instant",
+    "unread_entities": "at_instant",
 }
 _HISTORY_MACROS = {"coverage": "at_instant"}
-_HISTORY_VIEWS = ("account_days",)
+_HISTORY_VIEWS = ("account_days", "quarantine")
 _PLANNING_MEMORY = "400MB"
 _DAY_SECONDS = 86_400
 _LARGE_ROWS = 5_000
@@ -94,6 +97,8 @@ _RAW_COMPRESSION = "zstd"
 _WRITERS = 2
 
 TRACE_DOCS = {
+    "last_good_at": "Where the record no longer fits and this earlier version of it stays: when the"
+    " bank had last been asked for it, UTC; null on all other rows.",
     "pull_id": "Pull that brought the row; see pulls.",
     "page_number": "Page of the series that held the record, from 0.",
     "record_number": "Place of the record in its series, from 0.",
@@ -102,9 +107,10 @@ TRACE_DOCS = {
 
 HISTORY_DOCS = TRACE_DOCS | {
     "month": "UTC month of the pull as YYYY-MM, for a stream with months.",
-    "claimed_from": "First UTC day that the pull spoke for.",
-    "claimed_to": "Last UTC day that the pull spoke for, inclusive.",
+    "claimed_from": "First UTC day that the pull covers.",
+    "claimed_to": "Last UTC day that the pull covers, inclusive.",
     "refreshed_at": "When the bank was last asked before the pull, UTC.",
+    "known_at": "When the pull was asked for, UTC, by Lean's clock.",
     "asked_at": "When the pull was asked for, UTC, by this machine.",
     "finished_at": "When the pull ended, UTC, by this machine.",
 }
@@ -116,11 +122,17 @@ def lake_schema(stream: Stream) -> pa.Schema:
     return pa.schema(
         [
             *stream.schema,
+            pa.field("last_good_at", pa.timestamp("us", tz="UTC")),
             pa.field("pull_id", pa.string()),
             pa.field("page_number", pa.int32()),
             pa.field("record_number", pa.int32()),
         ]
     )
+
+
+def lake_sql(name: str) -> str:
+    """The SELECT of a file of sql/lake, by its name without the ending."""
+    return _SQL[name]
 
 
 def merged_schema(stream: Stream) -> pa.Schema:
@@ -150,6 +162,7 @@ class Lake:
         self.environment = environment
         self.folder = Path(root).resolve() / environment
         self.warehouse = self.folder / "leanhouse.duckdb"
+        self.format = LakeFormat(self.folder)
 
     def __repr__(self) -> str:
         return f"Lake({str(self.folder)!r})"
@@ -227,7 +240,11 @@ class Lake:
 
         Args:
             names: The streams to show, and to have in `claims`.
+
+        Raises:
+            ConfigError: The lake has a newer format than this code knows.
         """
+        self.format.check()
         with tempfile.TemporaryDirectory(prefix="plan-") as folder, duckdb.connect() as connection:
             connection.execute("set TimeZone = 'UTC'")
             connection.execute("set preserve_insertion_order = false")
@@ -245,6 +262,18 @@ class Lake:
                 self._add_views(connection, ("offered_now",))
             yield connection
 
+    def next_generation(self) -> int:
+        """One more than the greatest generation in the ledger.
+
+        A pull that was made after another one was committed gets a greater number without a look
+        at a clock. Writers side by side may get the same one.
+        """
+        with duckdb.connect() as connection:
+            row = connection.execute(
+                f"select coalesce(max(generation), 0) + 1 from ({self._ledger_now()})"
+            ).fetchone()
+        return int(row[0]) if row else 1
+
     def _ledger_now(self) -> str:
         """The SELECT over the files of the ledger that there are now, whatever is added later."""
         return _reading(self.ledger.files(), LEDGER_SCHEMA)
@@ -260,10 +289,15 @@ class Lake:
         Args:
             connection: The connection.
             names: Only these streams, without their histories and coverage; None means everything.
+
+        Raises:
+            ConfigError: The lake has a newer format than this code knows.
         """
+        self.format.check()
         connection.execute(f"create or replace table pulls as {self._ledger_now()}")
         connection.execute(f"create or replace table claims as {_SQL['claims']}")
         self._add_macros(connection, _FIRST_MACROS)
+        connection.execute(_SQL["fitting_ranges"])
         self._attach_streams(connection, tuple(STREAMS) if names is None else names)
         self._add_macros(connection, _MACROS)
         self._add_views(connection, _VIEWS)
@@ -272,6 +306,11 @@ class Lake:
         for name, stream in STREAMS.items():
             connection.execute(f"create or replace view {name}_history as {self.history(stream)}")
         connection.execute(f"create or replace table account_depths as {_SQL['account_depths']}")
+        quarantined = " union all ".join(
+            f"select '{name}' as stream, * from ({self.quarantined(stream)})"
+            for name, stream in STREAMS.items()
+        )
+        connection.execute(f"create or replace view quarantined_records as {quarantined}")
         self._add_macros(connection, _HISTORY_MACROS)
         self._add_views(connection, _HISTORY_VIEWS)
 
@@ -328,8 +367,14 @@ class Lake:
         """
         files = self._files(self.place(stream), lake_schema(stream), months)
         columns = ", ".join(f'rows."{name}"' for name in stream.schema.names)
-        traced = "rows.page_number, rows.record_number"
-        told = ", ".join(f"pulls.{name}" for name in HISTORY_DOCS if name not in TRACE_DOCS)
+        traced = "rows.page_number, rows.record_number, rows.last_good_at"
+        told = ", ".join(
+            "coalesce(pulls.known_at, pulls.asked_at) as known_at"
+            if name == "known_at"
+            else f"pulls.{name}"
+            for name in HISTORY_DOCS
+            if name not in TRACE_DOCS
+        )
         if stream.window is not Window.MONTHS:
             return (
                 f"select {columns}, pulls.pull_id, {traced}, {told} from ({files}) as rows"
@@ -390,7 +435,11 @@ class Lake:
 
         Returns:
             The files that were deleted.
+
+        Raises:
+            ConfigError: The lake has a newer format than this code knows.
         """
+        self.format.check()
         vouched = self.ledger.batches()
         limit = time.time() - older_than_seconds
         deleted = []
@@ -496,7 +545,12 @@ class Batch:
         self._hold(self._lake.quarantine(stream) / self._pulled_on, table)
 
     def commit(self, pulls: Sequence[Pull]) -> None:
-        """Make the rows of committed pulls count, and keep the others' outcomes."""
+        """Make the rows of committed pulls count, and keep the others' outcomes.
+
+        Raises:
+            ConfigError: The lake has a newer format than this code knows; nothing is written.
+        """
+        self._lake.format.carry_forward()
         for writer in self._raw.values():
             writer.close()
         # Encoding and disk take several files at once; one by one they would take the longest.

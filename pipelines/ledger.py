@@ -67,6 +67,8 @@ class Pull:
     run_id: str | None = None
     covers: Sequence[str] | None = None
     covers_from: int | None = None
+    unfit_dates: Sequence[dt.date] | None = None
+    generation: int | None = None
 
 
 _INSTANT = pa.timestamp("us", tz="UTC")
@@ -90,7 +92,7 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "code": (pa.string(), "Lean's code or this project's, where it did not commit."),
     "remedy": (pa.string(), "What the reader has to do about it."),
     "rows": (pa.int64(), "Rows that count."),
-    "quarantined": (pa.int64(), "Records that did not fit."),
+    "quarantined": (pa.int64(), "Records that did not fit and were left out."),
     "pages": (pa.int64(), "Pages of the series."),
     "requests": (
         pa.int64(),
@@ -116,6 +118,20 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "covers_from": (
         pa.int32(),
         "Place of the first of the latter among all that were ever merged, from 1.",
+    ),
+    "unfit_dates": (
+        pa.list_(pa.date32()),
+        (
+            "UTC days that it covers and that are not known, because records of them did not fit;"
+            " null where every record fits."
+        ),
+    ),
+    "generation": (
+        pa.int32(),
+        (
+            "One more than the greatest that its writer found in the ledger: it orders what Lean's"
+            " clock cannot tell apart; null where format 1 of the lake wrote it."
+        ),
     ),
     "batch_id": (pa.string(), "The batch of files that it was written with."),
 }
@@ -202,7 +218,7 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         },
     ),
     "claims": (
-        "Which committed pull speaks for which UTC days; one row per pull and stretch of days.",
+        "Which committed pull covers which UTC days; one row per pull and range of days.",
         {
             "stream": "The stream.",
             "parent_id": "What the pull is of: an account, an entity, or a fixed name.",
@@ -211,10 +227,47 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "claimed_from": "First UTC day; null for a snapshot.",
             "claimed_to": "Last UTC day, inclusive; null for a snapshot.",
             "refreshed_at": "When the bank was last asked before that pull, UTC, by Lean.",
+            "unfit_dates": "UTC days whose records did not fit, so that they are not known; sorted,"
+            " null without one and for a snapshot.",
+            "is_unfit": "Whether records did not fit, so that not all of it is known.",
+        },
+    ),
+    "quarantine": (
+        (
+            "What did not fit and still counts; one row per stream, target, column, path, reason,"
+            " and whether the whole record was left out."
+        ),
+        {
+            "stream": "The stream.",
+            "parent_id": "What was read: an account, an entity, or a fixed name.",
+            "entity_id": "The entity, where there is one.",
+            "bank_identifier": "Its bank.",
+            "column_name": "The column that could not be read.",
+            "path": "Where its value lies in the record, where that is known.",
+            "reason": "Why it could not be read, without the value.",
+            "is_record_lost": "Whether the record was left out; else only the value became null.",
+            "record_count": "Records.",
+            "first_seen_at": "When a read first found this of the target, UTC, by Lean's clock.",
+            "last_seen_at": "When a read last found it, UTC, by Lean's clock.",
+        },
+    ),
+    "quarantined_records": (
+        "Every record and value that ever went to quarantine; one row per read, place and column.",
+        {
+            "stream": "The stream.",
+            "series_id": "The read; pulls of that id say of what and when.",
+            "page_number": "Page of the read that held the record, from 0.",
+            "record_number": "Place of the record in its read, from 0.",
+            "column_name": "The column that could not be read.",
+            "path": "Where its value lies in the record, where that is known.",
+            "reason": "Why it could not be read, without the value.",
+            "record_key": "JSON list of the record's key columns; null where one cannot be read.",
+            "placed_on": "UTC day on which the record stands, where it can be read.",
+            "is_lost": "Whether the record was left out; null, which means so, in format 1.",
         },
     ),
     "clock": (
-        "The instant that the lake speaks of: the newest state of a bank that was read; one row.",
+        "The instant that the lake speaks of: what a bank or a listing said last; one row.",
         {
             "as_of": "The instant, UTC; null before the first pull.",
             "as_of_date": "Its day in Riyadh.",
@@ -227,8 +280,9 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "entity_id": "Its entity.",
             "bank_identifier": "Its bank.",
             "utc_day": "The UTC day.",
-            "status": "covered, not_permitted, bank_refused, not_yet_pulled, or not_offered: before"
-            " all that the bank has, so that a read of it tells nothing.",
+            "status": "covered, not_permitted, bank_refused, not_yet_pulled, record_unfit: a record"
+            " of the day did not fit, or not_offered: before all that the bank has, so that a read"
+            " of it tells nothing.",
             "pull_id": "The pull that speaks for the day, where one does.",
             "refreshed_at": "When the bank was last asked before that pull, UTC.",
             "code": "Why the day is not known, where a code tells.",
@@ -256,7 +310,7 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         "Banks whose data Lean or the application's owner has switched off; one row per bank.",
         {
             "bank_identifier": "The bank.",
-            "paused_at": "When the lake learnt of it, UTC, by this machine.",
+            "paused_at": "When the lake learnt of it, UTC, by Lean's clock.",
         },
     ),
 }

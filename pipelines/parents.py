@@ -216,7 +216,7 @@ class ClaimsInOrder:
         self._result = connection.execute(
             "select parent_id, month, claimed_from, claimed_to, epoch_us("
             " case when refreshed_at::date > last_day(claimed_from) + $settled_days"
-            " then date_trunc('day', refreshed_at) else refreshed_at end)"
+            " then date_trunc('day', refreshed_at) else refreshed_at end), is_unfit"
             " from every_claim where stream = $stream order by parent_id",
             {"stream": stream.name, "settled_days": settled_days},
         )
@@ -231,18 +231,19 @@ class ClaimsInOrder:
         while True:
             rows = self._rows
             for place in range(self._place, len(rows)):
-                parent_id, month, from_date, to_date, refreshed_us = rows[place]
+                parent_id, month, from_date, to_date, refreshed_us, is_unfit = rows[place]
                 if parent_id > account_id:
                     self._place = place
                     return found or default
                 if parent_id == account_id:
-                    found.setdefault(month, []).append(_claim(from_date, to_date, refreshed_us))
+                    claim = _claim(from_date, to_date, refreshed_us, is_unfit)
+                    found.setdefault(month, []).append(claim)
             self._rows, self._place = self._result.fetchmany(_ROWS), 0
             if not self._rows:
                 return found or default
 
 
 @lru_cache(maxsize=65_536)
-def _claim(from_date: dt.date, to_date: dt.date, refreshed_us: int | None) -> Claim:
+def _claim(from_date: dt.date, to_date: dt.date, refreshed_us: int | None, is_unfit: bool) -> Claim:
     at = None if refreshed_us is None else _EPOCH + dt.timedelta(microseconds=refreshed_us)
-    return Claim(from_date, to_date, at)
+    return Claim(from_date, to_date, at, is_unfit)

@@ -85,11 +85,13 @@ class Claim:
         from_date: First UTC day.
         to_date: Last UTC day.
         refreshed_at: When the bank was last asked for it; None where Lean did not say.
+        is_unfit: Whether records of it did not fit, so that not all of these days are known.
     """
 
     from_date: dt.date
     to_date: dt.date
     refreshed_at: dt.datetime | None
+    is_unfit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +314,7 @@ def _is_open(have: Sequence[Claim], settled_on: dt.date, offered_from: dt.date) 
     # A loop, because this is asked for each month of each account: half the cost of `any`.
     for claim in have:
         if claim.to_date >= offered_from and (
-            claim.refreshed_at is None or claim.refreshed_at.date() <= settled_on
+            claim.is_unfit or claim.refreshed_at is None or claim.refreshed_at.date() <= settled_on
         ):
             return True
     return False

@@ -38,6 +38,8 @@ class Policy(BaseModel):
         refresh_poll_seconds: Seconds before the first look at a running refresh, which took 8 to 12
             in Lean's sandbox; each further look waits half as long again.
         refresh_alarm_seconds: Seconds after which a running refresh is called overdue.
+        unfit_share: Share of a read's records above which records that do not fit replace nothing
+            that was known, from 0 to 1; three records do in any case.
         failure_threshold: Share of failed pulls above which a run fails, from 0 to 1.
         bank_failures: Failures in a row after which a bank is left alone.
         bank_cooldown_seconds: For how long it is left alone.
@@ -69,6 +71,7 @@ class Policy(BaseModel):
     refreshes_per_day: Annotated[int, Field(ge=0)] = 4
     refresh_poll_seconds: Annotated[float, Field(gt=0)] = 15.0
     refresh_alarm_seconds: Annotated[float, Field(gt=0)] = 1200.0
+    unfit_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     failure_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
     bank_failures: Annotated[int, Field(ge=1)] = 5
     bank_cooldown_seconds: Annotated[float, Field(gt=0)] = 900.0

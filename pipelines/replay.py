@@ -1,27 +1,30 @@
 """Replay: typed rows made again from the answers as received, without asking Lean.
 
 Used when the catalogue has learnt a column, or a mistake in typing was mended. Each pull whose rows
-count gets a successor with the same days, the same store and the same instants, whose rows come
-from the raw pages; being newer by its id alone, it takes the place of the old one.
+count gets a successor with the same days, the same bank data copy and the same instants, whose rows
+come from the raw pages; being of a later generation, it takes the place of the old one. A read that
+replaced nothing, because too much of it did not fit, counts once it fits.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lean_resources.gate import Gate, Page
+from lean_resources.gate import Gate, Gated, Page
 from lean_resources.quarantine import lost
 from lean_resources.streams import STREAMS, Stream, Window
+from pipelines.coverage import Mark, too_many, unplaced
 from pipelines.lake import Lake, lake_schema
+from pipelines.last_good import LastGood
 from pipelines.ledger import LEDGER_SCHEMA, Outcome, Pull, new_id
+from pipelines.policy import Policy
 
 __all__ = ["Replayed", "replay"]
 
@@ -66,24 +69,42 @@ def replay(stream: Stream, lake: Lake, *, run_id: str | None = None) -> Replayed
         series = sorted({pull.series_id for pull in kept})
         rows = 0
         gate = Gate(stream)
+        last_good = LastGood(stream, lake)
+        mark = Mark(run_id, lake.next_generation())
         for start in range(0, len(series), _SERIES_AT_ONCE):
             some = set(series[start : start + _SERIES_AT_ONCE])
             group = [pull for pull in kept if pull.series_id in some]
             typed = gate(_pages(connection, sorted(some)))
-            rows += _commit(stream, lake, group, typed.rows, typed.quarantine, run_id)
+            rows += _commit(stream, lake, group, typed, last_good, mark)
+        last_good.close()
     return Replayed(len(kept), rows, len(pulls) - len(kept))
 
 
 def _pulls(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[Pull]:
-    """Committed pulls that still speak for something."""
+    """Committed pulls that still cover something, and newer ones that replaced nothing."""
     names = [name for name in LEDGER_SCHEMA.names if name != "batch_id"]
     result = connection.execute(
         f"select {', '.join(f'pulls.{name}' for name in names)} from pulls"
-        " where stream = $stream and outcome = $outcome"
-        " and pull_id in (select pull_id from claims) order by pull_id",
+        " left join claims on pulls.stream = claims.stream and pulls.parent_id = claims.parent_id"
+        " and pulls.month is not distinct from claims.month"
+        " left join pulls as covering on claims.pull_id = covering.pull_id"
+        " where pulls.stream = $stream and ((pulls.outcome = $outcome"
+        " and pulls.pull_id in (select pull_id from claims)) or (pulls.code = 'RECORDS_UNFIT'"
+        " and coalesce((pulls.refreshed_at, pulls.known_at)"
+        " > (covering.refreshed_at, covering.known_at), true)))"
+        " group by all order by pulls.pull_id",
         {"stream": stream.name, "outcome": Outcome.COMMITTED},
     )
-    return [Pull(**dict(zip(names, row, strict=True))) for row in result.fetchall()]
+    found = [Pull(**dict(zip(names, row, strict=True))) for row in result.fetchall()]
+    # Of reads that replaced nothing only the newest counts.
+    newest = {
+        (one.parent_id, one.month): one.pull_id for one in found if one.outcome == Outcome.FAILED
+    }
+    return [
+        one
+        for one in found
+        if one.outcome != Outcome.FAILED or newest[one.parent_id, one.month] == one.pull_id
+    ]
 
 
 def _pages(connection: duckdb.DuckDBPyConnection, series: Sequence[str]) -> list[Page]:
@@ -102,38 +123,114 @@ def _commit(
     stream: Stream,
     lake: Lake,
     pulls: Sequence[Pull],
-    rows: pa.Table,
-    quarantine: pa.Table,
-    run_id: str | None,
+    typed: Gated,
+    last_good: LastGood,
+    mark: Mark,
 ) -> int:
     """Write successors of some pulls, all at once; how many rows they hold."""
     batch = lake.batch()
     total = 0
     made: list[Pull] = []
-    misfits = Counter(lost(quarantine)["series_id"].to_pylist())  # told on a series' first pull
+    misfits = _Misfits(stream, typed, last_good)
     for pull in pulls:
-        chosen = _of(stream, rows, pull)
+        is_refused = pull.outcome == Outcome.FAILED
+        if is_refused and misfits.are_too_many(pull.series_id):
+            continue
+        chosen = _of(stream, typed.rows, pull)
+        kept = misfits.kept(pull)
         successor = replace(
             pull,
             pull_id=new_id(),
-            rows=chosen.num_rows,
-            quarantined=misfits.pop(pull.series_id, 0),
+            outcome=Outcome.COMMITTED,
+            code=None,
+            remedy=None,
+            rows=chosen.num_rows + kept.num_rows,
+            quarantined=misfits.count(pull),
+            unfit_dates=misfits.dates(pull),
             requests=0,
             bytes=0,
-            run_id=run_id,
+            run_id=mark.run_id,
             covers=None,
             covers_from=None,
+            generation=mark.generation,
         )
-        total += chosen.num_rows
+        total += successor.rows
         made.append(successor)
-        ids = pa.array([successor.pull_id] * chosen.num_rows, pa.string())
-        columns: list[Any] = [chosen[name] for name in stream.schema.names]
-        columns += [ids, chosen["page_number"], chosen["record_number"]]
-        table = pa.Table.from_arrays(columns, schema=lake_schema(stream))
-        batch.rows(stream, table, month=pull.month)
-    batch.quarantine(stream, quarantine)
+        schema = lake_schema(stream)
+        for rows in (chosen, kept):
+            ids = pa.array([successor.pull_id] * rows.num_rows, pa.string())
+            columns = [
+                ids
+                if field.name == "pull_id"
+                else rows[field.name]
+                if field.name in rows.column_names
+                else pa.nulls(rows.num_rows, field.type)
+                for field in schema
+            ]
+            batch.rows(stream, pa.Table.from_arrays(columns, schema=schema), month=pull.month)
+    batch.quarantine(stream, typed.quarantine)
     batch.commit(made)
     return total
+
+
+class _Misfits:
+    """What of some answers does not fit, typed as it is now.
+
+    Args:
+        stream: The stream.
+        typed: The answers' rows and quarantine.
+        last_good: What the lake shows.
+    """
+
+    def __init__(self, stream: Stream, typed: Gated, last_good: LastGood) -> None:
+        self._stream = stream
+        self._rows = Counter(typed.rows["series_id"].to_pylist())
+        self._found: dict[str, list[tuple[dt.date | None, str | None]]] = defaultdict(list)
+        found = unplaced(stream, lost(typed.quarantine))
+        names = ("series_id", "placed_on", "record_key")
+        for series_id, day, key in zip(*(found[n].to_pylist() for n in names), strict=True):
+            self._found[series_id].append((day, key))
+        self._told: set[str] = set()
+        self._last_good = last_good
+
+    def are_too_many(self, series_id: str) -> bool:
+        """Whether the read still replaces nothing."""
+        count = len(self._found[series_id])
+        return too_many(count, count + self._rows[series_id], Policy().unfit_share)
+
+    def count(self, pull: Pull) -> int:
+        """Records that were left out: of the pull's days, on a read's first pull all others too."""
+        is_first = pull.series_id not in self._told
+        self._told.add(pull.series_id)
+        return sum(
+            _covers(pull, day) if day is not None and pull.month is not None else is_first
+            for day, _ in self._found[pull.series_id]
+        )
+
+    def dates(self, pull: Pull) -> list[dt.date] | None:
+        """The pull's unfit days; None where every record of the read fits."""
+        found = self._found[pull.series_id]
+        if not found:
+            return None
+        if pull.month is None or pull.claimed_from is None or pull.claimed_to is None:
+            return []
+        if any(day is None for day, _ in found):
+            count = (pull.claimed_to - pull.claimed_from).days + 1
+            return [pull.claimed_from + dt.timedelta(days=n) for n in range(count)]
+        return sorted({day for day, _ in found if day is not None and _covers(pull, day)})
+
+    def kept(self, pull: Pull) -> pa.Table:
+        """Versions that the pull showed of records that do not fit now."""
+        keys = {key for _, key in self._found[pull.series_id] if key is not None}
+        if not keys:
+            return lake_schema(self._stream).empty_table()
+        shown = self._last_good.rows(keys)
+        return shown.filter(pc.equal(shown["pull_id"], pull.pull_id))
+
+
+def _covers(pull: Pull, day: dt.date) -> bool:
+    first, last = pull.claimed_from or dt.date.min, pull.claimed_to or dt.date.min
+    return first <= day <= last
 
 
 def _of(stream: Stream, rows: pa.Table, pull: Pull) -> pa.Table:

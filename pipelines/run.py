@@ -40,6 +40,7 @@ class Line:
         parents: Parents looked at.
         pulls: Pulls by outcome.
         rows: Rows committed.
+        unfit: Records in quarantine, whenever they were read, by column and reason.
         requests: Requests made.
         seconds: Wall time.
     """
@@ -48,6 +49,7 @@ class Line:
     parents: int
     pulls: Mapping[str, int]
     rows: int
+    unfit: Mapping[str, int]
     requests: int
     seconds: float
 
@@ -183,6 +185,7 @@ def _line(result: dg.ExecuteInProcessResult, name: str) -> Line:
         parents=int(_value(metadata["parents"])),
         pulls=_value(metadata["pulls"]),
         rows=int(_value(rows)),
+        unfit=_value(metadata["in_quarantine"]),
         requests=int(_value(metadata["requests"])),
         seconds=float(_value(metadata["seconds"])),
     )

@@ -11,14 +11,13 @@ import copy
 import datetime as dt
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lean_resources.client import LeanClient, Read
 from lean_resources.errors import (
@@ -34,18 +33,19 @@ from lean_resources.errors import (
 from lean_resources.gate import Gate, Gated
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.machine import raise_machine_error
-from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text, lost
-from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.lake import DEPTHS, PARENTS, RAW_SCHEMA, Batch, Lake, lake_schema
+from lean_resources.streams import STREAMS, Stream
+from pipelines.coverage import Mark, covered, slots_of
+from pipelines.lake import RAW_SCHEMA, Batch, Lake
+from pipelines.last_good import LastGood
 from pipelines.ledger import Outcome, Pull, new_id
 from pipelines.memory import keep_memory
-from pipelines.parents import ClaimsInOrder, Parent, Resumed, parents_of, window_of
-from pipelines.planner import PlannedMonth, plan
+from pipelines.parents import Parent
 from pipelines.policy import Policy
+from pipelines.quarantine import standing
+from pipelines.tasks import Done, Selection, Task, tasks_of
 
 __all__ = ["Report", "Selection", "Task", "sync", "tasks_of"]
 
-_FIRST_DAY = "2015-01-01"  # before Lean existed
 _LEAST_BATCH_BYTES = 4_000_000
 _BATCH_BYTES = 8_000_000
 _BUFFER_BYTES = 16_000_000
@@ -54,7 +54,6 @@ _COMMIT_BYTES = 48_000_000
 _COMMIT_SECONDS = 30.0
 _COMMIT_READS = 250
 _REFUSALS = 5
-_SKEW = dt.timedelta(minutes=5)  # between the clocks of Lean's own machines
 _REMEDIES: dict[str | None, str] = {
     "CONSENT_EXPIRED": ConsentError.remedy,
     "BANK_PAUSED": BankPausedError.remedy,
@@ -62,49 +61,6 @@ _REMEDIES: dict[str | None, str] = {
 _UNTYPABLE = (LeanError, ValueError, RecursionError, duckdb.Error)  # what the gate may raise
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What a run is narrowed to.
-
-    Args:
-        entity_ids: Only these entities; None for all.
-        account_ids: Only these accounts; None for all.
-        months: Months as YYYY-MM to read whatever is there already; None for what is missing.
-        insights: Whether to ask Lean for its categories of transactions.
-    """
-
-    entity_ids: Collection[str] | None = None
-    account_ids: Collection[str] | None = None
-    months: Collection[str] | None = None
-    insights: bool = True
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it leaves no entity and no account out."""
-        return self.entity_ids is None and self.account_ids is None
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One series of requests to make.
-
-    Args:
-        parent: What it is of.
-        request: Parameters of the requests.
-        months: The pulls it commits, for a stream with months.
-        unless_refreshed_at: When the store still is of this instant, nothing is new.
-        spent: Requests that earlier reads of it took, in which a record came twice.
-        doubled: Keys that came on two pages of the read before.
-    """
-
-    parent: Parent
-    request: dict[str, str]
-    months: tuple[PlannedMonth, ...] = ()
-    unless_refreshed_at: dt.datetime | None = None
-    spent: int = 0
-    doubled: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -117,11 +73,14 @@ class Report:
         outcomes: Pulls by outcome.
         codes: Pulls that did not commit, by code.
         rows: Rows that were committed, by stream (a stream may bring another along).
-        quarantined: Records that did not fit.
+        quarantined: Records that did not fit and were left out.
+        unfit: Records that were left out, and values that became null, by column and reason.
         requests: Requests made.
         received: Bytes of bodies, decoded.
         written: Bytes of files.
         seconds: Wall time.
+        standing: Records that do not fit and still count, whenever they were read, by column and
+            reason; those of streams that come along included.
         drift: Records with a field that the catalogue does not know, by path.
     """
 
@@ -131,6 +90,8 @@ class Report:
     codes: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     quarantined: int = 0
+    unfit: Counter[str] = field(default_factory=Counter)
+    standing: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     received: int = 0
     written: int = 0
@@ -144,107 +105,11 @@ class Report:
         tried = self.outcomes.total() - self.outcomes[Outcome.SKIPPED] + self.fresh
         return failed / tried if tried else 0.0
 
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A task that was tried.
-
-    Args:
-        known_at: Lean's clock when it began.
-        latest_at: Lean's clock when it ended.
-    """
-
-    task: Task
-    result: Read | LeanError
-    requests: int
-    asked_at: dt.datetime
-    known_at: dt.datetime | None
-    latest_at: dt.datetime | None
-    finished_at: dt.datetime
-    attempt: int
-
-    @property
-    def size(self) -> int:
-        if isinstance(self.result, LeanError):
-            return 0
-        return sum(len(answer.page.body) for answer in self.result.answers)
-
-
-def tasks_of(
-    stream: Stream,
-    lake: Lake,
-    now: dt.datetime,
-    policy: Policy,
-    selection: Selection,
-    resumes: Collection[str] = (),
-) -> Iterator[Task | Parent | None]:
-    """What to read now, and the parents that may not be read, in the order of the parents' ids.
-
-    None stands for a parent of which enough is known.
-
-    One by one, in memory that does not grow with the accounts or the ledger.
-
-    Args:
-        stream: The stream.
-        lake: The lake, which alone says what there is.
-        now: Lean's clock.
-        policy: How eagerly to pull.
-        selection: What the run is narrowed to.
-        resumes: Attempts of the same run, by id, whose reads are not repeated.
-    """
-    resumed = None
-    if resumes:
-        resumed = Resumed(resumes, now - dt.timedelta(hours=policy.resume_hours))
-    also = stream.name if stream.window is Window.SNAPSHOT else DEPTHS
-    with lake.planning({*PARENTS, also}) as connection:
-        parents = parents_of(
-            stream, connection, now, selection.entity_ids, selection.account_ids, resumed
-        )
-        if stream.window is Window.SNAPSHOT:
-            yield from _snapshots(stream, parents, now, policy, selection)
-            return
-        claims = ClaimsInOrder(stream, connection.cursor(), policy.longest_lookback)
-        for parent in parents:
-            window = window_of(parent)
-            if window is None:
-                if parent.skip_code is not None:
-                    yield parent
-                continue
-            for planned in plan([window], claims, now.date(), policy, selection.months):
-                if parent.read_months and all(
-                    month.month in parent.read_months for month in planned.months
-                ):
-                    yield None
-                    continue
-                request = {
-                    **parent.request,
-                    "start_date": planned.from_date.isoformat(),
-                    "end_date": planned.to_date.isoformat(),
-                }
-                if selection.insights:
-                    request["insights"] = "true"
-                yield Task(parent, request, planned.months, planned.unless_refreshed_at)
-
-
-def _snapshots(
-    stream: Stream,
-    parents: Iterable[Parent],
-    now: dt.datetime,
-    policy: Policy,
-    selection: Selection,
-) -> Iterator[Task | Parent | None]:
-    """Reads of a stream without months; None for a parent that is not due."""
-    days = {"start_date": _FIRST_DAY, "end_date": f"{now:%Y-%m-%d}"}
-    extra = {name: days[name] for name in stream.query if name in days}
-    hours = policy.reread_hours.get(stream.name) if selection.is_whole else None
-    reread = dt.timedelta(hours=hours) if hours is not None else None
-    for parent in parents:
-        if parent.skip_code is not None:
-            yield parent
-        elif not parent.read_months and parent.is_due(now, reread):
-            yield Task(parent, {**parent.request, **extra}, unless_refreshed_at=parent.refreshed_at)
-        else:
-            yield None
+    def note_unfit(self, quarantine: pa.Table) -> None:
+        """Count what went to quarantine, without a value."""
+        names = quarantine["column_name"].to_pylist()
+        reasons = quarantine["reason"].to_pylist()
+        self.unfit.update(f"{name} {reason}" for name, reason in zip(names, reasons, strict=True))
 
 
 async def sync(
@@ -286,7 +151,8 @@ async def sync(
     )
     tasks = [one for one in planned if isinstance(one, Task)]
     skipped = [one for one in planned if isinstance(one, Parent)]
-    writer = _Writer(stream, lake, run_id)
+    mark = Mark(run_id, await asyncio.to_thread(lake.next_generation))
+    writer = _Writer(stream, lake, mark, policy.unfit_share)
     writer.report.parents = len({task.parent.parent_id for task in tasks}) + len(skipped)
     writer.report.fresh = planned.count(None)
     writer.skip(skipped)
@@ -295,13 +161,16 @@ async def sync(
     banks = client.breaker(policy.bank_failures, policy.bank_cooldown_seconds)
     workers = min(client.settings.max_concurrency, len(tasks))
 
-    async def read(task: Task, attempt: int) -> _Done:
+    async def read(task: Task, attempt: int) -> Done:
         return await _read(stream, client, banks, refusals, task, attempt)
 
     try:
         await _Stages(read, writer, tasks, workers, progress).run()
     finally:
         writer.close()
+    writer.report.standing = await asyncio.to_thread(
+        lambda: sum((standing(lake, one) for one in writer.streams), Counter())
+    )
     writer.report.requests = client.requests - before
     writer.report.seconds = time.monotonic() - started
     return writer.report
@@ -320,7 +189,7 @@ class _Stages:
 
     def __init__(
         self,
-        read: Callable[[Task, int], Awaitable[_Done]],
+        read: Callable[[Task, int], Awaitable[Done]],
         writer: _Writer,
         tasks: Sequence[Task],
         workers: int,
@@ -332,7 +201,7 @@ class _Stages:
         self._workers = workers
         self._progress = progress
         self._todo: asyncio.Queue[tuple[Task, int] | None] = asyncio.Queue()
-        self._results: asyncio.Queue[_Done] = asyncio.Queue()
+        self._results: asyncio.Queue[Done] = asyncio.Queue()
         self._typed: asyncio.Queue[tuple[_Typed, int] | None] = asyncio.Queue(maxsize=1)
         self._buffer = _Buffer(_BUFFER_BYTES)
 
@@ -385,9 +254,9 @@ class _Stages:
         await self._writer.commit()
 
 
-async def _batch(results: asyncio.Queue[_Done], unread: int) -> list[_Done]:
+async def _batch(results: asyncio.Queue[Done], unread: int) -> list[Done]:
     """Reads that are typed together: what has come, if it is worth a call, or all that is left."""
-    batch: list[_Done] = []
+    batch: list[Done] = []
     size = 0
     while len(batch) < min(unread, _BATCH_READS) and size < _BATCH_BYTES:
         if size >= _LEAST_BATCH_BYTES and results.empty():
@@ -451,18 +320,20 @@ async def _read(
     refusals: _Refusals,
     task: Task,
     attempt: int,
-) -> _Done:
+) -> Done:
     """Try one task, unless its bank is left alone; what Lean refuses is a result."""
     bank = task.parent.bank_identifier
     asked_at = dt.datetime.now(dt.UTC)
-    known_at = latest_at = None
+    known_at, latest_at = client.heard_at, None
     result: Read | LeanError
     with client.tally() as tally:
         try:
             refusals.check()
             if bank is not None:
                 banks.check(bank)
-            known_at = await client.server_time()
+            now = await client.server_time()
+            # As Lean told it: what is counted on from there is this machine's clock.
+            known_at = client.heard_at or now
             # A record that slid over the edge of a page does not slide over another edge.
             result = await client.read(
                 stream,
@@ -479,7 +350,7 @@ async def _read(
         _tell(banks, bank, result)
     requests = task.spent + tally.requests
     finished_at = dt.datetime.now(dt.UTC)
-    return _Done(task, result, requests, asked_at, known_at, latest_at, finished_at, attempt)
+    return Done(task, result, requests, asked_at, known_at, latest_at, finished_at, attempt)
 
 
 def _tell(banks: CircuitBreaker, bank: str, result: Read | LeanError) -> None:
@@ -496,9 +367,9 @@ def _tell(banks: CircuitBreaker, bank: str, result: Read | LeanError) -> None:
 class _Typed:
     """A batch between the gate and the lake."""
 
-    failed: list[tuple[_Done, LeanError]]
-    unchanged: list[tuple[_Done, Read]]
-    whole: dict[str, tuple[_Done, Read]]
+    failed: list[tuple[Done, LeanError]]
+    unchanged: list[Done]
+    whole: dict[str, tuple[Done, Read]]
     gated: dict[str, Gated]
 
 
@@ -508,19 +379,21 @@ class _Writer:
     Only `add` and `commit` touch what is noted for the ledger, and they share a thread.
     """
 
-    def __init__(self, stream: Stream, lake: Lake, run_id: str | None) -> None:
+    def __init__(self, stream: Stream, lake: Lake, mark: Mark, unfit_share: float) -> None:
         self.report = Report()
+        self._unfit_share = unfit_share
         # One thread each for good: memory that it frees is memory that it uses again.
         self._typing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="typing")
         self._committing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committing")
         self._lake = lake
-        self._run_id = run_id
+        self._mark = mark
         self._stream = stream
-        self._streams = (
+        self.streams = (
             stream,
             *(s for s in STREAMS.values() if s.exploded_from == stream.name),
         )
-        self._gates = {s.name: Gate(s) for s in self._streams}
+        self._gates = {s.name: Gate(s) for s in self.streams}
+        self._last_good = {s.name: LastGood(s, lake) for s in self.streams}
         # Pulls wait for others, so that files hold many and nothing new makes one file.
         self._pulls: list[Pull] = []
         self._batch: Batch | None = None
@@ -528,7 +401,7 @@ class _Writer:
         self._reads = 0  # and how many reads brought them
         self._commit_at = time.monotonic() + _COMMIT_SECONDS
 
-    async def type(self, batch: Sequence[_Done]) -> tuple[_Typed, list[tuple[Task, int]]]:
+    async def type(self, batch: Sequence[Done]) -> tuple[_Typed, list[tuple[Task, int]]]:
         """Type a batch.
 
         Returns:
@@ -558,6 +431,8 @@ class _Writer:
         """Let the threads go, and give up what was not committed."""
         self._typing.shutdown(wait=False)
         self._committing.shutdown(wait=True)
+        for last_good in self._last_good.values():
+            last_good.close()
         if self._batch is not None:
             self._batch.discard()
 
@@ -578,20 +453,21 @@ class _Writer:
                     remedy=_REMEDIES.get(parent.skip_code, NotGrantedError.remedy),
                     asked_at=now,
                     finished_at=now,
-                    run_id=self._run_id,
+                    run_id=self._mark.run_id,
+                    generation=self._mark.generation,
                 )
             )
 
-    def _type(self, batch: Sequence[_Done]) -> tuple[_Typed, list[tuple[Task, int]]]:
+    def _type(self, batch: Sequence[Done]) -> tuple[_Typed, list[tuple[Task, int]]]:
         again: list[tuple[Task, int]] = []
-        failed: list[tuple[_Done, LeanError]] = []
-        unchanged: list[tuple[_Done, Read]] = []
-        whole: dict[str, tuple[_Done, Read]] = {}
+        failed: list[tuple[Done, LeanError]] = []
+        unchanged: list[Done] = []
+        whole: dict[str, tuple[Done, Read]] = {}
         for done in batch:
             if isinstance(done.result, LeanError):
                 failed.append((done, done.result))
             elif done.result.is_unchanged:
-                unchanged.append((done, done.result))
+                unchanged.append(done)
             else:
                 whole[done.result.pages[0].series_id] = (done, done.result)
         gated, untypable = self._gated(whole)
@@ -612,17 +488,17 @@ class _Writer:
     def _shifted(self, gated: Mapping[str, Gated]) -> dict[str, frozenset[str]]:
         """Keys that came on two pages of one read, by series."""
         found: dict[str, frozenset[str]] = {}
-        for stream in self._streams:
-            doubled = _doubled(stream, gated)
+        for stream in self.streams:
+            doubled = gated[stream.name].shifted
             for series_id in doubled:
                 found[series_id] = found.get(series_id, frozenset()) | doubled[series_id]
         return found
 
     def _gated(
-        self, whole: dict[str, tuple[_Done, Read]]
-    ) -> tuple[dict[str, Gated], list[tuple[_Done, LeanError]]]:
+        self, whole: dict[str, tuple[Done, Read]]
+    ) -> tuple[dict[str, Gated], list[tuple[Done, LeanError]]]:
         """Type whole series; one that cannot be typed fails alone and is no longer among them."""
-        failed: list[tuple[_Done, LeanError]] = []
+        failed: list[tuple[Done, LeanError]] = []
         try:
             return self._gate([read for _, read in whole.values()]), failed
         except _UNTYPABLE as problem:
@@ -643,8 +519,8 @@ class _Writer:
     def _add(self, typed: _Typed) -> None:
         for done, error in typed.failed:
             self._fail(done, error)
-        for done, read in typed.unchanged:
-            self._unchanged(done, read)
+        for done in typed.unchanged:
+            self._unchanged(done)
         if typed.whole:
             self._write(typed)
 
@@ -654,15 +530,24 @@ class _Writer:
         self._held += sum(done.size for done, _ in typed.whole.values())
         self._reads += len(typed.whole)
         batch.raw(self._stream, _raw_table([read for _, read in typed.whole.values()]))
-        for stream in self._streams:
-            found = typed.gated[stream.name]
-            pulls, parts, quarantine = _claimed(stream, typed.whole, found, self._run_id)
-            for month, part in parts:
+        whole = {series_id: done for series_id, (done, _) in typed.whole.items()}
+        for stream in self.streams:
+            decoded = typed.gated[stream.name]
+            made = covered(
+                stream,
+                whole,
+                decoded,
+                self._last_good[stream.name],
+                unfit_share=self._unfit_share,
+                mark=self._mark,
+            )
+            for month, part in made.parts:
                 batch.rows(stream, part, month=month)
-            batch.quarantine(stream, quarantine)
-            for pull in pulls:
+            batch.quarantine(stream, made.quarantine)
+            for pull in made.pulls:
                 self._note(pull)
-            self.report.drift.update(found.drift if stream is self._stream else {})
+            self.report.note_unfit(made.quarantine)
+            self.report.drift.update(decoded.drift if stream is self._stream else {})
 
     def _commit(self) -> None:
         self._commit_at = time.monotonic() + _COMMIT_SECONDS
@@ -684,87 +569,16 @@ class _Writer:
             if pull.code is not None:
                 report.codes[pull.code] += 1
 
-    def _unchanged(self, done: _Done, read: Read) -> None:
-        for place, month in enumerate(done.task.months or (None,)):
-            self._note(
-                _pull_of(
-                    self._stream,
-                    done,
-                    month,
-                    self._run_id,
-                    Outcome.UNCHANGED,
-                    read=read,
-                    is_first=place == 0,
-                )
-            )
+    def _unchanged(self, done: Done) -> None:
+        for slot in slots_of(done):
+            self._note(slot.pull(self._stream, self._mark, Outcome.UNCHANGED))
 
-    def _fail(self, done: _Done, error: LeanError) -> None:
+    def _fail(self, done: Done, error: LeanError) -> None:
         outcome = Outcome.SKIPPED if isinstance(error, NotGrantedError) else Outcome.FAILED
-        for stream in self._streams:
-            for place, month in enumerate(done.task.months or (None,)):
-                is_first = place == 0 and stream is self._stream
-                self._note(
-                    _pull_of(
-                        stream, done, month, self._run_id, outcome, error=error, is_first=is_first
-                    )
-                )
-
-
-def _credible(
-    refreshed_at: dt.datetime | None, latest_at: dt.datetime | None
-) -> dt.datetime | None:
-    """The store's instant, cut to Lean's clock: from the future it would be the newest for ever."""
-    if refreshed_at is None or latest_at is None or refreshed_at <= latest_at + _SKEW:
-        return refreshed_at
-    return latest_at
-
-
-def _pull_of(
-    stream: Stream,
-    done: _Done,
-    month: PlannedMonth | None,
-    run_id: str | None,
-    outcome: Outcome,
-    *,
-    read: Read | None = None,
-    error: LeanError | None = None,
-    claimed: _Slot | None = None,
-    rows: int = 0,
-    quarantined: int = 0,
-    is_first: bool = True,
-) -> Pull:
-    """The ledger's row of one pull."""
-    last = read.answers[-1] if read is not None else None
-    task = done.task
-    # What speaks for no day tells which days it was about.
-    days = claimed if claimed is not None and claimed.from_date is not None else month
-    return Pull(
-        pull_id=new_id(),
-        series_id=last.page.series_id if last is not None else new_id(),
-        stream=stream.name,
-        parent_id=task.parent.parent_id,
-        entity_id=task.parent.entity_id,
-        bank_identifier=task.parent.bank_identifier,
-        month=month.month if month is not None else None,
-        claimed_from=days.from_date if days is not None else None,
-        claimed_to=days.to_date if days is not None else None,
-        outcome=outcome,
-        code=error.code if error is not None else None,
-        remedy=error.remedy if error is not None else None,
-        rows=rows,
-        quarantined=quarantined,
-        pages=len(read.answers) if read is not None else 0,
-        requests=done.requests if is_first else 0,
-        bytes=done.size if is_first else 0,
-        refreshed_at=_credible(read.refreshed_at, done.latest_at) if read is not None else None,
-        known_at=done.known_at,
-        asked_at=done.asked_at,
-        finished_at=done.finished_at,
-        results_id=last.envelope.results_id if last else error.results_id if error else None,
-        correlation_id=last.correlation_id if last else error.correlation_id if error else None,
-        trace_id=last.trace_id if last else error.trace_id if error else None,
-        run_id=run_id,
-    )
+        failed = replace(done, result=error)
+        for stream in self.streams:
+            for slot in slots_of(failed, is_counted=stream is self._stream):
+                self._note(slot.pull(stream, self._mark, outcome, error=error))
 
 
 def _traced(error: LeanError, read: Read) -> LeanError:
@@ -774,11 +588,6 @@ def _traced(error: LeanError, read: Read) -> LeanError:
     error.results_id = last.envelope.results_id
     error.correlation_id, error.trace_id = last.correlation_id, last.trace_id
     return error
-
-
-def _doubled(stream: Stream, gated: Mapping[str, Gated]) -> Mapping[str, frozenset[str]]:
-    """Keys that came on two pages, by series: the pages may have moved while they were read."""
-    return gated[stream.name].shifted
 
 
 def _raw_table(reads: Sequence[Read]) -> pa.Table:
@@ -808,196 +617,3 @@ def _where_it_lies(body: bytes) -> pa.Array:
     """A body as an array of one, not copied."""
     offsets = pa.py_buffer(np.array([0, len(body)], np.int32).tobytes())
     return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(body)])
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """What a pull of a series speaks for: a parent, or days of a month, None where none is left."""
-
-    series_id: str
-    month: PlannedMonth | None = None
-    from_date: dt.date | None = None
-    to_date: dt.date | None = None
-
-
-def _slot(
-    series_id: str, month: PlannedMonth, done: _Done, read: Read, first_row_on: dt.date | None
-) -> _Slot:
-    """The days of a month that a read speaks for.
-
-    A store knows nothing of the days after it was refreshed, nor of those that its bank forgot.
-    """
-    refreshed_at = _credible(read.refreshed_at, done.latest_at)
-    from_date = month.claims_from(done.task.parent.depth, refreshed_at, first_row_on)
-    to_date = month.to_date if refreshed_at is None else min(month.to_date, refreshed_at.date())
-    if from_date > to_date:
-        return _Slot(series_id, month)
-    return _Slot(series_id, month, from_date, to_date)
-
-
-def _first_days(
-    stream: Stream, whole: Mapping[str, tuple[_Done, Read]], rows: pa.Table
-) -> dict[str, dt.date]:
-    """The UTC day of the first row of each series whose bank may have forgotten days."""
-    wanted = [
-        series_id
-        for series_id, (done, _) in whole.items()
-        if done.task.parent.depth is not None
-        and any(month.known_to is not None for month in done.task.months)
-    ]
-    if not wanted:
-        return {}
-    found = rows.select(["series_id"]).append_column("day", _day_of_row(stream, rows))
-    found = found.filter(pc.is_in(found["series_id"], value_set=pa.array(wanted, pa.string())))
-    firsts = found.group_by("series_id", use_threads=False).aggregate([("day", "min")])
-    series_ids, days = firsts["series_id"].to_pylist(), firsts["day_min"].to_pylist()
-    return {series_id: day for series_id, day in zip(series_ids, days, strict=True) if day}
-
-
-def _claimed(
-    stream: Stream,
-    whole: dict[str, tuple[_Done, Read]],
-    gated: Gated,
-    run_id: str | None,
-) -> tuple[list[Pull], list[tuple[str | None, pa.Table]], pa.Table]:
-    """Pulls of whole series, the rows that they claim, and the quarantine.
-
-    Returns:
-        The pulls; the rows with `pull_id` in place of `series_id`, apart by month where the stream
-        has months; the quarantine, with records that no day can be told of.
-    """
-    slots: list[_Slot] = []
-    first_days = _first_days(stream, whole, gated.rows)
-    for series_id, (done, read) in whole.items():
-        if stream.window is Window.SNAPSHOT:
-            slots.append(_Slot(series_id))
-        else:
-            first = first_days.get(series_id)
-            slots += [_slot(series_id, month, done, read, first) for month in done.task.months]
-    rows, quarantine = gated.rows, gated.quarantine
-    in_whole = pa.array(list(whole), pa.string())
-    is_whole = pc.is_in(rows["series_id"], value_set=in_whole)
-    if not pc.all(is_whole).as_py():
-        rows = rows.filter(is_whole)
-    quarantine = quarantine.filter(pc.is_in(quarantine["series_id"], value_set=in_whole))
-    index: np.ndarray
-    if stream.window is Window.SNAPSHOT:
-        places = {slot.series_id: place for place, slot in enumerate(slots)}
-        index = np.array([places[s] for s in rows["series_id"].to_pylist()], np.int64)
-    else:
-        rows, quarantine = _placed(stream, rows, quarantine)
-        index = _slot_of_row(stream, rows, slots)
-    counts = np.bincount(index[index >= 0], minlength=len(slots))
-    wrong = Counter(lost(quarantine)["series_id"].to_pylist())
-    pulls: list[Pull] = []
-    seen: set[str] = set()
-    for place, slot in enumerate(slots):
-        done, read = whole[slot.series_id]
-        is_first = slot.series_id not in seen
-        seen.add(slot.series_id)
-        is_unknown = slot.month is not None and slot.from_date is None
-        pulls.append(
-            _pull_of(
-                stream,
-                done,
-                slot.month,
-                run_id,
-                Outcome.UNCHANGED if is_unknown else Outcome.COMMITTED,
-                read=read,
-                claimed=slot,
-                rows=int(counts[place]),
-                quarantined=wrong[slot.series_id] if is_first else 0,
-                is_first=is_first and stream.exploded_from is None,
-            )
-        )
-    return pulls, _parts(stream, rows, index, pulls), quarantine
-
-
-def _parts(
-    stream: Stream, rows: pa.Table, index: np.ndarray, pulls: Sequence[Pull]
-) -> list[tuple[str | None, pa.Table]]:
-    """Rows as the lake has them but without columns that are wholly null, apart by month.
-
-    Args:
-        stream: The stream.
-        rows: Rows as the gate has them.
-        index: For each row the place of its pull among `pulls`, or -1 where none claims it.
-        pulls: The pulls.
-    """
-    names = [pull.month or "" for pull in pulls]
-    months = sorted(set(names))
-    # Most columns are null throughout a batch, and moving nothing costs as much as moving rows.
-    present = [n for n in stream.schema.names if rows[n].null_count < rows.num_rows]
-    rows = rows.select([*present, "page_number", "record_number"])
-    numbers = np.array([months.index(name) for name in names], np.int64)
-    if stream.window is Window.MONTHS:
-        # One reordering and slices of it cost a fraction of one filter per month.
-        of_row = np.where(index >= 0, numbers[index], -1) if len(pulls) else index
-        order = np.argsort(of_row, kind="stable")
-        order = order[of_row[order] >= 0]
-        rows, index = rows.take(pa.array(order)), index[order]
-    ids = pa.array([pull.pull_id for pull in pulls], pa.string())
-    place = len(present)
-    table = rows.add_column(place, lake_schema(stream).field("pull_id"), ids.take(pa.array(index)))
-    if stream.window is Window.SNAPSHOT:
-        return [(None, table)]
-    bounds = np.searchsorted(numbers[index], np.arange(len(months) + 1))
-    return [
-        (month, table.slice(start, end - start))
-        for month, start, end in zip(months, bounds[:-1], bounds[1:], strict=True)
-    ]
-
-
-def _day_of_row(stream: Stream, rows: pa.Table) -> pa.ChunkedArray:
-    """The UTC day that a row stands on."""
-    instants = pc.coalesce(*(rows[name] for name in stream.placed_by))
-    return instants.cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
-
-
-def _placed(stream: Stream, rows: pa.Table, quarantine: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Move rows that stand on no day to the quarantine."""
-    homeless = pc.is_null(pc.coalesce(*(rows[name] for name in stream.placed_by)))
-    if not pc.any(homeless).as_py():
-        return rows, quarantine
-    reason = f"none of {', '.join(stream.placed_by)} says on which day it stands"
-    out = [
-        {
-            **{name: row[name] for name in TRACE_SCHEMA.names},
-            "column_name": stream.placed_by[0],
-            "reason": reason,
-            "record_key": key_text([row[name] for name in stream.key]),
-            "is_lost": True,
-        }
-        for row in rows.filter(homeless).to_pylist()
-    ]
-    table = pa.Table.from_pylist(out, QUARANTINE_SCHEMA)
-    return rows.filter(pc.invert(homeless)), pa.concat_tables([quarantine, table])
-
-
-def _slot_of_row(stream: Stream, rows: pa.Table, slots: Sequence[_Slot]) -> np.ndarray:
-    """For each row the place of the pull that claims its day, or -1."""
-    if rows.num_rows == 0 or not slots:
-        return np.full(rows.num_rows, -1, np.int64)
-    epoch = dt.date(1970, 1, 1)
-    encoded = rows["series_id"].combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    number = {series_id: place for place, series_id in enumerate(encoded.dictionary.to_pylist())}
-    # Claims of one series are neighbours, so the last claim that begins by a row's day is its only
-    # candidate; days until the year 9999 fit 22 bits.
-    starts, ends, order = [], [], []
-    for place, slot in enumerate(slots):
-        if slot.series_id in number and slot.from_date is not None and slot.to_date is not None:
-            base = number[slot.series_id] << 22
-            starts.append(base + (slot.from_date - epoch).days)
-            ends.append(base + (slot.to_date - epoch).days)
-            order.append(place)
-    sort = np.argsort(starts)
-    start, end, place_of = (np.array(values, np.int64)[sort] for values in (starts, ends, order))
-    days = _day_of_row(stream, rows).cast(pa.int32()).to_numpy().astype(np.int64)
-    if not order:
-        return np.full(rows.num_rows, -1, np.int64)
-    keys = (encoded.indices.to_numpy().astype(np.int64) << 22) + days
-    found = np.searchsorted(start, keys, side="right") - 1
-    valid = (found >= 0) & (keys <= end[found])
-    return np.where(valid, place_of[found], -1)

@@ -61,6 +61,8 @@ def typed(column, found):
         case Kind.JSON:
             return json.loads(json.dumps(found, default=str))
         case Kind.ITEMS:
+            if len(found) < column.fewest:
+                return None
             return [
                 {f.name: typed(f, find(item, f.paths)) for f in column.fields} for item in found
             ]

@@ -21,8 +21,8 @@ from lean_resources.streams import STREAMS
 TRANSACTIONS = STREAMS["transactions"]
 TOLERANCE = 0.1
 RECORDED = {
-    "calls to type a page": 60,
-    "calls to type a page of the older generation": 110,
+    "calls to type a page": 84,
+    "calls to type a page of the older generation": 160,
     "calls to read a page": 1180,
     "requests of a sync": 117,
     "files of a sync": 14,

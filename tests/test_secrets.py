@@ -142,8 +142,8 @@ async def _fail_in_every_way(told, sandbox, secrets):
     await told.tries(client(client_secret=wrong), lambda lean: lean.read("customers", {}))
     other = client(client_id=None, client_secret=None, app_token=wrong)
     await told.tries(other, lambda lean: lean.read("transactions", request))
-    twice = Wire(sandbox, 200, json.dumps([{"identifier": name}] * 2).encode())
-    await told.tries(client(twice), lambda lean: lean.table("banks", account_type="PERSONAL"))
+    bare = Wire(sandbox, 200, json.dumps({"identifier": name}).encode())
+    await told.tries(client(bare), lambda lean: lean.table("banks", account_type="PERSONAL"))
     unopened = client()
     try:
         await unopened.read("transactions", request)

@@ -1,28 +1,80 @@
--- Which committed pull speaks for which days.
+-- Which committed pull covers which days.
 --
--- A snapshot stream has no days: the newest pull of a parent speaks for it. A month of an account
--- is spoken for by its newest pull; days that only an earlier pull claims stay with the newest of
--- those. Newest is what the bank said last, then what was asked last, never what was written last.
+-- A snapshot stream has no days: the newest pull of a read target covers it. A month of an account
+-- is covered by its newest pull; days that only an earlier pull covers stay with the newest of
+-- those. Newest is what the bank was asked last, then what Lean was asked last by Lean's clock,
+-- then what was written by whoever had seen the other; this machine's clock decides nothing.
 --
--- grain: one row per pull and stretch of days
--- zone:  days are UTC days, both ends inclusive; null for a snapshot
-with ranked as (
+-- grain:  one row per pull and range of days
+-- zone:   days are UTC days, both ends inclusive; null for a snapshot
+-- counts: unfit_dates are days whose records did not fit, by this pull or by a newer read that
+--         replaced nothing: they show their last good rows and are not known. What format 1 of the
+--         lake quarantined tells no day, so that all days of its read are unfit
+with read as (
+
+    select
+        *,
+        coalesce(refreshed_at, known_at, asked_at) as told_at,
+        coalesce(known_at, asked_at) as heard_at,
+        coalesce(generation, 0) as made,
+        -- The random part of an id; ids of format 1 order what was made from one read.
+        case when generation is null then pull_id else substr(pull_id, 15) end as tie
+    from pulls
+
+),
+
+-- Reads of which too much did not fit: they replace nothing, and what they cover is not known.
+refused as (
+
+    select
+        stream,
+        parent_id,
+        month,
+        told_at,
+        heard_at,
+        unfit_dates
+    from read
+    where code = 'RECORDS_UNFIT'
+    qualify
+        row_number() over (
+            partition by stream, parent_id, month
+            order by told_at desc, heard_at desc, made desc, tie desc
+        ) = 1
+
+),
+
+unplaced as (
+
+    select distinct
+        stream,
+        series_id
+    from pulls
+    where quarantined > 0 and unfit_dates is null and outcome = 'COMMITTED'
+
+),
+
+ranked as (
 
     select
         stream,
         parent_id,
         month,
         pull_id,
+        series_id,
         claimed_from,
         claimed_to,
         refreshed_at,
+        told_at,
+        heard_at,
+        quarantined,
+        unfit_dates,
         row_number() over (
             partition by stream, parent_id, month
-            order by coalesce(refreshed_at, asked_at) desc, asked_at desc, pull_id desc
+            order by told_at desc, heard_at desc, made desc, tie desc
         ) as age,
         min(claimed_from) over (partition by stream, parent_id, month) as first_from,
         max(claimed_to) over (partition by stream, parent_id, month) as last_to
-    from pulls
+    from read
     where outcome = 'COMMITTED'
 
 ),
@@ -37,7 +89,7 @@ newest as (
 
 ),
 
--- Months in which an earlier pull claims days that the newest one does not.
+-- Months in which an earlier pull covers days that the newest one does not.
 torn as (
 
     select
@@ -52,12 +104,7 @@ torn as (
 days as (
 
     select
-        ranked.stream,
-        ranked.parent_id,
-        ranked.month,
-        ranked.pull_id,
-        ranked.refreshed_at,
-        ranked.age,
+        ranked.*,
         unnest(
             generate_series(ranked.claimed_from, ranked.claimed_to, interval 1 day)
         )::date as claimed_on
@@ -72,27 +119,94 @@ days as (
 
 owned as (
 
-    select
-        stream,
-        parent_id,
-        month,
-        claimed_on,
-        arg_min(pull_id, age) as pull_id,
-        arg_min_null(refreshed_at, age) as refreshed_at
+    select *
     from days
-    group by all
+    qualify
+        row_number() over (
+            partition by stream, parent_id, month, claimed_on
+            order by age
+        ) = 1
 
 ),
 
-stretches as (
+ranges as (
 
     select
         *,
         claimed_on - row_number() over (
             partition by stream, parent_id, month, pull_id
             order by claimed_on
-        )::integer as stretch
+        )::integer as range_number
     from owned
+
+),
+
+counting as (
+
+    select
+        stream,
+        parent_id,
+        month,
+        pull_id,
+        series_id,
+        claimed_from,
+        claimed_to,
+        refreshed_at,
+        told_at,
+        heard_at,
+        quarantined,
+        unfit_dates
+    from newest
+    where not is_torn
+
+    union all
+
+    select
+        stream,
+        parent_id,
+        month,
+        pull_id,
+        any_value(series_id) as series_id,
+        min(claimed_on) as claimed_from,
+        max(claimed_on) as claimed_to,
+        any_value(refreshed_at) as refreshed_at,
+        any_value(told_at) as told_at,
+        any_value(heard_at) as heard_at,
+        any_value(quarantined) as quarantined,
+        any_value(unfit_dates) as unfit_dates
+    from ranges
+    group by stream, parent_id, month, pull_id, range_number
+
+),
+
+judged as (
+
+    select
+        counting.*,
+        refused.told_at is not null as is_refused,
+        case
+            when unplaced.series_id is not null
+                then generate_series(
+                    counting.claimed_from, counting.claimed_to, interval 1 day
+                )::date[]
+            when counting.unfit_dates is not null or refused.unfit_dates is not null
+                then list_sort(list_distinct(list_filter(
+                    list_concat(
+                        coalesce(counting.unfit_dates, []), coalesce(refused.unfit_dates, [])
+                    ),
+                    lambda one:  -- noqa: RF02
+                    one between counting.claimed_from and counting.claimed_to  -- noqa: RF02
+                )))
+        end as all_unfit_dates
+    from counting
+    left join unplaced
+        on counting.stream = unplaced.stream and counting.series_id = unplaced.series_id
+    left join refused
+        on
+            counting.stream = refused.stream
+            and counting.parent_id = refused.parent_id
+            and counting.month is not distinct from refused.month
+            and (refused.told_at, refused.heard_at) > (counting.told_at, counting.heard_at)
 
 )
 
@@ -103,19 +217,11 @@ select
     pull_id,
     claimed_from,
     claimed_to,
-    refreshed_at
-from newest
-where not is_torn
-
-union all
-
-select
-    stream,
-    parent_id,
-    month,
-    pull_id,
-    min(claimed_on) as claimed_from,
-    max(claimed_on) as claimed_to,
-    refreshed_at
-from stretches
-group by stream, parent_id, month, pull_id, refreshed_at, stretch
+    refreshed_at,
+    case when month is not null and len(all_unfit_dates) > 0 then all_unfit_dates end
+        as unfit_dates,
+    case
+        when month is null then is_refused or quarantined > 0
+        else coalesce(len(all_unfit_dates) > 0, false)
+    end as is_unfit
+from judged

@@ -6,10 +6,12 @@
 -- grain:  one row per account and UTC day, from the first day that is permitted or known to today
 -- counts: not_offered     before the earliest day that Lean ever said the bank has: a read of it
 --                         comes back empty and tells nothing, so it is unknown though it was read
---         covered         a committed pull speaks for the day, whatever the consent says by now
+--         record_unfit    a record of the day did not fit, or one whose day cannot be read: the
+--                         day shows what fits and the last good versions of what does not
+--         covered         a committed pull covers the day, whatever the consent says by now
 --         not_permitted   outside the consent's days, or the consent has ended or leaves it out
 --         bank_refused    the last read of the month failed, or the bank is paused; see code
---         not_yet_pulled  permitted, and no read has spoken for it yet
+--         not_yet_pulled  permitted, and no read has covered it yet
 with known as (
 
     select
@@ -49,11 +51,41 @@ attempts as (
     select
         parent_id,
         month,
-        arg_max(outcome, asked_at) as outcome,
-        arg_max(coalesce(code, ''), asked_at) as code
+        arg_max(
+            outcome, (coalesce(known_at, asked_at), coalesce(generation, 0), pull_id)
+        ) as outcome,
+        arg_max(
+            coalesce(code, ''), (coalesce(known_at, asked_at), coalesce(generation, 0), pull_id)
+        ) as code
     from pulls
     where stream = 'transactions' and outcome <> 'SKIPPED'
     group by all
+
+),
+
+judged as (
+
+    select
+        days.*,
+        claims.pull_id,
+        coalesce(
+            list_contains(claims.unfit_dates, days.utc_day),
+            claims.pull_id is null and attempts.code = 'RECORDS_UNFIT'
+        ) as is_unfit,
+        attempts.outcome,
+        attempts.code as failed_code
+    from days
+    left join claims
+        on
+            claims.stream = 'transactions'
+            and days.account_id = claims.parent_id
+            and claims.month = strftime(days.utc_day, '%Y-%m')
+            and days.utc_day between claims.claimed_from and claims.claimed_to
+            and (days.offered_from is null or days.utc_day >= days.offered_from)
+    left join attempts
+        on
+            days.account_id = attempts.parent_id
+            and attempts.month = strftime(days.utc_day, '%Y-%m')
 
 )
 
@@ -64,30 +96,24 @@ select
     days.utc_day,
     case
         when days.utc_day < days.offered_from then 'not_offered'
-        when claims.pull_id is not null then 'covered'
+        when days.pull_id is not null and days.is_unfit then 'record_unfit'
+        when days.pull_id is not null then 'covered'
         when days.skip_code = 'BANK_PAUSED' then 'bank_refused'
         when
             days.skip_code is not null
             or days.utc_day not between days.from_date and days.to_date
             then 'not_permitted'
-        when attempts.outcome = 'FAILED' then 'bank_refused'
+        when days.is_unfit then 'record_unfit'
+        when days.outcome = 'FAILED' then 'bank_refused'
         else 'not_yet_pulled'
     end as status,
-    claims.pull_id,
+    days.pull_id,
     pulls.refreshed_at,
     case
         when days.utc_day < days.offered_from then null
-        when attempts.outcome = 'FAILED' then attempts.code
-        when claims.pull_id is null then days.skip_code
+        when days.is_unfit then 'RECORDS_UNFIT'
+        when days.outcome = 'FAILED' then days.failed_code
+        when days.pull_id is null then days.skip_code
     end as code
-from days
-left join claims
-    on
-        claims.stream = 'transactions'
-        and days.account_id = claims.parent_id
-        and claims.month = strftime(days.utc_day, '%Y-%m')
-        and days.utc_day between claims.claimed_from and claims.claimed_to
-        and (days.offered_from is null or days.utc_day >= days.offered_from)
-left join pulls on claims.pull_id = pulls.pull_id
-left join attempts
-    on days.account_id = attempts.parent_id and attempts.month = strftime(days.utc_day, '%Y-%m')
+from judged as days
+left join pulls on days.pull_id = pulls.pull_id

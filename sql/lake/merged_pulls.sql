@@ -13,7 +13,9 @@ with recursive standing as (
         parent_id,
         month,
         covers,
-        covers_from
+        covers_from,
+        coalesce(generation, 0) as made,
+        case when generation is null then pull_id else substr(pull_id, 15) end as tie
     from pulls
     where
         covers is not null
@@ -24,7 +26,7 @@ with recursive standing as (
 
 newest as (
 
-    select max(pull_id) as merged_id
+    select arg_max(pull_id, (made, tie)) as merged_id
     from standing
     group by stream, parent_id, month
 

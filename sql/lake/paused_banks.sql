@@ -7,7 +7,12 @@ with listed as (
 
     select
         banks.bank_identifier,
-        min(pulls.asked_at) as asked_at,
+        min(
+            {
+                'at': coalesce(pulls.known_at, pulls.asked_at),
+                'made': coalesce(pulls.generation, 0)
+            }
+        ) as heard,
         bool_and(
             coalesce(banks.is_active_for_data, true) and coalesce(banks.is_enabled_for_data, true)
         ) as is_active
@@ -21,7 +26,7 @@ refused as (
 
     select
         bank_identifier,
-        max(asked_at) as asked_at
+        max({ 'at': coalesce(known_at, asked_at), 'made': coalesce(generation, 0) }) as heard
     from pulls
     where outcome = 'FAILED' and code in ('DISABLED_BY_LEAN', 'DISABLED_BY_CLIENT')
     group by bank_identifier
@@ -30,7 +35,7 @@ refused as (
 
 select
     listed.bank_identifier,
-    case when listed.is_active then refused.asked_at else listed.asked_at end as paused_at
+    case when listed.is_active then refused.heard['at'] else listed.heard['at'] end as paused_at
 from listed
 left join refused on listed.bank_identifier = refused.bank_identifier
-where not listed.is_active or refused.asked_at > listed.asked_at
+where not listed.is_active or refused.heard > listed.heard

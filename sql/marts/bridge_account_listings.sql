@@ -7,16 +7,16 @@
 -- counts: a listing that was found unchanged counts
 -- columns:
 --   account_id     Lean's id of the account.
---   first_seen_at  When a listing first had it, by this machine's clock, UTC.
---   last_seen_at   When one last had it, by this machine's clock, UTC.
+--   first_seen_at  When a listing first had it, by Lean's clock, UTC.
+--   last_seen_at   When one last had it, by Lean's clock, UTC.
 -- sample: select first_seen_at, count(*) as ids from bridge_account_listings group by all
 with listings as (
 
     select
-        asked_at,
+        coalesce(known_at, asked_at) as asked_at,
         last_value(case when outcome = 'COMMITTED' then pull_id end ignore nulls) over (
             partition by parent_id
-            order by asked_at, pull_id
+            order by coalesce(known_at, asked_at), pull_id
         ) as pull_id
     from pulls
     where stream = 'accounts' and outcome in ('COMMITTED', 'UNCHANGED')

@@ -23,7 +23,7 @@ with newest as (
     qualify
         row_number() over (
             partition by account_id
-            order by asked_at desc, pull_id desc
+            order by coalesce(known_at, asked_at) desc, pull_id desc
         ) = 1
 
 ),
@@ -38,7 +38,7 @@ owners as (
     qualify
         row_number() over (
             partition by entity_id
-            order by asked_at desc, pull_id desc
+            order by coalesce(known_at, asked_at) desc, pull_id desc
         ) = 1
 
 )

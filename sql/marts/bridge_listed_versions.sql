@@ -24,14 +24,14 @@ with listings as (
     select
         stream,
         pull_id,
-        asked_at,
+        coalesce(known_at, asked_at) as asked_at,
         row_number() over by_age as place,
         count(*) over (partition by stream) as places
     from pulls
     where stream in ('entities', 'consents') and outcome = 'COMMITTED'
     window by_age as (
         partition by stream
-        order by asked_at, pull_id
+        order by coalesce(known_at, asked_at), pull_id
     )
 
 ),

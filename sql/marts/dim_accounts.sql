@@ -50,8 +50,12 @@ newest as (
         row_number() over (
             partition by bridge_accounts.account_key
             order by
-                coalesce(accounts_history.refreshed_at, accounts_history.asked_at) desc,
-                accounts_history.asked_at desc,
+                coalesce(
+                    accounts_history.refreshed_at,
+                    accounts_history.known_at,
+                    accounts_history.asked_at
+                ) desc,
+                coalesce(accounts_history.known_at, accounts_history.asked_at) desc,
                 accounts_history.pull_id desc,
                 accounts_history.account_id desc
         ) = 1

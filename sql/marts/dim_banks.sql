@@ -36,7 +36,7 @@ newest as (
     qualify
         row_number() over (
             partition by bank_identifier
-            order by asked_at desc, pull_id desc, account_type asc
+            order by coalesce(known_at, asked_at) desc, pull_id desc, account_type asc
         ) = 1
 
 ),
@@ -45,8 +45,8 @@ listed as (
 
     select
         bank_identifier,
-        min(asked_at) as first_listed_at,
-        max(asked_at) as last_listed_at
+        min(coalesce(known_at, asked_at)) as first_listed_at,
+        max(coalesce(known_at, asked_at)) as last_listed_at
     from banks_history
     group by bank_identifier
 

@@ -23,14 +23,14 @@ with seen as (
 
     select
         customer_id,
-        asked_at
+        coalesce(known_at, asked_at) as asked_at
     from customers_history
 
     union all
 
     select
         customer_id,
-        asked_at
+        coalesce(known_at, asked_at) as asked_at
     from entities_history
     where customer_id is not null  -- could not be read
 
@@ -56,7 +56,7 @@ newest as (
     qualify
         row_number() over (
             partition by customer_id
-            order by asked_at desc, pull_id desc
+            order by coalesce(known_at, asked_at) desc, pull_id desc
         ) = 1
 
 ),

@@ -4,8 +4,9 @@
 -- grain:  one row per account and stretch of a Riyadh month
 -- key:    account_key, known_from_at
 -- stored: by riyadh_month, reading -1 to 0
--- counts: days that a committed pull speaks for, without those before all that the bank offers, and
---         the last of them only up to the instant at which the bank was asked
+-- counts: days that a committed pull covers, without those whose records did not fit and those
+--         before all that the bank offers; the last of them only up to the instant at which the
+--         bank was asked
 -- zone:   instants are UTC, dates and riyadh_month are Riyadh's
 -- columns:
 --   riyadh_month     Riyadh month as YYYY-MM; three hours ahead of the UTC month of the lake.
@@ -18,17 +19,40 @@
 --   whole_to_date    Last Riyadh day that lies within from midnight to midnight.
 -- sample: select account_key, sum(greatest(whole_to_date - whole_from_date + 1, 0)) as days
 --         from fct_account_coverage group by all order by all
-with spoken as (
+with pieces as (
+
+    select
+        account_key,
+        pull_id,
+        offered_from,
+        unnest(fitting_ranges(claimed_from, claimed_to, unfit_dates)) as piece
+    from bridge_account_claims
+
+),
+
+claims as (
+
+    select
+        account_key,
+        pull_id,
+        offered_from,
+        piece['first_date'] as claimed_from,
+        piece['final_date'] as claimed_to
+    from pieces
+
+),
+
+spoken as (
 
     select
         claims.account_key,
-        -- Without a start that was told, greatest leaves the claim as it is.
+        -- Without a start that was told, greatest leaves the range as it is.
         greatest(claims.claimed_from, claims.offered_from)::timestamp as known_from,
         least(
             (claims.claimed_to + 1)::timestamp,
-            coalesce(pulls.refreshed_at, pulls.asked_at) at time zone 'UTC'
+            coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at) at time zone 'UTC'
         ) as known_to
-    from bridge_account_claims as claims
+    from claims
     inner join pulls on claims.pull_id = pulls.pull_id
 
 ),

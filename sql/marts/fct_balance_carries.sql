@@ -71,7 +71,11 @@ stated as (
                 'balance': signed(balances.amount, balances.credit_debit_indicator),
                 'pull_id': balances.pull_id
             },
-            (balances.refreshed_at, balances.asked_at, balances.pull_id)
+            (
+                balances.refreshed_at,
+                coalesce(balances.known_at, balances.asked_at),
+                balances.pull_id
+            )
         ) as newest
     from ordered
     inner join bridge_accounts on ordered.account_key = bridge_accounts.account_key

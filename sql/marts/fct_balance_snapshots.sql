@@ -30,15 +30,16 @@ select
     row_number() over (
         partition by balances.account_id, balances.balance_type
         order by
-            coalesce(balances.refreshed_at, balances.asked_at) desc,
-            balances.asked_at desc,
+            coalesce(balances.refreshed_at, balances.known_at, balances.asked_at) desc,
+            coalesce(balances.known_at, balances.asked_at) desc,
             balances.pull_id desc
     ) = 1 as is_newest,
 
     -- times
     balances.stated_at,
     riyadh_date(balances.stated_at) as stated_date,
-    coalesce(balances.refreshed_at, balances.asked_at) - balances.stated_at as staleness,
+    coalesce(balances.refreshed_at, balances.known_at, balances.asked_at)
+    - balances.stated_at as staleness,
     balances.refreshed_at,
     balances.asked_at,
 

@@ -41,7 +41,7 @@ reads as (
 
     select distinct
         parent_id as account_id,
-        coalesce(refreshed_at, asked_at) as told_at
+        coalesce(refreshed_at, known_at, asked_at) as told_at
     from pulls
     where stream = 'transactions' and outcome = 'COMMITTED'
 
@@ -56,7 +56,7 @@ candidates as (
         signed(balances.amount, balances.credit_debit_indicator) as stated_balance,
         balances.refreshed_at as stated_at,
         balances.refreshed_at + interval 10 minutes as held_to_at,
-        balances.asked_at,
+        coalesce(balances.known_at, balances.asked_at) as asked_at,
         balances.pull_id
     from balances_history as balances
     inner join bridge_accounts on balances.account_id = bridge_accounts.account_id

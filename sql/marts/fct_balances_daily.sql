@@ -10,6 +10,8 @@
 --   balance_date    The day; the last one only up to the instant at which the bank was asked.
 --   is_proved       Whether movements and balances around the day agree; see
 --                   mart_balance_reconciliation.
+--   has_unfit_records  Whether records of the day did not fit, so that movements or the balance may
+--                   be missing; see fct_unfit_days.
 --   staleness_days  Days since the bank told the newest balance that it rests on; null where it
 --                   rests on a later one.
 -- sample: select balance_date, closing_balance, closing_method from fct_balances_daily
@@ -25,21 +27,24 @@ with days as (
 
 select
     -- ids
-    account_key,
+    days.account_key,
 
     -- money
-    currency,
-    closing_balance,
-    min_balance,
-    max_balance,
+    days.currency,
+    days.closing_balance,
+    days.min_balance,
+    days.max_balance,
 
     -- attributes
-    closing_method,
-    balance_date - last_observed_date as staleness_days,
+    days.closing_method,
+    days.balance_date - days.last_observed_date as staleness_days,
 
     -- flags
-    verdict = 'proved' as is_proved,
+    days.verdict = 'proved' as is_proved,
+    unfit.account_key is not null as has_unfit_records,
 
     -- times
-    balance_date
+    days.balance_date
 from days
+left join fct_unfit_days as unfit
+    on days.account_key = unfit.account_key and days.balance_date = unfit.unfit_date

@@ -16,8 +16,8 @@
 --   version                 Counts the versions of a movement in its month, from 1.
 --   change_kind             appeared, changed or vanished; a row that vanished shows what it was.
 --   is_late                 Whether an earlier pull of its account id spoke for its day without it.
---   seen_from_at            End of the pull that brought it, UTC: from then on it was known here.
---   seen_to_at              End of the pull that ended it, UTC, exclusive; null while it stands.
+--   seen_from_at            When the pull that brought it was asked for, UTC, by Lean's clock: known here since.
+--   seen_to_at              When the pull that ended it was asked for, UTC, exclusive; null while it stands.
 --   account_id              Lean's id of the account that showed it.
 --   transaction_id          The bank's or Lean's id; unique within the account, not beyond.
 --   currency                Currency of the amounts, ISO 4217.
@@ -51,8 +51,8 @@ with reads as (
         pulls.claimed_from,
         pulls.claimed_to,
         row_number() over by_age as turn,
-        max(pulls.finished_at) over by_age as seen_at,
-        coalesce(pulls.refreshed_at, pulls.asked_at) as told_at,
+        max(coalesce(pulls.known_at, pulls.asked_at)) over by_age as seen_at,
+        coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at) as told_at,
         count(*) over (partition by pulls.parent_id, pulls.month) as turns,
         min(pulls.claimed_from) over earlier as spoken_from,
         max(pulls.claimed_to) over earlier as spoken_to
@@ -61,12 +61,20 @@ with reads as (
     where pulls.stream = 'transactions' and pulls.outcome = 'COMMITTED'
     window by_age as (
         partition by pulls.parent_id, pulls.month
-        order by coalesce(pulls.refreshed_at, pulls.asked_at), pulls.asked_at, pulls.pull_id
+        order by
+            coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
+            coalesce(pulls.known_at, pulls.asked_at),
+            coalesce(pulls.generation, 0),
+            pulls.pull_id
         rows unbounded preceding
     ),
     earlier as (
         partition by pulls.parent_id, pulls.month
-        order by coalesce(pulls.refreshed_at, pulls.asked_at), pulls.asked_at, pulls.pull_id
+        order by
+            coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
+            coalesce(pulls.known_at, pulls.asked_at),
+            coalesce(pulls.generation, 0),
+            pulls.pull_id
         rows between unbounded preceding and 1 preceding
     )
 

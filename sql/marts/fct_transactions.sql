@@ -36,6 +36,8 @@
 --   is_payroll            Whether the bank marks it as payroll.
 --   linked_movement_id    The other leg, the reversal or what was reversed, where there is one.
 --   booking_month         First day of the Riyadh month of booking_date.
+--   last_good_at          When the bank had last been asked for this version, UTC, where the newest
+--                         one does not fit and this one stays; null on all other rows.
 -- cleared: counterparty_key (keyed hash), counterparty_side (one of three words),
 --          purpose (one of six words)
 -- sample: select booking_month, currency, sum(signed_amount) as net, count(*) as movements
@@ -185,6 +187,7 @@ select
     movements.month,
 
     -- trace
+    movements.last_good_at,
     movements.pull_id
 from movements
 cross join marks

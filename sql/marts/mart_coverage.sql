@@ -12,12 +12,15 @@
 --   utc_from     First UTC day of the stretch.
 --   utc_to       Last UTC day of the stretch, inclusive.
 --   day_count    Days of the stretch.
---   status       covered, a read speaks for the days; not_yet_pulled, permitted, but not read;
---                bank_refused, the last read failed or the bank is paused; not_offered, before
---                all that the bank offers, so that a read of them tells nothing; not_permitted.
+--   status       covered, a read covers the days; record_unfit, records of them did not fit;
+--                not_yet_pulled, permitted, but not read; bank_refused, the last read failed or the
+--                bank is paused; not_offered, before all that the bank offers, so that a read of
+--                them tells nothing; not_permitted.
 --   reason       Code that says why the days are not known; OUTSIDE_CONSENT where they lie before
 --                or behind what the consent allows; BEFORE_AVAILABILITY where they are not offered;
---                null where covered or not yet pulled.
+--                RECORDS_UNFIT where records did not fit; null where covered or not yet pulled.
+--   is_last_good  Whether what the days show is what fits, and the last good version of what no
+--                longer does.
 --   as_of        The lake's clock.
 -- sample: select status, reason, sum(day_count) as days from mart_coverage
 --         group by all order by all
@@ -40,17 +43,41 @@ depths as (
 
 ),
 
-spoken as (
+fitting as (
 
     select
         bridge_accounts.account_key,
-        claims.claimed_from,
-        claims.claimed_to,
+        unnest(
+            fitting_ranges(claims.claimed_from, claims.claimed_to, claims.unfit_dates)
+        ) as piece,
         account_depths.offered_from
     from claims
     inner join bridge_accounts on claims.parent_id = bridge_accounts.account_id
     left join account_depths on claims.parent_id = account_depths.account_id
     where claims.stream = 'transactions'
+
+),
+
+spoken as (
+
+    select
+        account_key,
+        piece['first_date'] as claimed_from,
+        piece['final_date'] as claimed_to,
+        offered_from
+    from fitting
+
+),
+
+-- Days that were read and are not known, because records of them did not fit.
+unfit as (
+
+    select distinct
+        bridge_accounts.account_key,
+        unnest(claims.unfit_dates) as unfit_date
+    from claims
+    inner join bridge_accounts on claims.parent_id = bridge_accounts.account_id
+    where claims.stream = 'transactions' and claims.is_unfit
 
 ),
 
@@ -75,8 +102,12 @@ attempts as (
     select
         parent_id as account_id,
         month,
-        arg_max(outcome, (asked_at, pull_id)) as outcome,
-        arg_max(coalesce(code, ''), (asked_at, pull_id)) as code
+        arg_max(
+            outcome, (coalesce(known_at, asked_at), coalesce(generation, 0), pull_id)
+        ) as outcome,
+        arg_max(
+            coalesce(code, ''), (coalesce(known_at, asked_at), coalesce(generation, 0), pull_id)
+        ) as code
     from pulls
     where stream = 'transactions' and outcome <> 'SKIPPED'
     group by all
@@ -106,6 +137,13 @@ told_edges as (
         account_key,
         unnest([claimed_from, claimed_to + 1]) as edge
     from spoken
+
+    union
+
+    select
+        account_key,
+        unnest([unfit_date, unfit_date + 1]) as edge
+    from unfit
 
     union
 
@@ -207,16 +245,19 @@ told as (
         open_pieces.account_key,
         open_pieces.utc_from,
         case
+            when unfit.account_key is not null then 'record_unfit'
             when windows.skip_code = 'BANK_PAUSED' then 'bank_refused'
             when
                 windows.account_id is null
                 or windows.skip_code is not null
                 or open_pieces.utc_from not between windows.from_date and windows.to_date
                 then 'not_permitted'
+            when failed.code = 'RECORDS_UNFIT' then 'record_unfit'
             when failed.account_id is not null then 'bank_refused'
             else 'not_yet_pulled'
         end as status,
         case
+            when unfit.account_key is not null then 'RECORDS_UNFIT'
             when windows.skip_code is not null then windows.skip_code
             when
                 windows.account_id is null
@@ -225,6 +266,10 @@ told as (
             else failed.code
         end as reason
     from open_pieces
+    left join unfit
+        on
+            open_pieces.account_key = unfit.account_key
+            and open_pieces.utc_from = unfit.unfit_date
     left join windows on open_pieces.account_key = windows.account_key
     left join failed
         on
@@ -258,7 +303,14 @@ best as (
             partition by account_key, utc_from
             order by
                 list_position(
-                    ['not_yet_pulled', 'bank_refused', 'not_offered', 'not_permitted'], status
+                    [
+                        'record_unfit',
+                        'not_yet_pulled',
+                        'bank_refused',
+                        'not_offered',
+                        'not_permitted'
+                    ],
+                    status
                 ) asc,
                 reason asc nulls last
         ) = 1
@@ -313,6 +365,7 @@ select
     max(numbered.utc_to) - min(numbered.utc_from) + 1 as day_count,
     numbered.status,
     numbered.reason,
+    coalesce(numbered.reason = 'RECORDS_UNFIT', false) as is_last_good,
     here.as_of
 from numbered
 cross join here

@@ -11,5 +11,6 @@ select
     account_key,
     unnest(generate_series(utc_from, utc_to, interval 1 day))::date as utc_day,
     status,
-    reason
+    reason,
+    is_last_good
 from mart_coverage

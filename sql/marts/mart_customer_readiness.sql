@@ -23,9 +23,10 @@
 --   data_age_days      Days between data_through_date and the Riyadh day of the lake's clock; null
 --                      where nothing is known.
 --   reasons            Why not, sorted: data_stale (older than trust_limits allow), no_account,
---                      no_consent, months_short, not_reconciled, balances_unknown, and
---                      not_permitted_… for accounts, balance, identity and transactions; empty
---                      where it is ready.
+--                      no_consent, months_short, not_reconciled, balances_unknown, record_unfit
+--                      (records of the accounts, of their balances or of their transactions do not
+--                      fit), and not_permitted_… for accounts, balance, identity and transactions;
+--                      empty where it is ready.
 --   as_of              The lake's clock.
 -- sample: select is_decision_ready, reasons, count(*) as customers from mart_customer_readiness
 --         group by all order by all
@@ -123,6 +124,22 @@ proved as (
 
 ),
 
+unfit as (
+
+    select distinct held.customer_id
+    from held
+    inner join bridge_accounts on held.account_key = bridge_accounts.account_key
+    inner join claims
+        on
+            (
+                claims.stream in ('balances', 'transactions')
+                and bridge_accounts.account_id = claims.parent_id
+            )
+            or (claims.stream = 'accounts' and bridge_accounts.entity_id = claims.parent_id)
+    where claims.is_unfit
+
+),
+
 reconciled as (
 
     select
@@ -194,6 +211,7 @@ told as (
         round(
             (reconciled.proved_days / reconciled.balance_days)::decimal(18, 9), 4
         )::decimal(5, 4) as reconciled_share,
+        unfit.customer_id is not null as is_unfit,
         permitted.customer_id is not null as is_consented,
         coalesce(permitted.permissions, []) as permissions,
         rules.least_months,
@@ -209,6 +227,7 @@ told as (
     left join through on dim_customers.customer_id = through.customer_id
     left join reconciled on dim_customers.customer_id = reconciled.customer_id
     left join permitted on dim_customers.customer_id = permitted.customer_id
+    left join unfit on dim_customers.customer_id = unfit.customer_id
 
 ),
 
@@ -238,7 +257,8 @@ judged as (
                     when not list_contains(permissions, 'transactions')
                         then 'not_permitted_transactions'
                 end,
-                case when reconciled_share < least_share then 'not_reconciled' end
+                case when reconciled_share < least_share then 'not_reconciled' end,
+                case when is_unfit then 'record_unfit' end
             ],
             lambda one: one is not null
         ) as reasons

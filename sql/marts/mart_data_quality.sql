@@ -46,6 +46,36 @@ ahead as (
 
 ),
 
+-- What did not fit and still counts, rows of a day that is still to come among it.
+unfit as (
+
+    select
+        stream,
+        bank_identifier,
+        sum(record_count) as unfit_count,
+        sum(record_count) filter (
+            where reason = 'is dated after the day on which the bank was asked'
+        ) as future_count
+    from quarantine
+    where is_record_lost and bank_identifier is not null
+    group by stream, bank_identifier
+
+),
+
+counting as (
+
+    select
+        pulls.stream,
+        pulls.bank_identifier,
+        sum(pulls.rows) as row_count
+    from pulls
+    where
+        pulls.bank_identifier is not null
+        and pulls.pull_id in (select claims.pull_id from claims)
+    group by pulls.stream, pulls.bank_identifier
+
+),
+
 newest_months as (
 
     select
@@ -120,15 +150,13 @@ newest_pulls as (
     select
         stream,
         bank_identifier,
-        outcome,
-        rows,
-        quarantined
+        outcome
     from pulls
     where outcome <> 'SKIPPED' and bank_identifier is not null
     qualify
         row_number() over (
             partition by stream, parent_id, month
-            order by asked_at desc, pull_id desc
+            order by coalesce(known_at, asked_at) desc, pull_id desc
         ) = 1
 
 ),
@@ -139,9 +167,7 @@ attempts as (
         stream,
         bank_identifier,
         count(*) as pull_count,
-        count(*) filter (where outcome = 'FAILED') as failed_count,
-        sum(rows) + sum(quarantined) as record_count,
-        sum(quarantined) as quarantined_count
+        count(*) filter (where outcome = 'FAILED') as failed_count
     from newest_pulls
     group by stream, bank_identifier
 
@@ -208,11 +234,14 @@ observed as (
         'future_date' as observation,
         'transactions' as stream,
         movements.bank_identifier,
-        coalesce(ahead.future_count, 0) as odd_count,
-        movements.movement_count as row_count,
-        coalesce(ahead.future_count, 0) / movements.movement_count as observed
+        coalesce(ahead.future_count, 0) + coalesce(unfit.future_count, 0) as odd_count,
+        movements.movement_count + coalesce(unfit.future_count, 0) as row_count,
+        (coalesce(ahead.future_count, 0) + coalesce(unfit.future_count, 0))
+        / (movements.movement_count + coalesce(unfit.future_count, 0)) as observed
     from movements
     left join ahead on movements.bank_identifier = ahead.bank_identifier
+    left join unfit
+        on movements.bank_identifier = unfit.bank_identifier and unfit.stream = 'transactions'
 
     union all
 
@@ -273,12 +302,19 @@ observed as (
 
     select
         'quarantined' as observation,
-        stream,
-        bank_identifier,
-        quarantined_count as odd_count,
-        record_count as row_count,
-        quarantined_count / record_count as observed
+        attempts.stream,
+        attempts.bank_identifier,
+        coalesce(unfit.unfit_count, 0) as odd_count,
+        coalesce(counting.row_count, 0) + coalesce(unfit.unfit_count, 0) as row_count,
+        coalesce(unfit.unfit_count, 0)
+        / nullif(coalesce(counting.row_count, 0) + coalesce(unfit.unfit_count, 0), 0) as observed
     from attempts
+    left join unfit
+        on attempts.stream = unfit.stream and attempts.bank_identifier = unfit.bank_identifier
+    left join counting
+        on
+            attempts.stream = counting.stream
+            and attempts.bank_identifier = counting.bank_identifier
 
     union all
 

@@ -11,8 +11,8 @@ with spoken as (
         pulls.parent_id as account_id,
         pulls.claimed_from,
         pulls.claimed_to,
-        coalesce(pulls.refreshed_at, pulls.asked_at) as known_at,
-        pulls.asked_at,
+        coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at) as told_at,
+        coalesce(pulls.known_at, pulls.asked_at) as known_at,
         min(pulls.parent_id) over (
             partition by bridge_accounts.account_key, pulls.month
         ) <> max(pulls.parent_id) over (
@@ -23,7 +23,7 @@ with spoken as (
     where
         pulls.stream = 'transactions'
         and pulls.outcome = 'COMMITTED'
-        and pulls.finished_at <= at_instant  -- noqa: RF02
+        and coalesce(pulls.known_at, pulls.asked_at) <= at_instant  -- noqa: RF02
 
 ),
 
@@ -33,7 +33,7 @@ owners as (
     select
         account_key,
         claimed_on,
-        arg_max(account_id, (known_at, asked_at, account_id)) as account_id
+        arg_max(account_id, (told_at, known_at, account_id)) as account_id
     from (
         select
             *,

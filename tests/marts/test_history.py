@@ -23,9 +23,9 @@ def told(row):
 
 
 def first_sync_ended_at(world):
-    """When the first of the two syncs was over, by this machine."""
+    """When the first of the two syncs had asked for everything, by Lean's clock."""
     (row,) = world.rows("""
-        select max(finished_at) as ended_at from pulls
+        select max(known_at) as ended_at from pulls
         where stream = 'transactions' and refreshed_at < (
             select max(refreshed_at) - interval 12 hour from pulls where stream = 'transactions')
     """)

@@ -29,9 +29,9 @@ def at(days, hours=0):
 def listings(world, stream):
     """When each complete listing of a stream was asked for, with its id, oldest first."""
     rows = world.rows(
-        f"select pull_id, asked_at from pulls where stream = '{stream}' and outcome = 'COMMITTED'"
+        f"select pull_id, known_at from pulls where stream = '{stream}' and outcome = 'COMMITTED'"
     )
-    return sorted((row["asked_at"], row["pull_id"]) for row in rows)
+    return sorted((row["known_at"], row["pull_id"]) for row in rows)
 
 
 def as_of(world):
@@ -43,14 +43,14 @@ def as_of(world):
 def versions(world, stream, left_out=()):
     """What each listing told of a key, unchanged ones taken together: (start, end, pull, row)."""
     found = defaultdict(list)
-    for (asked_at, pull_id), day in zip(listings(world, stream), world.days, strict=True):
+    for (known_at, pull_id), day in zip(listings(world, stream), world.days, strict=True):
         for (key,), row in day[stream].items():
             told = {name: value for name, value in row.items() if name not in left_out}
             if found[key] and found[key][-1][3] == told:
                 continue
             if found[key]:
-                found[key][-1][1] = asked_at
-            found[key].append([asked_at, None, pull_id, told])
+                found[key][-1][1] = known_at
+            found[key].append([known_at, None, pull_id, told])
     return found
 
 
@@ -237,12 +237,12 @@ def seen_of(world):
     """When listings first and last had each account id."""
     found = {}
     rows = world.rows("""
-        select parent_id, asked_at from pulls
-        where stream = 'accounts' and outcome = 'COMMITTED' order by asked_at
+        select parent_id, known_at from pulls
+        where stream = 'accounts' and outcome = 'COMMITTED' order by known_at, pull_id
     """)
     asked = defaultdict(list)
     for row in rows:
-        asked[row["parent_id"]].append(row["asked_at"])
+        asked[row["parent_id"]].append(row["known_at"])
     for place, day in enumerate(world.days):
         for (account_id,), row in day["accounts"].items():
             times = asked[row["entity_id"]]
