@@ -489,7 +489,7 @@ class _Writer:
         """Keys that came on two pages of one read, by series."""
         found: dict[str, frozenset[str]] = {}
         for stream in self.streams:
-            doubled = gated[stream.name].shifted
+            doubled = _doubled(stream, gated)
             for series_id in doubled:
                 found[series_id] = found.get(series_id, frozenset()) | doubled[series_id]
         return found
@@ -579,6 +579,11 @@ class _Writer:
         for stream in self.streams:
             for slot in slots_of(failed, is_counted=stream is self._stream):
                 self._note(slot.pull(stream, self._mark, outcome, error=error))
+
+
+def _doubled(stream: Stream, gated: Mapping[str, Gated]) -> Mapping[str, frozenset[str]]:
+    """Keys that came on two pages, by series: the pages may have moved while they were read."""
+    return gated[stream.name].shifted
 
 
 def _traced(error: LeanError, read: Read) -> LeanError:

@@ -16,8 +16,9 @@
 --   version                 Counts the versions of a movement in its month, from 1.
 --   change_kind             appeared, changed or vanished; a row that vanished shows what it was.
 --   is_late                 Whether an earlier pull of its account id spoke for its day without it.
---   seen_from_at            When the pull that brought it was asked for, UTC, by Lean's clock: known here since.
---   seen_to_at              When the pull that ended it was asked for, UTC, exclusive; null while it stands.
+--   seen_from_at            When the pull that brought it was asked for, UTC: known since.
+--   seen_to_at              When the pull that ended it was asked for, UTC, exclusive;
+--                           null while it stands.
 --   account_id              Lean's id of the account that showed it.
 --   transaction_id          The bank's or Lean's id; unique within the account, not beyond.
 --   currency                Currency of the amounts, ISO 4217.

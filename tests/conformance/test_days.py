@@ -11,7 +11,7 @@ from worlds import CHAIN, PULLED, Wire, new_sandbox, next_day, pull, wired
 
 from lean_resources.client import LeanClient
 from pipelines import lake as lake_module
-from pipelines import sync as sync_module
+from pipelines import tasks as tasks_module
 from pipelines.lake import Batch, Lake
 
 
@@ -46,7 +46,9 @@ def test_the_shorter_story_holds_too(lake):
 
 def from_the_future(monkeypatch):
     """What Lean says of its store is taken as it is."""
-    monkeypatch.setattr("pipelines.sync._credible", lambda refreshed_at, _latest_at: refreshed_at)
+    monkeypatch.setattr(
+        "pipelines.coverage._credible", lambda refreshed_at, _latest_at: refreshed_at
+    )
 
 
 @pytest.mark.parametrize("mutant", [None, from_the_future])
@@ -108,20 +110,21 @@ def every_pull_counts(monkeypatch):
 def the_oldest_pull_wins(monkeypatch):
     """A parent shows what was known of it first."""
     claims = lake_module._SQL["claims"]
-    assert "asked_at) desc" in claims
-    oldest = claims.replace("asked_at) desc", "asked_at) asc")
+    newest_first = "order by told_at desc, heard_at desc"
+    assert newest_first in claims
+    oldest = claims.replace(newest_first, "order by told_at asc, heard_at asc")
     monkeypatch.setattr(lake_module, "_SQL", {**lake_module._SQL, "claims": oldest})
 
 
 def a_month_skipped(monkeypatch):
     """The planner leaves out the first month of a series."""
-    plan = sync_module.plan
+    plan = tasks_module.plan
 
     def skipping(*args):
         for series in plan(*args):
             yield dataclasses.replace(series, months=series.months[1:] or series.months)
 
-    monkeypatch.setattr(sync_module, "plan", skipping)
+    monkeypatch.setattr(tasks_module, "plan", skipping)
 
 
 def nothing_is_ever_new(monkeypatch):

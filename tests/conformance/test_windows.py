@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from laws import outside_consent, wrong_rows
 from worlds import CHAIN, DAY, new_sandbox, next_day, pull
 
-from pipelines import sync as sync_module
+from pipelines import tasks as tasks_module
 from pipelines.lake import Lake
 
 MONTHS = ("2025-03", "2025-06", "2025-12", "2026-01", "2026-02", "2026-03")
@@ -64,29 +64,29 @@ def test_a_backfill_is_what_syncing_would_have_given(days, tmp_path_factory, sta
 
 def a_month_is_skipped(monkeypatch):
     """The planner leaves out the last month of a series."""
-    plan = sync_module.plan
+    plan = tasks_module.plan
 
     def skipping(*args):
         for series in plan(*args):
             yield dataclasses.replace(series, months=series.months[:-1] or series.months)
 
-    monkeypatch.setattr(sync_module, "plan", skipping)
+    monkeypatch.setattr(tasks_module, "plan", skipping)
 
 
 def the_consent_is_not_looked_at(monkeypatch):
     """Days before and after the consent are asked for and claimed."""
-    window_of = sync_module.window_of
+    window_of = tasks_module.window_of
 
     def wide(parent):
         window = window_of(parent)
         return window and dataclasses.replace(window, from_date=window.from_date - 40 * DAY)
 
-    monkeypatch.setattr(sync_module, "window_of", wide)
+    monkeypatch.setattr(tasks_module, "window_of", wide)
 
 
 def padding_is_claimed(monkeypatch):
     """The days asked for on either side of the claims are claimed too."""
-    plan = sync_module.plan
+    plan = tasks_module.plan
 
     def padded(*args):
         for series in plan(*args):
@@ -96,7 +96,7 @@ def padding_is_claimed(monkeypatch):
                 months=(dataclasses.replace(first, from_date=first.from_date - DAY), *others),
             )
 
-    monkeypatch.setattr(sync_module, "plan", padded)
+    monkeypatch.setattr(tasks_module, "plan", padded)
 
 
 @pytest.mark.parametrize(
