@@ -33,8 +33,14 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 	LEANHOUSE_HOME=var/test $(BIN)/dagster definitions validate -w workspace.yaml
 	$(BIN)/pytest -n 2 $(ARGS)
 
-fast: $(READY)  ## The tests alone, without those that take more than ten seconds
-	$(BIN)/pytest -n 2 -m "not slow and not conformance" $(ARGS)
+# Modules whose tests start Dagster, servers or whole syncs, and those that count a Python's calls.
+WHOLE := awkward_home bell budget children cluster compaction cost coverage dagster dagster_secrets \
+	doorbell explain gaps inbox lakes ledger_files machine network receiver reconcile refresh replay \
+	sandbox_webhooks schedules secrets session startup sync truth unfit warehouse
+
+fast: $(READY)  ## The tests that take seconds: types, settings, the decoder, the client, the planner
+	$(BIN)/pytest -n 2 -m "not slow and not conformance" --ignore tests/conformance \
+		--ignore tests/marts $(WHOLE:%=--ignore tests/test_%.py) tests $(ARGS)
 
 pythons:  ## The demo and the fast tests on every Python from 3.11 on that is installed
 	$(PYTHON) .ci/pythons.py $(ARGS)
