@@ -71,7 +71,8 @@ def one_of(lake):
         lake,
         "select account_id, transaction_id, (booked_at at time zone 'UTC')::date, amount"
         " from transactions where booked_at is not null and account_id in (select account_id"
-        " from accounts qualify count(*) over (partition by identifications::varchar) = 1)"
+        " from accounts qualify count(*) over (partition by list_transform(identifications,"
+        " lambda one: one.identification)::varchar) = 1)"
         " order by transaction_id limit 1",
     )[0]
 
@@ -365,7 +366,7 @@ def test_replay_makes_known_what_fits_by_now(night, tmp_path, monkeypatch):
     monkeypatch.setitem(
         values._CONVERT,
         Kind.MONEY,
-        lambda column, value: lenient(column, Number(value)),
+        lambda column, value: lenient(column, Number(value) if isinstance(value, str) else value),
     )
     replay(STREAMS["transactions"], lake)
 
