@@ -57,7 +57,7 @@ fmt: $(READY)  ## Bring files into the house style
 	$(BIN)/ruff check --fix .
 
 lock: $(READY)  ## Pin what pyproject.toml names, with hashes, for every Python (ARGS="--upgrade")
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	$(BIN)/uv pip compile --no-strip-extras --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" --group dev pyproject.toml \
 		--output-file requirements.lock $(ARGS)
 
