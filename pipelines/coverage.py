@@ -434,7 +434,7 @@ class _Fit:
                 if not within and _why_astray(done, day) is None:
                     return False
                 dates = {one: [day] for one in within}
-                place = within[0] if within else place
+                place = within[0] if within else self._of_month(places, day)
         if is_lost is False:
             return True
         self._lost[place] += 1
@@ -443,6 +443,11 @@ class _Fit:
         if key is not None:
             self._keys[key] = place
         return True
+
+    def _of_month(self, places: Sequence[int], day: dt.date) -> int:
+        """The pull of a day's month, or the first where no pull is of that month."""
+        month = f"{day:%Y-%m}"
+        return next((one for one in places if self.slots[one].target[1] == month), places[0])
 
     def _covers(self, place: int, day: dt.date) -> bool:
         slot = self.slots[place]

@@ -32,6 +32,8 @@ reads as (
         bank_identifier,
         month,
         coalesce(refreshed_at, known_at, asked_at) as told_at,
+        coalesce(known_at, asked_at) as heard_at,
+        coalesce(generation, 0) as made,
         outcome,
         code
     from pulls
@@ -48,7 +50,9 @@ counting as (
     select
         pulls.stream,
         pulls.series_id,
-        claims.month
+        claims.month,
+        -- What was typed again and fits by now left its first quarantine behind.
+        pulls.quarantined > 0 or pulls.unfit_dates is not null as is_unfit
     from claims
     inner join pulls on claims.pull_id = pulls.pull_id
 
@@ -57,7 +61,8 @@ counting as (
     select
         reads.stream,
         reads.series_id,
-        reads.month
+        reads.month,
+        true as is_unfit
     from reads
     left join claims
         on
@@ -69,7 +74,11 @@ counting as (
         reads.code = 'RECORDS_UNFIT'
         and (
             claims.pull_id is null
-            or reads.told_at >= coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at)
+            or (reads.told_at, reads.heard_at, reads.made) > (
+                coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
+                coalesce(pulls.known_at, pulls.asked_at),
+                coalesce(pulls.generation, 0)
+            )
         )
 
 ),
@@ -87,6 +96,7 @@ found as (
         records.record_number,
         bool_or(
             counting.series_id is not null
+            and (counting.is_unfit or not records.is_record_lost)
             and (
                 records.placed_in is null
                 or counting.month is null
