@@ -1,12 +1,14 @@
 """The product starts on every Python that is promised, with its docstrings stripped too."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+SAYS = '#!/bin/sh\necho "$@" >> "$CALLS"\n'
 REFUSES = "#!/bin/sh\necho 'pyenv: command not found' >&2\nexit 127\n"
 
 
@@ -75,3 +77,25 @@ def test_a_python_counts_only_if_it_runs(tmp_path):
     assert listed == f"{name} {behind / 'python3'}\n"
     assert nothing == ""
     assert among == f"{name} {pyenv / 'versions' / '3.99.0' / 'bin' / ours}\n"
+
+
+def test_the_arguments_of_the_make_that_asks_are_for_it_alone(tmp_path):
+    """`make pythons ARGS=--newest` chooses a Python; the demo and the tests do not hear of it."""
+    behind, calls = tmp_path / "behind", tmp_path / "calls"
+    behind.mkdir()
+    (behind / "python3").symlink_to(sys._base_executable)
+    (behind / "make").write_text(SAYS)
+    (behind / "make").chmod(0o755)
+    (behind / "rm").symlink_to(shutil.which("rm"))
+
+    run(
+        sys.executable, ".ci/pythons.py", "--newest",
+        PATH=str(behind), PYENV_ROOT="/", CALLS=str(calls),
+    )  # fmt: skip
+
+    name = f"3.{sys.version_info.minor}"
+    make = f"PYTHON={behind / 'python3'} VENV=.venv-{name}"
+    assert calls.read_text(encoding="utf-8").splitlines() == [
+        f"{make} demo ARGS=--home {ROOT}/var/demo-{name} --customers 5 --months 3",
+        f"{make} fast ARGS=",
+    ]
