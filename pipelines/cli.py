@@ -515,15 +515,19 @@ def query(
         bool, typer.Option("--json", help="Write an array of objects; decimals are text.")
     ] = False,
     parquet: Annotated[Path | None, typer.Option(help="Write this file instead.")] = None,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="For operators: any statement, any file.")
+    ] = False,
 ) -> None:
-    """Ask the warehouse."""
+    """Ask the warehouse, which is read-only: its tables and nothing else."""
     from pipelines.query import Form, QueryError, ask, statement
 
     if csv + json + (parquet is not None) > 1:
         raise _fail("give one of --csv, --json and --parquet")
     form = Form.CSV if csv else Form.JSON if json else Form.TABLE
     try:
-        ask(_lake_of(home), statement(sql), plain_console(), form, parquet)
+        asked = statement(sql)
+        ask(_lake_of(home), asked, plain_console(), form, parquet, is_unsafe=unsafe)
     except (FileNotFoundError, QueryError) as error:
         raise _fail(str(error)) from None
     except LeanError as error:

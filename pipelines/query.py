@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from pipelines.console import say, show, standard_output
+from pipelines.read_only import QueryError, close_off, refuse_unless_reading
 from pipelines.results import write_csv, write_json, write_parquet
 from pipelines.warehouse import connect
 
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from pipelines.lake import Lake
 
 __all__ = ["Form", "QueryError", "ask", "statement"]
-
-
-class QueryError(Exception):
-    """A question cannot be asked; the message says why."""
 
 
 class Form(StrEnum):
@@ -47,7 +44,9 @@ def statement(given: str) -> str:
     try:
         found = duckdb.extract_statements(sql)
     except duckdb.Error as error:
-        raise QueryError(str(error)) from None
+        # What DuckDB says quotes the text, and a file of another kind may hold secrets.
+        is_quoted = given in {sql, "-"} or given.lower().endswith(".sql")
+        raise QueryError(str(error) if is_quoted else f"{given} holds no SQL") from None
     if not found:
         raise QueryError("the query is empty: give one SELECT, or a file that holds one")
     if len(found) > 1:
@@ -79,7 +78,15 @@ def _file(given: str) -> Path | None:
     return Path(given) if is_there or is_name else None
 
 
-def ask(lake: Lake, sql: str, console: Console, form: Form, parquet: Path | None = None) -> None:
+def ask(
+    lake: Lake,
+    sql: str,
+    console: Console,
+    form: Form,
+    parquet: Path | None = None,
+    *,
+    is_unsafe: bool = False,
+) -> None:
     """Ask the warehouse, and write what it answers.
 
     Args:
@@ -88,13 +95,20 @@ def ask(lake: Lake, sql: str, console: Console, form: Form, parquet: Path | None
         console: Where a table goes.
         form: How it is written to standard output.
         parquet: A file to write instead, as Parquet.
+        is_unsafe: Whether any statement is asked, with all that DuckDB can reach; for operators.
 
     Raises:
-        QueryError: DuckDB refused the statement, or the file cannot be written.
+        QueryError: The statement does more than read tables, DuckDB refused it, or the file cannot
+            be written.
         FileNotFoundError: Nothing was published yet.
     """
+    if parquet is not None:
+        _refuse_inside(lake, parquet)
     try:
         with connect(lake) as connection:
+            if not is_unsafe:
+                refuse_unless_reading(sql, _own_functions(connection))
+                close_off(connection, lake)
             if parquet is not None:
                 say(f"{_keep(connection, sql, parquet):,} rows in {parquet}")
             elif form is Form.TABLE:
@@ -104,6 +118,23 @@ def ask(lake: Lake, sql: str, console: Console, form: Form, parquet: Path | None
                 write(connection.execute(sql), standard_output())
     except duckdb.Error as error:
         raise QueryError(str(error)) from None
+
+
+def _refuse_inside(lake: Lake, file: Path) -> None:
+    """Return if a result may be written there: not among what leanhouse keeps."""
+    root = lake.folder.parent
+    kept = (root, root.parent / "inbox", root.parent / "dagster")
+    if any(file.resolve().is_relative_to(folder) for folder in kept):
+        raise QueryError(f"{file} lies among what leanhouse keeps: choose another folder")
+
+
+def _own_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
+    """The table functions that were published with the tables."""
+    found = connection.execute(
+        "select function_name from duckdb_functions()"
+        " where database_name = 'leanhouse' and function_type = 'table_macro' and not internal"
+    ).fetchall()
+    return frozenset(name for (name,) in found)
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, sql: str, file: Path) -> int:

@@ -16,7 +16,7 @@ from pipelines.policy import load
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "DECISIONS.md", "docs/guarantees.md", "docs/performance.md"),
-    *("docs/personal-data.md", "docs/webhooks.md"),
+    *("docs/personal-data.md", "docs/webhooks.md", "docs/security.md"),
 ]
 THEIRS = {"policy.toml", ".older.json"}
 """Files that a deployment has, and the end of a name."""
@@ -98,3 +98,22 @@ def test_the_readmes_policy_is_one():
 def test_what_is_not_there_is_found():
     """An invented module is missing."""
     assert missing_files(["pipelines/nothing.py", "pipelines/lake.py"]) == {"pipelines/nothing.py"}
+
+
+def test_each_control_has_its_test():
+    """`docs/security.md` promises nothing that no test holds."""
+    _, _, controls = (
+        (ROOT / "docs/security.md").read_text(encoding="utf-8").partition("## Controls")
+    )
+    rows = [line.split(" | ") for line in controls.splitlines() if line.startswith("| ")][1:]
+
+    assert len(rows) >= 8
+    for row in rows:
+        named = CODE.findall(row[-1])
+        assert named, row[0]
+        for file, _, test in (name.partition("::") for name in named):
+            text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert re.search(rf"^(?:async )?def {test or 'test_'}", text, re.MULTILINE), (
+                file,
+                test,
+            )
