@@ -23,6 +23,7 @@ import msgspec
 
 from lean_resources.machine import machine_error
 from lean_resources.streams import STREAMS, Window
+from pipelines.digests import digest
 from pipelines.files import beside, put_text, reveal
 from pipelines.lake import Lake, typed_nothing
 from pipelines.ledger import new_id
@@ -77,12 +78,16 @@ class Part(msgspec.Struct, frozen=True):
         print: Hash of the SQL and of what it read.
         content: Name of its rows; it stays while they do, whatever their order.
         rows: How many.
+        bytes: Size of its file; 0 where an earlier format than 3 wrote it, or without a file.
+        crc32: Checksum of its file.
     """
 
     file: str
     print: str
     content: str
     rows: int
+    bytes: int = 0
+    crc32: int = 0
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -466,7 +471,11 @@ class Work:
         return row if row is not None else ()
 
     def _is_there(self, part: Part) -> bool:
-        return not part.rows or (self.lake.folder / part.file).exists()
+        """Whether a part's file lies there whole, as far as its size tells."""
+        if not part.rows:
+            return True
+        file = self.lake.folder / part.file
+        return file.exists() and (not part.bytes or file.stat().st_size == part.bytes)
 
     def _write(
         self,
@@ -496,16 +505,19 @@ class Work:
                 self._tell_part(None)
         if old is not None and self._is_like(old, written, rows):
             written.unlink()
-            return Part(file=old.file, print=print_, content=old.content, rows=rows)
+            return msgspec.structs.replace(old, print=print_, rows=rows)
         if rows == 0:
             written.unlink()
             return Part(file="", print=print_, content="", rows=0)
+        found = digest(written)
         reveal(written, file)
         return Part(
             file=self._named(file),
             print=print_,
             content=file.stem,
             rows=rows,
+            bytes=found.bytes,
+            crc32=found.crc32,
         )
 
     def _named(self, file: Path) -> str:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import PARENTS, Lake, merged_schema
-from pipelines.ledger import LEDGER_SCHEMA, Outcome, Pull, new_id
+from pipelines.ledger import PULL_COLUMNS, Outcome, Pull, new_id
 
 __all__ = ["Compacted", "compact"]
 
@@ -388,8 +388,8 @@ class _Month:
         their places, pulls that stood for the same files because two compactions overlapped, and
         the place of the first of the new ones.
         """
-        made = {"batch_id", "covers", "covers_from", "generation"}
-        names = [name for name in LEDGER_SCHEMA.names if name not in made]
+        made = {"covers", "covers_from", "generation"}
+        names = [name for name in PULL_COLUMNS if name not in made]
         result = self.connection.execute(
             f"""
             with covered as (

@@ -22,12 +22,14 @@ import pyarrow.parquet as pq
 
 from lean_resources.quarantine import QUARANTINE_SCHEMA
 from lean_resources.streams import STREAMS, Stream, Window
+from pipelines.digests import digest
 from pipelines.files import beside, reveal, synced
 from pipelines.lake_format import LakeFormat
 from pipelines.ledger import (
     ATTEMPTS_SCHEMA,
     LEDGER_SCHEMA,
     SPENDS_SCHEMA,
+    FileRecord,
     Pull,
     new_id,
     to_table,
@@ -508,6 +510,7 @@ class Batch:
         self._lake = lake
         self._pulled_on = f"pulled_on={now.astimezone(dt.UTC):%Y-%m-%d}"
         self._raw: dict[Path, pq.ParquetWriter] = {}
+        self._raw_rows: dict[Path, int] = {}
         self._tables: dict[Path, list[pa.Table]] = {}
 
     def rows(self, stream: Stream, table: pa.Table, *, month: str | None = None) -> None:
@@ -531,6 +534,7 @@ class Batch:
                 beside(file), RAW_SCHEMA, compression=_RAW_COMPRESSION, compression_level=_LEVEL
             )
         self._raw[file].write_table(table)
+        self._raw_rows[file] = self._raw_rows.get(file, 0) + table.num_rows
 
     def merged(self, stream: Stream, shown: pa.Table, superseded: pa.Table, *, month: str) -> None:
         """Add rows of one month that were merged: those that show, and those that do not."""
@@ -556,12 +560,23 @@ class Batch:
         # Encoding and disk take several files at once; one by one they would take the longest.
         with ThreadPoolExecutor(max_workers=_WRITERS) as pool:
             list(pool.map(_write, self._tables, map(_joined, self._tables.values())))
-            self._reveal(pool, [*self._raw, *self._tables])
+            rows = self._raw_rows | {
+                file: sum(table.num_rows for table in tables)
+                for file, tables in self._tables.items()
+            }
+            records = list(pool.map(self._record, rows, rows.values()))
+            self._reveal(pool, list(rows))
             ledger = self._file(self._lake.pulls / self._pulled_on)
-            _write(ledger, to_table(pulls, self.id))
+            _write(ledger, to_table(pulls, self.id, records))
             self._reveal(pool, [ledger])
         self._tables.clear()
         self._raw.clear()
+
+    def _record(self, file: Path, rows: int) -> FileRecord:
+        """What a file holds that was written beside its place."""
+        found = digest(beside(file))
+        path = file.relative_to(self._lake.folder).as_posix()
+        return FileRecord(path, found.bytes, rows, found.crc32)
 
     def discard(self) -> None:
         """Give up what was not committed."""

@@ -15,7 +15,7 @@ from lean_resources.errors import ConfigError
 
 __all__ = ["FORMAT", "LakeFormat"]
 
-FORMAT = 2
+FORMAT = 3
 """The format that this code writes."""
 
 _SUFFIX = ".format"

@@ -6,7 +6,7 @@ import datetime as dt
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 import pyarrow as pa
@@ -14,9 +14,11 @@ import pyarrow as pa
 __all__ = [
     "ATTEMPTS_SCHEMA",
     "LEDGER_SCHEMA",
+    "PULL_COLUMNS",
     "PULL_DOCS",
     "SPENDS_SCHEMA",
     "VIEW_DOCS",
+    "FileRecord",
     "Outcome",
     "Pull",
     "new_id",
@@ -134,8 +136,27 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
         ),
     ),
     "batch_id": (pa.string(), "The batch of files that it was written with."),
+    "files": (
+        pa.list_(
+            pa.struct(
+                [
+                    ("path", pa.string()),
+                    ("bytes", pa.int64()),
+                    ("rows", pa.int64()),
+                    ("crc32", pa.int64()),
+                ]
+            )
+        ),
+        (
+            "On the first row of a batch: its files below the lake's folder, as they were written;"
+            " null where an earlier format than 3 wrote it."
+        ),
+    ),
 }
-"""Type and meaning of each column of the ledger; all of a `Pull`, and `batch_id`."""
+"""Type and meaning of each column of the ledger; all of a `Pull`, and those of its batch."""
+
+PULL_COLUMNS = tuple(name for name in _PULL_COLUMNS if name not in {"batch_id", "files"})
+"""Columns of the ledger that are fields of a `Pull`."""
 
 PULL_DOCS = {name: meaning for name, (_, meaning) in _PULL_COLUMNS.items()}
 """Meanings of the ledger's columns."""
@@ -144,14 +165,32 @@ LEDGER_SCHEMA = pa.schema([(name, type_) for name, (type_, _) in _PULL_COLUMNS.i
 """Columns of the ledger's files; `batch_id` names the files that the pull was written with."""
 
 
-def to_table(pulls: Sequence[Pull], batch_id: str) -> pa.Table:
-    """Rows of the ledger for some pulls of one batch."""
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What the ledger says of a file.
+
+    Args:
+        path: Its path below the lake's folder.
+        bytes: Its size.
+        rows: Its rows.
+        crc32: Its checksum.
+    """
+
+    path: str
+    bytes: int
+    rows: int
+    crc32: int
+
+
+def to_table(pulls: Sequence[Pull], batch_id: str, files: Sequence[FileRecord] = ()) -> pa.Table:
+    """Rows of the ledger for some pulls of one batch, and for the files that it consists of."""
     columns = [
-        pa.array([getattr(pull, field.name) for pull in pulls], field.type)
-        for field in LEDGER_SCHEMA
-        if field.name != "batch_id"
+        pa.array([getattr(pull, name) for pull in pulls], LEDGER_SCHEMA.field(name).type)
+        for name in PULL_COLUMNS
     ]
     columns.append(pa.array([batch_id] * len(pulls), pa.string()))
+    told = [[asdict(file) for file in files] or None, *[None] * len(pulls)][: len(pulls)]
+    columns.append(pa.array(told, LEDGER_SCHEMA.field("files").type))
     return pa.Table.from_arrays(columns, schema=LEDGER_SCHEMA)
 
 

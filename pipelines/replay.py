@@ -23,7 +23,7 @@ from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.coverage import Mark, too_many, unplaced
 from pipelines.lake import Lake, lake_schema
 from pipelines.last_good import LastGood
-from pipelines.ledger import LEDGER_SCHEMA, Outcome, Pull, new_id
+from pipelines.ledger import PULL_COLUMNS, Outcome, Pull, new_id
 from pipelines.policy import Policy
 
 __all__ = ["Replayed", "replay"]
@@ -82,9 +82,8 @@ def replay(stream: Stream, lake: Lake, *, run_id: str | None = None) -> Replayed
 
 def _pulls(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[Pull]:
     """Committed pulls that still cover something, and newer ones that replaced nothing."""
-    names = [name for name in LEDGER_SCHEMA.names if name != "batch_id"]
     result = connection.execute(
-        f"select {', '.join(f'pulls.{name}' for name in names)} from pulls"
+        f"select {', '.join(f'pulls.{name}' for name in PULL_COLUMNS)} from pulls"
         " left join claims on pulls.stream = claims.stream and pulls.parent_id = claims.parent_id"
         " and pulls.month is not distinct from claims.month"
         " left join pulls as covering on claims.pull_id = covering.pull_id"
@@ -95,7 +94,7 @@ def _pulls(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[Pull]:
         " group by all order by pulls.pull_id",
         {"stream": stream.name, "outcome": Outcome.COMMITTED},
     )
-    found = [Pull(**dict(zip(names, row, strict=True))) for row in result.fetchall()]
+    found = [Pull(**dict(zip(PULL_COLUMNS, row, strict=True))) for row in result.fetchall()]
     # Of reads that replaced nothing only the newest counts.
     newest = {
         (one.parent_id, one.month): one.pull_id for one in found if one.outcome == Outcome.FAILED

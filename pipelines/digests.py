@@ -1,0 +1,67 @@
+"""Sizes and checksums of files: what was written is told from what lies there by now."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from lean_resources.errors import ConfigError
+
+__all__ = ["DamageError", "Digest", "digest", "sealed", "unsealed"]
+
+_BLOCK_BYTES = 1 << 20
+_SEAL = b"\ncrc32 "
+
+
+class DamageError(ConfigError):
+    """A file of the lake is missing, shorter than it was, or cannot be read."""
+
+    remedy = "Run leanhouse fsck: it says what is lost. leanhouse fsck --repair mends what it can."
+    default_code = "DAMAGED"
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a file holds.
+
+    Args:
+        bytes: Its size.
+        crc32: Its checksum, of zlib; it finds every single flipped bit.
+    """
+
+    bytes: int
+    crc32: int
+
+
+def digest(file: Path) -> Digest:
+    """Size and checksum of a file; right after it was written, the system still has it in memory.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    size = checksum = 0
+    with file.open("rb", buffering=0) as opened:
+        while block := opened.read(_BLOCK_BYTES):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+    return Digest(size, checksum)
+
+
+def sealed(text: str) -> str:
+    """A text with its checksum as its last line."""
+    return f"{text}{_SEAL.decode()}{zlib.crc32(text.encode()):08x}\n"
+
+
+def unsealed(data: bytes) -> bytes:
+    """The text of what was sealed; what was written before there were seals stays as it is.
+
+    Raises:
+        ValueError: It is not what was sealed.
+    """
+    text, found, checksum = data.rpartition(_SEAL)
+    if not found:
+        return data
+    if checksum != b"%08x\n" % zlib.crc32(text):
+        raise ValueError("the checksum is another one")
+    return text
