@@ -12,12 +12,13 @@ import json
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, Never
 
 import httpx
 from pydantic import SecretStr
 
+from lean_resources.bodies import ENCODING, body_of
 from lean_resources.errors import (
     AuthError,
     ConfigError,
@@ -194,7 +195,7 @@ class OAuth2(httpx.Auth):
         return httpx.Request(
             "POST",
             self._token_url,
-            headers={"accept": "application/json", **headers},
+            headers={"accept": "application/json", "accept-encoding": ENCODING, **headers},
             data={
                 "grant_type": "client_credentials",
                 "client_id": self._client_id,
@@ -262,33 +263,17 @@ class OAuth2(httpx.Auth):
         return None if is_echo else code
 
 
-class _Bounded(httpx.AsyncByteStream):
-    """A body that ends as an error when it is longer than any that the token endpoint sends."""
-
-    def __init__(self, stream: httpx.AsyncByteStream) -> None:
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._stream:
-            size += len(chunk)
-            if size > _LARGEST_BODY:
-                raise UnavailableError(f"an answer to be read whole exceeds {_LARGEST_BODY} bytes")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
 async def _body(response: httpx.Response) -> bytes:
-    if isinstance(response.stream, httpx.AsyncByteStream):
-        response.stream = _Bounded(response.stream)
+    """The whole body, which httpx's own client then finds read."""
     try:
-        return await response.aread()
-    except httpx.DecodingError:
+        body = await body_of(response, _LARGEST_BODY)
+    except (SchemaError, httpx.DecodingError) as error:
         raise UnavailableError(
-            "an answer cannot be decompressed", status_code=response.status_code
+            f"an answer cannot be read whole: {error}", status_code=response.status_code
         ) from None
+    response.headers.pop("content-encoding", None)
+    response.stream = httpx.ByteStream(body)
+    return body
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:

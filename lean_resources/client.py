@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import httpx
@@ -28,6 +28,7 @@ import tenacity
 
 from lean_resources.answers import Envelope, failure, open_envelope, whole
 from lean_resources.auth import auth_for
+from lean_resources.bodies import ENCODING, body_of
 from lean_resources.certificates import refused_client, ssl_context, untrusted_server
 from lean_resources.errors import (
     ConfigError,
@@ -62,7 +63,7 @@ _LONGEST_PATIENCE_SECONDS = 300.0
 """Who asks for a longer wait is left to the next sync."""
 _A_MOMENT = dt.timedelta(seconds=30)
 _LOOK_AGAIN_SECONDS = 60.0
-_HEADERS = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": "leanhouse"}
+_HEADERS = {"accept": "application/json", "accept-encoding": ENCODING, "user-agent": "leanhouse"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -754,7 +755,7 @@ class LeanClient:
                     following = await flow.asend(response)
                 except StopAsyncIteration:
                     _LOG.debug("%s answered %d", request.url, response.status_code)
-                    return response, await self._content(response)
+                    return response, await body_of(response, self.settings.max_response_bytes)
                 finally:
                     await response.aclose()
         finally:
@@ -802,21 +803,6 @@ class LeanClient:
         if told is not None and told.tzinfo is not None:
             self._ahead = told - self._now()
             self.heard_at = told.astimezone(dt.UTC)
-
-    async def _content(self, response: httpx.Response) -> bytes:
-        """The body, if it is not larger than allowed."""
-        limit = self.settings.max_response_bytes
-        chunks = []
-        size = 0
-        # A body that is sent as it is needs nothing of what httpx does to each of its chunks.
-        is_bare = "content-encoding" not in response.headers
-        stream = cast(httpx.AsyncByteStream, response.stream)
-        async for chunk in stream if is_bare else response.aiter_bytes():
-            size += len(chunk)
-            if size > limit:
-                raise SchemaError(f"an answer is larger than {limit} bytes")
-            chunks.append(chunk)
-        return b"".join(chunks)
 
 
 class _Refusal:

@@ -22,8 +22,6 @@ from lean_resources.proxies import proxy_of
 
 __all__ = ["Transport"]
 
-_PIECE_BYTES = 16 * 1024
-"""What is decompressed at once, so that a small body cannot become a huge one unseen."""
 _READ_BYTES = 1024 * 1024
 """What may wait to be read before the socket is left alone; pages are smaller."""
 
@@ -98,14 +96,9 @@ class _Body(httpx.AsyncByteStream):
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        is_encoded = "content-encoding" in self._response.headers
         with map_aiohttp_exceptions():
             while chunk := await self._response.content.readany():
-                if not is_encoded:
-                    yield chunk
-                    continue
-                for start in range(0, len(chunk), _PIECE_BYTES):
-                    yield chunk[start : start + _PIECE_BYTES]
+                yield chunk
 
     async def aclose(self) -> None:
         with map_aiohttp_exceptions():
