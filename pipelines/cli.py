@@ -404,15 +404,17 @@ def replay(
     """Type the answers as received again, without asking Lean, and publish the warehouse."""
     from lean_resources.streams import STREAMS
     from pipelines.ledger import new_id
+    from pipelines.policy import load
     from pipelines.replay import replay as replay_stream
 
     unknown = sorted(set(stream or ()) - set(STREAMS))
     if unknown:
         raise _fail(f"there is no stream {', '.join(unknown)}: choose among {', '.join(STREAMS)}")
     lake, run_id = _lake_of(home), f"replay-{new_id()}"
+    policy, _ = load(lake.folder.parent.parent / "policy.toml")
     for name in stream or STREAMS:
         try:
-            done = replay_stream(STREAMS[name], lake, run_id=run_id)
+            done = replay_stream(STREAMS[name], lake, policy=policy, run_id=run_id)
         except LeanError as error:
             raise _fail(f"{name}: {error.message}. {error.remedy}") from None
         without = f", {done.without_answers:,} without answers" if done.without_answers else ""

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import PARENTS, Lake, merged_schema
-from pipelines.ledger import PULL_COLUMNS, Outcome, Pull, new_id
+from pipelines.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
 
 __all__ = ["Compacted", "compact"]
 
@@ -80,10 +80,11 @@ def compact(
     folders = []
     # One look at the ledger for all months: what is merged of one changes nothing of another.
     with lake.connect(PARENTS) as connection:
+        mark = Mark(run_id, lake.next_generation())
         for stream in STREAMS.values():
             if stream.window is Window.MONTHS:
                 for month in _grown(connection, stream):
-                    one = _Month(lake, connection, stream, month, run_id, rows_at_once)
+                    one = _Month(lake, connection, stream, month, mark, rows_at_once)
                     merged = one.merge()
                     done = _sum(done, merged)
                     if merged.months:
@@ -127,7 +128,7 @@ class _Month:
     connection: duckdb.DuckDBPyConnection
     stream: Stream
     month: str
-    run_id: str | None
+    mark: Mark
     rows_at_once: int
 
     @property
@@ -350,7 +351,6 @@ class _Month:
         }
         pulls = {}
         merged = 0
-        generation = self.lake.next_generation()
         for pull, before, since, others, first in self._newest():
             covers = [*before, *since, *others]
             merged += len(since)
@@ -361,10 +361,10 @@ class _Month:
                 quarantined=0,
                 requests=0,
                 bytes=0,
-                run_id=self.run_id,
+                run_id=self.mark.run_id,
                 covers=covers,
                 covers_from=first,
-                generation=generation,
+                generation=self.mark.generation,
             )
         renamed = pa.array(
             [pulls[one].pull_id for one in table["pull_id"].to_pylist()], pa.string()

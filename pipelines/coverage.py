@@ -27,7 +27,7 @@ from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text
 from lean_resources.streams import Stream, Window
 from pipelines.lake import lake_schema
 from pipelines.last_good import LastGood
-from pipelines.ledger import Outcome, Pull, new_id
+from pipelines.ledger import Mark, Outcome, Pull, new_id
 from pipelines.planner import PlannedMonth
 from pipelines.tasks import Done
 
@@ -54,19 +54,6 @@ class Found:
     rows: int = 0
     quarantined: int = 0
     unfit_dates: Sequence[dt.date] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What the ledger says of who wrote a pull.
-
-    Args:
-        run_id: The run.
-        generation: Orders reads that Lean's clock cannot tell apart; see `Lake.next_generation`.
-    """
-
-    run_id: str | None
-    generation: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ __all__ = [
     "SPENDS_SCHEMA",
     "VIEW_DOCS",
     "FileRecord",
+    "Mark",
     "Outcome",
     "Pull",
     "new_id",
@@ -71,6 +72,19 @@ class Pull:
     covers_from: int | None = None
     unfit_dates: Sequence[dt.date] | None = None
     generation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What the ledger says of who wrote a pull.
+
+    Args:
+        run_id: The run.
+        generation: Orders reads that Lean's clock cannot tell apart; see `Lake.next_generation`.
+    """
+
+    run_id: str | None
+    generation: int
 
 
 _INSTANT = pa.timestamp("us", tz="UTC")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -20,10 +21,10 @@ import pyarrow.compute as pc
 from lean_resources.gate import Gate, Gated, Page
 from lean_resources.quarantine import lost
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.coverage import Mark, too_many, unplaced
+from pipelines.coverage import too_many, unplaced
 from pipelines.lake import Lake, lake_schema
 from pipelines.last_good import LastGood
-from pipelines.ledger import PULL_COLUMNS, Outcome, Pull, new_id
+from pipelines.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
 from pipelines.policy import Policy
 
 __all__ = ["Replayed", "replay"]
@@ -46,12 +47,15 @@ class Replayed:
     without_answers: int
 
 
-def replay(stream: Stream, lake: Lake, *, run_id: str | None = None) -> Replayed:
+def replay(
+    stream: Stream, lake: Lake, *, policy: Policy | None = None, run_id: str | None = None
+) -> Replayed:
     """Type a stream's answers again, as far as their pulls still count.
 
     Args:
         stream: The stream; one that is exploded from another reads the other's answers.
         lake: The lake.
+        policy: How much of a read may not fit; the usual one when left.
         run_id: The run, for the ledger.
 
     Raises:
@@ -69,14 +73,15 @@ def replay(stream: Stream, lake: Lake, *, run_id: str | None = None) -> Replayed
         series = sorted({pull.series_id for pull in kept})
         rows = 0
         gate = Gate(stream)
-        last_good = LastGood(stream, lake)
         mark = Mark(run_id, lake.next_generation())
-        for start in range(0, len(series), _SERIES_AT_ONCE):
-            some = set(series[start : start + _SERIES_AT_ONCE])
-            group = [pull for pull in kept if pull.series_id in some]
-            typed = gate(_pages(connection, sorted(some)))
-            rows += _commit(stream, lake, group, typed, last_good, mark)
-        last_good.close()
+        unfit_share = (policy or Policy()).unfit_share
+        with closing(LastGood(stream, lake)) as last_good:
+            for start in range(0, len(series), _SERIES_AT_ONCE):
+                some = set(series[start : start + _SERIES_AT_ONCE])
+                group = [pull for pull in kept if pull.series_id in some]
+                typed = gate(_pages(connection, sorted(some)))
+                misfits = _Misfits(stream, typed, last_good, unfit_share)
+                rows += _commit(stream, lake, group, typed, misfits, mark)
     return Replayed(len(kept), rows, len(pulls) - len(kept))
 
 
@@ -89,8 +94,9 @@ def _pulls(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[Pull]:
         " left join pulls as covering on claims.pull_id = covering.pull_id"
         " where pulls.stream = $stream and ((pulls.outcome = $outcome"
         " and pulls.pull_id in (select pull_id from claims)) or (pulls.code = 'RECORDS_UNFIT'"
-        " and coalesce((pulls.refreshed_at, pulls.known_at)"
-        " > (covering.refreshed_at, covering.known_at), true)))"
+        " and coalesce("
+        "(pulls.refreshed_at, pulls.known_at, coalesce(pulls.generation, 0)) > "
+        "(covering.refreshed_at, covering.known_at, coalesce(covering.generation, 0)), true)))"
         " group by all order by pulls.pull_id",
         {"stream": stream.name, "outcome": Outcome.COMMITTED},
     )
@@ -123,14 +129,13 @@ def _commit(
     lake: Lake,
     pulls: Sequence[Pull],
     typed: Gated,
-    last_good: LastGood,
+    misfits: _Misfits,
     mark: Mark,
 ) -> int:
     """Write successors of some pulls, all at once; how many rows they hold."""
     batch = lake.batch()
     total = 0
     made: list[Pull] = []
-    misfits = _Misfits(stream, typed, last_good)
     for pull in pulls:
         is_refused = pull.outcome == Outcome.FAILED
         if is_refused and misfits.are_too_many(pull.series_id):
@@ -179,9 +184,12 @@ class _Misfits:
         stream: The stream.
         typed: The answers' rows and quarantine.
         last_good: What the lake shows.
+        unfit_share: Share of a read that may not fit before it replaces nothing.
     """
 
-    def __init__(self, stream: Stream, typed: Gated, last_good: LastGood) -> None:
+    def __init__(
+        self, stream: Stream, typed: Gated, last_good: LastGood, unfit_share: float
+    ) -> None:
         self._stream = stream
         self._rows = Counter(typed.rows["series_id"].to_pylist())
         self._found: dict[str, list[tuple[dt.date | None, str | None]]] = defaultdict(list)
@@ -191,11 +199,12 @@ class _Misfits:
             self._found[series_id].append((day, key))
         self._told: set[str] = set()
         self._last_good = last_good
+        self._unfit_share = unfit_share
 
     def are_too_many(self, series_id: str) -> bool:
         """Whether the read still replaces nothing."""
         count = len(self._found[series_id])
-        return too_many(count, count + self._rows[series_id], Policy().unfit_share)
+        return too_many(count, count + self._rows[series_id], self._unfit_share)
 
     def count(self, pull: Pull) -> int:
         """Records that were left out: of the pull's days, on a read's first pull all others too."""

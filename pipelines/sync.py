@@ -34,10 +34,10 @@ from lean_resources.gate import Gate, Gated
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.machine import raise_machine_error
 from lean_resources.streams import STREAMS, Stream
-from pipelines.coverage import Mark, covered, slots_of
+from pipelines.coverage import covered, slots_of
 from pipelines.lake import RAW_SCHEMA, Batch, Lake
 from pipelines.last_good import LastGood
-from pipelines.ledger import Outcome, Pull, new_id
+from pipelines.ledger import Mark, Outcome, Pull, new_id
 from pipelines.memory import keep_memory
 from pipelines.parents import Parent
 from pipelines.policy import Policy

@@ -20,6 +20,7 @@ from lean_resources.streams import STREAMS, Kind
 from pipelines.assets import checks_of
 from pipelines.build import build
 from pipelines.lake import Lake
+from pipelines.policy import Policy
 from pipelines.replay import replay
 from pipelines.warehouse import connect, publish
 
@@ -350,6 +351,28 @@ def test_a_row_of_a_day_to_come_is_observed(night, tmp_path):
             " and odd_count > 0"
         ).fetchall()
     assert found == [(1, False)]
+
+
+def test_replay_judges_a_read_by_the_policy_as_a_sync_does(night, tmp_path):
+    """What replaces nothing by the usual share counts where the policy allows it."""
+    _, good = night
+    lake = copied(good, tmp_path)
+    sandbox = Sandbox(customers=3, months=2, seed=7, today=TODAY)
+    next_day(sandbox)
+
+    def as_text(one):
+        one["amount"]["amount"] = str(one["amount"]["amount"])
+
+    sync(sandbox, lake, changing("transactions", as_text))
+    counted = (
+        "select count(*) > 0 from pulls where outcome = 'COMMITTED'"
+        " and series_id in (select series_id from pulls where code = 'RECORDS_UNFIT')"
+    )
+    replay(STREAMS["transactions"], lake)
+    usual = ask(lake, counted)
+    replay(STREAMS["transactions"], lake, policy=Policy(unfit_share=1.0))
+
+    assert (usual, ask(lake, counted)) == ([(False,)], [(True,)])
 
 
 def test_replay_makes_known_what_fits_by_now(night, tmp_path, monkeypatch):

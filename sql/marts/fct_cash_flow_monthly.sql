@@ -28,8 +28,9 @@
 --                        understood, without sign; see fct_opacity_monthly.
 --   opaque_share         opaque_amount over all that moved; null where nothing did.
 --   active_days          Days with a booked movement.
---   is_full_month        Whether every day of the month is known and the account was open on the
---                        first of them, as far as its opening date is told.
+--   is_full_month        Whether the month is full in fct_account_months, and the account was open
+--                        on its first day: an average of the account must not rest on days before
+--                        it existed. An account without an opening date counts as open.
 --   covered_days         Days that are known from midnight to midnight.
 --   month_days           Days of the month.
 --   data_through_date    Last day of the month of which something is known; null where movements

@@ -6,8 +6,9 @@
 -- stored: table
 -- counts: streams of payments out, see fct_payment_streams, of all accounts of the customer; a
 --         joint account's count for each of its holders
--- zone:   months are Riyadh months of booking; a month is full where every account that paid is
---         wholly covered in it
+-- zone:   months are Riyadh months of booking; a month is full where it is so for the customer, see
+--         fct_customer_months, and every account that paid is known on all of its days, an account
+--         that is closed or no longer shared too
 -- columns:
 --   obligation_id       The customer, currency, kind and creditor; a hash of those.
 --   customer_id         Customer who pays.
@@ -111,6 +112,7 @@ payers as (
 
     select distinct
         obligation_id,
+        customer_id,
         account_key
     from owed
 
@@ -134,7 +136,11 @@ full_months as (
     from payers
     inner join fct_account_months as months on payers.account_key = months.account_key
     inner join payer_counts on payers.obligation_id = payer_counts.obligation_id
-    where months.is_full_month
+    inner join fct_customer_months as whole
+        on
+            payers.customer_id = whole.customer_id
+            and months.riyadh_month = whole.riyadh_month
+    where months.is_full_month and whole.is_full_month
     group by payers.obligation_id, months.riyadh_month, payer_counts.account_count
     having count(*) = payer_counts.account_count
 

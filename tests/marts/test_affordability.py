@@ -44,9 +44,20 @@ def full_months(covered):
     return {month for month, days in counted.items() if days == calendar.monthrange(*month)[1]}
 
 
+def full_months_by_customer(world):
+    """Months in which every account is known that readiness counts for the customer."""
+    covered = whole_days(world)
+    return {
+        customer: set.intersection(*(full_months(covered[key]) for key in row["account_keys"]))
+        for (customer,), row in world.table("mart_customer_readiness", "customer_id").items()
+        if row["account_keys"]
+    }
+
+
 def test_obligations_are_every_instalment_rent_and_mandate(world):
     """Each is there for each holder, with exact averages over full and over paid months."""
     owners, covered = customers_of(world), whole_days(world)
+    whole = full_months_by_customer(world)
     flagged = {
         row["stream_id"]: row
         for row in world.rows("from fct_payment_streams where is_direct_debit or is_standing_order")
@@ -69,7 +80,9 @@ def test_obligations_are_every_instalment_rent_and_mandate(world):
     for (customer, currency, kind, _), parts in true.items():
         paid = sorted(one for _, some in parts for one in some)
         row = held[customer, tuple(sorted(one[1] for one in paid))]
-        full = set.intersection(*(full_months(covered[key]) for key, _ in parts))
+        full = whole.get(customer, set()).intersection(
+            *(full_months(covered[key]) for key, _ in parts)
+        )
         total = sum(one[2] for one in paid)
         inside = sum((one[2] for one in paid if one[0].timetuple()[:2] in full), Decimal(0))
         seen = {one[0].timetuple()[:2] for one in paid}
@@ -86,17 +99,13 @@ def test_obligations_are_every_instalment_rent_and_mandate(world):
 
 def test_affordability_is_what_its_movements_and_rules_say(world):
     """Income, obligations, ceiling, headroom and verdict follow from proved tables and the seed."""
-    owners, covered = customers_of(world), whole_days(world)
+    owners = customers_of(world)
     accounts = defaultdict(set)
     for key, customers in owners.items():
         for customer in customers:
             accounts[customer].add(key)
     ready = world.table("mart_customer_readiness", "customer_id")
-    full = {
-        customer: set.intersection(*(full_months(covered[key]) for key in row["account_keys"]))
-        for (customer,), row in ready.items()
-        if row["account_keys"]
-    }
+    full = full_months_by_customer(world)
     businesses = {
         customer
         for row in world.rows("from dim_accounts where account_type = 'BUSINESS'")
@@ -205,6 +214,14 @@ def test_affordability_is_what_its_movements_and_rules_say(world):
     assert len(held) > 10, "a world without customers proves nothing"
 
 
+def of_customer(known):
+    """Months of the one account as those of its customer."""
+    return [
+        {"customer_id": "c"} | {name: one[name] for name in ("riyadh_month", "is_full_month")}
+        for one in known
+    ]
+
+
 def afford(*, through=TODAY, income=(), owed=(), movements=(), rules=None, known=None, **more):
     """What fct_affordability makes of one customer."""
     given = {} if rules is None else {"affordability_rules": rules}
@@ -212,10 +229,7 @@ def afford(*, through=TODAY, income=(), owed=(), movements=(), rules=None, known
         "fct_affordability",
         clock=[{"as_of_date": through}],
         bridge_accounts=[{"account_id": "1", "account_key": "a", "customer_id": "c"}],
-        fct_customer_months=[
-            {name: one[name] for name in ("riyadh_month", "is_full_month")} | {"customer_id": "c"}
-            for one in known or months(dt.date(2025, 9, 1), dt.date(2026, 2, 28))
-        ],
+        fct_customer_months=of_customer(known or months(dt.date(2025, 9, 1), dt.date(2026, 2, 28))),
         fct_income_streams=[
             {
                 "account_key": "a",
@@ -338,10 +352,37 @@ def test_half_of_a_thousandth_is_rounded_up_and_never_through_a_float():
         fct_counterparty_movements=paid,
         bridge_accounts=[{"account_id": "1", "account_key": "a", "customer_id": "c"}],
         fct_account_months=months(dt.date(2025, 9, 1), dt.date(2026, 3, 31)),
+        fct_customer_months=of_customer(months(dt.date(2025, 9, 1), dt.date(2026, 3, 31))),
     )
 
     assert row["active_average"] == Decimal(amount)
     assert row["monthly_average"] == rounded(Decimal(amount) * 6 / 7)
+
+
+def test_a_month_is_full_for_an_obligation_only_where_it_is_for_its_customer():
+    """Nor does it count where an account that paid is not known, whatever the customer's others."""
+    paid = [payment(n, in_month(2025, 9 + n, 3), 100, stream_id="s") for n in range(6)]
+    (stream,) = run(
+        "fct_payment_streams",
+        fct_counterparty_movements=[one | {"nature": "instalment"} for one in paid],
+    )
+
+    def full(**known):
+        (row,) = run(
+            "fct_obligations",
+            fct_payment_streams=[stream],
+            fct_counterparty_movements=paid,
+            bridge_accounts=[{"account_id": "1", "account_key": "a", "customer_id": "c"}],
+            **known,
+        )
+        return row["full_months"], row["monthly_average"]
+
+    payer = months(dt.date(2025, 10, 1), dt.date(2026, 3, 31))
+    others = of_customer(months(dt.date(2025, 9, 1), dt.date(2025, 12, 31)))
+
+    assert full(fct_account_months=payer, fct_customer_months=others) == (3, 100)
+    assert full(fct_account_months=payer, fct_customer_months=others[:1]) == (0, None)
+    assert full(fct_account_months=payer) == (0, None)
 
 
 def opaque_months(share):
