@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ _FORMAT = (
 """Ids, of which a model has many, gain nothing from dictionaries, and no part from bloom filters,
 since each holds rows of all accounts; trying takes a fifth of the time of writing."""
 _KEPT_SECONDS = 86_400
+ROWS_AT_ONCE = 250_000
+"""Rows of the lake that months of a model may read together."""
 _WHOLE = ""
 _MONTH_STREAMS = {
     name: stream
@@ -147,6 +149,7 @@ def build(
     hash_key: str,
     only: Collection[str] | None = None,
     memory_limit: str = MEMORY_LIMIT,
+    rows_at_once: int = ROWS_AT_ONCE,
     tell: Callable[[str, int, int], None] = lambda _name, _done, _total: None,
 ) -> list[Built]:
     """Bring models up to date with the lake as it stands.
@@ -157,13 +160,15 @@ def build(
         hash_key: Key of hashed identifiers; with another one everything is built anew.
         only: These models; None means all. What they read is taken as it was built last.
         memory_limit: Most memory that DuckDB may use before it turns to the disk.
+        rows_at_once: Months of a model are selected together while they read fewer rows of the
+            lake, so that memory stays that of one large month.
         tell: Is told the model, how many are done, and of how many.
 
     Returns:
         One entry per model that was asked for, in the order of building. A model with a problem
         stays as it was, and so do those that read it.
     """
-    work = Work(lake, models, hash_key, memory_limit)
+    work = Work(lake, models, hash_key, memory_limit, rows_at_once)
     wanted = [model for model in models if only is None or model.name in only]
     read = _read_by(wanted, models)
     built: list[Built] = []
@@ -237,6 +242,23 @@ def vacuum_models(lake: Lake, *, older_than_seconds: float = _KEPT_SECONDS) -> l
     return deleted
 
 
+@dataclass(frozen=True, slots=True)
+class _Stale:
+    """A part that has to be written.
+
+    Args:
+        name: Its month, or `_WHOLE`.
+        months: Months that it reads of what is kept by month; none where it is kept whole.
+        print: Hash of the SQL and of what it reads now.
+        old: The part as it was before.
+    """
+
+    name: str
+    months: tuple[str, ...]
+    print: str
+    old: Part | None
+
+
 @dataclass
 class Work:
     """One build under way.
@@ -246,6 +268,7 @@ class Work:
         models: What there is to build.
         hash_key: Key of hashed identifiers.
         memory_limit: Most memory that DuckDB may use.
+        rows_at_once: Rows of the lake that months of a model may read together.
         folder: Where models are written; the lake's folder for them when left.
     """
 
@@ -253,13 +276,14 @@ class Work:
     models: Models
     hash_key: str
     memory_limit: str = MEMORY_LIMIT
+    rows_at_once: int = ROWS_AT_ONCE
     folder: Path = field(default=None)  # type: ignore[assignment]
     connection: duckdb.DuckDBPyConnection = field(init=False)
     manifest: Manifest = field(init=False)
     stuck: dict[str, str] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
-    lake_months: set[str] = field(init=False)
+    lake_rows: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.manifest = current_manifest(self.lake)
@@ -278,10 +302,12 @@ class Work:
         add_seeds(self.connection, self.models.seeds)
         # Whatever a model is made with besides its own SQL: macros, and the key.
         key = hashlib.sha256(b"print of the key\0" + self.hash_key.encode()).hexdigest()
-        rows = self.connection.execute(
-            "select distinct month from pulls where month is not null and outcome = 'COMMITTED'"
-        ).fetchall()
-        self.lake_months = {str(month) for (month,) in rows}
+        self.lake_rows = dict(
+            self.connection.execute(
+                "select month, sum(rows)::bigint + count(*) from pulls"
+                " where month is not null and outcome = 'COMMITTED' group by month"
+            ).fetchall()
+        )
         self.common = _hash(*self.models.macros.values(), key, duckdb.__version__)
 
     def keep(self) -> None:
@@ -363,21 +389,39 @@ class Work:
     def _parts(self, model: Model, before: dict[str, Part]) -> tuple[dict[str, Part], int]:
         """The parts of a model, and how many of them were written anew."""
         parts: dict[str, Part] = {}
-        written = 0
+        stale: list[_Stale] = []
         for name in self._part_names(model):
-            months = None if name == _WHOLE else self._read_months(model, name)
+            months = () if name == _WHOLE else self._read_months(model, name)
             print_ = _hash(
                 self.common,
                 model.body,
-                *(self._print(one, months) for one in model.reads),
+                *(self._print(one, months or None) for one in model.reads),
             )
             old = before.get(name)
             if old is not None and old.print == print_ and self._is_there(old):
                 parts[name] = old
-                continue
-            parts[name] = self._write(model, name, months, print_, old)
-            written += 1
-        return parts, written
+            else:
+                stale.append(_Stale(name, months, print_, old))
+        for group in self._grouped(stale):
+            parts |= self._write(model, group)
+        return dict(sorted(parts.items())), len(stale)
+
+    def _grouped(self, stale: Collection[_Stale]) -> Iterator[list[_Stale]]:
+        """Parts that are selected together: planning a query costs more than a few rows do."""
+        group: list[_Stale] = []
+        months: set[str] = set()
+        for one in stale:
+            if (
+                group
+                and sum(self.lake_rows.get(m, 0) for m in months.union(one.months))
+                > self.rows_at_once
+            ):
+                yield group
+                group, months = [], set()
+            group.append(one)
+            months.update(one.months)
+        if group:
+            yield group
 
     def _part_names(self, model: Model) -> list[str]:
         if model.stored.month is None:
@@ -389,7 +433,7 @@ class Work:
     def _months(self, name: str) -> set[str] | None:
         """Months that a relation is kept in, or None where it is kept whole."""
         if name in _BY_MONTH:
-            return self.lake_months
+            return set(self.lake_rows)
         if name not in self.models:
             return None
         model = self.models[name]
@@ -477,43 +521,56 @@ class Work:
         file = self.lake.folder / part.file
         return file.exists() and (not part.bytes or file.stat().st_size == part.bytes)
 
-    def _write(
-        self,
-        model: Model,
-        name: str,
-        months: tuple[str, ...] | None,
-        print_: str,
-        old: Part | None,
-    ) -> Part:
-        """Select the rows of a part into a file."""
-        where = "" if months is None else f" where {model.stored.month} = '{name}'"
-        folder = self.folder / model.name
-        file = (folder / f"month={name}" if months is not None else folder) / f"{new_id()}.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        written = beside(file)
-        if months is not None:
-            self._narrow(model.reads, months)
-            self._tell_part(name)
+    def _write(self, model: Model, group: Sequence[_Stale]) -> dict[str, Part]:
+        """Select the rows of some parts, each into its file."""
+        names = [one.name for one in group]
+        select = f"select * from ({model.body}\n) as it"
+        if names == [_WHOLE]:
+            return {_WHOLE: self._put(model, group[0], select)}
+        select += f" where {model.stored.month} in {_listed(names)}"
+        self._narrow(model.reads, sorted({month for one in group for month in one.months}))
+        self._tell_part(names[0], names[-1])
         try:
-            path = str(written).replace("'", "''")
-            (rows,) = self._row(
-                f"copy (select * from ({model.body}\n) as it{where}) to '{path}' ({_FORMAT})"
-            )
+            if len(group) == 1:
+                return {names[0]: self._put(model, group[0], select)}
+            self.connection.execute(f"create or replace temp table chosen as {select}")
         finally:
-            if months is not None:
-                self.connection.execute("set search_path = 'main'")
-                self._tell_part(None)
+            self.connection.execute("set search_path = 'main'")
+            self._tell_part()
+        select = f"select * from chosen where {model.stored.month}"
+        found = self.connection.execute(f"select distinct {model.stored.month} from chosen")
+        filled = {month for (month,) in found.fetchall()}
+        parts = {
+            one.name: self._put(model, one, f"{select} = '{one.name}'")
+            if one.name in filled
+            else Part(file="", print=one.print, content="", rows=0)
+            for one in group
+        }
+        self.connection.execute("drop table chosen")
+        return parts
+
+    def _put(self, model: Model, stale: _Stale, select: str) -> Part:
+        """Write what a SELECT gives into the file of a part."""
+        folder = self.folder / model.name
+        if stale.name != _WHOLE:
+            folder /= f"month={stale.name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{new_id()}.parquet"
+        written = beside(file)
+        path = str(written).replace("'", "''")
+        (rows,) = self._row(f"copy ({select}) to '{path}' ({_FORMAT})")
+        old = stale.old
         if old is not None and self._is_like(old, written, rows):
             written.unlink()
-            return msgspec.structs.replace(old, print=print_, rows=rows)
+            return msgspec.structs.replace(old, print=stale.print, rows=rows)
         if rows == 0:
             written.unlink()
-            return Part(file="", print=print_, content="", rows=0)
+            return Part(file="", print=stale.print, content="", rows=0)
         found = digest(written)
         reveal(written, file)
         return Part(
             file=self._named(file),
-            print=print_,
+            print=stale.print,
             content=file.stem,
             rows=rows,
             bytes=found.bytes,
@@ -557,7 +614,7 @@ class Work:
         )
         return before == now
 
-    def _narrow(self, reads: Collection[str], months: tuple[str, ...]) -> None:
+    def _narrow(self, reads: Collection[str], months: Collection[str]) -> None:
         """Let names that are kept by month mean some months of them, until told otherwise."""
         self.connection.execute("drop schema if exists part cascade")
         self.connection.execute("create schema part")
@@ -580,11 +637,13 @@ class Work:
             self.connection.execute(f"create view part.{name} as {select}")
         self.connection.execute("set search_path = 'part,main'")
 
-    def _tell_part(self, month: str | None) -> None:
-        """Let the macro `in_part` know the month that is being built, or that none is."""
-        first = "null" if month is None else f"date '{month}-01'"
-        self.connection.execute(f"set variable part_from = {first}")
-        self.connection.execute(f"set variable part_to = last_day({first}::date)")
+    def _tell_part(self, first: str | None = None, last: str | None = None) -> None:
+        """Let the macro `in_part` know which months are being built, or that none is."""
+        for name, text in (
+            ("part_from", "null" if first is None else f"date '{first}-01'"),
+            ("part_to", "null" if last is None else f"last_day(date '{last}-01')"),
+        ):
+            self.connection.execute(f"set variable {name} = {text}")
 
     def _closure(self, reads: Collection[str]) -> list[str]:
         """Relations, and what the views among them read, inner ones first."""

@@ -486,6 +486,20 @@ def test_only_the_month_that_changed_is_built_again(lake, models):
     ]
 
 
+def test_months_are_built_together_while_few_rows_stand_behind_them(lake, models):
+    """Each has its own file all the same, and the rows that it has when it is built alone."""
+    query = "select month, count(*), sum(amount) from moves group by all order by all"
+    together, _ = built(lake, models)
+    first = rows(lake, models, query)
+    for file in lake.manifests.iterdir():
+        file.unlink()
+    alone, _ = built(lake, models, rows_at_once=0)
+
+    assert (alone, rows(lake, models, query)) == (together, first)
+    assert len(first) == alone["moves"] == 2
+    assert len(list(lake.marts.glob("moves/month=*/*.parquet"))) == 4
+
+
 def test_a_part_that_comes_out_the_same_stops_the_chain(lake, models):
     """A month that is read again unchanged is built, found the same, and goes no further."""
     built(lake, models)
