@@ -61,6 +61,10 @@ _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
 _LONGEST_PATIENCE_SECONDS = 300.0
 """Who asks for a longer wait is left to the next sync."""
+_SHORT_WAIT_SECONDS = 10.0
+"""A shorter wait is not worth a word."""
+_TELL_SECONDS = 30.0
+"""Between two words about waits."""
 _A_MOMENT = dt.timedelta(seconds=30)
 _LOOK_AGAIN_SECONDS = 60.0
 _HEADERS = {"accept": "application/json", "accept-encoding": ENCODING, "user-agent": "leanhouse"}
@@ -229,6 +233,7 @@ class LeanClient:
         self._timeout = httpx.Timeout(
             settings.timeout_seconds, connect=settings.connect_timeout_seconds
         ).as_dict()
+        self._told_at = -math.inf
         self._older: set[str] = set()
         self._ahead: dt.timedelta | None = None
         self._date: str | None = None
@@ -301,7 +306,7 @@ class LeanClient:
         Raises:
             IncompleteError: The pages did not make one whole at any attempt.
             ConsentError: The consent has ended, or does not cover what is asked.
-            UnavailableError: Lean or the bank cannot answer now.
+            UnavailableError: Lean or the bank cannot answer now, or not before the deadline.
             RequestError: Lean does not know what is asked, or an id is not one.
             AuthError: Lean refuses the credentials.
             SchemaError: An answer is not of the documented shape.
@@ -312,7 +317,14 @@ class LeanClient:
             return known
         with self.tally() as tally:
             size = page_size or self.settings.page_size
-            return await self._whole(stream, request, unless_refreshed_at, tally, size)
+            seconds = self.settings.read_deadline_seconds
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._whole(stream, request, unless_refreshed_at, tally, size)
+            except TimeoutError:
+                raise UnavailableError(
+                    f"not read within {seconds:.0f} s", code="DEADLINE", stream=stream.name
+                ) from None
 
     @contextmanager
     def tally(self) -> Iterator[Tally]:
@@ -479,8 +491,9 @@ class LeanClient:
             f"/data/v2/results/{_checked(pending.results_id, 'results_id')}",
             {"page": str(number), "size": str(listing.page_size)},
         )
-        waited = 0.0
-        while waited < self.settings.pending_deadline_seconds:
+        waited, deadline = 0.0, self.settings.pending_deadline_seconds
+        self.tell_wait(f"Lean works on answers about {stream.name}", deadline)
+        while waited < deadline:
             waited += await self._announced(pending.results_id, self.settings.pending_poll_seconds)
             try:
                 response = await self._get(target, stream)
@@ -651,8 +664,10 @@ class LeanClient:
         try:
             async for attempt in tenacity.AsyncRetrying(
                 sleep=self._sleep,
-                stop=tenacity.stop_after_attempt(self.settings.attempts),
+                stop=tenacity.stop_after_attempt(self.settings.attempts)
+                | tenacity.stop_before_delay(_LONGEST_PATIENCE_SECONDS),
                 wait=_wait,
+                before_sleep=self._tell_retry,
                 retry=tenacity.retry_if_exception_type(_AgainError),
                 reraise=True,
             ):
@@ -664,6 +679,19 @@ class LeanClient:
             raise again.error from None
         raise AssertionError("a retry loop ends by an answer or an error")  # pragma: no cover
 
+    def _tell_retry(self, state: tenacity.RetryCallState) -> None:
+        again = state.outcome.exception() if state.outcome else None
+        if isinstance(again, _AgainError):
+            self.tell_wait(f"Lean cannot be read now ({again.error.code})", state.upcoming_sleep)
+
+    def tell_wait(self, reason: str, seconds: float) -> None:
+        """Say what is waited for and until when, unless that is short or was said just now."""
+        now = time.monotonic()
+        if seconds >= _SHORT_WAIT_SECONDS and now - self._told_at >= _TELL_SECONDS:
+            self._told_at = now
+            until = self._now() + dt.timedelta(seconds=seconds)
+            _LOG.warning("%s: waiting until %s UTC at most", reason, f"{until:%H:%M:%S}")
+
     async def _once(
         self,
         method: str,
@@ -674,6 +702,7 @@ class LeanClient:
         if self._way is None:
             raise RuntimeError("a LeanClient is used inside `async with`")
         name = stream.name if stream is not None else None
+        self._limits.check(name)
         correlation_id = self._new_id()
         # Built whole: a client that merges its base address and parameters parses them thrice.
         request = httpx.Request(
@@ -695,6 +724,8 @@ class LeanClient:
         if 300 <= response.status_code < 400:
             raise _redirected(request, response, name, correlation_id)
         self._learn_time(response)
+        if response.status_code != 429:
+            self._limits.answered()
         seen = _UNSEEN
         if stream is not None and response.status_code < 400:
             seen = look(stream, content)
@@ -719,7 +750,19 @@ class LeanClient:
             for tally in _TALLIES.get():
                 tally.requests += 1
             try:
-                return await self._exchange(request)
+                async with asyncio.timeout(self.settings.response_deadline_seconds):
+                    return await self._exchange(request)
+            except TimeoutError:
+                raise _again(
+                    NetworkError(
+                        "an answer was not complete within "
+                        f"{self.settings.response_deadline_seconds:.0f} s",
+                        code="SLOW",
+                        stream=stream,
+                        correlation_id=correlation_id,
+                    ),
+                    0.0,
+                ) from None
             except UnavailableError as error:
                 # The token endpoint cannot answer now; httpx asks it within this request.
                 error.stream = stream
@@ -785,9 +828,9 @@ class LeanClient:
         is_limit = response.status_code == 429
         if not problem.is_retriable or (is_limit and request.method == "POST"):
             raise problem.error
-        if is_limit and problem.wait:
-            # The limit is the application's, so everybody waits.
-            self._limits.pause(min(problem.wait, _LONGEST_WAIT_SECONDS))
+        if is_limit:
+            # The limit is the application's, not of a bank or an entity.
+            self._limits.limited(problem.wait, _LONGEST_PATIENCE_SECONDS)
         raise _again(problem.error, problem.wait)
 
     def _learn_time(self, response: httpx.Response) -> None:

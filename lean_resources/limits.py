@@ -8,17 +8,18 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import ClassVar, Literal, Self
 
 from aiolimiter import AsyncLimiter
 
-from lean_resources.errors import BankPausedError
+from lean_resources.errors import BankPausedError, UnavailableError
 
 __all__ = ["BankState", "CircuitBreaker", "CircuitOpenError", "Limits", "retry_after"]
 
+_LONGEST_PAUSE_SECONDS = 60.0
 BankState = Literal["closed", "open", "half_open", "paused"]
 
 
@@ -81,11 +82,48 @@ class Limits:
         self._clock = clock
         self._sleep = sleep
         self._paused_until = -math.inf
+        self._limited_at: float | None = None
+        self._closed_until = -math.inf
 
     def pause(self, seconds: float) -> None:
         """Let nobody begin for that many seconds; a longer pause that runs already stands."""
         if seconds > 0:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
+
+    def limited(self, seconds: float, patience: float) -> None:
+        """Take note that the server limits requests: everybody waits, or nobody asks for a while.
+
+        Args:
+            seconds: How long the server asks to wait; zero where it does not say.
+            patience: Seconds since the last answer after which nobody waits any longer.
+        """
+        now = self._clock()
+        if self._limited_at is None:
+            self._limited_at = now
+        if now - self._limited_at + seconds > patience:
+            self._closed_until = now + (seconds or _LONGEST_PAUSE_SECONDS)
+        else:
+            self.pause(min(seconds, _LONGEST_PAUSE_SECONDS))
+
+    def answered(self) -> None:
+        """Take note of an answer that is no limit."""
+        self._limited_at = None
+
+    def check(self, stream: str | None) -> None:
+        """Return if a request may be sent now, after waiting for its turn.
+
+        Raises:
+            UnavailableError: The server has asked for a wait that is too long to sit through.
+        """
+        left = self._closed_until - self._clock()
+        if left > 0:
+            until = datetime.now(UTC) + timedelta(seconds=left)
+            raise UnavailableError(
+                f"Lean limits this application's requests until {until:%H:%M:%S} UTC",
+                code="RATE_LIMIT_EXCEEDED",
+                retry_after=left,
+                stream=stream,
+            )
 
     @property
     def paused_seconds(self) -> float:

@@ -233,6 +233,22 @@ class LeanSettings(VariableSettings):
         allow_inf_nan=False,
         description="Seconds to wait for a connection, above 0 and up to 50.",
     )
+    response_deadline_seconds: float = Field(
+        default=300,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds until an answer has to be complete, above 0 and up to 3600, however "
+        "slowly it comes.",
+    )
+    read_deadline_seconds: float = Field(
+        default=7200,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds until all pages of a read have to be there, above 0 and up to 86400; "
+        "waits and repeated requests included.",
+    )
     max_response_bytes: int = Field(
         default=32 * 1024 * 1024,
         ge=64 * 1024,

@@ -17,30 +17,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
-__all__ = ["child", "end_on_signals"]
+__all__ = ["child"]
 
-_ASKED_SECONDS = 10.0
+_ASKED_SECONDS = 5.0
 """How long a command has to end after an interrupt, as after Ctrl-C; Dagster then ends its own."""
-_TOLD_SECONDS = 5.0
+_TOLD_SECONDS = 1.5
 """How long what is left has to end after SIGTERM."""
 _SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of Linux."""
-
-
-def end_on_signals() -> None:
-    """Let SIGTERM and SIGHUP end this process in order, so that what it holds is given up."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # Whoever ignores SIGHUP, as under nohup, goes on to do so.
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
-
-
-def _end(number: int, _frame: Any) -> NoReturn:
-    # Another one must not cut short what ends.
-    signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager

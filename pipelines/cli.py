@@ -8,6 +8,7 @@ import contextlib
 import datetime as dt
 import difflib
 import re
+import signal
 import socket
 import sys
 from enum import StrEnum
@@ -20,8 +21,9 @@ from typer.core import TyperCommand
 
 from lean_resources.errors import LeanError
 from lean_resources.machine import machine_error
-from pipelines.children import child, end_on_signals
+from pipelines.children import child
 from pipelines.console import plain_console, say, standard_output, visible
+from pipelines.signals import end_on_signals, received
 
 if TYPE_CHECKING:
     from lean_resources.sandbox import Server
@@ -53,6 +55,8 @@ class CertificateFault(StrEnum):
 
 
 def _fail(message: str) -> typer.Exit:
+    if (number := received()) is not None:
+        return typer.Exit(128 + number)
     text = Text.assemble(("error", "red"), " ", visible(message, keeps="\n"))
     plain_console(stderr=True).print(text, soft_wrap=True)
     return typer.Exit(1)
@@ -210,11 +214,8 @@ def dev(
         )
         workspace = str(_ROOT / "workspace.yaml")
         command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-p", str(port)]
-        with (
-            contextlib.suppress(KeyboardInterrupt),
-            # Not in the checkout: its .env would win over the offline Lean's settings.
-            child(command, cwd=home, env=environment) as process,
-        ):
+        # Not in the checkout: its .env would win over the offline Lean's settings.
+        with child(command, cwd=home, env=environment) as process:
             raise typer.Exit(process.wait())
 
 
@@ -234,7 +235,7 @@ def sync(
     try:
         with (
             progress_bars(console) as progress,
-            instance_at(settings().home / "dagster") as instance,
+            instance_at(settings().home / "dagster", say) as instance,
         ):
             lines = sync_all(
                 lean,
@@ -261,7 +262,7 @@ def webhooks() -> None:
     from lean_resources.errors import ConfigError
     from lean_resources.inbox import Inbox
     from pipelines.environment import settings
-    from pipelines.receiver import PATH, listener, server
+    from pipelines.receiver import PATH, listener, run_server, server
 
     try:
         configured = settings().webhooks.complete()
@@ -284,7 +285,7 @@ def webhooks() -> None:
         f"Webhooks of {settings().environment} at {scheme}://{where}{PATH}",
     )
     with listening:
-        receiver.run(sockets=[listening])
+        run_server(receiver, [listening])
     if not receiver.started:
         raise _fail(f"the receiver at {where} did not start; the lines above say why")
 
@@ -334,6 +335,11 @@ def doctor() -> None:
     except OSError as error:
         raise _fail(f"the lake at {folder} cannot be written: {error.strerror}") from None
     say(f"lake       can be written, {folder}")
+    if (dagster_home := settings().home / "dagster").exists():
+        from pipelines.run import instance_at
+
+        with instance_at(dagster_home, say):
+            say(f"runs       none of a dead process is left, {dagster_home}")
 
 
 @app.command()
@@ -563,7 +569,13 @@ def main() -> None:
     end_on_signals()
     try:
         app()
-    except Exception as error:
+    except BaseException as error:
+        if (number := received()) is not None:
+            name = signal.Signals(number).name
+            plain_console(stderr=True).print(f"ended by {name}; what was committed is kept")
+            sys.exit(128 + number)
+        if not isinstance(error, Exception):
+            raise
         problem = error if isinstance(error, LeanError) else machine_error(error)
         if problem is None:
             raise

@@ -15,6 +15,7 @@ from pipelines.environment import settings
 from pipelines.model_assets import model_assets
 from pipelines.models import load as load_models
 from pipelines.policy import load
+from pipelines.processes import recorded
 from pipelines.resources import InboxResource, LakeResource, bound, silent
 from pipelines.schedules import schedules
 from pipelines.sensors import doorbell
@@ -49,5 +50,6 @@ defs = dg.Definitions(
     schedules=schedules(_when, has_webhooks=_settings.has_webhooks),
     jobs=[_job],
     sensors=[doorbell(_job, is_on=_settings.has_webhooks)],
+    executor=recorded(dg.multi_or_in_process_executor),
     resources=bound(lean=lean, lake=lake, inbox=inbox, policy=policy, progress=silent),
 )

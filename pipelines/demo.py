@@ -113,11 +113,11 @@ def demo(
         lake = LakeResource(root=str(home / "lake"), environment="sandbox")
         with (
             progress_bars(console) as progress,
-            instance_at(home / "dagster") as instance,
+            instance_at(home / "dagster", say) as instance,
         ):
             lines = sync_all(lean, lake, progress, instance=instance)
         console.print(lines_table(lines))
-        with instance_at(home / "dagster") as instance:
+        with instance_at(home / "dagster", say) as instance:
             _one_more(sandbox, lean, lake, instance)
     with connect(lake.lake()) as connection:
         for title, query in SAMPLES.items():

@@ -29,6 +29,7 @@ from pipelines.model_assets import (
 )
 from pipelines.models import Models
 from pipelines.policy import Policy
+from pipelines.processes import recorded
 from pipelines.resources import InboxResource, LakeResource, Progress
 from pipelines.sync import Report, Selection, sync
 
@@ -140,7 +141,7 @@ def doorbell_job(models: Models) -> dg.JobDefinition:
     return announced.to_job(
         name=JOB,
         # One process for both: starting one takes longer than either.
-        executor_def=dg.in_process_executor,
+        executor_def=recorded(dg.in_process_executor),
         description="What webhooks announced, read for the entities that they name.",
     )
 

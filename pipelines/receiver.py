@@ -449,6 +449,17 @@ def listener(settings: WebhookSettings) -> socket.socket:
     return socket.create_server((settings.host, settings.port), family=family)
 
 
+def run_server(inner: uvicorn.Server, sockets: list[socket.socket]) -> None:
+    """Run a server until it ends, or until a signal ends the main thread, which calls this."""
+    thread = threading.Thread(target=inner.run, kwargs={"sockets": sockets}, name="receiver")
+    thread.start()
+    try:
+        thread.join()
+    finally:
+        inner.should_exit = True
+        thread.join()
+
+
 @contextlib.contextmanager
 def receiving(settings: WebhookSettings, inbox: Inbox) -> Iterator[int]:
     """Run the receiver in a thread while the block runs, on the port that it yields.

@@ -13,6 +13,7 @@ from lean_resources.resource import LeanResource
 from pipelines.bell import Bell
 from pipelines.keys import SANDBOX_KEY, checked_key
 from pipelines.lake import Lake
+from pipelines.processes import end_with_run
 
 if TYPE_CHECKING:
     from lean_resources.inbox import Inbox
@@ -107,8 +108,10 @@ def _bound(resource: Any) -> dg.ResourceDefinition:
     # Dagster enters this once per run in one process, and once per step where each step has its
     # own; also in the process that only starts those, which is why nothing is opened here.
     @contextlib.contextmanager
-    def held(_context: dg.InitResourceContext) -> Iterator[Any]:
+    def held(context: dg.InitResourceContext) -> Iterator[Any]:
         if isinstance(resource, LeanResource):
+            if context.run is not None and context.instance is not None:
+                end_with_run(context.instance, context.run.run_id)
             with resource.for_run() as of_run:
                 yield of_run
         else:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Mapping, Sequence
+import logging
+import shutil
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+from filelock import FileLock, Timeout
 
+from lean_resources.errors import UnavailableError
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
@@ -19,11 +26,17 @@ from pipelines.ledger import new_id
 from pipelines.model_assets import model_assets
 from pipelines.models import load
 from pipelines.policy import Policy
+from pipelines.processes import Process, end_dead_runs, wait_aloud
 from pipelines.resources import InboxResource, LakeResource, Progress, bound, silent
 from pipelines.sensors import batch, request_of, settle
 
 __all__ = ["Line", "SyncFailedError", "instance_at", "prepare_home", "read_events", "sync_all"]
 
+_LOG = logging.getLogger(__name__)
+_CREATION_SECONDS = 60
+"""How long a command waits for the one that makes the home."""
+_STORAGE = {"history": ("runs.db", "runs/index.db"), "schedules": ("schedules.db",)}
+"""Databases that Dagster keeps in a home, by folder."""
 _LOG_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -99,9 +112,10 @@ def sync_all(
             progress=progress,
         ),
         run_config={**_LOG_CONFIG, "ops": ops},
-        tags=all_months(dt.datetime.now(dt.UTC)),
+        tags=all_months(dt.datetime.now(dt.UTC)) | Process.current(instance).tags,
         raise_on_error=False,
     )
+    instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
     if not result.success:
         raise SyncFailedError("; ".join(_reasons(result)))
     return [_line(result, name) for name in STREAMS]
@@ -146,10 +160,11 @@ def read_events(
             lean=lean, lake=lake, inbox=inbox, policy=policy or Policy(), progress=silent
         ),
         run_config={**_LOG_CONFIG, **request.run_config},
-        tags=request.tags,
+        tags={**request.tags, **Process.current(instance).tags},
         op_selection=None if has_tables else [PULLS],
         raise_on_error=False,
     )
+    instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
     settle(instance, box, lake.lake())
     if not result.success:
         raise SyncFailedError("; ".join(_reasons(result)))
@@ -196,15 +211,88 @@ def _value(found: Any) -> Any:
 
 
 def prepare_home(home: Path) -> None:
-    """Make a folder a Dagster home with this project's settings, unless it has its own."""
+    """Make a folder a Dagster home with this project's settings, unless it has its own.
+
+    Dagster's databases are made beside and renamed into place, one command at a time: two at once
+    would stamp them twice, and one that is killed would leave half of one.
+
+    Raises:
+        UnavailableError: Another process makes the home, and does not come to an end.
+    """
     home.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(home / "creation.lock", timeout=_CREATION_SECONDS):
+            _make_whole(home)
+    except Timeout:
+        raise UnavailableError(
+            f"another process has been making {home} for {_CREATION_SECONDS} s: end it"
+        ) from None
+
+
+def _make_whole(home: Path) -> None:
+    """Put settings and databases into a home that lacks them; what is half made goes aside."""
     settings = home / "dagster.yaml"
     if not settings.exists():
         shipped = Path(__file__).resolve().parent.parent / "dagster.yaml"
-        settings.write_text(shipped.read_text())
+        unnamed = home / "dagster.yaml.tmp"
+        unnamed.write_text(shipped.read_text())
+        unnamed.replace(settings)
+    lacking = [
+        home / name
+        for name, databases in _STORAGE.items()
+        if not all(_is_whole(home / name / database) for database in databases)
+    ]
+    if not lacking or not _is_sqlite(home):
+        return
+    beside = home / "creation"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    shutil.copy(settings, beside)
+    dg.DagsterInstance.from_config(str(beside)).dispose()
+    for folder in lacking:
+        if folder.exists():
+            folder.rename(f"{folder}.damaged-{new_id()}")
+        (beside / folder.name).rename(folder)
+    shutil.rmtree(beside)
 
 
-def instance_at(home: Path) -> dg.DagsterInstance:
-    """The Dagster instance that keeps its runs in a folder, made when it does not exist."""
+def _is_whole(database: Path) -> bool:
+    """Whether a database of Dagster was made to its end: only then it bears one version."""
+    if not database.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+        try:
+            found = connection.execute("select * from alembic_version").fetchall()
+        except sqlite3.DatabaseError:
+            return False
+    return len(found) == 1
+
+
+def _is_sqlite(home: Path) -> bool:
+    """Whether Dagster keeps its databases in the home, as it does unless its settings say else."""
+    storage = InstanceRef.from_dir(str(home)).storage_data
+    return (
+        storage is not None
+        and storage.class_name == "DagsterSqliteStorage"
+        and Path(storage.config_dict["base_dir"]) == home
+    )
+
+
+def instance_at(home: Path, tell: Callable[[str], object] = _LOG.warning) -> dg.DagsterInstance:
+    """The Dagster instance that keeps its runs in a folder, made when it does not exist.
+
+    Runs of dead processes are ended, and steps that wait for a slot of a pool do so in words.
+
+    Args:
+        home: The folder.
+        tell: Is told of both.
+
+    Raises:
+        UnavailableError: As `prepare_home`.
+    """
     prepare_home(home)
-    return dg.DagsterInstance.from_config(str(home))
+    instance = dg.DagsterInstance.from_config(str(home))
+    for sentence in end_dead_runs(instance):
+        tell(sentence)
+    wait_aloud(instance, tell)
+    return instance

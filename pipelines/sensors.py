@@ -18,6 +18,7 @@ from lean_resources.webhooks import Event
 from pipelines.doorbell import JOB, PULLS
 from pipelines.lake import PARENTS, Lake
 from pipelines.ledger import new_id
+from pipelines.processes import end_dead_runs
 from pipelines.resources import InboxResource, LakeResource
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def settle(instance: dg.DagsterInstance, inbox: "Inbox", lake: Lake) -> int:
     batch whose run failed.
     """
     running = 0
+    end_dead_runs(instance)
     for claim_id, claimed_at in inbox.claims().items():
         runs = instance.get_runs(dg.RunsFilter(tags={CLAIM_TAG: claim_id}), limit=1)
         if runs and runs[0].status is dg.DagsterRunStatus.SUCCESS:

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import socket
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -464,6 +465,63 @@ def test_a_wait_that_is_too_long_is_left_to_the_next_sync(sandbox, statement):
     assert caught.value.retry_after == 86_400
     assert client.requests == 1
     assert slept.seconds == []
+
+
+def test_a_limit_that_is_too_long_is_not_asked_again_by_anybody(sandbox, statement):
+    """Of many reads one learns of the limit; the others end at once and say until when it holds."""
+    sandbox.fail("transactions", "429:3600", None)
+    slept = Slept()
+    client = client_of(sandbox, slept, max_concurrency=1)
+
+    async def many(lean):
+        reads = [lean.read("transactions", statement) for _ in range(20)]
+        return await asyncio.gather(*reads, return_exceptions=True)
+
+    errors = ask(client, many)
+
+    assert {error.code for error in errors} == {"RATE_LIMIT_EXCEEDED"}
+    assert client.requests <= 2
+    assert slept.seconds == []
+    assert all(3500 < error.retry_after <= 3600 for error in errors)
+    assert re.search(r"until \d\d:\d\d:\d\d UTC", str(errors[-1]))
+
+
+def test_a_wait_says_what_for_and_until_when(sandbox, statement, caplog):
+    """Once, not for each request; a short one is not worth a word."""
+    sandbox.fail("transactions", "429:42", 2)
+    read(client_of(sandbox, Slept()), "transactions", statement)
+    sandbox.fail("transactions", "429:2", 1)
+    read(client_of(sandbox, Slept()), "transactions", statement)
+    sandbox.fail("transactions", "PENDING", 1)
+    read(client_of(sandbox, Slept()), "transactions", statement)
+
+    told = [one.getMessage() for one in caplog.records if "waiting until" in one.getMessage()]
+    assert len(told) == 2
+    assert re.fullmatch(
+        r"Lean cannot be read now \(RATE_LIMIT_EXCEEDED\): waiting until [\d:]{8} UTC at most",
+        told[0],
+    )
+    assert told[1].startswith("Lean works on answers about transactions: waiting until ")
+
+
+def test_an_answer_that_comes_a_byte_at_a_time_ends(sandbox, statement):
+    """However short the time between two bytes is: by the deadline of an answer, and of a read."""
+    with serve(sandbox) as server:
+        sandbox.fail("transactions", "drip:0.02", None)
+        for changes, code, asked in (
+            ({"response_deadline_seconds": 0.5, "attempts": 2}, "SLOW", 2),
+            ({"read_deadline_seconds": 0.5}, "DEADLINE", 1),
+        ):
+            client = LeanClient(settings_of(sandbox, server.url, **changes), sleep=Slept())
+            started = time.monotonic()
+            with pytest.raises(UnavailableError) as caught:
+                read(client, "transactions", statement)
+            assert (caught.value.code, client.requests) == (code, asked)
+            assert time.monotonic() - started < 5
+        sandbox.heal()
+        sandbox.fail("transactions", "drip:0", None)
+        whole = LeanClient(settings_of(sandbox, server.url), sleep=Slept())
+        assert read(whole, "transactions", statement).answers
 
 
 def test_a_limit_without_retry_after_backs_off(sandbox, statement):

@@ -80,6 +80,8 @@ def test_every_variable_is_read():
         "LEAN_REQUESTS_PER_SECOND": "2.5",
         "LEAN_TIMEOUT_SECONDS": "70",
         "LEAN_CONNECT_TIMEOUT_SECONDS": "3",
+        "LEAN_RESPONSE_DEADLINE_SECONDS": "90",
+        "LEAN_READ_DEADLINE_SECONDS": "600",
         "LEAN_MAX_RESPONSE_BYTES": "1000000",
         "LEAN_ATTEMPTS": "2",
         "LEAN_PENDING_DEADLINE_SECONDS": "60",

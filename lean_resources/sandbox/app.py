@@ -9,7 +9,7 @@ import re
 import zlib
 from bisect import bisect_left
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import format_datetime
 from typing import Any
@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -339,6 +339,10 @@ class Api:
             case "slow":
                 await asyncio.sleep(float((fault.value if fault else "") or "1"))
                 return handler(call)
+            case "drip":
+                reply = handler(call)
+                reply.drip = float((fault.value if fault else "") or "1")
+                return reply
             case "cut":
                 reply = handler(call)
                 reply.cut = True
@@ -410,6 +414,10 @@ class Api:
             packer = zlib.compressobj(1, zlib.DEFLATED, 31)
             body = packer.compress(body) + packer.flush()
             headers["content-encoding"] = "gzip"
+        if reply.drip is not None:
+            return StreamingResponse(
+                _drops(body, reply.drip), reply.status, headers, reply.media_type
+            )
         kind = CutResponse if reply.cut else Response
         return kind(body, reply.status, headers, reply.media_type)
 
@@ -850,6 +858,13 @@ class Api:
         ]
         data = found[number * size : (number + 1) * size]
         return Reply.json({"data": data, "page": page_of(number, size, len(found))})
+
+
+async def _drops(body: bytes, seconds: float) -> AsyncIterator[bytes]:
+    """A body, a byte at a time."""
+    for byte in body:
+        yield bytes([byte])
+        await asyncio.sleep(seconds)
 
 
 class CutResponse(Response):

@@ -13,6 +13,7 @@ A fault is written as its kind and, after a colon, its value:
     PENDING  PENDING:3      the answer comes by way of results, after 2 or 3 looks
     PENDING-202             the same with HTTP 202
     slow:2.5                the answer takes 2.5 seconds of real time
+    drip:1                  the answer comes a byte at a time, so many seconds of real time apart
     cut                     the connection ends in the middle of the body
     html                    HTTP 200 with an HTML body
     total-drift             `total_elements` differs on a later page
@@ -40,9 +41,9 @@ __all__ = ["Fault", "Faults"]
 _KINDS = frozenset(
     {
         "401", "429", "429-bare", "500", "502", "503", "504", "failed", "consent_expired",
-        "reconnect_required", "pending", "pending-202", "slow", "cut", "html", "total-drift",
-        "refresh-drift", "repeat", "skip", "refresh-failed", "refresh-stuck", "webhook-lost",
-        "webhook-twice", "webhook-late", "webhook-swapped",
+        "reconnect_required", "pending", "pending-202", "slow", "drip", "cut", "html",
+        "total-drift", "refresh-drift", "repeat", "skip", "refresh-failed", "refresh-stuck",
+        "webhook-lost", "webhook-twice", "webhook-late", "webhook-swapped",
     }
 )  # fmt: skip
 _ENVELOPE = frozenset({"failed", "consent_expired", "pending", "pending-202"})
@@ -74,7 +75,7 @@ class Fault:
             raise ValueError(f"unknown fault {kind!r}; known are {', '.join(sorted(_KINDS))}")
         if kind in _COUNTED and value and not (value.isascii() and value.isdigit()):
             raise ValueError(f"the value of {kind} is a whole number, not {value!r}")
-        if kind in {"slow", "webhook-late"}:
+        if kind in {"slow", "drip", "webhook-late"}:
             float(value or "1")
         return cls(kind, value)
 

@@ -57,6 +57,7 @@ class Reply:
 
     Args:
         cut: End the connection in the middle of the body.
+        drip: Seconds between two bytes of the body; None sends it at once.
     """
 
     status: int
@@ -64,6 +65,7 @@ class Reply:
     media_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
+    drip: float | None = None
 
     @classmethod
     def json(cls, value: object, status: int = 200) -> Reply:

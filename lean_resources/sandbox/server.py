@@ -67,8 +67,10 @@ def _config(sandbox: Sandbox, certificates: Certificates | None) -> uvicorn.Conf
 
 
 @contextmanager
-def serve(sandbox: Sandbox, port: int = 0, mtls: bool = False) -> Iterator[Server]:
-    """Serve a sandbox on loopback while the block runs.
+def serve(
+    sandbox: Sandbox, port: int = 0, mtls: bool = False, host: str = "127.0.0.1"
+) -> Iterator[Server]:
+    """Serve a sandbox, on loopback unless a host is given, while the block runs.
 
     Port 0 takes a free one. With `mtls` it is served over TLS, and only to clients that show a
     certificate of the sandbox's chain.
@@ -78,9 +80,9 @@ def serve(sandbox: Sandbox, port: int = 0, mtls: bool = False) -> Iterator[Serve
     """
     with tempfile.TemporaryDirectory(prefix="lean-sandbox-") as folder:
         certificates = Certificates(Path(folder)) if mtls else None
-        with _listener("127.0.0.1", port) as listener:
+        with _listener(host, port) as listener:
             bound = listener.getsockname()[1]
-            url = f"https://localhost:{bound}" if mtls else f"http://127.0.0.1:{bound}"
+            url = f"https://localhost:{bound}" if mtls else f"http://{host}:{bound}"
             inner = uvicorn.Server(_config(sandbox, certificates))
             thread = threading.Thread(
                 target=inner.run, kwargs={"sockets": [listener]}, name="sandbox", daemon=True
@@ -123,17 +125,13 @@ def run(
 ) -> None:
     """Serve a sandbox until it is interrupted.
 
-    Port 0 takes a free one. `announce` is called with the server just before it listens; under
-    mutual TLS the files of its certificates exist from then until the end.
+    Port 0 takes a free one. `announce` is called with the server; under mutual TLS the files of its
+    certificates exist from then until the end.
 
     Raises:
         OSError: The port is taken.
     """
-    with tempfile.TemporaryDirectory(prefix="lean-sandbox-") as folder:
-        certificates = Certificates(Path(folder)) if mtls else None
-        with _listener(host, port) as listener:
-            if announce is not None:
-                bound = listener.getsockname()[1]
-                url = f"https://localhost:{bound}" if mtls else f"http://{host}:{bound}"
-                announce(Server(sandbox, url, certificates))
-            uvicorn.Server(_config(sandbox, certificates)).run(sockets=[listener])
+    with serve(sandbox, port, mtls, host) as server:
+        if announce is not None:
+            announce(server)
+        threading.Event().wait()

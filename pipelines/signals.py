@@ -1,0 +1,67 @@
+"""Signals that end a command: in order and within ten seconds, or at once by a second one.
+
+A thread of its own hears of a signal, whatever the main thread does: Python runs handlers between
+its own steps only, DuckDB looks for signals twice a minute, and libraries replace handlers.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Any, NoReturn
+
+__all__ = ["end_on_signals", "received"]
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ORDERLY_SECONDS = 9.0
+"""How long a command has to end in order."""
+
+_received: list[int] = []
+
+
+def received() -> int | None:
+    """Number of the signal that ends this process; None while there was none."""
+    return _received[0] if _received else None
+
+
+def end_on_signals() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP end this process: in order, by SystemExit, or at once.
+
+    The exit code is 128 and the signal's number. To be called in the main thread.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
+    for number in _NUMBERS:
+        # Whoever ignores a signal, as SIGHUP under nohup, goes on to do so.
+        if signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}:
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _watch(reading: int) -> None:
+    """Wait for a signal, and then for its end: another one, or too much time."""
+    _received.append(_next(reading, None) or 0)
+    another = _next(reading, time.monotonic() + _ORDERLY_SECONDS)
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # a progress bar hides the cursor
+    os._exit(128 + (another or _received[0]))
+
+
+def _next(reading: int, deadline: float | None) -> int | None:
+    """The next signal that ends this process; None at a deadline."""
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not select.select([reading], [], [], left)[0]:
+            return None
+        number = os.read(reading, 1)[0]
+        if number in _NUMBERS:
+            return number
