@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -138,14 +139,11 @@ class Gate:
 
     Args:
         stream: The stream whose records the pages hold.
-        connection: DuckDB in memory; made anew when not given.
     """
 
-    def __init__(self, stream: Stream, connection: duckdb.DuckDBPyConnection | None = None) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._connection = connection or duckdb.connect()
-        # The other core reads the next pages meanwhile.
-        self._connection.execute("set threads = 1")
+        self._connection = _database(os.getpid()).cursor()
         self._reader = _Reader(stream)
 
     def __call__(self, pages: Sequence[Page]) -> Gated:
@@ -175,6 +173,13 @@ class Gate:
         if self._stream.detail is not None:
             rows = _last_by_key(rows, self._stream)
         return _settled(self._stream, Gated(rows, read.quarantine, read.drift))
+
+
+@cache
+def _database(_process: int) -> duckdb.DuckDBPyConnection:
+    """DuckDB in memory: to open it costs as much as to type a page; a process has its own."""
+    # The other core reads the next pages meanwhile.
+    return duckdb.connect(config={"threads": 1})
 
 
 def look(stream: Stream, body: bytes) -> Look:

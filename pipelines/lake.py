@@ -270,11 +270,7 @@ class Lake:
         A pull that was made after another one was committed gets a greater number without a look
         at a clock. Writers side by side may get the same one.
         """
-        with duckdb.connect() as connection:
-            row = connection.execute(
-                f"select coalesce(max(generation), 0) + 1 from ({self._ledger_now()})"
-            ).fetchone()
-        return int(row[0]) if row else 1
+        return self.ledger.greatest("generation") + 1
 
     def _ledger_now(self) -> str:
         """The SELECT over the files of the ledger that there are now, whatever is added later."""

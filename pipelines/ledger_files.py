@@ -46,6 +46,23 @@ class LedgerFiles:
         """Files that together hold every row once, in the order of their names."""
         return [file for file, merged in self._all() if merged is None]
 
+    def greatest(self, name: str) -> int:
+        """Greatest value of a column of whole numbers above zero; 0 where no row has a value.
+
+        Parquet keeps it for each group of rows, so that no row is read.
+        """
+        found = 0
+        for file in self.files():
+            about = pq.read_metadata(file)
+            if name not in about.schema.names:
+                continue
+            place = about.schema.names.index(name)
+            for group in range(about.num_row_groups):
+                statistics = about.row_group(group).column(place).statistics
+                if statistics is not None and statistics.has_min_max:
+                    found = max(found, statistics.max)
+        return found
+
     def batches(self) -> dict[str, float]:
         """Commits by id, each with the second since when its rows lie where they lie now."""
         found = {}
