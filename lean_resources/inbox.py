@@ -11,12 +11,14 @@ import datetime as dt
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 
 from lean_resources.errors import ConfigError, UnavailableError
 from lean_resources.webhooks import LISTED_DAYS, Event
@@ -28,6 +30,10 @@ ATTEMPTS = 5
 
 _RECEIVED, _CLAIMED, _DONE, _FAILED = "received", "claimed", "done", "failed"
 _FIELDS = tuple(Event.__dataclass_fields__)
+_LISTED, _PRUNED = 1, 2
+"""What the rows of the cursor table say: up to when lists were compared, and events were pruned."""
+_SEEN_DAYS = 730
+"""How long the id of an event is kept whose message says nothing of its time."""
 _AGAIN_SECONDS = 60
 """How long an event is left alone after its first failure; twice as long after each further one."""
 _BUSY_SECONDS = 15
@@ -113,6 +119,12 @@ class Inbox:
             sa.Column("id", sa.Integer, primary_key=True),
             sa.Column("read_to", _Instant, nullable=False),
         )
+        self._seen = sa.Table(
+            f"webhook_seen_{environment}",
+            self._meta,
+            sa.Column("event_id", sa.String(128), primary_key=True),
+            sa.Column("seen_at", _Instant, nullable=False),
+        )
         columns = self._events.c
         # Partial: what is settled is by far the most, and costs these nothing.
         for name, column, where in (
@@ -140,6 +152,9 @@ class Inbox:
         if self._engine.dialect.name == "sqlite" and file is not None:
             with _told():
                 Path(file).parent.mkdir(parents=True, exist_ok=True)
+                # Never opened where it is there: closing it would drop the locks of SQLite.
+                if not Path(file).exists():
+                    Path(file).touch()
         with self._transaction() as connection:
             if self._engine.dialect.name == "postgresql":
                 # Two processes that create at once would both find nothing there.
@@ -167,7 +182,8 @@ class Inbox:
         for nothing are done at once.
 
         Args:
-            events: At most once each is stored, however often it comes.
+            events: At most once each is stored, however often it comes: a webhook that comes again
+                after its event was pruned is known by its time, or else by its id.
             source: How they came: `webhook`, `events` or `listing`.
 
         Returns:
@@ -190,7 +206,26 @@ class Inbox:
         statement = self._insert(self._events).on_conflict_do_nothing(index_elements=["event_id"])
         statement = statement.execution_options(preserve_rowcount=True)
         with self._transaction() as connection:
+            if source == "webhook":
+                rows = self._without_pruned(connection, rows)
             return connection.execute(statement, rows).rowcount if rows else 0
+
+    def _without_pruned(
+        self, connection: sa.Connection, rows: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Those of some rows that are not as old as what was pruned, nor were pruned themselves."""
+        pruned_to = connection.execute(self._read_to(_PRUNED)).scalar()
+        timeless = [row["event_id"] for row in rows if row["sent_at"] is None]
+        seen: set[str] = set()
+        if timeless:
+            query = sa.select(self._seen.c.event_id).where(self._seen.c.event_id.in_(timeless))
+            seen = set(connection.execute(query).scalars())
+        return [
+            row
+            for row in rows
+            if row["event_id"] not in seen
+            and (pruned_to is None or row["sent_at"] is None or row["sent_at"] > pruned_to)
+        ]
 
     def claim(self, claim_id: str, limit: int) -> list[Event]:
         """Take the oldest events that ask for work and nobody works on.
@@ -341,15 +376,21 @@ class Inbox:
     def read_to(self) -> dt.datetime | None:
         """Up to when Lean's own list of events was compared; None when it never was."""
         with self._reading() as connection:
-            return connection.execute(sa.select(self._cursor.c.read_to)).scalar()
+            return connection.execute(self._read_to(_LISTED)).scalar()
 
     def was_read_to(self, at: dt.datetime) -> None:
         """Note up to when Lean's own list of events was compared."""
-        statement = self._insert(self._cursor).values(id=1, read_to=at)
         with self._transaction() as connection:
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=["id"], set_={"read_to": at})
-            )
+            self._note_read_to(connection, _LISTED, at)
+
+    def _read_to(self, row: int) -> sa.Select[Any]:
+        return sa.select(self._cursor.c.read_to).where(self._cursor.c.id == row)
+
+    def _note_read_to(self, connection: sa.Connection, row: int, at: dt.datetime) -> None:
+        statement = self._insert(self._cursor).values(id=row, read_to=at)
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["id"], set_={"read_to": at})
+        )
 
     def counts(self) -> dict[str, int]:
         """How many events there are in each state."""
@@ -374,26 +415,72 @@ class Inbox:
         """
         if keep_days < LISTED_DAYS:
             raise ValueError(f"events are kept for {LISTED_DAYS} days at least")
-        events = self._events
+        events, seen = self._events, self._seen
         limit = self._now() - dt.timedelta(days=keep_days)
+        # What Lean stamped later than that would not be known by its time.
+        is_over = sa.and_(
+            events.c.received_at < limit,
+            events.c.state.in_([_DONE, _FAILED]),
+            sa.func.coalesce(events.c.sent_at <= limit, sa.true()),
+        )
+        timeless = sa.select(events.c.event_id, events.c.received_at).where(
+            is_over, events.c.sent_at.is_(None)
+        )
+        forgotten = self._now() - dt.timedelta(days=max(_SEEN_DAYS, keep_days))
         with self._transaction() as connection:
             connection.execute(sa.delete(self._awaited).where(self._awaited.c.until < limit))
-            return connection.execute(
-                sa.delete(events).where(
-                    events.c.received_at < limit, events.c.state.in_([_DONE, _FAILED])
-                )
-            ).rowcount
+            connection.execute(sa.delete(seen).where(seen.c.seen_at < forgotten))
+            connection.execute(
+                self._insert(seen)
+                .from_select(["event_id", "seen_at"], timeless)
+                .on_conflict_do_nothing()
+            )
+            newest = sa.select(sa.func.max(events.c.sent_at, type_=_Instant)).where(is_over)
+            known = (
+                connection.execute(self._read_to(_PRUNED)).scalar(),
+                *connection.scalars(newest),
+            )
+            if instants := [at for at in known if at is not None]:
+                self._note_read_to(connection, _PRUNED, max(instants))
+            return connection.execute(sa.delete(events).where(is_over)).rowcount
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        with _told(), self._engine.begin() as connection:
-            yield connection
+        with _told():
+            with self._engine.begin() as connection:
+                yield connection
+                opened = connection.info.get(_OPENED)
+            # The file may have gone from under the commit.
+            if opened is not None and opened != _files_of(self._engine):
+                raise UnavailableError(_GONE, code="INBOX")
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
         options = {"is_reading": True}
         with _told(), self._engine.connect().execution_options(**options) as connection:
             yield connection
+
+
+_OPENED = "opened"
+_GONE = (
+    "the inbox's file was removed or replaced: put it back, or start the receiver again, which "
+    "makes a new one"
+)
+
+
+def _files_of(engine: sa.Engine) -> list[tuple[int, int] | None]:
+    """What lies in the places of SQLite's file, its log and its shared index; None for nothing.
+
+    SQLite goes on with files that were removed, and what it commits to them nobody else sees.
+    """
+    found: list[tuple[int, int] | None] = []
+    for end in ("", "-wal", "-shm"):
+        try:
+            file = Path(f"{engine.url.database}{end}").stat()
+            found.append((file.st_dev, file.st_ino))
+        except FileNotFoundError:
+            found.append(None)
+    return found
 
 
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -422,18 +509,25 @@ def _engine(url: str) -> sa.Engine:
             )
         if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
             raise ConfigError("the inbox is a file of SQLite or a database of PostgreSQL")
-        engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
+        opening = partial(_open, Path(parsed.database or "").absolute())
+        engine = sa.create_engine(parsed, creator=opening, poolclass=sa.pool.QueuePool)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
         raise ConfigError(
             "the inbox has no URL such as sqlite:////var/inbox.db or postgresql://host/database"
         ) from None
 
     @sa.event.listens_for(engine, "connect")
-    def set_up(connection: Any, _record: Any) -> None:
-        # The driver would begin transactions of its own, and those wait for nobody.
-        connection.isolation_level = None
+    def set_up(connection: Any, record: Any) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL"):
             connection.execute(f"pragma {pragma}")
+        # The log is there from the first read on.
+        connection.execute("select count(*) from sqlite_master").fetchall()
+        record.info[_OPENED] = _files_of(engine)
+
+    @sa.event.listens_for(engine, "checkout")
+    def look(_connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info[_OPENED] != _files_of(engine):
+            raise DisconnectionError(_GONE)
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -441,3 +535,17 @@ def _engine(url: str) -> sa.Engine:
         connection.exec_driver_sql("begin" if is_reading else "begin immediate")
 
     return engine
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    """Open a file that is there: a folder that is not mounted gets no inbox of its own."""
+    if not file.exists():
+        raise UnavailableError(_GONE, code="INBOX")
+    # The driver would begin transactions of its own, and those wait for nobody.
+    return sqlite3.connect(
+        f"file:{quote(str(file))}?mode=rw",
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )

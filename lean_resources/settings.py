@@ -370,6 +370,14 @@ class WebhookSettings(VariableSettings):
         le=64 * 1024 * 1024,
         description="Bytes of the largest webhook that is read, 1024 to 67108864.",
     )
+    head_seconds: float = Field(
+        default=5,
+        gt=0,
+        le=60,
+        allow_inf_nan=False,
+        description="Seconds for the head of a request to arrive, above 0 and up to 60; who takes "
+        "longer is cut off.",
+    )
     body_seconds: float = Field(
         default=5,
         gt=0,

@@ -16,6 +16,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import uvicorn
@@ -32,6 +33,7 @@ from lean_resources.errors import SchemaError, SignatureError, UnavailableError
 from lean_resources.inbox import Inbox
 from lean_resources.settings import Network, WebhookSettings
 from lean_resources.webhooks import Event, read_event, verify
+from pipelines.connections import Connection, Connections
 
 __all__ = ["PATH", "Receiver", "listener", "receiving", "server"]
 
@@ -39,11 +41,15 @@ PATH = "/webhooks/lean"
 _INSIDE = frozenset({"/healthz", "/readyz", "/metrics"})
 _ROOM = 20_000
 """Events that may wait for the disk; more are turned away, and Lean sends them again."""
+_ROOM_BYTES = 64 * 1024 * 1024
+"""Of bodies that are being read; nobody has signed those yet."""
 _BATCH = 1_000
 _STORE_SECONDS = 8.0
 """Lean gives up on an answer after ten."""
 _PATIENCE_SECONDS = 30.0
 _PRUNE_SECONDS = 6 * 3600.0
+_SAY_SECONDS = 60.0
+"""From one line of the log about what was turned away to the next."""
 
 _COMMIT_SECONDS = 0.01
 """From one commit to the next at least, so that a busy inbox commits fewer and fuller batches."""
@@ -60,12 +66,14 @@ class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error 
     Args:
         status_code: 400, 401, 413 or 503.
         reason: One word for the count.
+        why: A sentence for the log.
     """
 
-    def __init__(self, status_code: int, reason: str) -> None:
+    def __init__(self, status_code: int, reason: str, why: str = "") -> None:
         super().__init__(reason)
         self.status_code = status_code
         self.reason = reason
+        self.why = why
 
 
 class _Metrics:
@@ -102,6 +110,28 @@ class _Metrics:
             "When an event was last stored.",
             registry=self.registry,
         )
+
+
+class _Complaints:
+    """Says what was turned away with 503: at once, and then in one line a minute."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._is_quiet = False
+
+    def note(self, why: str) -> None:
+        """Count one; `why` holds nothing that was sent."""
+        self._counts[why] = self._counts.get(why, 0) + 1
+        if not self._is_quiet:
+            self._say()
+
+    def _say(self) -> None:
+        self._is_quiet = bool(self._counts)
+        if self._counts:
+            told = "; ".join(f"{count:,} times {why}" for why, count in self._counts.items())
+            _LOG.warning("answered 503, so that Lean sends it again: %s", told)
+            self._counts.clear()
+            asyncio.get_running_loop().call_later(_SAY_SECONDS, self._say)
 
 
 class _States(Collector):
@@ -247,6 +277,8 @@ class Receiver:
         self._app_token = token.get_secret_value().encode() if token is not None else None
         self._metrics = _Metrics()
         self._metrics.registry.register(_States(inbox))
+        self._complaints = _Complaints()
+        self._held_bytes = 0
         self._postbox: _Postbox | None = None
         self._counts: dict[str, Counter] = {}
         self._others = Starlette(
@@ -273,6 +305,22 @@ class Receiver:
                 await writing
             self._inbox.close()
 
+    def connections(self) -> Connections:
+        """The bounds of those who connect."""
+        allow, hops = self._settings.allow, self._settings.trusted_hops
+        return Connections(
+            self._settings.head_seconds,
+            self._settings.max_bytes,
+            is_allowed=lru_cache(4096)(self._is_listed) if allow and not hops else None,
+            is_proxied=hops > 0,
+            count=self._turned_away,
+        )
+
+    def _turned_away(self, status_code: int, reason: str, why: str = "") -> None:
+        self._metrics.answers.labels(str(status_code), reason).inc()
+        if status_code == 503:
+            self._complaints.note(why or reason)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Webhooks on a short way of their own, which costs half as much, and the rest as usual."""
         if scope["type"] != "http":
@@ -295,7 +343,7 @@ class Receiver:
             count = self._metrics.answers.labels(str(status_code), outcome)
             self._counts[outcome] = count
         headers = [(b"content-length", b"0")]
-        if status_code in {400, 413}:
+        if status_code in {400, 413} or outcome == "room":
             # What is left of a refused body would be read as the next request.
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status_code, "headers": headers})
@@ -313,6 +361,8 @@ class Receiver:
             event = self._read(headers, await self._body(receive))
             await self._store(event)
         except _Refused as refused:
+            if refused.status_code == 503:
+                self._complaints.note(refused.why or refused.reason)
             return refused.status_code, refused.reason
         return 200, "stored"
 
@@ -338,6 +388,9 @@ class Receiver:
         if hops:
             told = b",".join(headers.get(b"x-forwarded-for", [])).decode("latin-1").split(",")
             address = told[-hops] if len(told) >= hops else ""
+        return self._is_listed(address)
+
+    def _is_listed(self, address: str) -> bool:
         sender = _address(address)
         return sender is not None and any(sender in network for network in self._allow)
 
@@ -353,13 +406,18 @@ class Receiver:
                         raise _Refused(400, "cut")
                     chunk = message.get("body", b"")
                     size += len(chunk)
+                    self._held_bytes += len(chunk)
                     if size > self._settings.max_bytes:
                         raise _Refused(413, "size")
+                    if self._held_bytes > max(_ROOM_BYTES, 2 * self._settings.max_bytes):
+                        raise _Refused(503, "room", "too much is being sent at once")
                     chunks.append(chunk)
                     if not message.get("more_body", False):
                         return b"".join(chunks)
         except TimeoutError:
             raise _Refused(400, "slow") from None
+        finally:
+            self._held_bytes -= size
 
     def _read(self, headers: _Headers, body: bytes) -> Event:
         """The event of a body that Lean signed."""
@@ -381,9 +439,9 @@ class Receiver:
         try:
             await self._postbox.put(event)
         except TimeoutError:
-            raise _Refused(503, "slow_inbox") from None
-        except UnavailableError:
-            raise _Refused(503, "inbox") from None
+            raise _Refused(503, "slow_inbox", "the inbox takes too long") from None
+        except UnavailableError as error:
+            raise _Refused(503, "inbox", error.message) from None
 
     async def _health(self, _: Request) -> Response:
         return Response(status_code=200)
@@ -394,6 +452,7 @@ class Receiver:
             async with asyncio.timeout(_STORE_SECONDS):
                 await asyncio.to_thread(self._inbox.check)
         except (UnavailableError, TimeoutError):
+            self._complaints.note("it is not ready")
             return Response(status_code=503)
         return Response(status_code=200 if self._postbox is not None else 503)
 
@@ -417,12 +476,14 @@ def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
             "ssl_ca_certs": str(authority) if authority is not None else None,
             "ssl_cert_reqs": ssl.CERT_REQUIRED if authority is not None else ssl.CERT_NONE,
         }
+    receiver = Receiver(settings, inbox)
+    protocol: Any = partial(Connection, receiver.connections())
     return uvicorn.Server(
         uvicorn.Config(
-            Receiver(settings, inbox),
+            receiver,
             host=settings.host,
             port=settings.port,
-            http="httptools",
+            http=protocol,
             loop="uvloop",
             ws="none",
             lifespan="on",
@@ -431,7 +492,7 @@ def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
             server_header=False,
             # Who delivers is judged by the receiver, which knows how many proxies are ours.
             proxy_headers=False,
-            limit_concurrency=4096,
+            backlog=256,
             timeout_keep_alive=65,
             timeout_graceful_shutdown=10,
             **secured,

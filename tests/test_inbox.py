@@ -180,6 +180,116 @@ def test_events_are_kept_for_ninety_days_and_then_pruned_when_settled(inbox, now
         inbox.prune(LISTED_DAYS - 1)
 
 
+@pytest.mark.parametrize("sent_at", [NOW, None])
+def test_the_same_message_is_known_for_as_long_as_its_signature_fits(inbox, now, sent_at):
+    """After its event was pruned too: by its time, or by its id where it says none."""
+    event = refreshed(1, status="PENDING", sent_at=sent_at)
+    inbox.add([event])
+    for days in (91, 92, 300):
+        now.at += dt.timedelta(days=days)
+        inbox.prune()
+
+        assert inbox.add([event]) == 0
+        assert list(inbox.rows()) == []
+        assert inbox.add([refreshed(days, sent_at=sent_at and now.at, status="PENDING")]) == 1
+        now.at += dt.timedelta(days=91)
+        assert inbox.prune() == 1
+    # Lean's own list is no replay: what it lists is read.
+    assert inbox.add([event], source="events") == 1
+
+
+def test_what_lean_stamped_in_the_future_does_not_hide_what_comes(inbox, now):
+    """Pruning knows no time later than that of what it deleted."""
+    ahead = refreshed(1, sent_at=NOW + dt.timedelta(days=400), status="PENDING")
+    inbox.add([ahead])
+    now.at += dt.timedelta(days=91)
+
+    assert inbox.prune() == 0
+    assert inbox.add([refreshed(2, sent_at=now.at)]) == 1
+    assert inbox.add([ahead]) == 0
+
+
+def test_where_lists_were_read_to_is_not_what_was_pruned(inbox, now):
+    """Both are instants of one table."""
+    inbox.add([refreshed(1, status="PENDING")])
+    now.at += dt.timedelta(days=91)
+    assert inbox.prune() == 1
+    assert inbox.read_to() is None
+    inbox.was_read_to(now.at)
+
+    assert inbox.add([refreshed(1, status="PENDING")]) == 0
+    assert inbox.add([refreshed(2, sent_at=now.at)]) == 1
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+def test_a_file_that_was_taken_away_takes_no_event(tmp_path, end):
+    """What is not in the place where everybody looks was not stored, and is not said to be."""
+    file = tmp_path / "inbox.db"
+    inbox = Inbox(f"sqlite:///{file}", "sandbox")
+    inbox.create()
+    inbox.add([refreshed(1)])
+    taken = tmp_path / f"inbox.db{end}"
+    taken.rename(tmp_path / "taken")
+
+    if not end:
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="put it back"):
+                inbox.add([refreshed(2)])
+            with pytest.raises(UnavailableError, match="put it back"):
+                inbox.check()
+            with pytest.raises(UnavailableError, match="put it back"):
+                list(inbox.rows())
+        assert not file.exists(), "nothing is made where there was nothing"
+        (tmp_path / "taken").rename(taken)
+    inbox.check()
+    inbox.add([refreshed(3)])
+    other = Inbox(f"sqlite:///{file}", "sandbox")
+
+    assert {"event-1", "event-3"} <= {row["event_id"] for row in other.rows()}
+    other.close()
+    inbox.close()
+
+
+def test_a_file_that_goes_during_a_commit_is_noticed(tmp_path, monkeypatch):
+    """The look before a commit cannot see it, so there is one behind it too."""
+    file = tmp_path / "inbox.db"
+    inbox = Inbox(f"sqlite:///{file}", "sandbox")
+    inbox.create()
+
+    def taken(_, rows):
+        file.rename(tmp_path / "taken")
+        return rows
+
+    monkeypatch.setattr(inbox, "_without_pruned", taken)
+    with pytest.raises(UnavailableError, match="put it back"):
+        inbox.add([refreshed(1)])
+    inbox.close()
+
+
+def test_another_file_in_its_place_is_used_if_it_is_an_inbox(tmp_path):
+    """As after a restore; an empty one holds no tables until somebody creates them."""
+    file = tmp_path / "inbox.db"
+    inbox, other = (Inbox(f"sqlite:///{file}", "sandbox") for _ in range(2))
+    inbox.create()
+    inbox.add([refreshed(1)])
+    restored = Inbox(f"sqlite:///{tmp_path / 'restored.db'}", "sandbox")
+    restored.create()
+    restored.close()
+    (tmp_path / "restored.db").replace(file)
+
+    assert inbox.add([refreshed(2)]) == 1
+    assert "event-2" in {row["event_id"] for row in other.rows()}
+
+    file.unlink()
+    file.touch()
+    with pytest.raises(UnavailableError):
+        inbox.add([refreshed(3)])
+    inbox.create()
+    assert inbox.add([refreshed(3)]) == 1
+    for one in (inbox, other):
+        one.close()
+
+
 def test_environments_share_nothing(inbox, inbox_url):
     """Sandbox and production may use one database, and never see each other's events."""
     other = Inbox(inbox_url, "production")
