@@ -28,7 +28,7 @@ RECORDED = {
     "files of a sync": 14,
     "bytes of rows per row": 171,
     "bytes of answers per row": 99,
-    "bytes of the ledger per pull": 103,
+    "bytes of the ledger per pull": 121,
 }
 PAGES = 12
 TOKEN = {"access_token": "made-up", "token_type": "Bearer", "expires_in": 3599}

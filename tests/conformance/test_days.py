@@ -14,6 +14,8 @@ from pipelines import lake as lake_module
 from pipelines import tasks as tasks_module
 from pipelines.lake import Batch, Lake
 
+LONG = pytest.mark.conformance
+
 
 def story(lake, names=CHAIN):
     """Two days and a quarter of a year, with a customer who connects again; what broke a law."""
@@ -33,7 +35,7 @@ def story(lake, names=CHAIN):
     return []
 
 
-@pytest.mark.slow
+@pytest.mark.conformance
 def test_every_stream_is_the_truth_on_every_day(lake):
     """Whatever was late, changed, vanished or connected again: no row lost, none twice."""
     assert story(lake, PULLED) == []
@@ -51,7 +53,7 @@ def from_the_future(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("mutant", [None, from_the_future])
+@pytest.mark.parametrize("mutant", [None, pytest.param(from_the_future, marks=LONG)])
 def test_a_store_from_the_future_does_not_win_for_ever(lake, monkeypatch, mutant):
     """Whoever stamps a store years ahead is believed until the next honest answer."""
     sandbox = new_sandbox(months=1)
@@ -176,6 +178,7 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_a_broken_sync_breaks_a_law(lake, monkeypatch, mutant):
     """Each way of losing or doubling a row is seen."""
@@ -184,7 +187,14 @@ def test_a_broken_sync_breaks_a_law(lake, monkeypatch, mutant):
     assert story(lake)
 
 
-@pytest.mark.parametrize("settings", [{"page_size": 7}, {"max_concurrency": 1}, {"page_size": 100}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"page_size": 7},
+        pytest.param({"max_concurrency": 1}, marks=LONG),
+        pytest.param({"page_size": 100}, marks=LONG),
+    ],
+)
 def test_pages_and_their_order_do_not_matter(lake, settings):
     """However the pages are cut and in whatever order they come, the lake is the same."""
     sandbox = new_sandbox()

@@ -157,6 +157,7 @@ def test_killed_at_two_hundred_instants(world, tmp_path, part):
     assert [t for t in instants if not survives(world, tmp_path, seconds=t)] == []
 
 
+@pytest.mark.conformance
 def test_a_commit_before_the_files_is_caught(world, tmp_path):
     """The mutant that writes the ledger first loses rows at some boundary, and it is seen."""
     forks, first, _, boundaries = world

@@ -69,6 +69,7 @@ def test_an_account_with_an_odd_optional_column_keeps_its_children(lake):
     assert told == [(name, name, False, True)]
 
 
+@pytest.mark.conformance
 def test_every_table_is_built_from_what_could_be_read(lake):
     """A null where a customer or a bank could not be read breaks no key and no claim."""
     built = build(lake, load(), hash_key="sandbox")

@@ -80,6 +80,7 @@ def side_by_side(lake):
     return offenders(lake, sandbox, CHAIN)
 
 
+@pytest.mark.conformance
 def test_syncs_side_by_side_are_as_one(lake):
     """Over days, syncs of the same entities at the same time lose and double nothing."""
     assert side_by_side(lake) == []

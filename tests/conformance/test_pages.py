@@ -209,6 +209,7 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize(
     ("mutant", "fault", "lasts"), [pytest.param(*one, id=one[0].__name__) for one in MUTANTS]
 )

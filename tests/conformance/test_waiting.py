@@ -17,6 +17,8 @@ from pipelines.refresh import refresh
 STEP = dt.timedelta(hours=3)
 POLICY = Policy(fresh_hours={"balances": 0.01}, refreshes_per_day=3)
 
+LONG = pytest.mark.conformance
+
 
 class CrashError(Exception):
     """The process dies here."""
@@ -33,12 +35,15 @@ def patience(lake, fault):
     return impatient(wire.seen) + wrong_rows(lake, sandbox, CHAIN)
 
 
-@pytest.mark.parametrize("fault", ["429:1", "429:40", "429-bare"])
+@pytest.mark.parametrize(
+    "fault", ["429:1", pytest.param("429:40", marks=LONG), pytest.param("429-bare", marks=LONG)]
+)
 def test_a_limit_delays_and_loses_nothing(lake, fault):
     """Nobody asks before the wait is over, and every row comes all the same."""
     assert patience(lake, fault) == []
 
 
+@pytest.mark.conformance
 def test_who_does_not_read_retry_after_breaks_a_law(lake, monkeypatch):
     """A client that waits as it likes is seen."""
     monkeypatch.setattr("lean_resources.client.retry_after", lambda _headers: None)
@@ -86,12 +91,13 @@ def spending(lake, *, crash_every=0):
     return overspent(instants, POLICY.refreshes_per_day)
 
 
-@pytest.mark.parametrize("crash_every", [0, 2], ids=["calm", "crashing"])
+@pytest.mark.parametrize("crash_every", [pytest.param(0, marks=LONG), 2], ids=["calm", "crashing"])
 def test_no_entity_is_refreshed_more_often_than_its_budget(lake, crash_every):
     """Over two days no 24 hours hold more refreshes than allowed, whoever dies in between."""
     assert spending(lake, crash_every=crash_every) == []
 
 
+@pytest.mark.conformance
 def test_a_budget_that_forgets_breaks_a_law(lake, monkeypatch):
     """Spends that nobody reads again are seen."""
     monkeypatch.setattr(Budget, "_allowed", lambda _budget, _files, _now: {})
@@ -99,6 +105,7 @@ def test_a_budget_that_forgets_breaks_a_law(lake, monkeypatch):
     assert spending(lake)
 
 
+@pytest.mark.conformance
 def test_a_spend_that_is_recorded_after_the_call_breaks_a_law(lake, monkeypatch):
     """A crash between the call and its record overspends, and that is seen."""
     spend, keep = Budget.spend, []
@@ -137,12 +144,13 @@ def skewed(lake, *offsets):
     return []
 
 
-@pytest.mark.parametrize("days", [-400, -2, 2])
+@pytest.mark.parametrize("days", [pytest.param(-400, marks=LONG), pytest.param(-2, marks=LONG), 2])
 def test_a_machines_clock_may_be_wrong(lake, days):
     """Lean's clock bounds what is asked for, so a wrong one here loses nothing."""
     assert skewed(lake, days * DAY, days * DAY) == []
 
 
+@pytest.mark.conformance
 def test_who_trusts_the_machines_clock_breaks_a_law(lake, monkeypatch):
     """A sync that stops at a day that is over here, and not at Lean, is seen."""
 

@@ -46,8 +46,9 @@ def backfilled(days, folder, start, *chosen):
     return wrong_rows(lake, sandbox, ("transactions",)) + outside_consent(lake)
 
 
+@pytest.mark.conformance
 @settings(
-    max_examples=4,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
@@ -99,6 +100,7 @@ def padding_is_claimed(monkeypatch):
     monkeypatch.setattr(tasks_module, "plan", padded)
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize(
     "mutant",
     [a_month_is_skipped, the_consent_is_not_looked_at, padding_is_claimed],
