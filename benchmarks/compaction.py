@@ -31,6 +31,7 @@ from lean_resources.streams import STREAMS
 from pipelines.compaction import compact
 from pipelines.lake import Lake, lake_schema
 from pipelines.ledger import Outcome, Pull, new_id
+from pipelines.vacuum import vacuum
 
 TRANSACTIONS = STREAMS["transactions"]
 FIRST_NIGHT = dt.date(2025, 1, 31)
@@ -222,7 +223,7 @@ def main() -> None:
             commit(lake, rows, night, months_of(night.date(), first=number == 0))
             begun = time.perf_counter()
             before = size_of(lake.place(TRANSACTIONS))
-            lake.vacuum(older_than_seconds=-1)
+            vacuum(lake, older_than_seconds=-1)
             untouched += before - size_of(lake.place(TRANSACTIONS))
             compact(lake)
             merging += time.perf_counter() - begun

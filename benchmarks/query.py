@@ -25,6 +25,7 @@ from usage import Usage, size_of
 from lean_resources.streams import STREAMS
 from pipelines.compaction import compact
 from pipelines.lake import PARENTS, Lake
+from pipelines.vacuum import vacuum
 
 TRANSACTIONS = STREAMS["transactions"]
 _ROWS_PER_ACCOUNT = 95
@@ -64,7 +65,7 @@ def _measure(folder: Path, given: argparse.Namespace) -> tuple[list[str], Figure
     start = Usage.start()
     compact(merged)
     merging = Usage.since(start)
-    merged.vacuum(older_than_seconds=-1)
+    vacuum(merged, older_than_seconds=-1)
     lakes = {"small": small, "merged": merged}
     files = {
         name: list(lake.place(TRANSACTIONS).glob("*/*.parquet")) for name, lake in lakes.items()

@@ -11,8 +11,6 @@ from lean_resources.client import LeanClient
 from lean_resources.errors import ConfigError
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Column, Stream, Window
-from pipelines.build import vacuum_models
-from pipelines.compaction import compact
 from pipelines.failures import explained
 from pipelines.gaps import Repair, repair
 from pipelines.policy import Policy
@@ -31,7 +29,6 @@ __all__ = [
     "attempts_of",
     "awaited",
     "checks_of",
-    "compaction",
     "metadata_of",
     "missed_events",
     "reconciliation",
@@ -447,37 +444,6 @@ def missed_events(
                 metadata=told,
             )
         ],
-    )
-
-
-@dg.asset(
-    deps=["warehouse"],
-    group_name="warehouse",
-    owners=OWNERS,
-    kinds={"parquet"},
-    pool="warehouse",
-    description="Files of months that were read again merged, each version of a row kept once with"
-    " the pulls that brought it; files that were merged, replaced or left behind by crashes deleted"
-    " after a day.",
-)
-def compaction(
-    context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
-) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Delete what nobody needs any more, and merge what was read again."""
-    with explained():
-        deleted = [*lake.lake().vacuum(), *vacuum_models(lake.lake())]
-        done = compact(lake.lake(), run_id=context.run.run_id)
-    return dg.MaterializeResult(
-        metadata={
-            "months": done.months,
-            "pulls": done.pulls,
-            "rows": done.rows,
-            "superseded": done.superseded,
-            "files_before": done.files_before,
-            "files_after": done.files_after,
-            "ledger_files": done.ledger_files,
-            "files_deleted": len(deleted),
-        }
     )
 
 

@@ -5,8 +5,9 @@ it reads; a part whose print is the one on record is left as it is. What a part 
 its *content*, which a part that was built again and came out the same keeps, so that the chain
 stops there.
 
-Files are only added. A *manifest* names those that count, and is renamed into place last: whoever
-reads sees one whole build.
+Files are only added. A *manifest* names those that count. It is numbered and created last, if its
+number is free: whoever reads sees one whole build, and a build that was overtaken begins again from
+what the other one made.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ import msgspec
 from lean_resources.machine import machine_error
 from lean_resources.streams import STREAMS, Window
 from pipelines.digests import digest
-from pipelines.files import beside, put_text, reveal
+from pipelines.files import beside, create_text, reveal
 from pipelines.lake import Lake, typed_nothing
-from pipelines.ledger import new_id
 from pipelines.models import Check, Model, Models
 from pipelines.relations import add_macros, add_seeds
 
@@ -39,8 +39,9 @@ __all__ = [
     "Work",
     "build",
     "current_manifest",
+    "newest_manifest",
+    "read_manifest",
     "stored_rows",
-    "vacuum_models",
 ]
 
 MEMORY_LIMIT = "3GB"
@@ -51,9 +52,12 @@ _FORMAT = (
 )
 """Ids, of which a model has many, gain nothing from dictionaries, and no part from bloom filters,
 since each holds rows of all accounts; trying takes a fifth of the time of writing."""
-_KEPT_SECONDS = 86_400
 ROWS_AT_ONCE = 250_000
 """Rows of the lake that months of a model may read together."""
+_DIGITS = 10
+"""Of a manifest's number; names of older formats are longer."""
+_ATTEMPTS = 5
+"""Builds that begin again because another one was kept meanwhile."""
 _WHOLE = ""
 _MONTH_STREAMS = {
     name: stream
@@ -109,8 +113,17 @@ class CheckResult(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct):
-    """Which files count, by model and part, and what the checks found, by model and claim."""
+    """Which files count, by model and part, and what the checks found, by model and claim.
 
+    Args:
+        number: One more than that of the manifest before it; 0 before format 3 of the lake.
+        commits: Most commits that a build ever found in the ledger. Fewer mean a loss.
+        parts: The files.
+        checks: What the checks found.
+    """
+
+    number: int = 0
+    commits: int = 0
     parts: dict[str, dict[str, Part]] = {}
     checks: dict[str, dict[str, CheckResult]] = {}
 
@@ -167,8 +180,26 @@ def build(
     Returns:
         One entry per model that was asked for, in the order of building. A model with a problem
         stays as it was, and so do those that read it.
+
+    Raises:
+        BuildError: Other builds were faster, again and again.
     """
-    work = Work(lake, models, hash_key, memory_limit, rows_at_once)
+    lake.format.check()
+    with lake.scratch() as scratch:
+        work = Work(lake, models, hash_key, scratch, memory_limit, rows_at_once)
+        for _ in range(_ATTEMPTS):
+            built = _bring_up(work, only, tell)
+            if work.keep():
+                return built
+            work = work.again()
+        raise BuildError(f"{_ATTEMPTS} other builds ended while this one ran: build once more")
+
+
+def _bring_up(
+    work: Work, only: Collection[str] | None, tell: Callable[[str, int, int], None]
+) -> list[Built]:
+    """Bring models up to date, one after the other."""
+    models = work.models
     wanted = [model for model in models if only is None or model.name in only]
     read = _read_by(wanted, models)
     built: list[Built] = []
@@ -181,7 +212,6 @@ def build(
                 work.take(model)
         if wanted:
             tell(wanted[-1].name, len(wanted), len(wanted))
-    work.keep()
     return built
 
 
@@ -203,43 +233,25 @@ def _read_by(wanted: Collection[Model], models: Models) -> set[str]:
     return found
 
 
+def newest_manifest(lake: Lake) -> Path | None:
+    """The file of the manifest that counts: the one of the highest number.
+
+    Until format 3 of the lake a name was made of the time of this machine; any number is newer.
+    """
+    files = lake.manifests.glob("*.json")
+    return max(files, key=lambda file: (len(file.stem) == _DIGITS, file.stem), default=None)
+
+
 def current_manifest(lake: Lake) -> Manifest:
     """The manifest that counts; an empty one before the first build."""
-    files = sorted(lake.manifests.glob("*.json"))
-    if not files:
+    return read_manifest(newest_manifest(lake))
+
+
+def read_manifest(file: Path | None) -> Manifest:
+    """The manifest of a file; an empty one where there is none."""
+    if file is None:
         return Manifest()
-    return msgspec.json.decode(files[-1].read_bytes(), type=Manifest)
-
-
-def vacuum_models(lake: Lake, *, older_than_seconds: float = _KEPT_SECONDS) -> list[Path]:
-    """Delete files of models that no manifest names any more, and manifests that were replaced.
-
-    Args:
-        lake: The lake.
-        older_than_seconds: Files younger than this stay, because a build may be under way and
-            readers may have an earlier warehouse open.
-
-    Returns:
-        The files that were deleted.
-    """
-    limit = time.time() - older_than_seconds
-    manifests = sorted(lake.manifests.glob("*.json"))
-    deleted = [file for file in manifests[:-1] if file.stat().st_mtime < limit]
-    kept = [file for file in manifests if file not in deleted]
-    named = {
-        part.file
-        for file in kept
-        for parts in msgspec.json.decode(file.read_bytes(), type=Manifest).parts.values()
-        for part in parts.values()
-    }
-    deleted += [
-        file
-        for file in lake.marts.rglob("*.parquet*")
-        if str(file.relative_to(lake.folder)) not in named and file.stat().st_mtime < limit
-    ]
-    for file in deleted:
-        file.unlink(missing_ok=True)
-    return deleted
+    return msgspec.json.decode(file.read_bytes(), type=Manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,24 +281,30 @@ class Work:
         hash_key: Key of hashed identifiers.
         memory_limit: Most memory that DuckDB may use.
         rows_at_once: Rows of the lake that months of a model may read together.
+        scratch: Folder for what is thrown away; names of files begin with its name.
         folder: Where models are written; the lake's folder for them when left.
     """
 
     lake: Lake
     models: Models
     hash_key: str
+    scratch: Path
     memory_limit: str = MEMORY_LIMIT
     rows_at_once: int = ROWS_AT_ONCE
     folder: Path = field(default=None)  # type: ignore[assignment]
     connection: duckdb.DuckDBPyConnection = field(init=False)
+    base: Path | None = field(init=False)
     manifest: Manifest = field(init=False)
+    spare: dict[str, dict[str, Part]] = field(init=False, default_factory=dict)
+    written: list[Path] = field(init=False, default_factory=list)
     stuck: dict[str, str] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
     lake_rows: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.manifest = current_manifest(self.lake)
+        self.base = newest_manifest(self.lake)
+        self.manifest = read_manifest(self.base)
         known = {model.name for model in self.models}
         self.manifest.parts = {k: v for k, v in self.manifest.parts.items() if k in known}
         self.manifest.checks = {k: v for k, v in self.manifest.checks.items() if k in known}
@@ -295,8 +313,7 @@ class Work:
         self.connection.execute("set TimeZone = 'UTC'")
         self.connection.execute(f"set memory_limit = '{self.memory_limit}'")
         self.connection.execute("set preserve_insertion_order = false")
-        spill = str(self.folder / "spill").replace("'", "''")
-        self.connection.execute(f"set temp_directory = '{spill}'")
+        self.connection.execute("set temp_directory = $1", [str(self.scratch / "spill")])
         add_macros(self.connection, self.models.macros.values(), self.hash_key)
         self.lake.attach_to(self.connection)
         add_seeds(self.connection, self.models.seeds)
@@ -310,12 +327,39 @@ class Work:
         )
         self.common = _hash(*self.models.macros.values(), key, duckdb.__version__)
 
-    def keep(self) -> None:
-        """Let what was built count."""
+        (commits,) = self._row("select count(distinct batch_id) from pulls")
+        self.manifest.commits = max(self.manifest.commits, commits)
+
+    def keep(self) -> bool:
+        """Let what was built count, unless another build was kept meanwhile; whether it does."""
         self.lake.format.carry_forward()
-        put_text(
-            self.lake.manifests / f"{new_id()}.json", msgspec.json.encode(self.manifest).decode()
+        self.manifest.number += 1
+        file = self.lake.manifests / f"{self.manifest.number:0{_DIGITS}}.json"
+        if newest_manifest(self.lake) != self.base:
+            return False
+        try:
+            create_text(file, msgspec.json.encode(self.manifest).decode(), self.scratch.name)
+        except FileExistsError:
+            return False
+        parts = (part for parts in self.manifest.parts.values() for part in parts.values())
+        named = {self.lake.folder / part.file for part in parts}
+        for written in self.written:
+            if written not in named:
+                written.unlink()
+        return True
+
+    def again(self) -> Work:
+        """The same build from the lake as it stands now; what fits is not written again."""
+        work = Work(
+            self.lake,
+            self.models,
+            self.hash_key,
+            self.scratch,
+            self.memory_limit,
+            self.rows_at_once,
         )
+        work.spare, work.written = self.manifest.parts, self.written
+        return work
 
     def take(self, model: Model) -> None:
         """Let others read a model as it was built last."""
@@ -398,8 +442,10 @@ class Work:
                 *(self._print(one, months or None) for one in model.reads),
             )
             old = before.get(name)
-            if old is not None and old.print == print_ and self._is_there(old):
-                parts[name] = old
+            for one in (old, self.spare.get(model.name, {}).get(name)):
+                if one is not None and one.print == print_ and self._is_there(one):
+                    parts[name] = one
+                    break
             else:
                 stale.append(_Stale(name, months, print_, old))
         for group in self._grouped(stale):
@@ -555,7 +601,7 @@ class Work:
         if stale.name != _WHOLE:
             folder /= f"month={stale.name}"
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{new_id()}.parquet"
+        file = folder / f"{self.scratch.name}-{len(self.written)}.parquet"
         written = beside(file)
         path = str(written).replace("'", "''")
         (rows,) = self._row(f"copy ({select}) to '{path}' ({_FORMAT})")
@@ -568,6 +614,7 @@ class Work:
             return Part(file="", print=stale.print, content="", rows=0)
         found = digest(written)
         reveal(written, file)
+        self.written.append(file)
         return Part(
             file=self._named(file),
             print=stale.print,

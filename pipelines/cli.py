@@ -66,9 +66,10 @@ def _fail(message: str) -> typer.Exit:
 def _refuse_wrong_settings() -> None:
     """Bank data from Lean in a warehouse that people trust."""
     from pipelines.environment import settings
+    from pipelines.permissions import open_home
 
     if "--help" not in sys.argv:
-        settings()
+        open_home(settings().home, settings().house.file_group)
 
 
 _MOST_SKEW_SECONDS = 60
@@ -382,7 +383,9 @@ def compact(home: Home = None) -> None:
     """Merge files of months that were read again; every answer stays as it is."""
     from pipelines.compaction import compact as merge
 
-    done = merge(_lake_of(home))
+    lake = _lake_of(home)
+    done = merge(lake)
+    _publish_again(lake)
     say(
         f"{done.months} months, {done.pulls:,} pulls: {done.rows:,} rows and {done.superseded:,}"
         f" earlier versions; {done.files_before:,} files become {done.files_after:,}"
@@ -391,13 +394,29 @@ def compact(home: Home = None) -> None:
 
 
 @app.command()
-def vacuum(home: Home = None) -> None:
-    """Delete files of crashed runs, and those that were merged or replaced, a day old or more."""
-    from pipelines.build import vacuum_models
+def vacuum(
+    home: Home = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")
+    ] = False,
+    yes_delete: Annotated[
+        int | None,
+        typer.Option(min=1, help="Delete so many files that nothing names: as the refusal says."),
+    ] = None,
+) -> None:
+    """Delete what killed processes left, and what was merged or replaced a day ago or more."""
+    from pipelines.vacuum import plan_vacuum
+    from pipelines.vacuum import vacuum as delete
 
     lake = _lake_of(home)
-    deleted = [*lake.vacuum(), *vacuum_models(lake)]
-    say(f"{len(deleted)} files deleted")
+    done = (
+        plan_vacuum(lake, yes_delete=yes_delete) if dry_run else delete(lake, yes_delete=yes_delete)
+    )
+    for (place, reason), (files, size) in sorted(done.summary().items()):
+        say(f"{place:<14} {files:>7,} files, {size:>15,} bytes  {reason}")
+    say(f"{len(done.deletions):,} files {'would be ' if dry_run else ''}deleted")
+    if done.refusal is not None:
+        say(f"warning    vacuum would refuse: {done.refusal}")
 
 
 @app.command()
@@ -465,6 +484,16 @@ def _explain(lake: "Lake", name: str) -> None:
     rests = "" if model == name else f"{name} rests on {model}. "
     say(f"{rests}{model} cannot be built:\n{found.words}")
     raise typer.Exit(1)
+
+
+def _publish_again(lake: "Lake") -> None:
+    """Let a published warehouse read merged files."""
+    from pipelines.environment import settings
+    from pipelines.models import load
+    from pipelines.warehouse import publish
+
+    if lake.warehouse.exists():
+        publish(lake, load(), pii=settings().house.pii)
 
 
 def _build(lake: "Lake") -> None:
@@ -559,8 +588,10 @@ def dictionary(
 def _lake_of(home: Path | None) -> "Lake":
     from pipelines.environment import settings, state_folder
     from pipelines.lake import Lake
+    from pipelines.permissions import open_home
 
     folder = settings().home if home is None else state_folder(home, "--home")
+    open_home(folder, settings().house.file_group)
     return Lake(folder / "lake", settings().environment)
 
 

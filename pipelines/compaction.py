@@ -96,7 +96,7 @@ def _left(lake: Lake, folders: Collection[Path]) -> int:
     """How many files of some months the next vacuum leaves; one look at the lake for all."""
     if not folders:
         return 0
-    replaced = {file for file, _ in lake.merged_files()}
+    replaced = {file for file, *_ in lake.merged_files()}
     return len({file for folder in folders for file in folder.glob("*.parquet")} - replaced)
 
 

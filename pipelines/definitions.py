@@ -4,7 +4,6 @@ import dagster as dg
 
 from lean_resources.resource import LeanResource
 from pipelines.assets import (
-    compaction,
     missed_events,
     reconciliation,
     refresh,
@@ -12,8 +11,9 @@ from pipelines.assets import (
 )
 from pipelines.doorbell import doorbell_job
 from pipelines.environment import settings
-from pipelines.model_assets import model_assets
+from pipelines.model_assets import compaction_asset, model_assets
 from pipelines.models import load as load_models
+from pipelines.permissions import open_home
 from pipelines.policy import load
 from pipelines.processes import recorded
 from pipelines.resources import InboxResource, LakeResource, bound, silent
@@ -23,6 +23,8 @@ from pipelines.sensors import doorbell
 __all__ = ["defs", "inbox", "lake", "lean", "models", "policy"]
 
 _settings = settings()
+# Runs and their steps are children of processes that load this.
+open_home(_settings.home, _settings.house.file_group)
 
 lean = LeanResource(_settings.lean)
 inbox = InboxResource(_settings.inbox_url, _settings.environment)
@@ -44,7 +46,7 @@ defs = dg.Definitions(
         refresh,
         reconciliation,
         missed_events,
-        compaction,
+        compaction_asset(models),
         *model_assets(models),
     ],
     schedules=schedules(_when, has_webhooks=_settings.has_webhooks),

@@ -6,6 +6,7 @@ Without Dagster, so that a command which needs none of it starts at once.
 from __future__ import annotations
 
 import functools
+import grp
 import os
 import re
 import urllib.parse
@@ -86,6 +87,16 @@ def _folder(path: Path) -> Path:
     return path.resolve()
 
 
+def _group(name: str) -> str:
+    try:
+        gid = grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise PydanticCustomError("group", "is not a group of this machine") from None
+    if os.geteuid() and gid not in {os.getegid(), *os.getgroups()}:
+        raise PydanticCustomError("group", "is a group that this process is not in")
+    return name
+
+
 class HouseSettings(VariableSettings):
     """Where the state lies, and how personal values are kept.
 
@@ -106,6 +117,11 @@ class HouseSettings(VariableSettings):
         description="Key of the hashes that stand for account numbers in the tables: 32 to 64"
         " random characters, required in production. Another key makes other hashes: see"
         " docs/personal-data.md.",
+    )
+    file_group: Annotated[str, AfterValidator(_group)] | None = Field(
+        default=None,
+        description="Group that may read the files of the state, beside their owner; nobody else"
+        " may when unset.",
     )
     pii: Switch = Field(
         default=False,

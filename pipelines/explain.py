@@ -5,9 +5,9 @@ Such words may quote values of rows: they belong in no log, no metadata and no e
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipelines.build import Built, Work
 from pipelines.lake import Lake
@@ -45,8 +45,9 @@ def explain(lake: Lake, models: Models, name: str, *, hash_key: str) -> Explaine
     """
     below = _below(name, models)
     rests_on = [model for model in models if model.name in below and model.name != name]
-    with tempfile.TemporaryDirectory(prefix="leanhouse-explain-") as folder:
-        work = Work(lake, models, hash_key, folder=Path(folder))
+    with TemporaryDirectory(prefix="leanhouse-explain-") as found:
+        folder = Path(found)
+        work = Work(lake, models, hash_key, folder, folder=folder)
         with work.connection:
             for model in (*rests_on, models[name]):
                 built = work.bring_up(model)

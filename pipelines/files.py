@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lean_resources.errors import MachineError
 
-__all__ = ["beside", "place", "put_text", "reveal", "synced"]
+__all__ = ["beside", "create_text", "place", "put_text", "reveal", "synced"]
 
 _NO_LINKS = {
     errno.EPERM,
@@ -78,6 +78,28 @@ def put_text(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     beside(file).write_text(text, encoding="utf-8")
     reveal(beside(file), file)
+
+
+def create_text(file: Path, text: str, name: str) -> None:
+    """Write a small file, whole or not at all, unless its place is taken.
+
+    Args:
+        file: Its place.
+        text: What it holds.
+        name: What it is called, without an ending, until it lies there.
+
+    Raises:
+        FileExistsError: The place is taken.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{name}.tmp")
+    try:
+        part.write_text(text, encoding="utf-8")
+        synced(part)
+        place(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+    synced(file.parent)
 
 
 def synced(place: Path) -> None:

@@ -8,7 +8,7 @@ instant leaves the old truth or the new one, and two writers need no lock.
 from __future__ import annotations
 
 import datetime as dt
-import tempfile
+import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -35,6 +35,7 @@ from pipelines.ledger import (
     to_table,
 )
 from pipelines.ledger_files import LedgerFiles
+from pipelines.writers import Writer
 
 __all__ = [
     "HISTORY_DOCS",
@@ -92,7 +93,6 @@ _MACROS = {
 _HISTORY_MACROS = {"coverage": "at_instant"}
 _HISTORY_VIEWS = ("account_days", "quarantine")
 _PLANNING_MEMORY = "400MB"
-_DAY_SECONDS = 86_400
 _LARGE_ROWS = 5_000
 _LEVEL = 1
 _RAW_COMPRESSION = "zstd"
@@ -215,8 +215,28 @@ class Lake:
         """Folder of the lists of models' files that count; the newest one does."""
         return self.folder / "manifests"
 
+    @property
+    def published(self) -> Path:
+        """Folder of what published warehouses refer to."""
+        return self.folder / "published"
+
+    @property
+    def writers(self) -> Path:
+        """Folder of the signs of those who write."""
+        return self.folder / "writers"
+
+    @property
+    def spill(self) -> Path:
+        """Folder of what is thrown away, in a folder per writer."""
+        return self.folder / "spill"
+
     def batch(self, now: dt.datetime | None = None) -> Batch:
-        """Start a set of files that will count together."""
+        """Start a set of files that will count together.
+
+        Raises:
+            ConfigError: The lake has a newer format than this code knows.
+        """
+        self.format.check()
         return Batch(self, now or dt.datetime.now(dt.UTC))
 
     def connect(self, names: Collection[str] | None = None) -> duckdb.DuckDBPyConnection:
@@ -230,6 +250,7 @@ class Lake:
         """
         connection = duckdb.connect()
         connection.execute("set TimeZone = 'UTC'")
+        connection.execute("set temp_directory = $1", [str(self.folder / f"spill-{new_id()}")])
         self.attach_to(connection, names)
         return connection
 
@@ -247,13 +268,13 @@ class Lake:
             ConfigError: The lake has a newer format than this code knows.
         """
         self.format.check()
-        with tempfile.TemporaryDirectory(prefix="plan-") as folder, duckdb.connect() as connection:
+        with self.scratch() as folder, duckdb.connect() as connection:
             connection.execute("set TimeZone = 'UTC'")
             connection.execute("set preserve_insertion_order = false")
             connection.execute("set enable_progress_bar = false")
             connection.execute(f"set memory_limit = '{_PLANNING_MEMORY}'")
-            connection.execute("set temp_directory = $folder", {"folder": folder})
-            connection.execute(f"create view pulls as {self._ledger_now()}")
+            connection.execute("set temp_directory = $1", [str(folder)])
+            connection.execute(f"create view pulls as {self.ledger_now()}")
             connection.execute(f"create view every_claim as {_SQL['claims']}")
             known = ", ".join(f"'{name}'" for name in names)
             connection.execute(f"create table claims as from every_claim where stream in ({known})")
@@ -264,6 +285,17 @@ class Lake:
                 self._add_views(connection, ("offered_now",))
             yield connection
 
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder of the lake for what is thrown away when the block ends."""
+        with Writer(self.writers) as writer:
+            folder = self.spill / writer.id
+            folder.mkdir(parents=True)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def next_generation(self) -> int:
         """One more than the greatest generation in the ledger.
 
@@ -272,7 +304,7 @@ class Lake:
         """
         return self.ledger.greatest("generation") + 1
 
-    def _ledger_now(self) -> str:
+    def ledger_now(self) -> str:
         """The SELECT over the files of the ledger that there are now, whatever is added later."""
         return _reading(self.ledger.files(), LEDGER_SCHEMA)
 
@@ -292,7 +324,7 @@ class Lake:
             ConfigError: The lake has a newer format than this code knows.
         """
         self.format.check()
-        connection.execute(f"create or replace table pulls as {self._ledger_now()}")
+        connection.execute(f"create or replace table pulls as {self.ledger_now()}")
         connection.execute(f"create or replace table claims as {_SQL['claims']}")
         self._add_macros(connection, _FIRST_MACROS)
         connection.execute(_SQL["fitting_ranges"])
@@ -424,35 +456,13 @@ class Lake:
             schema,
         )
 
-    def vacuum(self, *, older_than_seconds: float = _DAY_SECONDS) -> list[Path]:
-        """Delete files that no ledger row vouches for, and those that were merged into others.
+    def merged_files(self) -> Iterator[tuple[Path, float, set[str]]]:
+        """Files of which every pull was merged into others that are there.
 
-        Args:
-            older_than_seconds: Files younger than this stay, because their batch may be under way;
-                so do merged ones whose successor is younger, because readers may have them open.
-
-        Returns:
-            The files that were deleted.
-
-        Raises:
-            ConfigError: The lake has a newer format than this code knows.
+        Yields:
+            The file, the second since when the last pull was merged, and the batches of the
+            others.
         """
-        self.format.check()
-        vouched = self.ledger.batches()
-        limit = time.time() - older_than_seconds
-        deleted = []
-        for file in self._data_files():
-            is_stray = file.suffix == ".tmp" or file.stem not in vouched
-            if is_stray and file.stat().st_mtime < limit:
-                deleted.append(file)
-        merged = (*self.merged_files(), *self.ledger.merged_files())
-        deleted += [file for file, since in merged if since < limit]
-        for file in deleted:
-            file.unlink(missing_ok=True)
-        return deleted
-
-    def merged_files(self) -> Iterator[tuple[Path, float]]:
-        """Files of which every pull was merged into others, and since when the last one was."""
         written = self.ledger.batches()
         with self.connect() as connection:
             rows = connection.execute(
@@ -461,7 +471,8 @@ class Lake:
                     pulls.stream,
                     pulls.month,
                     pulls.batch_id,
-                    list(distinct successors.batch_id)
+                    list(distinct successors.batch_id),
+                    list(distinct successors.batch_id) filter (where successors.rows > 0)
                 from pulls
                 left join merged_pulls(null::varchar[]) as merged on pulls.pull_id = merged.pull_id
                 left join pulls as successors on merged.merged_id = successors.pull_id
@@ -470,27 +481,15 @@ class Lake:
                 having count(*) = count(successors.batch_id)
                 """
             ).fetchall()
-        for stream, month, batch_id, successors in rows:
+        for stream, month, batch_id, successors, shown in rows:
             since = max(written.get(one, time.time()) for one in successors)
-            for folder in (self.place(STREAMS[stream]), self.superseded(STREAMS[stream])):
-                file = folder / f"month={month}" / f"{batch_id}.parquet"
-                if file.exists():
-                    yield file, since
-
-    def _data_files(self) -> Iterator[Path]:
-        """Files of batches, whole or half written; models and the warehouse are not among them."""
-        for stream in STREAMS.values():
-            for folder in (
-                self.place(stream),
-                self.superseded(stream),
-                self.raw(stream),
-                self.quarantine(stream),
-            ):
-                yield from folder.glob("*/*.parquet")
-                yield from folder.glob("*/*.parquet.tmp")
-        yield from self.pulls.glob("*/*.parquet.tmp")
-        yield from self.attempts.glob("*/*.parquet.tmp")
-        yield from self.spends.glob("*.tmp")
+            place = self.place(STREAMS[stream]) / f"month={month}"
+            # What was merged may be all that there is.
+            if not all((place / f"{one}.parquet").exists() for one in shown or ()):
+                continue
+            for folder in (place, self.superseded(STREAMS[stream]) / f"month={month}"):
+                if (file := folder / f"{batch_id}.parquet").exists():
+                    yield file, since, set(successors)
 
 
 class Batch:
@@ -501,7 +500,8 @@ class Batch:
     """
 
     def __init__(self, lake: Lake, now: dt.datetime) -> None:
-        self.id = new_id()
+        self._writer = Writer(lake.writers)
+        self.id = self._writer.id
         self.bytes = 0
         self._lake = lake
         self._pulled_on = f"pulled_on={now.astimezone(dt.UTC):%Y-%m-%d}"
@@ -567,6 +567,7 @@ class Batch:
             self._reveal(pool, [ledger])
         self._tables.clear()
         self._raw.clear()
+        self._writer.end()
 
     def _record(self, file: Path, rows: int) -> FileRecord:
         """What a file holds that was written beside its place."""
@@ -580,6 +581,7 @@ class Batch:
             writer.close()
         for file in (*self._raw, *self._tables):
             beside(file).unlink(missing_ok=True)
+        self._writer.end()
 
     def _hold(self, folder: Path, table: pa.Table) -> None:
         if table.num_rows:

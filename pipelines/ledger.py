@@ -90,7 +90,10 @@ class Mark:
 _INSTANT = pa.timestamp("us", tz="UTC")
 
 _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
-    "pull_id": (pa.string(), "Its id; later pulls have greater ids."),
+    "pull_id": (
+        pa.string(),
+        "Its id, unique; its order says nothing, since it begins with the time of this machine.",
+    ),
     "series_id": (
         pa.string(),
         "The series of requests that brought it; several months may share one.",

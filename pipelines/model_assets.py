@@ -9,14 +9,17 @@ import dagster as dg
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
 from pipelines.build import Built, CheckResult, build
+from pipelines.compaction import compact
 from pipelines.failures import explained
 from pipelines.ledger import VIEW_DOCS
 from pipelines.models import Check, Model, Models
 from pipelines.resources import LakeResource, Progress
+from pipelines.vacuum import vacuum
 from pipelines.warehouse import publish
 
 __all__ = [
     "FOLLOW",
+    "compaction_asset",
     "key_of",
     "metadata_of_check",
     "metadata_of_model",
@@ -80,6 +83,50 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(metadata=publish_warehouse(lake, models))
 
     return [build_models, warehouse]
+
+
+def compaction_asset(models: Models) -> dg.AssetsDefinition:
+    """The asset that merges files, publishes again what reads them, and deletes old ones."""
+
+    @dg.asset(
+        deps=["warehouse"],
+        group_name="warehouse",
+        owners=OWNERS,
+        kinds={"parquet"},
+        pool="warehouse",
+        description="Files of months that were read again merged, each version of a row kept once"
+        " with the pulls that brought it, and the warehouse published over them. What killed"
+        " processes left is deleted, and what was merged or replaced a day ago.",
+    )
+    def compaction(
+        context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """Delete what nobody needs any more, and merge what was read again."""
+        with explained():
+            deleted = vacuum(lake.lake())
+            done = compact(lake.lake(), run_id=context.run.run_id)
+        if lake.lake().warehouse.exists():
+            publish_warehouse(lake, models)
+        return dg.MaterializeResult(
+            metadata={
+                "months": done.months,
+                "pulls": done.pulls,
+                "rows": done.rows,
+                "superseded": done.superseded,
+                "files_before": done.files_before,
+                "files_after": done.files_after,
+                "ledger_files": done.ledger_files,
+                "files_deleted": len(deleted.deletions),
+                "deleted": dg.MetadataValue.json(
+                    {
+                        f"{place}: {reason}": files
+                        for (place, reason), (files, _) in deleted.summary().items()
+                    }
+                ),
+            }
+        )
+
+    return compaction
 
 
 def publish_warehouse(lake: LakeResource, models: Models) -> dict[str, Any]:

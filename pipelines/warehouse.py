@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +12,18 @@ import duckdb
 
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
-from pipelines.build import Manifest, current_manifest, stored_rows
+from pipelines.build import Manifest, read_manifest, stored_rows
 from pipelines.lake import Lake
 from pipelines.ledger import new_id
 from pipelines.models import Model, Models
+from pipelines.publications import Publications
 from pipelines.relations import Relation, add_seeds
+from pipelines.writers import Writer
 
 __all__ = ["Published", "WarehouseError", "connect", "publish"]
 
 _NOT_PUBLISHED = {"keyed_hash", "owns_number"}
 """Macros that need the key, which stays with who builds."""
-_KEPT_SECONDS = 86_400
 
 
 class WarehouseError(ConfigError):
@@ -59,18 +59,28 @@ def publish(lake: Lake, models: Models, *, pii: bool = False) -> Published:
     Raises:
         WarehouseError: Something else lies where the file belongs, or nothing can be written there.
     """
-    lake.folder.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished(lake)
-    temporary = lake.folder / f"leanhouse.{new_id()}.tmp"
+    lake.format.carry_forward()
+    with Writer(lake.writers) as writer:
+        return _publish(lake, models, writer.id, pii=pii)
+
+
+def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Published:
+    temporary = lake.folder / f"leanhouse.{writer_id}.tmp"
+    publications = Publications(lake)
+    publication = publications.now()
+    manifest = read_manifest(
+        lake.manifests / publication.manifest if publication.manifest else None
+    )
     try:
         with duckdb.connect(str(temporary)) as connection:
             connection.execute("set TimeZone = 'UTC'")
-            rows = _Shelf(connection, lake, models, current_manifest(lake)).fill(pii=pii)
+            rows = _Shelf(connection, lake, models, manifest).fill(pii=pii)
             # Closing would do so too, but keeps a failure to itself.
             connection.execute("checkpoint")
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        _swap_in(temporary, lake.warehouse)
+        with publications.record(publication, writer_id):
+            _swap_in(temporary, lake.warehouse)
     finally:
         for left in lake.folder.glob(f"{temporary.name}*"):
             _remove(left)
@@ -95,14 +105,6 @@ def _swap_in(file: Path, warehouse: Path) -> None:
 def _remove_side_files(warehouse: Path) -> None:
     for file in warehouse.parent.glob(f"{warehouse.name}.wal*"):
         _remove(file)
-
-
-def _remove_unfinished(lake: Lake) -> None:
-    """Delete what builds that were killed left, a day old or more."""
-    limit = time.time() - _KEPT_SECONDS
-    for file in lake.folder.glob("leanhouse.*.tmp*"):
-        if file.stat().st_mtime < limit:
-            _remove(file)
 
 
 def _remove(file: Path) -> None:

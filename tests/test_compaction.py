@@ -1,6 +1,7 @@
 """Merging the files of settled months changes what lies on disk, and no answer."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
 from pipelines.compaction import compact
 from pipelines.lake import Batch, Lake
+from pipelines.models import load
 from pipelines.replay import replay
+from pipelines.vacuum import Reason, vacuum
+from pipelines.warehouse import connect, publish
 
 sys.path.insert(0, str(Path(__file__).parent / "conformance"))
 
@@ -21,6 +25,7 @@ from worlds import next_day, pull
 
 ZYGOTE = Path(__file__).parent / "conformance" / "zygote.py"
 TRANSACTIONS = STREAMS["transactions"]
+MODELS = load()
 
 
 def answers(lake):
@@ -73,7 +78,7 @@ def test_merging_changes_no_answer(lake):
     assert answers(lake) == before
     assert done.months == 2
     assert done.superseded > 0, "a world in which no row changes proves nothing"
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
     assert answers(lake) == before
     assert len(files(lake)) < many / 2
 
@@ -97,7 +102,7 @@ def test_what_is_left_is_counted_by_one_look_at_the_lake(lake, monkeypatch):
     assert done.months == 2
     assert looks.count("merged_files") == 1
     assert looks.count("connect") == 2
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
     left = len(list(here.glob("*/*.parquet")))
     assert done.files_before - done.files_after == before - left > 0
 
@@ -105,7 +110,7 @@ def test_what_is_left_is_counted_by_one_look_at_the_lake(lake, monkeypatch):
 def test_merging_again_writes_nothing(lake):
     """A month that was merged is left alone until something new is read of it."""
     compact(lake)
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
     kept = files(lake)
 
     done = compact(lake)
@@ -126,13 +131,13 @@ def test_what_is_read_after_merging_wins_and_is_merged_in_turn(nights, lake):
     """A later read of a merged month shows, and merging once more keeps both histories."""
     sandbox, _ = nights
     compact(lake)
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
     for _ in range(2):
         pull(sandbox, lake, ("transactions",), months={"2026-01", "2026-02"})
     before = answers(lake)
 
     done = compact(lake)
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
 
     assert done.pulls > 0
     assert answers(lake) == before
@@ -142,7 +147,7 @@ def test_the_last_read_of_a_month_is_merged_once_the_month_is_quiet(nights, lake
     """While it is read every night it waits for another; afterwards none would come."""
     sandbox, _ = nights
     compact(lake)
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
     pull(sandbox, lake, ("transactions",), months={"2026-01", "2026-02"})
     before = answers(lake)
     compact(lake)
@@ -151,7 +156,7 @@ def test_the_last_read_of_a_month_is_merged_once_the_month_is_quiet(nights, lake
     # A negative number makes every month quiet, however short the test.
     monkeypatch.setattr("pipelines.compaction._QUIET_DAYS", -1)
     done = compact(lake)
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
 
     assert done.months > 0
     assert answers(lake) == before
@@ -167,7 +172,7 @@ def test_a_reader_keeps_its_answers_while_files_are_merged(lake):
         versions = connection.execute(history).fetchall()
 
         compact(lake, rows_at_once=1_000)
-        lake.vacuum()
+        vacuum(lake)
 
         assert connection.execute(query).fetchall() == before
         assert (
@@ -186,7 +191,7 @@ def test_a_crash_before_the_ledger_changes_nothing(lake, monkeypatch):
     monkeypatch.undo()
 
     assert answers(lake) == before
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
     assert answers(lake) == before
 
 
@@ -200,7 +205,7 @@ def test_a_merge_that_forgets_a_version_is_caught(lake, monkeypatch):
 
     monkeypatch.setattr(Batch, "merged", forgetful)
     compact(lake)
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
 
     assert answers(lake)[1] != before[1]
 
@@ -208,7 +213,7 @@ def test_a_merge_that_forgets_a_version_is_caught(lake, monkeypatch):
 def test_a_merged_month_can_be_typed_again(lake):
     """Replay makes the rows that show from the answers as received, as without merging."""
     compact(lake)
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
     before = answers(lake)[0]
 
     replay(TRANSACTIONS, lake)
@@ -250,3 +255,51 @@ def test_killed_while_merging(nights, lake, merge, tmp_path):
         assert answers(again) == before
         assert merge(again).isdigit()
         assert answers(again) == before
+
+
+def age(lake, seconds):
+    """Let so much time pass for every file, by this machine's clock."""
+    for file in lake.folder.rglob("*"):
+        found = file.stat()
+        os.utime(file, (found.st_atime - seconds, found.st_mtime - seconds))
+
+
+def test_a_published_warehouse_reads_its_rows_until_a_day_after_the_next(nights, lake):
+    """Merged files stay while it refers to the single ones, whatever this machine's clock says."""
+    sandbox, _ = nights
+    publish(lake, MODELS)
+    query = "select count(*), sum(amount) from transactions"
+    with connect(lake) as open_reader:
+        before = open_reader.execute(query).fetchall()
+        assert before[0][0] > 0
+
+        compact(lake)
+        age(lake, 9 * 86_400)
+        assert not vacuum(lake).deletions
+        with connect(lake) as warehouse:
+            assert warehouse.execute(query).fetchall() == before
+
+        # A clock that was years off, or a copy of old files, ends no publication.
+        publish(lake, MODELS)
+        age(lake, 9 * 86_400)
+        assert not vacuum(lake).deletions
+        assert open_reader.execute(query).fetchall() == before
+
+    for _ in range(2):
+        next_day(sandbox)
+        pull(sandbox, lake, ("entities",))
+    done = vacuum(lake)
+    assert {one.reason for one in done.deletions} == {Reason.MERGED, Reason.REPLACED}
+    with connect(lake) as warehouse:
+        assert warehouse.execute(query).fetchall() == before
+
+
+def test_merged_files_are_kept_where_what_they_became_is_lost(lake):
+    """They are all that there is of those rows."""
+    many = files(lake)
+    compact(lake)
+    for file in set(files(lake)) - set(many):
+        file.unlink()
+
+    assert not vacuum(lake, older_than_seconds=-1).deletions
+    assert files(lake) == many

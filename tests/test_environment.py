@@ -1,5 +1,6 @@
 """The environment: every name and value is right, or every command says what is wrong with it."""
 
+import grp
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pipelines.env_file import problems_of
 from pipelines.environment import HOUSE_VARIABLES, Settings, child_of, state_folder
 
 ROOT = Path(__file__).resolve().parent.parent
+GROUP = grp.getgrgid(os.getegid()).gr_name
 SECRET = "hush-8f14e45f"
 ALL = {one.name: one for one in (*HOUSE_VARIABLES, *VARIABLES, *WEBHOOK_VARIABLES)}
 COMMANDS = [
@@ -111,7 +113,7 @@ def test_every_value_is_stripped_or_refused(name):
         about |= {"LEAN_WEBHOOK_TLS_CERT": "/x", "LEAN_WEBHOOK_TLS_KEY": "/x"}
     read = 0
     for sample in ("true", "sa", "auto", "https://lean.example", "203.0.113.7", "9", "60", "65536",
-                   "sqlite:////x.db"):  # fmt: skip
+                   GROUP, "sqlite:////x.db"):  # fmt: skip
         try:
             plain = Settings.load(about | {name: sample})
         except ConfigError:

@@ -18,7 +18,7 @@ from test_lake import DAY, NOW, commit, customers, movements, pull
 
 from lean_resources.streams import STREAMS
 from pipelines import build as building
-from pipelines.build import build, current_manifest, vacuum_models
+from pipelines.build import build, current_manifest
 from pipelines.lake import Lake
 from pipelines.lineage import trace
 from pipelines.model_assets import model_assets
@@ -26,6 +26,7 @@ from pipelines.model_files import read
 from pipelines.models import ROOT, ModelError, load
 from pipelines.relations import add_macros
 from pipelines.resources import LakeResource, silent
+from pipelines.vacuum import Reason, vacuum
 from pipelines.warehouse import connect, publish
 
 JANUARY, FEBRUARY = dt.date(2026, 1, 10), dt.date(2026, 2, 10)
@@ -576,7 +577,7 @@ def test_a_crash_before_the_manifest_leaves_the_old_build(lake, models, monkeypa
     built(lake, models)
     brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
     with monkeypatch.context() as broken:
-        broken.setattr(building, "put_text", _crash)
+        broken.setattr(building, "create_text", _crash)
         with pytest.raises(RuntimeError, match="power cut"):
             build(lake, models, hash_key="k")
 
@@ -589,6 +590,57 @@ def _crash(*_):
     raise RuntimeError("power cut")
 
 
+def test_two_builds_at_once_lose_nothing_of_each_other(lake, models):
+    """Whoever comes second begins again from what the first made, and shows newer rows too."""
+    built(lake, models)
+    brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
+    inner = []
+
+    def overtaken(_name, done, total):
+        if done == total and not inner:
+            brought(lake, NOW + 2 * DAY, FEBRUARY, FEBRUARY + DAY, FEBRUARY + 2 * DAY)
+            inner.append(built(lake, models, only={"moves", "totals"}))
+
+    outer, problems = built(lake, models, tell=overtaken)
+
+    assert inner == [({"moves": 1, "totals": 1}, [])]
+    assert (problems, outer["moves"], outer["groups"]) == ([], 0, 0)
+    assert rows(lake, models, "select sum(moves) from totals") == [(4,)]
+    assert sorted(file.name for file in lake.manifests.iterdir()) == [
+        f"{number:010}.json" for number in (1, 2, 3)
+    ]
+    named = {
+        part.file for parts in current_manifest(lake).parts.values() for part in parts.values()
+    }
+    assert all((lake.folder / file).exists() for file in named)
+    assert not [one for one in vacuum(lake).deletions if one.reason is Reason.UNKNOWN]
+
+
+def test_builds_that_are_always_overtaken_end(lake, models):
+    """With a sentence, and with the others' tables as they are."""
+
+    def overtaken(name, *_):
+        if name == "moves":
+            brought(lake, NOW + DAY, FEBRUARY)
+            built(lake, models, only={"names"})
+
+    with pytest.raises(building.BuildError, match="build once more"):
+        build(lake, models, hash_key="k", tell=overtaken)
+    assert current_manifest(lake).number == building._ATTEMPTS
+
+
+def test_a_manifest_of_the_future_does_not_freeze_the_tables(lake, models):
+    """Until format 3 its name was made of a clock; whatever is built now is newer."""
+    built(lake, models)
+    (file,) = lake.manifests.iterdir()
+    file.rename(file.with_name(f"{2**55:014x}{'0' * 18}.json"))
+    brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
+
+    for _ in range(2):
+        built(lake, models)
+        assert rows(lake, models, "select sum(moves) from totals") == [(3,)]
+
+
 def test_vacuum_keeps_what_a_manifest_names(lake, models):
     """Old files go, whatever the newest build shows stays, and young files are left alone."""
     built(lake, models)
@@ -598,8 +650,8 @@ def test_vacuum_keeps_what_a_manifest_names(lake, models):
         part.file for parts in current_manifest(lake).parts.values() for part in parts.values()
     }
 
-    assert vacuum_models(lake) == []
-    deleted = vacuum_models(lake, older_than_seconds=-1)
+    assert not vacuum(lake).deletions
+    deleted = [one.path for one in vacuum(lake, older_than_seconds=-1).deletions]
 
     left = {str(file.relative_to(lake.folder)) for file in lake.marts.rglob("*.parquet")}
     assert left == named

@@ -16,6 +16,7 @@ from pipelines import warehouse
 from pipelines.cli import app
 from pipelines.lake import Lake
 from pipelines.models import load
+from pipelines.vacuum import vacuum
 from pipelines.warehouse import WarehouseError, connect, publish
 
 MODELS = load()
@@ -189,7 +190,8 @@ def test_a_log_that_appears_during_the_swap_goes(lake, republish, monkeypatch):
     replace = type(lake.warehouse).replace
 
     def slow(file, to):
-        (lake.folder / "leanhouse.duckdb.wal").write_bytes(os.urandom(100))
+        if to == lake.warehouse:
+            (lake.folder / "leanhouse.duckdb.wal").write_bytes(os.urandom(100))
         return replace(file, to)
 
     monkeypatch.setattr(type(lake.warehouse), "replace", slow)
@@ -199,17 +201,18 @@ def test_a_log_that_appears_during_the_swap_goes(lake, republish, monkeypatch):
     assert side_files(lake) == []
 
 
-def test_what_killed_builds_left_goes_after_a_day(lake, republish):
-    """With what lies beside it, and not while a build may be under way."""
+def test_what_earlier_versions_left_goes_after_a_day(lake):
+    """With what lies beside it, and not while a build of such a version may be under way."""
     old, young = lake.folder / "leanhouse.1.tmp", lake.folder / "leanhouse.2.tmp"
     for file in (old, young, old.with_name("leanhouse.1.tmp.wal")):
         file.touch()
-    (old.with_name("leanhouse.1.tmp.tmp") / "spill").mkdir(parents=True)
+    (spilt := old.with_name("leanhouse.1.tmp.tmp")).mkdir()
+    (spilt / "duckdb_temp_block-1.block").touch()
     long_ago = time.time() - 90_000
-    for file in lake.folder.glob("leanhouse.1.*"):
+    for file in (*lake.folder.glob("leanhouse.1.*"), *spilt.iterdir()):
         os.utime(file, (long_ago, long_ago))
 
-    republish(lake)
+    vacuum(lake)
 
     assert side_files(lake) == [young.name]
 

@@ -29,6 +29,7 @@ from lean_resources.sandbox import Sandbox, reading, serve
 from lean_resources.sandbox.store import ACCOUNT_STREAMS, PERMISSION_OF
 from pipelines.lake import Lake
 from pipelines.policy import Policy
+from pipelines.vacuum import vacuum
 
 DAY = dt.timedelta(days=1)
 NIGHT = Path(__file__).with_name("night.py")
@@ -230,7 +231,7 @@ def soak(folder, *, entities, days, kills, seed, names=PULLED, tell=lambda _line
                 if ended == "killed":
                     killed += 1
                     naive += round(share * full)
-                lake.vacuum(older_than_seconds=0)
+                vacuum(lake, older_than_seconds=0)
             whole = time.monotonic()
             ended, pulls, _ = sync(f"day {day}", done)
             usual = max(time.monotonic() - whole, 0.8 * usual)

@@ -20,6 +20,7 @@ from lean_resources import LeanClient
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.streams import STREAMS
 from pipelines.lake import Lake
+from pipelines.vacuum import vacuum
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
 SEED = 20261124
@@ -104,7 +105,7 @@ def survives(world, tmp_path, **how):
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(first, folder)
     forks.sync(folder, **how)
-    Lake(folder, "sandbox").vacuum(older_than_seconds=0)
+    vacuum(Lake(folder, "sandbox"), older_than_seconds=0)
     streams = how.get("streams", list(STREAMS))
     forks.sync(folder, streams=streams)
     found = shown(folder, streams)

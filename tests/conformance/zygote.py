@@ -24,6 +24,7 @@ from pipelines.lake import Batch, Lake
 from pipelines.ledger import to_table
 from pipelines.policy import Policy
 from pipelines.sync import Selection, sync
+from pipelines.vacuum import vacuum
 
 EAGER = Policy(reread_hours={})
 
@@ -80,7 +81,7 @@ async def everything(asked):
 def merge(lake):
     """Merge the files of every month and of the ledger, and delete those that nobody needs."""
     compact(lake, today=dt.datetime.now(dt.UTC).date() + dt.timedelta(days=2))
-    lake.vacuum(older_than_seconds=-1)
+    vacuum(lake, older_than_seconds=-1)
 
 
 def work(asked):

@@ -1,0 +1,77 @@
+"""Who may read the files of a home: its owner and, where it is set, a group.
+
+New files get their permissions from this process's umask, and so do those of its children. A group
+is handed down by folders. What lay there before is brought in line once, when the home is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import stat
+from pathlib import Path
+
+__all__ = ["keep_private", "open_home"]
+
+_LEVELS = 4
+"""Folders of a home that are looked at whenever it is opened: down to those of the streams."""
+
+
+def keep_private(group: str | None) -> None:
+    """Let files of this process and of its children be for the owner, and a group that may read.
+
+    Args:
+        group: The name of the group; None for the owner alone.
+    """
+    os.umask(0o077 if group is None else 0o027)
+
+
+def open_home(home: Path, group: str | None) -> None:
+    """Bring what lies in a home in line: 0600 and 0700, with a group 0640 and 0750.
+
+    Below the first levels, a folder that is in line is taken to be so with all that it holds. What
+    belongs to another user stays as it is, and so does a home that does not exist yet.
+
+    Args:
+        home: The folder of the state.
+        group: The name of the group that may read; None for the owner alone.
+    """
+    keep_private(group)
+    gid = None if group is None else grp.getgrnam(group).gr_gid
+    if gid is not None:
+        home.mkdir(parents=True, exist_ok=True)
+    if home.is_dir():
+        _bring_in_line(home, gid, _LEVELS)
+
+
+def _bring_in_line(folder: Path, gid: int | None, levels: int) -> None:
+    """Restrict a folder last, so that a sweep that was cut short begins again."""
+    try:
+        entries = list(os.scandir(folder))
+        is_in_line = _is_in_line(folder.stat(), gid, 0o700 if gid is None else 0o2750)
+    except (FileNotFoundError, PermissionError):
+        return
+    if is_in_line and not levels:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            _bring_in_line(Path(entry), gid, max(0, levels - 1))
+        elif entry.is_file(follow_symlinks=False):
+            _restrict(Path(entry), gid, 0o600 if gid is None else 0o640)
+    _restrict(folder, gid, 0o700 if gid is None else 0o2750)
+
+
+def _is_in_line(found: os.stat_result, gid: int | None, mode: int) -> bool:
+    return stat.S_IMODE(found.st_mode) == mode and gid in {None, found.st_gid}
+
+
+def _restrict(path: Path, gid: int | None, mode: int) -> None:
+    # Whoever writes meanwhile renames and deletes files.
+    with contextlib.suppress(FileNotFoundError):
+        found = path.stat()
+        if found.st_uid == os.geteuid() and not _is_in_line(found, gid, mode):
+            if gid is not None:
+                os.chown(path, -1, gid)
+            # After chown, which may take away the bit that hands the group down.
+            path.chmod(mode)
