@@ -765,6 +765,8 @@ class LeanClient:
                 ) from None
             except UnavailableError as error:
                 # The token endpoint cannot answer now; httpx asks it within this request.
+                if error.retry_after:
+                    self._limits.limited(error.retry_after, _LONGEST_PATIENCE_SECONDS)
                 error.stream = stream
                 error.correlation_id = correlation_id
                 raise _again(error, error.retry_after or 0.0) from None

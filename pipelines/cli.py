@@ -176,7 +176,7 @@ def dev(
     from pipelines.environment import child_of
     from pipelines.receiver import PATH, receiving
     from pipelines.resources import InboxResource
-    from pipelines.run import prepare_home
+    from pipelines.run import instance_at
 
     try:
         socket.create_server(("127.0.0.1", port)).close()
@@ -195,7 +195,7 @@ def dev(
         world.deliver(f"http://127.0.0.1:{webhook_port}{PATH}"),
         world.passing_time(),
     ):
-        prepare_home(home / "dagster")
+        instance_at(home / "dagster", say).dispose()
         environment = child_of(
             {
                 "region": "sa",

@@ -76,9 +76,11 @@ class Process:
 
     @classmethod
     def of(cls, run: dg.DagsterRun) -> Self | None:
-        """The process of a run; None where no process has recorded itself yet."""
-        found = run.tags.get(PROCESS_TAG)
-        return cls(**json.loads(found)) if found is not None else None
+        """The process of a run; None where no process has recorded itself in this form."""
+        try:
+            return cls(**json.loads(run.tags.get(PROCESS_TAG, "")))
+        except (ValueError, TypeError):
+            return None
 
     @property
     def tags(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ its own steps only, DuckDB looks for signals twice a minute, and libraries repla
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -51,9 +52,12 @@ def _watch(reading: int) -> None:
     """Wait for a signal, and then for its end: another one, or too much time."""
     _received.append(_next(reading, None) or 0)
     another = _next(reading, time.monotonic() + _ORDERLY_SECONDS)
-    if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # a progress bar hides the cursor
-    os._exit(128 + (another or _received[0]))
+    number = another or _received[0]
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
+    name = signal.Signals(number).name
+    with contextlib.suppress(OSError):
+        os.write(2, f"{show_cursor}ended by {name}; what was committed is kept\n".encode())
+    os._exit(128 + number)
 
 
 def _next(reading: int, deadline: float | None) -> int | None:

@@ -486,6 +486,22 @@ def test_a_limit_that_is_too_long_is_not_asked_again_by_anybody(sandbox, stateme
     assert re.search(r"until \d\d:\d\d:\d\d UTC", str(errors[-1]))
 
 
+def test_a_limit_of_the_token_endpoint_is_everybodys(sandbox, statement):
+    """Who may not ask for a token until then may ask for nothing."""
+    sandbox.fail("oauth2", "429:3600", None)
+    client = client_of(sandbox, Slept(), max_concurrency=1)
+
+    async def many(lean):
+        reads = [lean.read("transactions", statement) for _ in range(20)]
+        return await asyncio.gather(*reads, return_exceptions=True)
+
+    errors = ask(client, many)
+
+    assert all(isinstance(error, UnavailableError) for error in errors)
+    assert sandbox.requests["/oauth2/token"] <= 2
+    assert all(error.retry_after for error in errors)
+
+
 def test_a_wait_says_what_for_and_until_when(sandbox, statement, caplog):
     """Once, not for each request; a short one is not worth a word."""
     sandbox.fail("transactions", "429:42", 2)

@@ -6,14 +6,17 @@ import sqlite3
 import time
 from contextlib import closing
 
+import dagster as dg
 import pytest
 from commands import Commands
 from conftest import settings_of
+from dagster._core.launcher import WorkerStatus
 
 from lean_resources.sandbox import Sandbox, serve
 from pipelines import processes, run
 from pipelines.environment import child_of
-from pipelines.processes import Process, end_dead_runs
+from pipelines.launcher import Launcher
+from pipelines.processes import PROCESS_TAG, Process, end_dead_runs
 from pipelines.run import instance_at, prepare_home
 
 STEP = """
@@ -121,6 +124,23 @@ def test_a_process_is_gone_only_if_its_lock_is_free(tmp_path):
         end_dead_runs(instance)
         assert not dead.exists()
         assert (tmp_path / "processes" / living.lock).exists()
+
+
+def test_the_daemon_sees_whose_process_is_gone(tmp_path):
+    """Its launcher says so of a run whose lock is free, and of no other; a foreign tag is none."""
+    with instance_at(tmp_path) as instance:
+        assert isinstance(instance.run_launcher, Launcher)
+        living = Process.current(instance)
+        (tmp_path / "processes" / "dead.lock").touch()
+        dead = Process("dead.lock", living.pid, living.host, living.since)
+        for tags, status in (
+            (living.tags, WorkerStatus.RUNNING),
+            (dead.tags, WorkerStatus.FAILED),
+            ({PROCESS_TAG: "somebody's own"}, WorkerStatus.RUNNING),
+            ({}, WorkerStatus.RUNNING),
+        ):
+            run = dg.DagsterRun(job_name="job", tags=tags)
+            assert instance.run_launcher.check_run_worker_health(run).status is status
 
 
 def test_homes_are_made_by_one_at_a_time(commands, tmp_path):
@@ -261,3 +281,4 @@ def test_a_command_that_does_not_listen_ends_all_the_same(commands):
     assert (code, seconds < 1) == (128 + signal.SIGINT, True)
     code, seconds = patient.end()
     assert (code, seconds < 10) == (128 + signal.SIGTERM, True)
+    assert "ended by SIGTERM; what was committed is kept" in patient.said

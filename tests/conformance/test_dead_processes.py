@@ -103,6 +103,8 @@ def test_a_killed_command_stops_no_later_one(house, kind):
             for name in ("marts", "manifests"):
                 shutil.rmtree(home / "lake" / "sandbox" / name, ignore_errors=True)
         started = commands.start(kind)
+        if kind == "sync" and number % 2:
+            _until(lambda: unfinished(home)[1], 120, "a step that holds a slot")
         time.sleep(drawn.uniform(0.0, LONGEST[kind]))
         with contextlib.suppress(ProcessLookupError):
             started.kill()
@@ -118,6 +120,49 @@ def test_a_killed_command_stops_no_later_one(house, kind):
 
     figures(kind, KILLS[kind], held, seconds)
     assert unfinished(home) == ([], set())
+    assert is_true(sandbox, home)
+
+
+SIGNALLED = {
+    "sync": ((), 15.0),
+    "build": ((), 8.0),
+    "replay": ((), 8.0),
+    "compact": ((), 1.0),
+    "vacuum": ((), 0.5),
+    "status": ((), 0.5),
+    "query": (("select count(*) from range(100000) a, range(10000000) b",), 3.0),
+    "demo": (("--customers", "1", "--months", "1", "--home", "{home}/demo"), 15.0),
+    "dev": (("--customers", "1", "--months", "1", "--port", "{port}"), 20.0),
+}
+"""What is given to a command that a signal ends, and the last instant at which it comes."""
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("kind", SIGNALLED)
+def test_a_signal_ends_every_command_at_any_instant(house, kind):
+    """Within ten seconds, by either signal; what it left stops nobody, and the lake is true."""
+    sandbox, home, _, commands = house
+    drawn = random.Random(f"{SEED} signal {kind}")
+    given, longest = SIGNALLED[kind]
+    ended, slowest = 0, 0.0
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        if kind == "build":
+            for name in ("marts", "manifests"):
+                shutil.rmtree(home / "lake" / "sandbox" / name, ignore_errors=True)
+        filled = [one.format(home=home.parent, port=_free_port()) for one in given]
+        started = commands.start(kind, *filled)
+        time.sleep(0.3 + drawn.uniform(0.0, longest))
+        with contextlib.suppress(ProcessLookupError):
+            started.kill(number)
+        code, seconds = started.end()
+        assert code in {0, 128 + number}, (code, started.said)
+        assert seconds < 10
+        assert "Traceback" not in started.said, started.said
+        ended, slowest = ended + bool(code), max(slowest, seconds)
+    works(commands, "build")
+
+    sys.stdout.write(f"{kind}: {ended} of 4 ended by a signal, within {slowest:.1f} s\n")
+    slot_is_free(commands, home)
     assert is_true(sandbox, home)
 
 
