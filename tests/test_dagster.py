@@ -305,7 +305,7 @@ def _run_assets(url, names, tags=()):
 
 
 def _kill(url, run_id):
-    """End a run's process and those that it started, as a machine does that goes away."""
+    """End a run's process as the kernel does; the steps that it started end with it."""
     events = _ask(url, _EVENTS, id=run_id)["runOrError"]["eventConnection"]["events"]
     told = " ".join(event.get("message") or "" for event in events)
     pid = int(re.search(r"Started process for run \(pid: (\d+)\)", told)[1])
@@ -314,8 +314,17 @@ def _kill(url, run_id):
     family = [pid]
     for parent in family:
         family += [child for child, of in parents if of == parent]
-    for one in family:
-        os.kill(one, signal.SIGKILL)
+    assert len(family) > 1
+    os.kill(pid, signal.SIGKILL)
+    _until(lambda: not any(map(_runs, family)), 30, "the end of the run's steps")
+
+
+def _runs(pid):
+    """Whether a process runs; one that has ended and is not yet waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.slow

@@ -217,7 +217,7 @@ def test_a_killed_daemon_stops_no_command_and_no_later_daemon(house):
     drawn = random.Random(SEED)
     inbox = Inbox(f"sqlite:///{home / 'inbox' / 'sandbox.db'}", "sandbox")
     inbox.create()
-    entity = sandbox.truth("accounts")[0]["parent"]["entity_id"]
+    entity = next(iter(sandbox.truth("accounts")))["parent"]["entity_id"]
     log = home / "daemon.log"
     for job, count in DAEMONS.items():
         seconds, held = [], 0
