@@ -11,7 +11,9 @@ from lean_resources.client import LeanClient
 from lean_resources.errors import ConfigError
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Column, Stream, Window
+from pipelines.digests import DamageError
 from pipelines.failures import explained
+from pipelines.fsck import check
 from pipelines.gaps import Repair, repair
 from pipelines.policy import Policy
 from pipelines.reconcile import Difference, reconcile, told
@@ -29,6 +31,7 @@ __all__ = [
     "attempts_of",
     "awaited",
     "checks_of",
+    "integrity",
     "metadata_of",
     "missed_events",
     "reconciliation",
@@ -442,6 +445,40 @@ def missed_events(
                 passed=not done.repaired,
                 severity=dg.AssetCheckSeverity.WARN,
                 metadata=told,
+            )
+        ],
+    )
+
+
+@dg.asset(
+    group_name="lean",
+    owners=OWNERS,
+    kinds={"python"},
+    description="Every file of the lake read and compared with what was written; nothing changes.",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "holds_what_was_written",
+            asset="integrity",
+            description="No file is missing, shorter, changed or not the lake's own.",
+        )
+    ],
+)
+def integrity(lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Look for damage."""
+    with explained():
+        report = check(lake.lake())
+    return dg.MaterializeResult(
+        metadata={"verified": report.verified, "unverified": report.unverified},
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="holds_what_was_written",
+                passed=not report.findings,
+                severity=dg.AssetCheckSeverity.ERROR,
+                metadata={
+                    "findings": dg.MetadataValue.json([str(one) for one in report.findings[:20]]),
+                    "count": len(report.findings),
+                    "remedy": DamageError.remedy,
+                },
             )
         ],
     )

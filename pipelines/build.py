@@ -12,6 +12,7 @@ what the other one made.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -24,7 +25,7 @@ import msgspec
 
 from lean_resources.machine import machine_error
 from lean_resources.streams import STREAMS, Window
-from pipelines.digests import digest
+from pipelines.digests import DamageError, damage_error, digest, sealed, unsealed
 from pipelines.files import beside, create_text, reveal
 from pipelines.lake import Lake, typed_nothing
 from pipelines.models import Check, Model, Models
@@ -39,7 +40,9 @@ __all__ = [
     "Work",
     "build",
     "current_manifest",
+    "keep_manifest",
     "newest_manifest",
+    "next_number",
     "read_manifest",
     "stored_rows",
 ]
@@ -237,9 +240,15 @@ def newest_manifest(lake: Lake) -> Path | None:
     """The file of the manifest that counts: the one of the highest number.
 
     Until format 3 of the lake a name was made of the time of this machine; any number is newer.
+    One that was cut counts no more: the one before does, so that the next build heals it.
     """
     files = lake.manifests.glob("*.json")
-    return max(files, key=lambda file: (len(file.stem) == _DIGITS, file.stem), default=None)
+    order = sorted(files, key=lambda file: (len(file.stem) == _DIGITS, file.stem), reverse=True)
+    for file in order:
+        with contextlib.suppress(DamageError):
+            read_manifest(file)
+            return file
+    return None
 
 
 def current_manifest(lake: Lake) -> Manifest:
@@ -248,10 +257,34 @@ def current_manifest(lake: Lake) -> Manifest:
 
 
 def read_manifest(file: Path | None) -> Manifest:
-    """The manifest of a file; an empty one where there is none."""
+    """The manifest of a file; an empty one where there is none.
+
+    Raises:
+        DamageError: It does not hold what it held.
+    """
     if file is None:
         return Manifest()
-    return msgspec.json.decode(file.read_bytes(), type=Manifest)
+    try:
+        return msgspec.json.decode(unsealed(file.read_bytes()), type=Manifest)
+    except (ValueError, msgspec.DecodeError):
+        raise DamageError(f"manifests/{file.name} cannot be read") from None
+
+
+def next_number(lake: Lake) -> int:
+    """A number that is greater than that of any manifest, damaged ones included."""
+    stems = (file.stem for file in lake.manifests.glob("*.json"))
+    return max((int(stem) for stem in stems if len(stem) == _DIGITS), default=0) + 1
+
+
+def keep_manifest(lake: Lake, manifest: Manifest, writer_id: str) -> None:
+    """Let the files count that a manifest names, and no other ones.
+
+    Raises:
+        FileExistsError: Another one has its number.
+    """
+    lake.format.carry_forward()
+    file = lake.manifests / f"{manifest.number:0{_DIGITS}}.json"
+    create_text(file, sealed(msgspec.json.encode(manifest).decode()), writer_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,13 +365,11 @@ class Work:
 
     def keep(self) -> bool:
         """Let what was built count, unless another build was kept meanwhile; whether it does."""
-        self.lake.format.carry_forward()
-        self.manifest.number += 1
-        file = self.lake.manifests / f"{self.manifest.number:0{_DIGITS}}.json"
+        self.manifest.number = next_number(self.lake)
         if newest_manifest(self.lake) != self.base:
             return False
         try:
-            create_text(file, msgspec.json.encode(self.manifest).decode(), self.scratch.name)
+            keep_manifest(self.lake, self.manifest, self.scratch.name)
         except FileExistsError:
             return False
         parts = (part for parts in self.manifest.parts.values() for part in parts.values())
@@ -839,6 +870,8 @@ def _told(model: Model, error: Exception) -> str:
     trouble = machine_error(error)
     if trouble is not None:
         return f"{model.name}: {trouble.message}. {trouble.remedy}"
+    if (damage := damage_error(error)) is not None:
+        return f"{model.name}: {damage.message}. {damage.remedy}"
     kind = type(error).__name__
     return f"{model.name}: {kind} of DuckDB; leanhouse build --explain {model.name} shows why"
 

@@ -394,6 +394,41 @@ def compact(home: Home = None) -> None:
 
 
 @app.command()
+def fsck(
+    home: Home = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Mend what can be: from copies and from answers as received. What cannot counts no"
+            " more, so that the next sync reads it.",
+        ),
+    ] = False,
+) -> None:
+    """Read every file of the lake and say which are damaged, lost or not its own."""
+    from pipelines.fsck import check
+    from pipelines.fsck import repair as mend
+
+    lake = _lake_of(home)
+    report = check(lake)
+    for finding in report.findings:
+        say(str(finding))
+    if repair and report.findings:
+        for line in mend(lake):
+            say(line)
+        report = check(lake)
+    say(
+        f"{report.verified:,} files hold what they held; {report.unverified:,} can be read, and"
+        " nothing says what they held: an earlier format wrote them, or they are logs"
+    )
+    if report.findings:
+        left = "are left" if repair else "were found: leanhouse fsck --repair mends what it can"
+        raise _fail(f"{len(report.findings):,} damaged, missing or foreign files {left}")
+    if repair:
+        say("Run leanhouse sync: it reads what was lost, and builds the tables.")
+
+
+@app.command()
 def vacuum(
     home: Home = None,
     dry_run: Annotated[
@@ -607,7 +642,10 @@ def main() -> None:
             sys.exit(128 + number)
         if not isinstance(error, Exception):
             raise
+        from pipelines.digests import damage_error
+
         problem = error if isinstance(error, LeanError) else machine_error(error)
+        problem = problem or damage_error(error)
         if problem is None:
             raise
         _fail(f"{problem.message}\n      {problem.remedy}")

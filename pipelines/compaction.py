@@ -75,6 +75,9 @@ def compact(
         run_id: The run, for the ledger.
         rows_at_once: Bound on memory: rows of all versions that are merged together.
         today: The UTC day it is; by this machine's clock unless it is given.
+
+    Raises:
+        DamageError: A file is missing or does not hold what it held; nothing is merged with it.
     """
     done = Compacted(ledger_files=lake.ledger.merge(today or dt.datetime.now(dt.UTC).date()))
     folders = []
@@ -83,6 +86,7 @@ def compact(
         mark = Mark(run_id, lake.next_generation())
         for stream in STREAMS.values():
             if stream.window is Window.MONTHS:
+                lake.check_folders(connection, [lake.place(stream), lake.superseded(stream)])
                 for month in _grown(connection, stream):
                     one = _Month(lake, connection, stream, month, mark, rows_at_once)
                     merged = one.merge()
@@ -144,6 +148,8 @@ class _Month:
         self.connection.execute(f"create or replace temp view versions as {history}")
         self._choose()
         if files > _MOST_FILES or self._is_worth():
+            earlier = self.lake.superseded(self.stream) / f"month={self.month}"
+            self.lake.verify(self.connection, [self.folder, earlier])
             for parents in self._groups():
                 done = _sum(done, self._merge(parents))
         if not done.pulls:

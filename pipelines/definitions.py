@@ -4,6 +4,7 @@ import dagster as dg
 
 from lean_resources.resource import LeanResource
 from pipelines.assets import (
+    integrity,
     missed_events,
     reconciliation,
     refresh,
@@ -47,6 +48,7 @@ defs = dg.Definitions(
         reconciliation,
         missed_events,
         compaction_asset(models),
+        integrity,
         *model_assets(models),
     ],
     schedules=schedules(_when, has_webhooks=_settings.has_webhooks),

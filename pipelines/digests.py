@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from lean_resources.errors import ConfigError
+import duckdb
+import pyarrow as pa
 
-__all__ = ["DamageError", "Digest", "digest", "sealed", "unsealed"]
+from lean_resources.errors import ConfigError, causes
+
+__all__ = ["DamageError", "Digest", "damage_error", "digest", "sealed", "unsealed"]
 
 _BLOCK_BYTES = 1 << 20
 _SEAL = b"\ncrc32 "
@@ -19,6 +23,40 @@ class DamageError(ConfigError):
 
     remedy = "Run leanhouse fsck: it says what is lost. leanhouse fsck --repair mends what it can."
     default_code = "DAMAGED"
+
+
+_KINDS = (
+    duckdb.IOException,
+    duckdb.InvalidInputException,
+    duckdb.SerializationException,
+    duckdb.FatalException,
+    duckdb.InternalException,
+    pa.ArrowException,
+    OSError,
+)
+_WORDS = re.compile(
+    r"parquet|magic bytes|corrupt|checksum|snappy|zstd|decompress|tprotocol|thrift"
+    r"|don't know what type|no files found",
+    re.IGNORECASE,
+)
+_PATH = re.compile(r"((?:[^/'\"\s]+/){0,3}[^/'\"\s]+\.parquet)")
+
+
+def damage_error(error: BaseException) -> DamageError | None:
+    """What of the lake's files is behind an error of a library; None where it is something else.
+
+    Args:
+        error: Any error; its causes are looked at too.
+    """
+    for cause in causes(error):
+        if isinstance(cause, DamageError):
+            return cause
+        # What Parquet's own parser says comes without a kind.
+        is_of_files = isinstance(cause, _KINDS) or type(cause) is duckdb.Error
+        if is_of_files and _WORDS.search(text := str(cause)):
+            found = _PATH.search(text)
+            return DamageError(f"{found[1] if found else 'a file of the lake'} cannot be read")
+    return None
 
 
 @dataclass(frozen=True, slots=True)

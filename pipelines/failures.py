@@ -9,6 +9,7 @@ import dagster as dg
 
 from lean_resources.errors import ConfigError, LeanError, MachineError, UnavailableError
 from lean_resources.machine import machine_error
+from pipelines.digests import damage_error
 
 __all__ = ["explained"]
 
@@ -33,7 +34,7 @@ def explained() -> Iterator[None]:
     except LeanError as error:
         raise _failure(error) from None
     except Exception as error:
-        problem = machine_error(error)
+        problem = machine_error(error) or damage_error(error)
         if problem is None:
             raise
         raise _failure(problem) from None

@@ -22,19 +22,22 @@ import pyarrow.parquet as pq
 
 from lean_resources.quarantine import QUARANTINE_SCHEMA
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.digests import digest
+from pipelines.digests import DamageError, Digest, digest
 from pipelines.files import beside, reveal, synced
 from pipelines.lake_format import LakeFormat
 from pipelines.ledger import (
     ATTEMPTS_SCHEMA,
     LEDGER_SCHEMA,
+    LOST_SCHEMA,
     SPENDS_SCHEMA,
     FileRecord,
+    Outcome,
     Pull,
     new_id,
     to_table,
 )
 from pipelines.ledger_files import LedgerFiles
+from pipelines.missing_files import foreign_files, listed, missing_files, told_of_missing
 from pipelines.writers import Writer
 
 __all__ = [
@@ -193,7 +196,24 @@ class Lake:
     @property
     def ledger(self) -> LedgerFiles:
         """The ledger's files."""
-        return LedgerFiles(self.pulls)
+        return LedgerFiles(self.pulls, self.lost_files())
+
+    @property
+    def lost(self) -> Path:
+        """Folder of what is known to be lost."""
+        return self.folder / "lost"
+
+    def known_lost(self) -> str:
+        """The SELECT of what is known to be lost."""
+        return self._files(self.lost, LOST_SCHEMA)
+
+    def lost_files(self) -> frozenset[str]:
+        """Files and commits that are known to be lost, so that nobody misses them."""
+        return frozenset(
+            name
+            for file in self.lost.glob("*/*.parquet")
+            for name in pq.read_table(file, columns=["file"])["file"].to_pylist()
+        )
 
     @property
     def spends(self) -> Path:
@@ -239,7 +259,9 @@ class Lake:
         self.format.check()
         return Batch(self, now or dt.datetime.now(dt.UTC))
 
-    def connect(self, names: Collection[str] | None = None) -> duckdb.DuckDBPyConnection:
+    def connect(
+        self, names: Collection[str] | None = None, *, is_checked: bool = True
+    ) -> duckdb.DuckDBPyConnection:
         """A DuckDB in memory that sees the lake as it stands: `pulls`, `claims` and each stream.
 
         Streams show their resolved rows. What was committed after this call does not show.
@@ -247,11 +269,16 @@ class Lake:
         Args:
             names: Only these streams, without their histories and the coverage that needs them,
                 because a view opens each file that it may read; None means everything.
+            is_checked: Whether files that are missing or shorter are an error.
+
+        Raises:
+            ConfigError: The lake has a newer format than this code knows.
+            DamageError: A file that counts is missing, or not as long as it was.
         """
         connection = duckdb.connect()
         connection.execute("set TimeZone = 'UTC'")
         connection.execute("set temp_directory = $1", [str(self.folder / f"spill-{new_id()}")])
-        self.attach_to(connection, names)
+        self.attach_to(connection, names, is_checked=is_checked)
         return connection
 
     @contextmanager
@@ -278,6 +305,8 @@ class Lake:
             connection.execute(f"create view every_claim as {_SQL['claims']}")
             known = ", ".join(f"'{name}'" for name in names)
             connection.execute(f"create table claims as from every_claim where stream in ({known})")
+            self._add_macros(connection, _FIRST_MACROS)
+            self.check_files(connection, names)
             self._attach_streams(connection, names)
             if DEPTHS in names:
                 history = self.history(STREAMS[DEPTHS])
@@ -304,12 +333,23 @@ class Lake:
         """
         return self.ledger.greatest("generation") + 1
 
-    def ledger_now(self) -> str:
+    def ledger_now(self, files: Sequence[Path] | None = None) -> str:
         """The SELECT over the files of the ledger that there are now, whatever is added later."""
-        return _reading(self.ledger.files(), LEDGER_SCHEMA)
+        select = _reading(self.ledger.files() if files is None else files, LEDGER_SCHEMA)
+        if not any(self.lost.glob("*/*.parquet")):
+            return select
+        lost = f"select pull_id from ({self.known_lost()}) where pull_id is not null"
+        return (
+            f"select * replace (case when pull_id in ({lost})"
+            f" then '{Outcome.LOST}' else outcome end as outcome) from ({select})"
+        )
 
     def attach_to(
-        self, connection: duckdb.DuckDBPyConnection, names: Collection[str] | None = None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        names: Collection[str] | None = None,
+        *,
+        is_checked: bool = True,
     ) -> None:
         """Create `pulls`, `claims` and a view per stream and history in a connection.
 
@@ -319,15 +359,18 @@ class Lake:
         Args:
             connection: The connection.
             names: Only these streams, without their histories and coverage; None means everything.
+            is_checked: Whether files that are missing or shorter are an error.
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
+            DamageError: A file that counts is missing, or not as long as it was.
         """
         self.format.check()
-        connection.execute(f"create or replace table pulls as {self.ledger_now()}")
+        self.attach_ledger(connection)
         connection.execute(f"create or replace table claims as {_SQL['claims']}")
-        self._add_macros(connection, _FIRST_MACROS)
         connection.execute(_SQL["fitting_ranges"])
+        if is_checked:
+            self.check_files(connection, names)
         self._attach_streams(connection, tuple(STREAMS) if names is None else names)
         self._add_macros(connection, _MACROS)
         self._add_views(connection, _VIEWS)
@@ -343,6 +386,75 @@ class Lake:
         connection.execute(f"create or replace view quarantined_records as {quarantined}")
         self._add_macros(connection, _HISTORY_MACROS)
         self._add_views(connection, _HISTORY_VIEWS)
+
+    def attach_ledger(
+        self, connection: duckdb.DuckDBPyConnection, files: Sequence[Path] | None = None
+    ) -> None:
+        """Copy the ledger to a connection, and add the macro that says what was merged.
+
+        Args:
+            connection: The connection.
+            files: Only these files of it; None means all.
+        """
+        connection.execute(f"create or replace table pulls as {self.ledger_now(files)}")
+        self._add_macros(connection, _FIRST_MACROS)
+
+    def check_files(
+        self, connection: duckdb.DuckDBPyConnection, names: Collection[str] | None = None
+    ) -> None:
+        """Compare the files that are about to be read with what the ledger says of them.
+
+        Only names and sizes are looked at; `leanhouse fsck` looks at what the files hold.
+
+        Args:
+            connection: Where `pulls` and `merged_pulls` are.
+            names: The streams whose typed rows are about to be read; None means all files but the
+                answers as received.
+
+        Raises:
+            DamageError: A file is missing, or not as long as it was.
+        """
+        folders = [self.place(STREAMS[name]) for name in names or STREAMS]
+        if names is None:
+            for stream in STREAMS.values():
+                folders += [self.superseded(stream), self.quarantine(stream)]
+        self.check_folders(connection, folders)
+
+    def check_folders(self, connection: duckdb.DuckDBPyConnection, folders: Sequence[Path]) -> None:
+        """Compare the files of some folders of streams with what the ledger says of them.
+
+        Raises:
+            DamageError: A file is missing, or not as long as it was.
+        """
+        there = listed(self.folder, folders)
+        if foreign := foreign_files(connection, there):
+            raise DamageError(f"{foreign[0]} is not a file of the lake's own")
+        below = [folder.relative_to(self.folder).as_posix() for folder in folders]
+        if missing := missing_files(connection, there, below, self.lost_files()):
+            raise DamageError(told_of_missing(missing))
+
+    def verify(self, connection: duckdb.DuckDBPyConnection, folders: Collection[Path]) -> None:
+        """Read files whole before they are written anew, so that damage is not written along.
+
+        Args:
+            connection: Where `pulls` is.
+            folders: Folders of streams, or partitions of them.
+
+        Raises:
+            DamageError: A file does not hold what it held.
+        """
+        below = [folder.relative_to(self.folder).as_posix() for folder in folders]
+        rows = connection.execute(
+            "select file.path, file.bytes, file.crc32 from (select unnest(files) as file"
+            " from pulls where files is not null)"
+            " where list_has_any($below, [regexp_extract(file.path, '^(.*)/[^/]*$', 1),"
+            " regexp_extract(file.path, '^(.*)/[^/]*/[^/]*$', 1)]) order by all",
+            {"below": below},
+        ).fetchall()
+        for path, size, checksum in rows:
+            file = self.folder / path
+            if file.exists() and digest(file) != Digest(size, checksum):
+                raise DamageError(f"{path} does not hold what it held")
 
     def _attach_streams(
         self, connection: duckdb.DuckDBPyConnection, names: Collection[str]
@@ -464,7 +576,8 @@ class Lake:
             others.
         """
         written = self.ledger.batches()
-        with self.connect() as connection:
+        with duckdb.connect() as connection:
+            self.attach_ledger(connection)
             rows = connection.execute(
                 """
                 select
@@ -564,7 +677,8 @@ class Batch:
             self._reveal(pool, list(rows))
             ledger = self._file(self._lake.pulls / self._pulled_on)
             _write(ledger, to_table(pulls, self.id, records))
-            self._reveal(pool, [ledger])
+            self.bytes += beside(ledger).stat().st_size
+            self._lake.ledger.add(beside(ledger), self.id)
         self._tables.clear()
         self._raw.clear()
         self._writer.end()

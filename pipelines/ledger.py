@@ -14,6 +14,7 @@ import pyarrow as pa
 __all__ = [
     "ATTEMPTS_SCHEMA",
     "LEDGER_SCHEMA",
+    "LOST_SCHEMA",
     "PULL_COLUMNS",
     "PULL_DOCS",
     "SPENDS_SCHEMA",
@@ -34,6 +35,8 @@ class Outcome(StrEnum):
     UNCHANGED = "UNCHANGED"
     SKIPPED = "SKIPPED"
     FAILED = "FAILED"
+    LOST = "LOST"
+    """It had committed; its rows were lost since, and nothing rests on it any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +103,7 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     ),
     "stream": (pa.string(), "The stream."),
     "parent_id": (pa.string(), "What the pull is of: an account, an entity, or a fixed name."),
-    "outcome": (pa.string(), "How it ended."),
+    "outcome": (pa.string(), "How it ended; LOST where its rows were lost later."),
     "asked_at": (_INSTANT, "When the first request of the read was sent, by this machine."),
     "finished_at": (_INSTANT, "When the read ended, by this machine."),
     "entity_id": (pa.string(), "The entity, where there is one."),
@@ -244,6 +247,12 @@ ATTEMPTS_SCHEMA = pa.schema(
     ]
 )
 """One row per refresh that Lean was asked for, written when it ended; `data_status` is JSON."""
+
+LOST_SCHEMA = pa.schema([("file", pa.string()), ("pull_id", pa.string()), ("lost_at", _INSTANT)])
+"""What is known to be lost: a row per file, and per pull that counts no more because of it.
+
+`file` is a path below the lake's folder, or the name of a commit that the ledger misses.
+"""
 
 VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "refresh_spends": (

@@ -141,7 +141,7 @@ def parents_of(
             " where claims.stream = $stream and claims.month is null group by all) as known"
             f" on readable.{key} = known.parent_id"
             " left join (select parent_id, max(known_at) as known_at from pulls"
-            " where stream = $stream and outcome <> 'FAILED' group by all) as looked"
+            " where stream = $stream and outcome not in ('FAILED', 'LOST') group by all) as looked"
             f" on readable.{key} = looked.parent_id{joined}"
             f" order by readable.{key}"
         )

@@ -65,6 +65,20 @@ PLACES = (
         is_personal=True,
     ),
     _batch("ledger", "One row per pull: ids, counts and codes.", "pulls", is_personal=False),
+    Place(
+        name="checkpoints",
+        doc="Copies of the ledger's files.",
+        is_personal=False,
+        files=rf"{_LAKE}checkpoints/[\w=-]+\.parquet",
+        leftovers=rf"{_LAKE}checkpoints/{_NAME}\.parquet\.tmp",
+    ),
+    _batch("lost", "Files and pulls that are known to be lost.", "lost", is_personal=False),
+    Place(
+        name="set aside",
+        doc="Files that fsck moved away, because they were damaged or not the lake's own.",
+        is_personal=True,
+        files=rf"{_LAKE}set_aside/.+",
+    ),
     _batch("attempts", "What became of refreshes.", "attempts", is_personal=False),
     Place(
         name="spends",

@@ -21,6 +21,7 @@ def standing(lake: Lake, stream: Stream) -> Counter[str]:
     if not any(lake.quarantine(stream).glob("*/*.parquet")):
         return Counter()
     with lake.planning({*PARENTS, stream.name}) as connection:
+        lake.check_folders(connection, [lake.quarantine(stream)])
         connection.execute(
             "create view quarantined_records as"
             f" select '{stream.name}' as stream, * from ({lake.quarantined(stream)})"

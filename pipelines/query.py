@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from pipelines.console import say, show, standard_output
+from pipelines.digests import DamageError, damage_error
 from pipelines.read_only import QueryError, close_off, refuse_unless_reading
 from pipelines.results import write_csv, write_json, write_parquet
 from pipelines.warehouse import connect
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pipelines.lake import Lake
 
 __all__ = ["Form", "QueryError", "ask", "statement"]
+
+_REMEDY = "Run leanhouse build: it publishes anew, or says what is lost."
 
 
 class Form(StrEnum):
@@ -106,6 +109,7 @@ def ask(
         _refuse_inside(lake, parquet)
     try:
         with connect(lake) as connection:
+            _refuse_outdated(lake, connection)
             if not is_unsafe:
                 refuse_unless_reading(sql, _own_functions(connection))
                 close_off(connection, lake)
@@ -117,7 +121,24 @@ def ask(
                 write = write_csv if form is Form.CSV else write_json
                 write(connection.execute(sql), standard_output())
     except duckdb.Error as error:
+        if (damage := damage_error(error)) is not None:
+            raise QueryError(f"{damage.message}. {_REMEDY}") from None
         raise QueryError(str(error)) from None
+
+
+def _refuse_outdated(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
+    """Return if all files are there that the warehouse reads.
+
+    Raises:
+        QueryError: One is not, so that its rows would be left out without a word.
+    """
+    try:
+        lake.check_files(connection)
+    except DamageError as error:
+        raise QueryError(f"{error.message}. {_REMEDY}") from None
+    except (duckdb.BinderException, duckdb.CatalogException):
+        # An earlier version published it, whose ledger did not name files.
+        return
 
 
 def _refuse_inside(lake: Lake, file: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -22,7 +22,7 @@ from lean_resources.gate import Gate, Gated, Page
 from lean_resources.quarantine import lost
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.coverage import too_many, unplaced
-from pipelines.lake import Lake, lake_schema
+from pipelines.lake import PARENTS, Lake, lake_schema
 from pipelines.last_good import LastGood
 from pipelines.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
 from pipelines.policy import Policy
@@ -48,7 +48,12 @@ class Replayed:
 
 
 def replay(
-    stream: Stream, lake: Lake, *, policy: Policy | None = None, run_id: str | None = None
+    stream: Stream,
+    lake: Lake,
+    *,
+    policy: Policy | None = None,
+    run_id: str | None = None,
+    only: Collection[str] | None = None,
 ) -> Replayed:
     """Type a stream's answers again, as far as their pulls still count.
 
@@ -57,14 +62,18 @@ def replay(
         lake: The lake.
         policy: How much of a read may not fit; the usual one when left.
         run_id: The run, for the ledger.
+        only: These pulls, whether they still count or not; None means all that do.
 
     Raises:
+        DamageError: A file that is read is missing, or not as long as it was.
         SchemaError: An answer cannot be typed any more; nothing of its group is committed.
     """
     outer = STREAMS[stream.exploded_from or stream.name]
-    with lake.connect() as connection:
+    with lake.connect(None if only is None else PARENTS) as connection:
+        lake.check_folders(connection, [lake.raw(outer)])
+        lake.verify(connection, [lake.raw(outer)])
         connection.execute(f"create temp view raw_pages as {lake.raw_pages(outer)}")
-        pulls = _pulls(connection, stream)
+        pulls = _pulls(connection, stream) if only is None else _chosen(connection, stream, only)
         known = {
             row[0]
             for row in connection.execute("select distinct series_id from raw_pages").fetchall()
@@ -110,6 +119,18 @@ def _pulls(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[Pull]:
         for one in found
         if one.outcome != Outcome.FAILED or newest[one.parent_id, one.month] == one.pull_id
     ]
+
+
+def _chosen(
+    connection: duckdb.DuckDBPyConnection, stream: Stream, only: Collection[str]
+) -> list[Pull]:
+    """Some pulls, however they ended."""
+    result = connection.execute(
+        f"select {', '.join(PULL_COLUMNS)} from pulls"
+        " where stream = $stream and list_contains($only, pull_id) order by pull_id",
+        {"stream": stream.name, "only": list(only)},
+    )
+    return [Pull(**dict(zip(PULL_COLUMNS, row, strict=True))) for row in result.fetchall()]
 
 
 def _pages(connection: duckdb.DuckDBPyConnection, series: Sequence[str]) -> list[Page]:

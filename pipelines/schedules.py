@@ -34,7 +34,7 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
     nightly = dg.define_asset_job(
         "nightly_sync",
         selection=dg.AssetSelection.all()
-        - dg.AssetSelection.assets("reconciliation", "missed_events"),
+        - dg.AssetSelection.assets("reconciliation", "missed_events", "integrity"),
         description="Everything: list, refresh, pull what is missing or open, build,"
         " publish, merge files.",
     )
@@ -47,8 +47,11 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
     )
     weekly = dg.define_asset_job(
         "weekly_reconciliation",
-        selection=dg.AssetSelection.assets("reconciliation", "warehouse", "compaction"),
-        description="All transactions read again and compared.",
+        selection=dg.AssetSelection.assets(
+            "reconciliation", "warehouse", "compaction", "integrity"
+        ),
+        description="All transactions read again and compared; every file compared with what was"
+        " written.",
     )
 
     missed = dg.define_asset_job(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lean_resources.errors import ConfigError
 from pipelines.build import newest_manifest, read_manifest
+from pipelines.digests import DamageError
 from pipelines.lake import Lake
 from pipelines.places import Found, walk
 from pipelines.publications import Publications
@@ -142,7 +143,11 @@ def plan_vacuum(
     # In this order: whoever lives no more has committed before the ledger is read, or never will.
     found = list(walk(lake.folder, f"lake/{lake.environment}/"))
     living, killed = writers(lake.writers)
-    look = _Look(lake, older_than_seconds, living, killed, lake.ledger.batches())
+    try:
+        batches = lake.ledger.batches()
+    except DamageError as error:
+        return VacuumPlan((), frozenset(), error.message)
+    look = _Look(lake, older_than_seconds, living, killed, batches)
     deletions = [*look.deletions(found), *look.merged()]
     refusal = look.loss(found) or _excess(found, deletions, yes_delete)
     return VacuumPlan(deletions, frozenset(killed), refusal)
@@ -212,7 +217,9 @@ class _Look:
 
     def loss(self, found: Sequence[Found]) -> str | None:
         """Why the ledger cannot be whole, or None."""
-        if len(self._batches) < self._mark:
+        # What fsck gave up is missed no more.
+        is_given_up = any(name and "/" not in name for name in self._lake.lost_files())
+        if len(self._batches) < self._mark and not is_given_up:
             return (
                 f"the ledger has {len(self._batches):,} commits and had {self._mark:,}:"
                 " nothing is deleted"

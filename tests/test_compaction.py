@@ -101,7 +101,7 @@ def test_what_is_left_is_counted_by_one_look_at_the_lake(lake, monkeypatch):
 
     assert done.months == 2
     assert looks.count("merged_files") == 1
-    assert looks.count("connect") == 2
+    assert looks.count("connect") == 1
     vacuum(lake, older_than_seconds=-1)
     left = len(list(here.glob("*/*.parquet")))
     assert done.files_before - done.files_after == before - left > 0

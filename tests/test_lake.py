@@ -112,7 +112,7 @@ def test_rows_show_when_their_pull_is_committed_and_not_before(lake):
 def test_a_file_that_no_ledger_row_vouches_for_does_not_count(lake):
     """A file that nothing names is invisible, and vacuum removes it after a day, if it may."""
     commit(lake, kept := pull(), customers(kept, "c1"))
-    stray = lake.place(CUSTOMERS) / "pulled_on=2026-03-15" / "stray.parquet"
+    stray = lake.place(CUSTOMERS) / "pulled_on=2026-03-15" / f"{new_id()}.parquet"
     pq.write_table(customers(pull(), "c2"), stray)
     (half := stray.with_name("half.parquet.tmp")).write_bytes(b"PAR1")
 

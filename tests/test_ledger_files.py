@@ -4,6 +4,7 @@ import datetime as dt
 import itertools
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 
 from pipelines.lake import PARENTS, Lake
 from pipelines.ledger import Outcome, Pull, new_id, to_table
-from pipelines.ledger_files import LedgerFiles
+from pipelines.ledger_files import LedgerFiles, batch_of
 from pipelines.vacuum import vacuum
 
 NOON = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
+DAY = dt.timedelta(days=1)
 LATER = NOON.date() + dt.timedelta(days=2)
 
 
@@ -46,7 +48,7 @@ def commit(lake, count=3, at=NOON):
     """Commit some pulls; the file of the ledger that tells of them."""
     batch = lake.batch(at)
     batch.commit(pulls(count))
-    (file,) = lake.pulls.glob(f"*/{batch.id}.parquet")
+    (file,) = lake.pulls.glob(f"*/{batch.id}-*.parquet")
     return file
 
 
@@ -144,6 +146,9 @@ def test_files_of_merged_commits_are_still_vouched_for(lake):
 
 def test_files_of_an_earlier_version_are_merged(lake):
     """Columns that an old file lacks are null, as for every reader."""
+    for file in lake.ledger.files():
+        file.rename(file.with_name(f"{batch_of(file.stem)}.parquet"))
+    shutil.rmtree(lake.ledger.checkpoints)
     (first, *_) = lake.ledger.files()
     table = pq.read_table(first, partitioning=None)
     pq.write_table(table.drop_columns(["covers", "covers_from"]), first)
@@ -195,3 +200,16 @@ def test_whatever_happens_each_pull_is_told_once(tmp_path_factory, steps):
         ids = [row[0] for row in told(lake)]
         assert len(ids) == len(set(ids)) == committed
     shutil.rmtree(folder)
+
+
+def test_commits_that_are_under_way_are_not_missed(lake):
+    """Whoever looks while others commit and merge sees no hole, as directories change under it."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        writing = [pool.submit(commit, lake, 1, NOON + (n % 2) * DAY) for n in range(40)]
+        writing.append(pool.submit(lake.ledger.merge, LATER + DAY))
+        while not all(one.done() for one in writing):
+            lake.ledger.files()
+        for one in writing:
+            one.result()
+
+    assert len(told(lake)) == 9 + 40

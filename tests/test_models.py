@@ -501,6 +501,36 @@ def test_months_are_built_together_while_few_rows_stand_behind_them(lake, models
     assert len(list(lake.marts.glob("moves/month=*/*.parquet"))) == 4
 
 
+def test_a_part_that_is_cut_or_gone_is_built_again(lake, models):
+    """Whatever is not as long as it was: the build makes it anew, and all that rests on it."""
+    built(lake, models)
+    before = rows(lake, models, "select * from totals order by all")
+    for part, cut in zip(current_manifest(lake).parts["moves"].values(), (0, 100), strict=True):
+        file = lake.folder / part.file
+        file.write_bytes(file.read_bytes()[:cut])
+
+    again, problems = built(lake, models)
+
+    assert (again["moves"], problems) == (2, [])
+    assert rows(lake, models, "select * from totals order by all") == before
+
+
+@pytest.mark.parametrize("data", [b"", b'{"parts":', None], ids=["empty", "cut", "flipped"])
+def test_a_manifest_that_is_damaged_gives_way_to_the_one_before(lake, models, data):
+    """The next build heals it, from the manifest before or from nothing."""
+    built(lake, models)
+    before = rows(lake, models, "select * from totals order by all")
+    (manifest,) = lake.manifests.glob("*.json")
+    held = manifest.read_bytes()
+    manifest.write_bytes(data if data is not None else held.replace(b"moves", b"movez", 1))
+
+    again, problems = built(lake, models)
+
+    assert again["moves"] == 2
+    assert problems == []
+    assert rows(lake, models, "select * from totals order by all") == before
+
+
 def test_a_part_that_comes_out_the_same_stops_the_chain(lake, models):
     """A month that is read again unchanged is built, found the same, and goes no further."""
     built(lake, models)

@@ -21,6 +21,8 @@ from lean_resources.gate import Gate, Page
 from lean_resources.limits import CircuitOpenError
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
+from pipelines.digests import DamageError
+from pipelines.fsck import repair
 from pipelines.lake import Lake
 from pipelines.ledger import Outcome
 from pipelines.policy import Policy
@@ -842,14 +844,16 @@ def test_a_backfill_of_what_no_bank_has_asks_nobody(sandbox, lake):
 
 
 def test_a_backfill_mends_a_month_that_was_lost(sandbox, lake):
-    """Without a month's files its days are gone; reading the month again brings back the rows."""
+    """Without a month's files nobody reads on; reading the month again brings back the rows."""
     before = shown(lake)
     batches = {file.stem for file in (lake.folder / "transactions/month=2026-02").glob("*.parquet")}
     assert batches
     shutil.rmtree(lake.folder / "transactions" / "month=2026-02")
-    assert shown(lake).num_rows < before.num_rows
+    with pytest.raises(DamageError, match="month=2026-02"):
+        shown(lake)
 
     pull(sandbox, lake, "transactions", months={"2026-02"})
+    repair(lake)
 
     assert shown(lake).equals(before)
 

@@ -11,7 +11,8 @@
 --         covered         a committed pull covers the day, whatever the consent says by now
 --         not_permitted   outside the consent's days, or the consent has ended or leaves it out
 --         bank_refused    the last read of the month failed, or the bank is paused; see code
---         not_yet_pulled  permitted, and no read has covered it yet
+--         not_yet_pulled  permitted, and no read has covered it yet, or what covered it was lost
+--                         (code DATA_LOST): the next sync reads it
 with known as (
 
     select
@@ -113,6 +114,7 @@ select
         when days.utc_day < days.offered_from then null
         when days.is_unfit then 'RECORDS_UNFIT'
         when days.outcome = 'FAILED' then days.failed_code
+        when days.outcome = 'LOST' and days.pull_id is null then 'DATA_LOST'
         when days.pull_id is null then days.skip_code
     end as code
 from judged as days

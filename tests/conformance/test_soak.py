@@ -5,6 +5,7 @@ from laws import overspent, uncounted, wrong_rows
 from soak import soak
 from worlds import CHAIN
 
+from pipelines.digests import DamageError
 from pipelines.policy import Policy
 
 SHORT = {"entities": 4, "days": 2, "kills": 1, "seed": 7, "names": ("banks", *CHAIN, "identity")}
@@ -37,4 +38,5 @@ def test_what_the_soak_looks_for_is_found(ended):
     assert wrong_rows(ended.lake, ended.sandbox, ("entities", "consents"))
 
     max(ended.lake.folder.glob("transactions/*/*.parquet")).unlink()
-    assert uncounted(ended.lake, ("transactions",))
+    with pytest.raises(DamageError, match="is missing"):
+        uncounted(ended.lake, ("transactions",))

@@ -1,0 +1,177 @@
+"""Which files of data the ledger names and that are not there, or not as long as they were."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+__all__ = ["MissingFile", "foreign_files", "listed", "missing_files", "told_of_missing"]
+
+_OURS = re.compile(r"[0-9a-f]{32}\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class MissingFile:
+    """A file that a committed pull rests on.
+
+    Args:
+        path: Its path below the lake's folder.
+        stream: The stream.
+        is_there: Whether something lies there, of another size.
+        targets: Accounts, entities or other read targets that it is of.
+        first_date: First UTC day that those pulls cover, as text; empty for a snapshot.
+        last_date: Last UTC day, inclusive.
+    """
+
+    path: str
+    stream: str
+    is_there: bool
+    targets: int
+    first_date: str
+    last_date: str
+
+    @property
+    def of_what(self) -> str:
+        """Whose rows they are, without an id."""
+        kind = "accounts" if self.first_date else "read targets"
+        days = f", {self.first_date} to {self.last_date}" if self.first_date else ""
+        return f"{self.stream} of {self.targets:,} {kind}{days}"
+
+
+def listed(root: Path, folders: Iterable[Path]) -> dict[str, int]:
+    """Sizes of the Parquet files in the partitions of some folders, by path below the root."""
+    found = {}
+    for folder in folders:
+        if not folder.is_dir():
+            continue
+        for partition in os.scandir(folder):
+            if not partition.is_dir():
+                continue
+            prefix = f"{folder.relative_to(root).as_posix()}/{partition.name}"
+            for file in os.scandir(partition.path):
+                if file.name.endswith(".parquet"):
+                    found[f"{prefix}/{file.name}"] = file.stat().st_size
+    return found
+
+
+def foreign_files(connection: duckdb.DuckDBPyConnection, there: Iterable[str]) -> list[str]:
+    """Paths that have no name of the lake's own: as copies, they would double rows.
+
+    Args:
+        connection: Where `pulls` is.
+        there: Paths of files in folders of streams.
+    """
+    odd = [path for path in there if not _OURS.fullmatch(path.rpartition("/")[2])]
+    if not odd:
+        return []
+    rows = connection.execute(
+        "select path from (select unnest($paths) as path) where"
+        " regexp_extract(path, '([^/]*)[.]parquet$', 1) not in (select batch_id from pulls)"
+        " order by path",
+        {"paths": odd},
+    ).fetchall()
+    return [str(path) for (path,) in rows]
+
+
+def missing_files(
+    connection: duckdb.DuckDBPyConnection,
+    there: Mapping[str, int],
+    folders: Iterable[str],
+    known_lost: Collection[str] = (),
+) -> list[MissingFile]:
+    """Files of committed pulls that are missing or of another size, and that nothing replaced.
+
+    Args:
+        connection: Where `pulls` and the macro `merged_pulls` are.
+        there: Sizes of the files that there are.
+        folders: Folders of streams below the lake's, whose files alone are looked for.
+        known_lost: Files that nobody misses, by path.
+    """
+    table = pa.table(
+        [pa.array(list(there), pa.string()), pa.array(list(there.values()), pa.int64())],
+        ["path", "bytes"],
+    )
+    connection.register("files_there", table)
+    try:
+        rows = connection.execute(
+            """
+            select named.file.path, files_there.path is not null
+            from (select unnest(files) as file from pulls where files is not null) as named
+            left join files_there on named.file.path = files_there.path
+            where
+                files_there.bytes is distinct from named.file.bytes
+                and list_contains($folders, regexp_extract(named.file.path, '^(.*)/[^/]*/', 1))
+            order by all
+            """,
+            {"folders": list(folders)},
+        ).fetchall()
+    finally:
+        connection.unregister("files_there")
+    wanted = [(path, is_there) for path, is_there in rows if path not in known_lost]
+    return _that_count(connection, wanted) if wanted else []
+
+
+def _that_count(
+    connection: duckdb.DuckDBPyConnection, wanted: Sequence[tuple[str, bool]]
+) -> list[MissingFile]:
+    """Those that a pull rests on which counts, and which no merged file stands for."""
+    paths = dict(wanted)
+    rows = connection.execute(
+        """
+        with wanted as (
+
+            select
+                path,
+                regexp_extract(path, '([^/]*)/[^/]*/[^/]*$', 1) as stream,
+                regexp_extract(path, '/month=([^/]*)/', 1) as month,
+                regexp_extract(path, '([^/]*)[.]parquet$', 1) as batch_id
+            from (select unnest($paths) as path)
+
+        ),
+
+        merged as materialized (
+
+            select pull_id from merged_pulls(null::varchar[])
+
+        )
+
+        select
+            wanted.path,
+            wanted.stream,
+            count(distinct pulls.parent_id),
+            coalesce(min(pulls.claimed_from)::varchar, ''),
+            coalesce(max(pulls.claimed_to)::varchar, '')
+        from wanted
+        inner join pulls
+            on wanted.batch_id = pulls.batch_id
+            and wanted.stream = pulls.stream
+            and (wanted.month = '' or wanted.month = pulls.month)
+        where
+            regexp_matches(wanted.path, '^(raw|quarantine)/')
+            or (
+                pulls.outcome = 'COMMITTED'
+                and pulls.pull_id not in (select merged.pull_id from merged)
+            )
+        group by all
+        order by all
+        """,
+        {"paths": list(paths)},
+    ).fetchall()
+    return [
+        MissingFile(path, stream, paths[path], targets, first, last)
+        for path, stream, targets, first, last in rows
+    ]
+
+
+def told_of_missing(lost: Sequence[MissingFile]) -> str:
+    """One sentence about files that are missing or shorter."""
+    first = lost[0]
+    what = "is not as long as it was" if first.is_there else "is missing"
+    more = f"; {len(lost) - 1:,} more files are missing or shorter" if len(lost) > 1 else ""
+    return f"{first.path} {what}: rows of {first.of_what}{more}"
