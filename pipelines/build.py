@@ -853,14 +853,14 @@ def stored_rows(
     lake: Lake, model: Model, manifest: Manifest, months: Collection[str] | None = None
 ) -> str:
     """The SELECT of a model's rows from its files, of some months or of all."""
-    files = ", ".join(
-        "'" + str(lake.folder / part.file).replace("'", "''") + "'"
+    files = [
+        lake.folder / part.file
         for month, part in sorted(manifest.parts.get(model.name, {}).items())
         if part.file and (months is None or month in months)
-    )
+    ]
     if not files:
         return typed_nothing((column.name, column.type) for column in model.columns)
-    return f"select * from read_parquet([{files}], hive_partitioning = false)"
+    return f"select * from read_parquet({lake.listed(files)}, hive_partitioning = false)"
 
 
 def _told(model: Model, error: Exception) -> str:

@@ -7,6 +7,7 @@ instant leaves the old truth or the new one, and two writers need no lock.
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import shutil
 import time
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
@@ -97,6 +98,8 @@ _HISTORY_MACROS = {"coverage": "at_instant"}
 _HISTORY_VIEWS = ("account_days", "quarantine")
 _PLANNING_MEMORY = "400MB"
 _LARGE_ROWS = 5_000
+_FOLDER = "leanhouse_folder"
+"""The variable of DuckDB that says where a portable lake lies, with / at its end."""
 _LEVEL = 1
 _RAW_COMPRESSION = "zstd"
 _WRITERS = 2
@@ -167,10 +170,36 @@ class Lake:
         self.environment = environment
         self.folder = Path(root).resolve() / environment
         self.warehouse = self.folder / "leanhouse.duckdb"
+        self._is_portable = False
         self.format = LakeFormat(self.folder)
 
     def __repr__(self) -> str:
         return f"Lake({str(self.folder)!r})"
+
+    def portable(self) -> Self:
+        """The same lake, whose SELECTs name files relative to its folder, wherever that is then.
+
+        A connection says where with `stand_in`; without that it is the folder it was started in.
+        """
+        other = copy.copy(self)
+        other._is_portable = True  # noqa: SLF001 - a copy of its own
+        return other
+
+    def stand_in(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Let a connection read the files of this lake where it lies now, and no others."""
+        connection.execute(f"set variable {_FOLDER} = $folder", {"folder": f"{self.folder}/"})
+
+    def listed(self, files: Iterable[Path]) -> str:
+        """Files or patterns of files of this lake, as SQL lists them."""
+        if not self._is_portable:
+            return "[" + ", ".join(f"'{_escaped(file)}'" for file in files) + "]"
+        # Not file_search_path: with that DuckDB prefers what lies where it was started, which may
+        # be the folder that the lake was copied from.
+        names = ", ".join(f"'{_escaped(file.relative_to(self.folder))}'" for file in files)
+        return (
+            f"list_transform([{names}]::varchar[],"
+            f" lambda file: coalesce(getvariable('{_FOLDER}'), '') || file)"
+        )
 
     def place(self, stream: Stream) -> Path:
         """Folder of a stream's typed files."""
@@ -335,7 +364,7 @@ class Lake:
 
     def ledger_now(self, files: Sequence[Path] | None = None) -> str:
         """The SELECT over the files of the ledger that there are now, whatever is added later."""
-        select = _reading(self.ledger.files() if files is None else files, LEDGER_SCHEMA)
+        select = self._reading(self.ledger.files() if files is None else files, LEDGER_SCHEMA)
         if not any(self.lost.glob("*/*.parquet")):
             return select
         lost = f"select pull_id from ({self.known_lost()}) where pull_id is not null"
@@ -553,13 +582,24 @@ class Lake:
         """The SELECT of a stream's answers as received."""
         return self._files(self.raw(stream), RAW_SCHEMA)
 
+    def _reading(self, files: Sequence[Path], schema: pa.Schema) -> str:
+        """The SELECT over files or patterns of files; typed and empty where there are none."""
+        empty = typed_nothing((f.name, _sql_type(f.type)) for f in schema)
+        if not files:
+            return empty
+        names = ", ".join(f'"{name}"' for name in schema.names)
+        return (
+            f"select {names} from ({empty} union all by name select * from read_parquet("
+            f"{self.listed(files)}, union_by_name = true, hive_partitioning = false))"
+        )
+
     def _files(self, folder: Path, schema: pa.Schema, months: Collection[str] | None = None) -> str:
         """The SELECT over a folder's files; typed and empty before the first one.
 
         A column that older files lack is null, one that the schema does not name does not show.
         """
         partitions = ["*"] if months is None else [f"month={month}" for month in sorted(months)]
-        return _reading(
+        return self._reading(
             [
                 folder / partition / "*.parquet"
                 for partition in partitions
@@ -745,19 +785,6 @@ def typed_nothing(columns: Iterable[tuple[str, str]]) -> str:
     """A SELECT without rows, of columns with their types."""
     named = ", ".join(f'null::{kind} as "{name}"' for name, kind in columns)
     return f"select {named} where false"
-
-
-def _reading(files: Sequence[Path], schema: pa.Schema) -> str:
-    """The SELECT over files or patterns of files; typed and empty where there are none."""
-    empty = typed_nothing((f.name, _sql_type(f.type)) for f in schema)
-    if not files:
-        return empty
-    names = ", ".join(f'"{name}"' for name in schema.names)
-    listed = ", ".join(f"'{_escaped(file)}'" for file in files)
-    return (
-        f"select {names} from ({empty} union all by name select * from read_parquet("
-        f"[{listed}], union_by_name = true, hive_partitioning = false))"
-    )
 
 
 def _compression(table: pa.Table) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Publis
     try:
         with duckdb.connect(str(temporary)) as connection:
             connection.execute("set TimeZone = 'UTC'")
-            rows = _Shelf(connection, lake, models, manifest).fill(pii=pii)
+            lake.stand_in(connection)
+            rows = _Shelf(connection, lake.portable(), models, manifest).fill(pii=pii)
             # Closing would do so too, but keeps a failure to itself.
             connection.execute("checkpoint")
         with temporary.open("rb") as file:
@@ -129,6 +130,7 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     connection.execute("set TimeZone = 'UTC'")
     # A name that does not exist is an error, not a variable of whoever asks.
     connection.execute("set python_enable_replacements = false")
+    lake.stand_in(connection)
     try:
         _attach(connection, lake.warehouse)
     except duckdb.Error as error:

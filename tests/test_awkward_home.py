@@ -11,6 +11,7 @@ from lean_resources.settings import LeanSettings
 from pipelines.build import build
 from pipelines.compaction import compact
 from pipelines.environment import Settings
+from pipelines.lake import Lake
 from pipelines.models import load
 from pipelines.resources import InboxResource, LakeResource, silent
 from pipelines.run import instance_at, sync_all
@@ -55,6 +56,13 @@ def test_a_sync_a_build_and_a_query_work_under_an_awkward_home(tmp_path):
     assert sorted(place.name for place in home.iterdir()) == ["dagster", "inbox", "lake"]
     assert (home / "inbox" / "sandbox.db").is_file()
     assert (home / "dagster" / "history" / "runs.db").is_file()
+
+    moved = Lake(home.rename(tmp_path / "moved") / "lake", "sandbox")
+    with connect(moved) as connection:
+        assert [row[0] for row in connection.execute(query).fetchall()] == true
+        assert connection.execute("select count(*) from fct_transactions").fetchone()[0] > 0
+        written = connection.execute("select string_agg(sql, '') from duckdb_views()").fetchone()[0]
+        assert str(tmp_path) not in written
 
 
 def test_telemetry_is_off_in_the_home_that_every_command_uses(tmp_path):
