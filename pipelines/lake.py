@@ -119,6 +119,8 @@ HISTORY_DOCS = TRACE_DOCS | {
     "claimed_to": "Last UTC day that the pull covers, inclusive.",
     "refreshed_at": "When the bank was last asked before the pull, UTC.",
     "known_at": "When the pull was asked for, UTC, by Lean's clock.",
+    "generation": "Orders pulls that Lean's clock cannot tell apart; null for those of format 1 of"
+    " the lake.",
     "asked_at": "When the pull was asked for, UTC, by this machine.",
     "finished_at": "When the pull ended, UTC, by this machine.",
 }

@@ -5,9 +5,12 @@ import datetime as dt
 
 import httpx
 import pytest
+import sqlglot
 from conftest import Slept, rows_of, settings_of, sync_everything
+from sqlglot import exp
 
 from lean_resources import LeanClient
+from pipelines.models import load
 
 DAY = dt.timedelta(days=1)
 LISTED = {"banks", "entities"}
@@ -73,3 +76,25 @@ def test_a_machine_with_a_wrong_clock_hides_nothing_later(sandbox, lake, ahead):
     history = "select min(known_at), max(known_at) from entities_history"
     [(first, last)] = rows_of(lake, history)
     assert last - first == dt.timedelta(hours=2)
+
+
+def _ordering(tree):
+    """Columns that a statement orders by, or takes the first or the last of."""
+    for node in tree.find_all(exp.Ordered, exp.Tuple):
+        for one in node.expressions if isinstance(node, exp.Tuple) else [node.this]:
+            if isinstance(one, exp.Column):
+                yield one.name
+
+
+def test_no_table_orders_by_the_id_of_a_pull():
+    """It begins with the time of the machine that pulled."""
+    bodies = {model.name: model.body for model in load()}
+    bodies["mutant"] = "select arg_max(code, (known_at, pull_id)) from pulls"
+
+    found = {
+        name
+        for name, body in bodies.items()
+        if "pull_id" in _ordering(sqlglot.parse_one(body, dialect="duckdb"))
+    }
+
+    assert found == {"mutant"}

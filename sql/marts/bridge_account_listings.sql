@@ -16,7 +16,10 @@ with listings as (
         coalesce(known_at, asked_at) as asked_at,
         last_value(case when outcome = 'COMMITTED' then pull_id end ignore nulls) over (
             partition by parent_id
-            order by coalesce(known_at, asked_at), pull_id
+            order by
+                coalesce(known_at, asked_at),
+                coalesce(generation, 0),
+                pull_tie(generation, pull_id)
         ) as pull_id
     from pulls
     where stream = 'accounts' and outcome in ('COMMITTED', 'UNCHANGED')

@@ -23,7 +23,10 @@ with newest as (
     qualify
         row_number() over (
             partition by account_id
-            order by coalesce(known_at, asked_at) desc, pull_id desc
+            order by
+                coalesce(known_at, asked_at) desc,
+                coalesce(generation, 0) desc,
+                pull_tie(generation, pull_id) desc
         ) = 1
 
 ),
@@ -38,7 +41,10 @@ owners as (
     qualify
         row_number() over (
             partition by entity_id
-            order by coalesce(known_at, asked_at) desc, pull_id desc
+            order by
+                coalesce(known_at, asked_at) desc,
+                coalesce(generation, 0) desc,
+                pull_tie(generation, pull_id) desc
         ) = 1
 
 )

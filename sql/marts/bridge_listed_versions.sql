@@ -31,7 +31,10 @@ with listings as (
     where stream in ('entities', 'consents') and outcome = 'COMMITTED'
     window by_age as (
         partition by stream
-        order by coalesce(known_at, asked_at), pull_id
+        order by
+            coalesce(known_at, asked_at),
+            coalesce(generation, 0),
+            pull_tie(generation, pull_id)
     )
 
 ),

@@ -56,7 +56,8 @@ newest as (
                     accounts_history.asked_at
                 ) desc,
                 coalesce(accounts_history.known_at, accounts_history.asked_at) desc,
-                accounts_history.pull_id desc,
+                coalesce(accounts_history.generation, 0) desc,
+                pull_tie(accounts_history.generation, accounts_history.pull_id) desc,
                 accounts_history.account_id desc
         ) = 1
 

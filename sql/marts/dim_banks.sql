@@ -36,7 +36,11 @@ newest as (
     qualify
         row_number() over (
             partition by bank_identifier
-            order by coalesce(known_at, asked_at) desc, pull_id desc, account_type asc
+            order by
+                coalesce(known_at, asked_at) desc,
+                coalesce(generation, 0) desc,
+                pull_tie(generation, pull_id) desc,
+                account_type asc
         ) = 1
 
 ),

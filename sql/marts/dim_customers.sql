@@ -56,7 +56,10 @@ newest as (
     qualify
         row_number() over (
             partition by customer_id
-            order by coalesce(known_at, asked_at) desc, pull_id desc
+            order by
+                coalesce(known_at, asked_at) desc,
+                coalesce(generation, 0) desc,
+                pull_tie(generation, pull_id) desc
         ) = 1
 
 ),

@@ -74,7 +74,8 @@ stated as (
             (
                 balances.refreshed_at,
                 coalesce(balances.known_at, balances.asked_at),
-                balances.pull_id
+                coalesce(balances.generation, 0),
+                pull_tie(balances.generation, balances.pull_id)
             )
         ) as newest
     from ordered

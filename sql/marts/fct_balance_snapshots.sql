@@ -32,7 +32,8 @@ select
         order by
             coalesce(balances.refreshed_at, balances.known_at, balances.asked_at) desc,
             coalesce(balances.known_at, balances.asked_at) desc,
-            balances.pull_id desc
+            coalesce(balances.generation, 0) desc,
+            pull_tie(balances.generation, balances.pull_id) desc
     ) = 1 as is_newest,
 
     -- times

@@ -57,6 +57,7 @@ candidates as (
         balances.refreshed_at as stated_at,
         balances.refreshed_at + interval 10 minutes as held_to_at,
         coalesce(balances.known_at, balances.asked_at) as asked_at,
+        balances.generation,
         balances.pull_id
     from balances_history as balances
     inner join bridge_accounts on balances.account_id = bridge_accounts.account_id
@@ -82,7 +83,10 @@ stated as (
             partition by
                 candidates.account_key, candidates.currency, riyadh_date(candidates.stated_at)
             order by
-                candidates.stated_at desc, candidates.asked_at desc, candidates.pull_id desc,
+                candidates.stated_at desc,
+                candidates.asked_at desc,
+                coalesce(candidates.generation, 0) desc,
+                pull_tie(candidates.generation, candidates.pull_id) desc,
                 candidates.account_id desc
         ) = 1
 

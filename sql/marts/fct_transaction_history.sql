@@ -66,7 +66,7 @@ with reads as (
             coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
             coalesce(pulls.known_at, pulls.asked_at),
             coalesce(pulls.generation, 0),
-            pulls.pull_id
+            pull_tie(pulls.generation, pulls.pull_id)
         rows unbounded preceding
     ),
     earlier as (
@@ -75,7 +75,7 @@ with reads as (
             coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
             coalesce(pulls.known_at, pulls.asked_at),
             coalesce(pulls.generation, 0),
-            pulls.pull_id
+            pull_tie(pulls.generation, pulls.pull_id)
         rows between unbounded preceding and 1 preceding
     )
 

@@ -103,10 +103,20 @@ attempts as (
         parent_id as account_id,
         month,
         arg_max(
-            outcome, (coalesce(known_at, asked_at), coalesce(generation, 0), pull_id)
+            outcome,
+            (
+                coalesce(known_at, asked_at),
+                coalesce(generation, 0),
+                pull_tie(generation, pull_id)
+            )
         ) as outcome,
         arg_max(
-            coalesce(code, ''), (coalesce(known_at, asked_at), coalesce(generation, 0), pull_id)
+            coalesce(code, ''),
+            (
+                coalesce(known_at, asked_at),
+                coalesce(generation, 0),
+                pull_tie(generation, pull_id)
+            )
         ) as code
     from pulls
     where stream = 'transactions' and outcome <> 'SKIPPED'

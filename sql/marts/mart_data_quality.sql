@@ -156,7 +156,10 @@ newest_pulls as (
     qualify
         row_number() over (
             partition by stream, parent_id, month
-            order by coalesce(known_at, asked_at) desc, pull_id desc
+            order by
+                coalesce(known_at, asked_at) desc,
+                coalesce(generation, 0) desc,
+                pull_tie(generation, pull_id) desc
         ) = 1
 
 ),
