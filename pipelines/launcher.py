@@ -27,7 +27,7 @@ class Launcher(DefaultRunLauncher):
     def launch_run(self, context: LaunchRunContext) -> None:
         """Launch a run; until its own process has recorded itself, it is this process's."""
         run_id = context.dagster_run.run_id
-        self._instance.add_run_tags(run_id, Process.current(self._instance).tags)
+        self._instance.add_run_tags(run_id, Process.current(self._instance).tags(run_id))
         super().launch_run(context)
 
     @property

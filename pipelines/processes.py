@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import dagster as dg
-from filelock import FileLock, Timeout
 
-from pipelines.ledger import new_id
+from pipelines.writers import Writer, forget, writers
 
 __all__ = [
     "PROCESS_TAG",
@@ -70,53 +69,45 @@ class Process:
     @classmethod
     def current(cls, instance: dg.DagsterInstance) -> Self:
         """This process, its lock taken."""
-        lock = _held(_folder(instance), os.getpid())
+        lock = _held(_folder(instance), os.getpid()).id
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        return cls(Path(lock.lock_file).name, os.getpid(), socket.gethostname(), now)
+        return cls(lock, os.getpid(), socket.gethostname(), now)
 
     @classmethod
     def of(cls, run: dg.DagsterRun) -> Self | None:
-        """The process of a run; None where no process has recorded itself in this form."""
+        """The process of a run; None where none has recorded itself yet, in this form."""
         try:
-            return cls(**json.loads(run.tags.get(PROCESS_TAG, "")))
-        except (ValueError, TypeError):
+            found = json.loads(run.tags.get(PROCESS_TAG, ""))
+            run_id = found.pop("run_id")
+            process = cls(**found)
+        except (ValueError, TypeError, KeyError, AttributeError):
             return None
+        # Dagster copies the tags of a run to another try of it.
+        is_own = run_id == run.run_id if run_id is not None else run.parent_run_id is None
+        return process if is_own else None
 
-    @property
-    def tags(self) -> dict[str, str]:
-        """Tags of a run that this process executes."""
-        return {PROCESS_TAG: json.dumps(asdict(self))}
+    def tags(self, run_id: str | None = None) -> dict[str, str]:
+        """Tags of a run that this process executes.
+
+        Args:
+            run_id: The run; None where it is about to be made, in this process.
+        """
+        return {PROCESS_TAG: json.dumps({**asdict(self), "run_id": run_id})}
 
     def is_gone(self, instance: dg.DagsterInstance) -> bool:
         """Whether the process has ended; False where this home has never seen its lock."""
-        file = _folder(instance) / self.lock
-        return file.exists() and _is_free(file)
+        _, killed = writers(_folder(instance))
+        return self.lock in killed
 
 
 def _folder(instance: dg.DagsterInstance) -> Path:
-    folder = Path(instance.root_directory) / "processes"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(instance.root_directory) / "processes"
 
 
 @functools.cache
-def _held(folder: Path, _pid: int) -> FileLock:
+def _held(folder: Path, _pid: int) -> Writer:
     """A lock that this process holds until it ends, however it ends; a fork takes its own."""
-    lock = FileLock(folder / f"{new_id()}.lock", thread_local=False, preserve_lock_file=True)
-    lock.acquire()
-    return lock
-
-
-def _is_free(file: Path, *, removed: bool = False) -> bool:
-    """Whether nobody holds the lock of a file; such a file can be removed in the same breath."""
-    try:
-        with FileLock(file, blocking=False, preserve_lock_file=True):
-            if removed:
-                # While it is held: whoever wants the lock at this instant makes the file anew.
-                file.unlink(missing_ok=True)
-    except Timeout:
-        return False
-    return True
+    return Writer(folder)
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -125,19 +116,18 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     Returns:
         A sentence for each run that was ended.
     """
+    _, killed = writers(_folder(instance))
+    if not killed:
+        return []
     storage = instance.event_log_storage
     holding = storage.get_concurrency_run_ids()
     said = []
     runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))}
     if finished := sorted(holding - runs.keys()):
         runs |= {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=finished))}
-    living = set()
     for run in runs.values():
         process = Process.of(run)
-        if process is None:
-            continue
-        if not process.is_gone(instance):
-            living.add(process.lock)
+        if process is None or process.lock not in killed:
             continue
         # Slots first: whoever is killed in between leaves a run that is ended once more.
         storage.free_concurrency_slots_for_run(run.run_id)
@@ -149,9 +139,8 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         else:
             instance.report_run_failed(run, message=f"The run is over: {reason}.")
         said.append(f"run {run.run_id} is marked as failed: {reason}; what it committed is kept")
-    for file in _folder(instance).glob("*.lock"):
-        if file.name not in living:
-            _is_free(file, removed=True)
+    # Only now: a run whose lock is gone is never ended.
+    forget(_folder(instance), killed)
     return said
 
 
@@ -257,7 +246,8 @@ class _Recorded(dg.Executor):
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
         """Record this process, free what dead ones held, and execute."""
         instance: dg.DagsterInstance = plan_context.instance
-        instance.add_run_tags(plan_context.run_id, Process.current(instance).tags)
+        run_id = plan_context.run_id
+        instance.add_run_tags(run_id, Process.current(instance).tags(run_id))
         for sentence in end_dead_runs(instance):
             _LOG.warning("%s", sentence)
         yield from self._inner.execute(plan_context, execution_plan)

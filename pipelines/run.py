@@ -112,7 +112,7 @@ def sync_all(
             progress=progress,
         ),
         run_config={**_LOG_CONFIG, "ops": ops},
-        tags=all_months(dt.datetime.now(dt.UTC)) | Process.current(instance).tags,
+        tags=all_months(dt.datetime.now(dt.UTC)) | Process.current(instance).tags(),
         raise_on_error=False,
     )
     instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
@@ -160,7 +160,7 @@ def read_events(
             lean=lean, lake=lake, inbox=inbox, policy=policy or Policy(), progress=silent
         ),
         run_config={**_LOG_CONFIG, **request.run_config},
-        tags={**request.tags, **Process.current(instance).tags},
+        tags={**request.tags, **Process.current(instance).tags()},
         op_selection=None if has_tables else [PULLS],
         raise_on_error=False,
     )

@@ -45,6 +45,8 @@ def end_on_signals() -> None:
 
 
 def _end(number: int, _frame: Any) -> NoReturn:
+    # The thread may hear of it after what this raises has come to the end of the command.
+    _received.append(number)
     raise SystemExit(128 + number)
 
 

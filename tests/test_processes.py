@@ -13,7 +13,7 @@ from conftest import settings_of
 from dagster._core.launcher import WorkerStatus
 
 from lean_resources.sandbox import Sandbox, serve
-from pipelines import processes, run
+from pipelines import run
 from pipelines.environment import child_of
 from pipelines.launcher import Launcher
 from pipelines.processes import PROCESS_TAG, Process, end_dead_runs
@@ -35,7 +35,7 @@ def step():
     time.sleep({seconds})
 
 with instance_at(Path({home!r}), lambda text: print(text, flush=True)) as instance:
-    dg.materialize([step], instance=instance, tags=Process.current(instance).tags)
+    dg.materialize([step], instance=instance, tags=Process.current(instance).tags())
 print("over", flush=True)
 """
 """A run whose only step holds a slot for some seconds."""
@@ -115,12 +115,12 @@ def test_a_process_is_gone_only_if_its_lock_is_free(tmp_path):
     with instance_at(tmp_path) as instance:
         living = Process.current(instance)
         assert not living.is_gone(instance)
-        elsewhere = Process("another.lock", living.pid, "another", living.since)
+        elsewhere = Process("another", living.pid, "another", living.since)
         assert not elsewhere.is_gone(instance)
-        dead = tmp_path / "processes" / "dead.lock"
+        dead = tmp_path / "processes" / "dead"
         dead.touch()
         # The number of a process that lives: this one's.
-        assert Process("dead.lock", living.pid, living.host, living.since).is_gone(instance)
+        assert Process("dead", living.pid, living.host, living.since).is_gone(instance)
         end_dead_runs(instance)
         assert not dead.exists()
         assert (tmp_path / "processes" / living.lock).exists()
@@ -131,11 +131,13 @@ def test_the_daemon_sees_whose_process_is_gone(tmp_path):
     with instance_at(tmp_path) as instance:
         assert isinstance(instance.run_launcher, Launcher)
         living = Process.current(instance)
-        (tmp_path / "processes" / "dead.lock").touch()
-        dead = Process("dead.lock", living.pid, living.host, living.since)
+        (tmp_path / "processes" / "dead").touch()
+        dead = Process("dead", living.pid, living.host, living.since)
         for tags, status in (
-            (living.tags, WorkerStatus.RUNNING),
-            (dead.tags, WorkerStatus.FAILED),
+            (living.tags(), WorkerStatus.RUNNING),
+            (dead.tags(), WorkerStatus.FAILED),
+            # Another try of a run whose tags Dagster has copied.
+            (dead.tags("the run before"), WorkerStatus.RUNNING),
             ({PROCESS_TAG: "somebody's own"}, WorkerStatus.RUNNING),
             ({}, WorkerStatus.RUNNING),
         ):
@@ -195,7 +197,7 @@ def test_a_home_that_is_being_made_for_ever_is_told(tmp_path, monkeypatch):
     """A wait for another command has an end and a remedy."""
     monkeypatch.setattr(run, "_CREATION_SECONDS", 0.1)
     with (
-        processes.FileLock(tmp_path / "creation.lock"),
+        run.FileLock(tmp_path / "creation.lock"),
         pytest.raises(run.UnavailableError, match="another process has been making"),
     ):
         prepare_home(tmp_path)

@@ -23,7 +23,7 @@ from lean_resources.sandbox import Sandbox, serve
 from lean_resources.webhooks import Event
 from pipelines.environment import child_of
 from pipelines.lake import Lake
-from pipelines.processes import PROCESS_TAG
+from pipelines.processes import Process
 from pipelines.run import instance_at
 
 SEED = 20261130
@@ -79,7 +79,7 @@ def unfinished(home):
     with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
         runs = [one for one in instance.get_runs() if not one.is_finished]
         return (
-            [one.run_id for one in runs if PROCESS_TAG in one.tags],
+            [one.run_id for one in runs if Process.of(one) is not None],
             instance.event_log_storage.get_concurrency_run_ids(),
         )
 
