@@ -229,8 +229,8 @@ def test_a_killed_daemon_stops_no_command_and_no_later_daemon(house):
                     inbox.add(
                         [
                             Event(
-                                name,
-                                "entity.data.refresh.updated",
+                                event_id=name,
+                                type="entity.data.refresh.updated",
                                 entity_id=entity,
                                 status="FINISHED",
                             )
