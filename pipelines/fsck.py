@@ -130,7 +130,7 @@ class _Check:
         ledger = self._lake.ledger
         missing = ledger.missing()
         for one in missing:
-            problem = "is not as long as it was" if one.file else "is missing"
+            problem = "does not hold what it held" if one.file else "is missing"
             self._add(f"pulls/{one.name}", "ledger", problem, self._of_batch(one))
         bad = {one.file for one in missing if one.file is not None}
         rest = (f for f in sorted(self._lake.pulls.glob("*/*.parquet")) if f not in bad)

@@ -63,7 +63,7 @@ _WRITERS: dict[tuple[int, Path], _Writer] = {}
 
 @dataclass(frozen=True, slots=True)
 class MissingCommit:
-    """A file of the ledger that is gone, or is not as long as it was.
+    """A file of the ledger that is gone, or does not hold what it held.
 
     Args:
         name: Its name below the ledger's folder as far as it is known; its writer and number where
@@ -98,16 +98,16 @@ class LedgerFiles:
         """Files that together hold every row once, in the order of their names.
 
         Raises:
-            DamageError: A commit is missing, or its file is not as long as it was.
+            DamageError: A commit is missing, or its file does not hold what it held.
         """
         days, missing = self._look()
         if missing:
             first = missing[0]
-            what = "is not as long as it was" if first.file else "is missing"
+            what = "does not hold what it held" if first.file else "is missing"
             more = f", and {len(missing) - 1:,} more" if len(missing) > 1 else ""
             raise DamageError(
-                f"the ledger's file {first.name} {what}{more}: the pulls of that commit do not"
-                " count, of whatever stream and account they are"
+                f"the ledger's file pulls/{first.name} {what}{more}: the pulls of that commit do"
+                " not count, of whatever stream and account they are"
             )
         return [file for file, merged in _all(days) if merged is None]
 
@@ -129,7 +129,7 @@ class LedgerFiles:
         return file
 
     def missing(self) -> list[MissingCommit]:
-        """Commits that are gone or not as long as they were, as names and sizes tell."""
+        """Commits that are gone or changed; a merged file is only looked at for its size."""
         return self._look()[1]
 
     def _look(self) -> tuple[_Days, list[MissingCommit]]:
@@ -159,7 +159,7 @@ class LedgerFiles:
         for stem, file in singles.items():
             counted.add(stem)
             was = digest_of(stem)
-            if was is not None and _size(file) != was.bytes:
+            if was is not None and _now(file) != was:
                 name = f"{file.parent.name}/{file.name}"
                 found[stem] = MissingCommit(name, stem, batch_of(stem), file)
         for day, file in merged.items():
@@ -255,7 +255,7 @@ class LedgerFiles:
         """Commits by id, each with the second since when its rows lie where they lie now.
 
         Raises:
-            DamageError: A commit is missing, or its file is not as long as it was.
+            DamageError: A commit is missing, or its file does not hold what it held.
         """
         found = {}
         for file in self.files():
@@ -361,6 +361,24 @@ def _size(file: Path) -> int | None:
         return file.stat().st_size
     except FileNotFoundError:
         return None
+
+
+def _now(file: Path) -> Digest | None:
+    """What a commit's file holds now; None where a vacuum took it meanwhile.
+
+    Single files are small and few, as those of earlier days are merged: they are read whole.
+    """
+    try:
+        there = file.stat()
+        return _digest(file, there.st_size, there.st_mtime_ns)
+    except FileNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=65_536)
+def _digest(file: Path, _size: int, _changed: int) -> Digest:
+    """The digest of a file, taken once while it stays as it is."""
+    return digest(file)
 
 
 class _Numbers:
