@@ -451,9 +451,10 @@ def missed_events(
 
 
 @dg.asset(
-    group_name="lean",
+    group_name="warehouse",
     owners=OWNERS,
     kinds={"python"},
+    pool="warehouse",
     description="Every file of the lake read and compared with what was written; nothing changes.",
     check_specs=[
         dg.AssetCheckSpec(
