@@ -354,7 +354,7 @@ class Work:
         key = hashlib.sha256(b"print of the key\0" + self.hash_key.encode()).hexdigest()
         self.lake_rows = dict(
             self.connection.execute(
-                "select month, sum(rows)::bigint + count(*) from pulls"
+                "select month, coalesce(sum(rows), 0)::bigint + count(*) from pulls"
                 " where month is not null and outcome = 'COMMITTED' group by month"
             ).fetchall()
         )

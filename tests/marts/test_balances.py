@@ -8,6 +8,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -203,12 +204,14 @@ def spoilt():
     needed = {"mart_balance_reconciliation", "fct_balances_daily"}
     for model in reversed(list(models())):
         needed |= set(model.reads) if model.name in needed else set()
-    build(lake, models(), hash_key=KEY, only=needed)
-    publish(lake, models())
-    with connect(lake) as connection:
-        result = connection.execute("from fct_balance_gaps")
-        names = [column[0] for column in result.description]
-        gaps = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    # What was rewritten is not as long as it was, which every reader notices before this proof.
+    with patch.object(Lake, "check_files"):
+        build(lake, models(), hash_key=KEY, only=needed)
+        publish(lake, models())
+        with connect(lake) as connection:
+            result = connection.execute("from fct_balance_gaps")
+            names = [column[0] for column in result.description]
+            gaps = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     shutil.rmtree(root)
     return chosen, gaps
 
