@@ -568,7 +568,7 @@ def test_a_record_that_slides_from_page_to_page_is_a_failure(sandbox, lake):
 
 
 def test_a_sync_of_an_unchanged_store_writes_nothing_but_the_ledger(sandbox, lake):
-    """Where the bank was not asked again, an account costs a request, and all a file and its copy."""
+    """Where the bank was not asked again: a request for each account, one file, and its copy."""
     before = files(lake)
 
     report = pull(sandbox, lake, "transactions")
