@@ -55,7 +55,7 @@ class LeanError(Exception):
         trace_id: The id Lean's support asks for.
     """
 
-    remedy: ClassVar[str] = "Read the message; if it persists, give Lean the trace id."
+    remedy: str = "Read the message; if it persists, give Lean the trace id."
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 
 from lean_resources.errors import ConfigError, UnavailableError
+from lean_resources.machine import machine_error
 from lean_resources.webhooks import LISTED_DAYS, Event
 
 __all__ = ["ATTEMPTS", "Inbox"]
@@ -150,7 +151,7 @@ class Inbox:
         """
         file = self._engine.url.database
         if self._engine.dialect.name == "sqlite" and file is not None:
-            with _told():
+            with self._told():
                 Path(file).parent.mkdir(parents=True, exist_ok=True)
                 # Never opened where it is there: closing it would drop the locks of SQLite.
                 if not Path(file).exists():
@@ -446,7 +447,7 @@ class Inbox:
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        with _told():
+        with self._told():
             with self._engine.begin() as connection:
                 yield connection
                 opened = connection.info.get(_OPENED)
@@ -457,8 +458,22 @@ class Inbox:
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
         options = {"is_reading": True}
-        with _told(), self._engine.connect().execution_options(**options) as connection:
+        with self._told(), self._engine.connect().execution_options(**options) as connection:
             yield connection
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what the database says, which may quote values, into an error of ours."""
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            is_file = self._engine.dialect.name == "sqlite"
+            trouble = machine_error(error, self._engine.url.database) if is_file else None
+            reason = type(error).__name__ if trouble is None else trouble.message
+            told = UnavailableError(f"the inbox cannot be reached: {reason}", code="INBOX")
+            if trouble is not None:
+                told.remedy = trouble.remedy
+            raise told from None
 
 
 _OPENED = "opened"
@@ -485,17 +500,6 @@ def _files_of(engine: sa.Engine) -> list[tuple[int, int] | None]:
 
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn what the database says, which may quote values, into an error of ours."""
-    try:
-        yield
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise UnavailableError(
-            f"the inbox cannot be reached: {type(error).__name__}", code="INBOX"
-        ) from None
 
 
 def _engine(url: str) -> sa.Engine:

@@ -162,7 +162,7 @@ class Limits:
 class CircuitOpenError(BankPausedError):
     """A bank failed several times in a row and is left alone for a while."""
 
-    remedy: ClassVar[str] = (
+    remedy = (
         "Nothing to repair here; the bank is tried again after the pause, and the next sync pulls "
         "what is missing."
     )

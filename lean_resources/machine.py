@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import dataclass
 
 from lean_resources.errors import MachineError, causes
@@ -12,6 +13,8 @@ __all__ = ["machine_error", "raise_machine_error"]
 
 _TEXTUAL = frozenset({"duckdb", "_duckdb", "sqlite3", "sqlalchemy", "pyarrow", "zoneinfo"})
 """Libraries whose errors hold the system's words in place of its number."""
+
+_QUOTED_FILE = re.compile(r'"(/[^"\n]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +128,20 @@ _BY_CODE = {trouble.code: trouble for trouble in _TROUBLES}
 _BY_NUMBER = {number: trouble for trouble in _TROUBLES for number in trouble.numbers}
 
 
-def machine_error(error: BaseException) -> MachineError | None:
+def machine_error(error: BaseException, place: str | None = None) -> MachineError | None:
     """What of this machine is behind an error; None where it is something else.
 
     Args:
         error: Any error; its causes and the members of groups are looked at too.
+        place: A file or folder to name where the error names none.
     """
     for cause in causes(error):
         if isinstance(cause, MachineError):
             return cause
         trouble = _trouble(cause)
         if trouble is not None:
-            place = getattr(cause, "filename", None)
-            where = f" ({place})" if isinstance(place, str) and place else ""
+            found = getattr(cause, "filename", None) or _file_in(cause) or place
+            where = f" ({found})" if isinstance(found, str) else ""
             return MachineError(
                 f"{trouble.message}{where}", code=trouble.code, remedy=trouble.remedy
             )
@@ -153,6 +157,13 @@ def raise_machine_error(error: BaseException) -> None:
     found = machine_error(error)
     if found is not None:
         raise found from error
+
+
+def _file_in(error: BaseException) -> str | None:
+    """The file that DuckDB's words name."""
+    is_duckdb = type(error).__module__ in {"duckdb", "_duckdb"}
+    found = _QUOTED_FILE.search(str(error)) if is_duckdb else None
+    return found[1] if found else None
 
 
 def _trouble(error: BaseException) -> _Trouble | None:

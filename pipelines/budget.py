@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.files import place
+from pipelines.files import naming, place
 from pipelines.lake import Lake
 from pipelines.ledger import SPENDS_SCHEMA, new_id
 
@@ -116,7 +116,7 @@ class Budget:
         )
         temporary = file.with_name(f"{new_id()}.tmp")
         try:
-            with temporary.open("wb") as opened:
+            with naming(file), temporary.open("wb") as opened:
                 pq.write_table(table, opened)
                 opened.flush()
                 os.fsync(opened.fileno())

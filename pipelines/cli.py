@@ -37,6 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _ROOT = Path(__file__).resolve().parent.parent
+_homes: list[Path] = []
+"""Homes of this process; the last is at hand, and named where trouble names no file."""
 _OPTION = re.compile(r"--[\w-]*(=|\Z)")
 
 Customers = Annotated[int, typer.Option(min=0, help="Customers of the offline application.")]
@@ -69,6 +71,7 @@ def _refuse_wrong_settings() -> None:
     from pipelines.permissions import open_home
 
     if "--help" not in sys.argv:
+        _homes.append(settings().home)
         open_home(settings().home, settings().house.file_group)
 
 
@@ -95,9 +98,10 @@ def demo(
     from pipelines.environment import state_folder
     from pipelines.run import SyncFailedError
 
+    _homes.append(state_folder(home, "--home"))
     try:
         run_demo(
-            state_folder(home, "--home"),
+            _homes[-1],
             customers=customers,
             months=months,
             seed=seed,
@@ -233,6 +237,7 @@ def sync(
     from pipelines.run import SyncFailedError, instance_at, sync_all
 
     console = plain_console()
+    _lake_of(None, is_written=True)
     try:
         with (
             progress_bars(console) as progress,
@@ -328,14 +333,8 @@ def doctor() -> None:
             f"warning    this machine's clock is {abs(apart):,.0f} s {way} Lean's: set it by NTP."
             " What is known is ordered by Lean's clock all the same"
         )
-    folder = _lake_of(None).folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (probe := folder / ".doctor").write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise _fail(f"the lake at {folder} cannot be written: {error.strerror}") from None
-    say(f"lake       can be written, {folder}")
+    lake = _lake_of(None, is_written=True)
+    say(f"lake       can be written, {lake.folder}")
     if (dagster_home := settings().home / "dagster").exists():
         from pipelines.run import instance_at
 
@@ -383,7 +382,7 @@ def compact(home: Home = None) -> None:
     """Merge files of months that were read again; every answer stays as it is."""
     from pipelines.compaction import compact as merge
 
-    lake = _lake_of(home)
+    lake = _lake_of(home, is_written=True)
     done = merge(lake)
     _publish_again(lake)
     say(
@@ -470,7 +469,7 @@ def replay(
     unknown = sorted(set(stream or ()) - set(STREAMS))
     if unknown:
         raise _fail(f"there is no stream {', '.join(unknown)}: choose among {', '.join(STREAMS)}")
-    lake, run_id = _lake_of(home), f"replay-{new_id()}"
+    lake, run_id = _lake_of(home, is_written=True), f"replay-{new_id()}"
     policy, _ = load(lake.folder.parent.parent / "policy.toml")
     for name in stream or STREAMS:
         try:
@@ -495,7 +494,7 @@ def build(
 ) -> None:
     """Bring the models up to date with the lake as it stands, and publish the warehouse."""
     if explain is None:
-        _build(_lake_of(home))
+        _build(_lake_of(home, is_written=True))
     else:
         _explain(_lake_of(home), explain)
 
@@ -620,14 +619,24 @@ def dictionary(
     standard_output().write(env_example() if settings else written(load()))
 
 
-def _lake_of(home: Path | None) -> "Lake":
+def _lake_of(home: Path | None, *, is_written: bool = False) -> "Lake":
+    """The lake of a home, which can be read and, where it is going to be written, written."""
     from pipelines.environment import settings, state_folder
     from pipelines.lake import Lake
-    from pipelines.permissions import open_home
+    from pipelines.permissions import check_readable, open_home
 
     folder = settings().home if home is None else state_folder(home, "--home")
+    _homes.append(folder)
     open_home(folder, settings().house.file_group)
-    return Lake(folder / "lake", settings().environment)
+    lake = Lake(folder / "lake", settings().environment)
+    check_readable(lake.folder)
+    if is_written:
+        lake.check_writable()
+    return lake
+
+
+def _place() -> str | None:
+    return str(_homes[-1]) if _homes else None
 
 
 def main() -> None:
@@ -644,7 +653,7 @@ def main() -> None:
             raise
         from pipelines.digests import damage_error
 
-        problem = error if isinstance(error, LeanError) else machine_error(error)
+        problem = error if isinstance(error, LeanError) else machine_error(error, _place())
         problem = problem or damage_error(error)
         if problem is None:
             raise

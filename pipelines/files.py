@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from lean_resources.errors import MachineError
 
-__all__ = ["beside", "create_text", "place", "put_text", "reveal", "synced"]
+__all__ = ["beside", "create_text", "naming", "place", "put_text", "reveal", "synced"]
 
 _NO_LINKS = {
     errno.EPERM,
@@ -22,6 +24,17 @@ _NO_LINKS = {
 """How file systems refuse hard links: FAT, many of those in user space, some of networks."""
 _HERE, _NO_REPLACE = -100, 1
 """Arguments of Linux's renameat2. Source: https://man7.org/linux/man-pages/man2/rename.2.html"""
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Let errors of the system name a file: those of a write, unlike those of opening, do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 def beside(file: Path) -> Path:
@@ -76,7 +89,8 @@ def _rename(part: Path, file: Path) -> None:
 def put_text(file: Path, text: str) -> None:
     """Write a small file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside(file).write_text(text, encoding="utf-8")
+    with naming(file):
+        beside(file).write_text(text, encoding="utf-8")
     reveal(beside(file), file)
 
 
@@ -94,7 +108,8 @@ def create_text(file: Path, text: str, name: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{name}.tmp")
     try:
-        part.write_text(text, encoding="utf-8")
+        with naming(file):
+            part.write_text(text, encoding="utf-8")
         synced(part)
         place(part, file)
     finally:
@@ -106,6 +121,7 @@ def synced(place: Path) -> None:
     """Make a file, or the renames within a folder, survive a power cut."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(place):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

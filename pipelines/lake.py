@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from lean_resources.quarantine import QUARANTINE_SCHEMA
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.digests import DamageError, Digest, digest
-from pipelines.files import beside, reveal, synced
+from pipelines.files import beside, naming, reveal, synced
 from pipelines.lake_format import LakeFormat
 from pipelines.ledger import (
     ATTEMPTS_SCHEMA,
@@ -344,6 +344,22 @@ class Lake:
                 connection.execute(f"create view {DEPTHS}_history as {history}")
                 self._add_views(connection, ("offered_now",))
             yield connection
+
+    def check_writable(self) -> None:
+        """See that a file could be written now.
+
+        Raises:
+            OSError: It cannot, and the lake's folder is its `filename`.
+        """
+        probe = self.folder / ".doctor"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                probe.write_bytes(bytes(4096))
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder)) from None
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -680,11 +696,12 @@ class Batch:
         if table.num_rows == 0:
             return
         file = self._file(self._lake.raw(stream) / self._pulled_on)
-        if file not in self._raw:
-            self._raw[file] = pq.ParquetWriter(
-                beside(file), RAW_SCHEMA, compression=_RAW_COMPRESSION, compression_level=_LEVEL
-            )
-        self._raw[file].write_table(table)
+        with naming(file):
+            if file not in self._raw:
+                self._raw[file] = pq.ParquetWriter(
+                    beside(file), RAW_SCHEMA, compression=_RAW_COMPRESSION, compression_level=_LEVEL
+                )
+            self._raw[file].write_table(table)
         self._raw_rows[file] = self._raw_rows.get(file, 0) + table.num_rows
 
     def merged(self, stream: Stream, shown: pa.Table, superseded: pa.Table, *, month: str) -> None:
@@ -706,8 +723,9 @@ class Batch:
             ConfigError: The lake has a newer format than this code knows; nothing is written.
         """
         self._lake.format.carry_forward()
-        for writer in self._raw.values():
-            writer.close()
+        for file, writer in self._raw.items():
+            with naming(file):
+                writer.close()
         # Encoding and disk take several files at once; one by one they would take the longest.
         with ThreadPoolExecutor(max_workers=_WRITERS) as pool:
             list(pool.map(_write, self._tables, map(_joined, self._tables.values())))
@@ -734,7 +752,9 @@ class Batch:
     def discard(self) -> None:
         """Give up what was not committed."""
         for writer in self._raw.values():
-            writer.close()
+            # A full disk refuses what closing writes too, and the file goes all the same.
+            with suppress(OSError):
+                writer.close()
         for file in (*self._raw, *self._tables):
             beside(file).unlink(missing_ok=True)
         self._writer.end()
@@ -765,7 +785,8 @@ def _write(file: Path, table: pa.Table) -> None:
     # A column costs a file the same whether it holds anything, and what is missing reads null.
     empty = [name for name in table.column_names if table[name].null_count == table.num_rows]
     table = table.drop_columns(empty)
-    pq.write_table(table, beside(file), **_compression(table))
+    with naming(file):
+        pq.write_table(table, beside(file), **_compression(table))
 
 
 def _day(stream: Stream) -> str:
@@ -779,7 +800,8 @@ def put(folder: Path, table: pa.Table) -> None:
     """Add a table to a folder as one file, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{new_id()}.parquet"
-    pq.write_table(table, beside(file), **_compression(table))
+    with naming(file):
+        pq.write_table(table, beside(file), **_compression(table))
     reveal(beside(file), file)
 
 

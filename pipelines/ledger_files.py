@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.digests import DamageError, Digest, digest
-from pipelines.files import beside, place, reveal, synced
+from pipelines.files import beside, naming, place, reveal, synced
 from pipelines.ledger import LEDGER_SCHEMA, new_id
 
 __all__ = ["LedgerFiles", "MissingCommit", "batch_of", "digest_of"]
@@ -430,7 +430,8 @@ def _merge(files: Sequence[Path], merged: Path) -> None:
     from pyarrow.dataset import dataset  # noqa: PLC0415 - it imports pandas
 
     rows = dataset(list(map(str, files)), schema=LEDGER_SCHEMA).to_batches()
-    with pq.ParquetWriter(part, LEDGER_SCHEMA.with_metadata(told), compression="zstd") as writer:
+    schema = LEDGER_SCHEMA.with_metadata(told)
+    with naming(merged), pq.ParquetWriter(part, schema, compression="zstd") as writer:
         held: list[pa.RecordBatch] = []
         for batch in rows:
             held.append(batch)

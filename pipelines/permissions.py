@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["keep_private", "open_home"]
+__all__ = ["check_readable", "keep_private", "open_home"]
 
 _LEVELS = 4
 """Folders of a home that are looked at whenever it is opened: down to those of the streams."""
@@ -43,6 +43,23 @@ def open_home(home: Path, group: str | None) -> None:
         home.mkdir(parents=True, exist_ok=True)
     if home.is_dir():
         _bring_in_line(home, gid, _LEVELS)
+
+
+def check_readable(folder: Path, levels: int = _LEVELS) -> None:
+    """See that no folder of a lake is closed to this process: a pattern finds nothing there.
+
+    Args:
+        folder: The folder, which need not exist.
+        levels: Folders below it that are looked at.
+
+    Raises:
+        PermissionError: This folder or one below cannot be read.
+    """
+    # Others may delete while this looks.
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries if levels else ():
+            if entry.name != "lost+found" and entry.is_dir(follow_symlinks=False):
+                check_readable(Path(entry), levels - 1)
 
 
 def _bring_in_line(folder: Path, gid: int | None, levels: int) -> None:

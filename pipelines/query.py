@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from lean_resources.machine import raise_machine_error
 from pipelines.console import say, show, standard_output
 from pipelines.digests import DamageError, damage_error
 from pipelines.read_only import QueryError, close_off, refuse_unless_reading
@@ -121,6 +122,8 @@ def ask(
                 write = write_csv if form is Form.CSV else write_json
                 write(connection.execute(sql), standard_output())
     except duckdb.Error as error:
+        if isinstance(error, duckdb.IOException):
+            raise_machine_error(error)
         if (damage := damage_error(error)) is not None:
             raise QueryError(f"{damage.message}. {_REMEDY}") from None
         raise QueryError(str(error)) from None
@@ -168,6 +171,6 @@ def _keep(connection: duckdb.DuckDBPyConnection, sql: str, file: Path) -> int:
         return write_parquet(relation, file)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise QueryError(f"{file} cannot be written: {reason}") from None
+        raise QueryError(f"{file} cannot be written: {reason}. Choose another place") from None
     except pa.ArrowException as error:
         raise QueryError(f"cast a column that Parquet does not know: {error}") from None
