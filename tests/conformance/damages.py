@@ -124,7 +124,7 @@ def shown(lake, tables=()):
     """
     found = {}
     plain = (
-        "columns(lambda one: not regexp_matches(one, '(pull_id|_number|asked_at|finished_at)$'))"
+        "columns(lambda one: not regexp_matches(one, '(pull_id|_number|generation|asked_at|finished_at)$'))"
     )
     with lake.connect() as connection:
         for name in STREAMS:
