@@ -47,6 +47,12 @@ Seed = Annotated[int, typer.Option(help="The same seed makes the same world.")]
 Home = Annotated[Path | None, typer.Option(help="Folder of the state; LEANHOUSE_HOME or var.")]
 
 
+class Readers(StrEnum):
+    """For whom `publish` writes a file of its own."""
+
+    ANALYSTS = "analysts"
+
+
 class CertificateFault(StrEnum):
     """What the demo can get wrong on purpose under mTLS."""
 
@@ -518,6 +524,22 @@ def _explain(lake: "Lake", name: str) -> None:
     rests = "" if model == name else f"{name} rests on {model}. "
     say(f"{rests}{model} cannot be built:\n{found.words}")
     raise typer.Exit(1)
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="Where leanhouse.duckdb belongs.")],
+    readers: Annotated[Readers, typer.Option("--for", help="Who reads it.")],
+    home: Home = None,
+) -> None:
+    """Write a warehouse that needs no lake: marts and their meanings, nothing personal."""
+    from pipelines.analysts import publish_copy
+    from pipelines.environment import settings
+    from pipelines.models import load
+
+    lake, group = _lake_of(home), settings().house.file_group
+    done = publish_copy(lake, load(), folder, group)
+    say(f"{done.path}: {len(done.rows)} tables, {sum(done.rows.values()):,} rows, for {readers}")
 
 
 def _publish_again(lake: "Lake") -> None:

@@ -111,6 +111,11 @@ class Model:
     reads: tuple[str, ...]
     columns: tuple[ModelColumn, ...] = ()
 
+    @property
+    def doc(self) -> str:
+        """What it is for, and what a row stands for."""
+        return f"{self.description} Grain: {self.grain}."
+
     @cached_property
     def public(self) -> tuple[str, ...]:
         """Names of the columns that are not personal."""

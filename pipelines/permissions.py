@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["check_readable", "keep_private", "open_home"]
+__all__ = ["check_readable", "keep_private", "open_home", "restrict"]
 
 _LEVELS = 4
 """Folders of a home that are looked at whenever it is opened: down to those of the streams."""
@@ -60,6 +60,18 @@ def check_readable(folder: Path, levels: int = _LEVELS) -> None:
         for entry in entries if levels else ():
             if entry.name != "lost+found" and entry.is_dir(follow_symlinks=False):
                 check_readable(Path(entry), levels - 1)
+
+
+def restrict(path: Path, group: str | None) -> None:
+    """Let a file or a folder be for its owner, and for a group that may read.
+
+    Args:
+        path: What this process made, in a home or outside of it.
+        group: The name of the group; None for the owner alone.
+    """
+    gid = None if group is None else grp.getgrnam(group).gr_gid
+    modes = (0o600, 0o700) if gid is None else (0o640, 0o2750)
+    _restrict(path, gid, modes[path.is_dir()])
 
 
 def _bring_in_line(folder: Path, gid: int | None, levels: int) -> None:

@@ -161,6 +161,12 @@ PLACES = (
         outside="the file that `leanhouse query --parquet` names",
     ),
     Place(
+        name="analysts' copy",
+        doc="A DuckDB file with the rows of marts, and its beginnings in leanhouse.duckdb.tmp.",
+        is_personal=False,
+        outside="the folder that `leanhouse publish --for analysts` names",
+    ),
+    Place(
         name="cache",
         doc="Models as they were parsed; no data.",
         is_personal=False,

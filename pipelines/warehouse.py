@@ -20,7 +20,7 @@ from pipelines.publications import Publications
 from pipelines.relations import Relation, add_seeds
 from pipelines.writers import Writer
 
-__all__ = ["Published", "WarehouseError", "connect", "publish"]
+__all__ = ["Published", "WarehouseError", "comments", "connect", "publish", "show", "swap_in"]
 
 _NOT_PUBLISHED = {"keyed_hash", "owns_number"}
 """Macros that need the key, which stays with who builds."""
@@ -81,18 +81,21 @@ def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Publis
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         with publications.record(publication, writer_id):
-            _swap_in(temporary, lake.warehouse)
+            swap_in(temporary, lake.warehouse)
     finally:
         for left in lake.folder.glob(f"{temporary.name}*"):
             _remove(left)
     return Published(lake.warehouse, rows)
 
 
-def _swap_in(file: Path, warehouse: Path) -> None:
-    """Put a file in the warehouse's place, with nothing beside it that belonged to the old one.
+def swap_in(file: Path, warehouse: Path) -> None:
+    """Put a file in a warehouse's place, with nothing beside it that belonged to the old one.
 
     What DuckDB leaves beside a file that was opened for writing belongs to the file that lay there
     then; beside any other one it makes DuckDB refuse to open that.
+
+    Raises:
+        WarehouseError: Something else lies there.
     """
     try:
         _remove_side_files(warehouse)
@@ -181,6 +184,19 @@ class _Shelf:
         """Create everything that analysts see; rows by stream and model."""
         # One transaction: each statement on its own would be made durable.
         self.connection.execute("begin")
+        shown = self.show()
+        if pii:
+            self._show_personal(shown)
+        self.connection.execute("commit")
+        rows = {name: self._count(name) for name in STREAMS}
+        for model in shown:
+            if not model.stored.is_view:
+                parts = self.manifest.parts[model.name]
+                rows[model.name] = sum(part.rows for part in parts.values())
+        return rows
+
+    def show(self) -> list[Model]:
+        """Create everything that is not personal; the models that are there."""
         for name, macro in self.models.macros.items():
             if name not in _NOT_PUBLISHED:
                 self.connection.execute(macro)
@@ -192,15 +208,7 @@ class _Shelf:
         for table_macro in self.models.table_macros:
             if there.issuperset(table_macro.reads):
                 self.connection.execute(table_macro.statement)
-        if pii:
-            self._show_personal(shown)
-        self.connection.execute("commit")
-        rows = {name: self._count(name) for name in STREAMS}
-        for model in shown:
-            if not model.stored.is_view:
-                parts = self.manifest.parts[model.name]
-                rows[model.name] = sum(part.rows for part in parts.values())
-        return rows
+        return shown
 
     def _show_public(self, shown: Collection[Model]) -> None:
         for relation in self.models.relations.values():
@@ -222,7 +230,7 @@ class _Shelf:
         """Show some columns of a relation or a model, with their meanings."""
         if isinstance(shown, Model):
             self._view(shown.name, columns, schema)
-            doc = f"{shown.description} Grain: {shown.grain}."
+            doc = shown.doc
             docs: Mapping[str, str] = {column.name: column.doc for column in shown.columns}
         else:
             if shown.pii:
@@ -277,22 +285,46 @@ class _Shelf:
             [name.rsplit(".", maxsplit=1)[-1]],
         ).fetchone()
         kind = "view" if found is not None and found[0] else "table"
-        # One call for all: two thousand of their own are a sixth of what publishing costs.
-        self.connection.execute(
-            "; ".join(
-                [
-                    f"comment on {kind} {name} is '{_quoted(doc)}'",
-                    *(
-                        f"""comment on column {name}."{column}" is '{_quoted(docs[column])}'"""
-                        for column in columns
-                    ),
-                ]
-            )
-        )
+        self.connection.execute(comments(kind, name, doc, {one: docs[one] for one in columns}))
 
     def _count(self, name: str) -> int:
         found = self.connection.execute(f"select count(*) from {name}").fetchone()
         return int(found[0]) if found else 0
+
+
+def show(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, models: Models, manifest: Manifest
+) -> list[Model]:
+    """Let a connection see what a warehouse shows, without what is personal.
+
+    Returns:
+        The models that were built or can be read, in the order of building.
+
+    Raises:
+        DamageError: A file that counts is missing, or not as long as it was.
+    """
+    return _Shelf(connection, lake, models, manifest).show()
+
+
+def comments(kind: str, name: str, doc: str, docs: Mapping[str, str]) -> str:
+    """Statements that give a table or view and its columns their meanings.
+
+    Args:
+        kind: `table` or `view`.
+        name: Its name.
+        doc: Its meaning.
+        docs: Meanings of its columns.
+    """
+    # One call for all: two thousand of their own are a sixth of what publishing costs.
+    return "; ".join(
+        [
+            f"comment on {kind} {name} is '{_quoted(doc)}'",
+            *(
+                f"""comment on column {name}."{column}" is '{_quoted(text)}'"""
+                for column, text in docs.items()
+            ),
+        ]
+    )
 
 
 def _quoted(text: str) -> str:

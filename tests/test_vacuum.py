@@ -42,7 +42,7 @@ if how == "before the ledger":
 elif how == "half written":
     lakes.Batch._reveal = die
 elif how == "publishing":
-    warehouse._swap_in = die
+    warehouse.swap_in = die
 elif how == "before the manifest":
     builds.create_text = die
 if how == "publishing":
