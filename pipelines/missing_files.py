@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 
 __all__ = ["MissingFile", "foreign_files", "listed", "missing_files", "told_of_missing"]
 
@@ -93,26 +92,21 @@ def missing_files(
         folders: Folders of streams below the lake's, whose files alone are looked for.
         known_lost: Files that nobody misses, by path.
     """
-    table = pa.table(
-        [pa.array(list(there), pa.string()), pa.array(list(there.values()), pa.int64())],
-        ["path", "bytes"],
-    )
-    connection.register("files_there", table)
-    try:
-        rows = connection.execute(
-            """
-            select named.file.path, files_there.path is not null
-            from (select unnest(files) as file from pulls where files is not null) as named
-            left join files_there on named.file.path = files_there.path
-            where
-                files_there.bytes is distinct from named.file.bytes
-                and list_contains($folders, regexp_extract(named.file.path, '^(.*)/[^/]*/', 1))
-            order by all
-            """,
-            {"folders": list(folders)},
-        ).fetchall()
-    finally:
-        connection.unregister("files_there")
+    rows = connection.execute(
+        """
+        select named.file.path, files_there.path is not null
+        from (select unnest(files) as file from pulls where files is not null) as named
+        left join (
+            select unnest($paths::varchar[]) as path, unnest($sizes::bigint[]) as bytes
+        ) as files_there
+            on named.file.path = files_there.path
+        where
+            files_there.bytes is distinct from named.file.bytes
+            and list_contains($folders, regexp_extract(named.file.path, '^(.*)/[^/]*/', 1))
+        order by all
+        """,
+        {"paths": list(there), "sizes": list(there.values()), "folders": list(folders)},
+    ).fetchall()
     wanted = [(path, is_there) for path, is_there in rows if path not in known_lost]
     return _that_count(connection, wanted) if wanted else []
 

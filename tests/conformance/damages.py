@@ -123,9 +123,8 @@ def shown(lake, tables=()):
     again, such a record does not fit either.
     """
     found = {}
-    plain = (
-        "columns(lambda one: not regexp_matches(one, '(pull_id|_number|generation|asked_at|finished_at)$'))"
-    )
+    pulls_own = "(pull_id|_number|generation|asked_at|finished_at)$"
+    plain = f"columns(lambda one: not regexp_matches(one, '{pulls_own}'))"
     with lake.connect() as connection:
         for name in STREAMS:
             found[name] = connection.execute(f"select {plain} from {name} order by all").fetchall()
