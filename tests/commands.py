@@ -139,6 +139,9 @@ def command(asked):
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
     sys.argv = asked["arguments"]
+    # Who runs the tests in the background may ignore them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         if asked["code"] is not None:
             exec(asked["code"], {"__name__": "command"})
