@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Twice the two cores that are reckoned with, because tests of processes and servers mostly wait.
+WORKERS ?= 4
 
 export DAGSTER_DISABLE_TELEMETRY := yes
 
@@ -31,7 +33,7 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint sql --disable-progress-bar
 	LEANHOUSE_HOME=var/test $(BIN)/dagster definitions validate -w workspace.yaml
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 # Modules whose tests start Dagster, servers or whole syncs, and those that count a Python's calls.
 WHOLE := awkward_home bell budget children cluster compaction cost coverage dagster dagster_secrets \
@@ -39,14 +41,14 @@ WHOLE := awkward_home bell budget children cluster compaction cost coverage dags
 	sandbox_webhooks schedules secrets session startup sync truth unfit warehouse
 
 fast: $(READY)  ## The tests that take seconds: types, settings, the decoder, the client, the planner
-	$(BIN)/pytest -n 2 -m "not slow and not conformance" --ignore tests/conformance \
+	$(BIN)/pytest -n $(WORKERS) -m "not slow and not conformance" --ignore tests/conformance \
 		--ignore tests/marts $(WHOLE:%=--ignore tests/test_%.py) tests $(ARGS)
 
 pythons:  ## The demo and the fast tests on every Python from 3.11 on that is installed
 	$(PYTHON) .ci/pythons.py $(ARGS)
 
 conformance: $(READY)  ## The long forms of the tests: every write boundary, 200 kills, every mutant
-	$(BIN)/pytest -m conformance --timeout 1200 -n 2 $(ARGS)
+	$(BIN)/pytest -m conformance --timeout 1200 -n $(WORKERS) $(ARGS)
 
 soak: $(READY)  ## Thirty days of faults and kills for five hundred entities (ARGS="--entities 50 --days 5")
 	PYTHONPATH=tests $(BIN)/python tests/conformance/soak.py $(ARGS)

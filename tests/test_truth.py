@@ -35,7 +35,7 @@ def sandbox():
 
 @pytest.fixture(
     scope="module",
-    params=[60, pytest.param(200, marks=pytest.mark.conformance)],
+    params=[30, pytest.param(200, marks=pytest.mark.conformance)],
     ids="{}-customers".format,
 )
 def synced(request, tmp_path_factory):
