@@ -10,6 +10,7 @@ import shared
 from conftest import TODAY, client_of, rows_of, sync_everything
 
 from lean_resources.sandbox import Sandbox
+from pipelines.lake import Lake
 from pipelines.planner import PlannedMonth
 from pipelines.policy import Policy
 from pipelines.reconcile import reconcile
@@ -67,8 +68,10 @@ def test_an_untouched_lake_agrees_with_lean(sandbox, filled):
 
 
 @pytest.mark.parametrize("harm", ["missing", "changed", "added"])
-def test_a_row_that_was_harmed_is_found_and_healed(sandbox, filled, harm):
+def test_a_row_that_was_harmed_is_found_and_healed(sandbox, filled, harm, monkeypatch):
     """A row lost, altered or invented in the lake is told with its account and month."""
+    # What rewrites a file changes its size, which every reader notices before this comparison.
+    monkeypatch.setattr(Lake, "check_files", lambda *_: None)
     truth = rows_of(filled, "select transaction_id, amount from transactions order by all")
     file = min(filled.folder.glob("transactions/month=2025-12/*.parquet"))
     table = pq.read_table(file)
