@@ -470,10 +470,10 @@ class Inbox:
             is_file = self._engine.dialect.name == "sqlite"
             trouble = machine_error(error, self._engine.url.database) if is_file else None
             reason = type(error).__name__ if trouble is None else trouble.message
-            told = UnavailableError(f"the inbox cannot be reached: {reason}", code="INBOX")
+            unreachable = UnavailableError(f"the inbox cannot be reached: {reason}", code="INBOX")
             if trouble is not None:
-                told.remedy = trouble.remedy
-            raise told from None
+                unreachable.remedy = trouble.remedy
+            raise unreachable from None
 
 
 _OPENED = "opened"

@@ -242,28 +242,30 @@ def newest_manifest(lake: Lake) -> Path | None:
     Until format 3 of the lake a name was made of the time of this machine; any number is newer.
     One that was cut counts no more: the one before does, so that the next build heals it.
     """
-    files = lake.manifests.glob("*.json")
-    order = sorted(files, key=lambda file: (len(file.stem) == _DIGITS, file.stem), reverse=True)
-    for file in order:
-        with contextlib.suppress(DamageError):
-            read_manifest(file)
-            return file
-    return None
+    return _newest(lake)[0]
 
 
 def current_manifest(lake: Lake) -> Manifest:
     """The manifest that counts; an empty one before the first build."""
-    return read_manifest(newest_manifest(lake))
+    return _newest(lake)[1]
 
 
-def read_manifest(file: Path | None) -> Manifest:
-    """The manifest of a file; an empty one where there is none.
+def _newest(lake: Lake) -> tuple[Path | None, Manifest]:
+    """The manifest that counts and its file, which is read once."""
+    files = lake.manifests.glob("*.json")
+    order = sorted(files, key=lambda file: (len(file.stem) == _DIGITS, file.stem), reverse=True)
+    for file in order:
+        with contextlib.suppress(DamageError):
+            return file, read_manifest(file)
+    return None, Manifest()
+
+
+def read_manifest(file: Path) -> Manifest:
+    """The manifest of a file.
 
     Raises:
         DamageError: It does not hold what it held.
     """
-    if file is None:
-        return Manifest()
     try:
         return msgspec.json.decode(unsealed(file.read_bytes()), type=Manifest)
     except (ValueError, msgspec.DecodeError):
@@ -336,8 +338,7 @@ class Work:
     lake_rows: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.base = newest_manifest(self.lake)
-        self.manifest = read_manifest(self.base)
+        self.base, self.manifest = _newest(self.lake)
         known = {model.name for model in self.models}
         self.manifest.parts = {k: v for k, v in self.manifest.parts.items() if k in known}
         self.manifest.checks = {k: v for k, v in self.manifest.checks.items() if k in known}

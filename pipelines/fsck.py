@@ -115,7 +115,7 @@ class _Check:
         """Compare files with what they held; those that differ."""
         wanted = list(files)
         with ThreadPoolExecutor() as pool:
-            problems = list(pool.map(_problem, wanted))
+            problems = list(pool.map(lambda one: _problem(one[0], one[1]), wanted))
         for (file, was, kind, of_what), problem in zip(wanted, problems, strict=True):
             if problem is not None:
                 self._add(file, kind, problem, of_what)
@@ -237,9 +237,8 @@ class _Check:
             self._add(self._lake.warehouse, "warehouse", "cannot be read")
 
 
-def _problem(wanted: tuple[Path, Digest | None, str, str]) -> str | None:
+def _problem(file: Path, was: Digest | None) -> str | None:
     """What is the matter with a file; None if nothing is."""
-    file, was, _, _ = wanted
     try:
         if was is None:
             pq.read_table(file, partitioning=None)
@@ -363,9 +362,9 @@ class _Repair:
         for file in sorted(self._lake.pulls.glob("*/*.parquet")):
             was = ledger.written(file)
             if file.name == "merged.parquet":
-                if _problem((file, None, "", "")) is None:
+                if _problem(file, None) is None:
                     ledger.check_in(file)
-            elif was is not None and _problem((file, was, "", "")) is None:
+            elif was is not None and _problem(file, was) is None:
                 ledger.copy(file)
 
     def _ledger(self, findings: Collection[Finding]) -> None:
@@ -377,7 +376,7 @@ class _Repair:
                 (
                     one
                     for one in ledger.copies_of(file)
-                    if _problem((one, ledger.written(one), "", "")) is None
+                    if _problem(one, ledger.written(one)) is None
                 ),
                 None,
             )

@@ -38,7 +38,7 @@ from pipelines.ledger import (
     to_table,
 )
 from pipelines.ledger_files import LedgerFiles
-from pipelines.missing_files import foreign_files, listed, missing_files, told_of_missing
+from pipelines.missing_files import foreign_files, listed, missing_files, missing_sentence
 from pipelines.writers import Writer
 
 __all__ = [
@@ -478,7 +478,7 @@ class Lake:
             raise DamageError(f"{foreign[0]} is not a file of the lake's own")
         below = [folder.relative_to(self.folder).as_posix() for folder in folders]
         if missing := missing_files(connection, there, below, self.lost_files()):
-            raise DamageError(told_of_missing(missing))
+            raise DamageError(missing_sentence(missing))
 
     def verify(self, connection: duckdb.DuckDBPyConnection, folders: Collection[Path]) -> None:
         """Read files whole before they are written anew, so that damage is not written along.

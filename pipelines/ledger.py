@@ -209,8 +209,8 @@ def to_table(pulls: Sequence[Pull], batch_id: str, files: Sequence[FileRecord] =
         for name in PULL_COLUMNS
     ]
     columns.append(pa.array([batch_id] * len(pulls), pa.string()))
-    told = [[asdict(file) for file in files] or None, *[None] * len(pulls)][: len(pulls)]
-    columns.append(pa.array(told, LEDGER_SCHEMA.field("files").type))
+    on_first_row = [[asdict(file) for file in files] or None, *[None] * len(pulls)][: len(pulls)]
+    columns.append(pa.array(on_first_row, LEDGER_SCHEMA.field("files").type))
     return pa.Table.from_arrays(columns, schema=LEDGER_SCHEMA)
 
 

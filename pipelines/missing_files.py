@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-__all__ = ["MissingFile", "foreign_files", "listed", "missing_files", "told_of_missing"]
+__all__ = ["MissingFile", "foreign_files", "listed", "missing_files", "missing_sentence"]
 
 _OURS = re.compile(r"[0-9a-f]{32}\.parquet")
 
@@ -163,7 +163,7 @@ def _that_count(
     ]
 
 
-def told_of_missing(lost: Sequence[MissingFile]) -> str:
+def missing_sentence(lost: Sequence[MissingFile]) -> str:
     """One sentence about files that are missing or shorter."""
     first = lost[0]
     what = "is not as long as it was" if first.is_there else "is missing"

@@ -22,6 +22,7 @@ from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
 from pipelines.assets import all_months, refresh, stream_assets
 from pipelines.doorbell import PULLS, doorbell_job
+from pipelines.files import put_text
 from pipelines.ledger import new_id
 from pipelines.model_assets import model_assets
 from pipelines.models import load
@@ -234,9 +235,7 @@ def _make_whole(home: Path) -> None:
     settings = home / "dagster.yaml"
     if not settings.exists():
         shipped = Path(__file__).resolve().parent.parent / "dagster.yaml"
-        unnamed = home / "dagster.yaml.tmp"
-        unnamed.write_text(shipped.read_text())
-        unnamed.replace(settings)
+        put_text(settings, shipped.read_text(encoding="utf-8"))
     lacking = [
         home / name
         for name, databases in _STORAGE.items()

@@ -68,9 +68,8 @@ def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Publis
     temporary = lake.folder / f"leanhouse.{writer_id}.tmp"
     publications = Publications(lake)
     publication = publications.now()
-    manifest = read_manifest(
-        lake.manifests / publication.manifest if publication.manifest else None
-    )
+    named = publication.manifest
+    manifest = read_manifest(lake.manifests / named) if named else Manifest()
     try:
         with duckdb.connect(str(temporary)) as connection:
             connection.execute("set TimeZone = 'UTC'")

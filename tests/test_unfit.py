@@ -353,8 +353,8 @@ def test_a_row_of_a_day_to_come_is_observed(night, tmp_path):
     assert found == [(1, False)]
 
 
-def test_replay_judges_a_read_by_the_policy_as_a_sync_does(night, tmp_path):
-    """What replaces nothing by the usual share counts where the policy allows it."""
+def with_amounts_as_text(night, tmp_path):
+    """A copy of the good lake after a night in which no amount of a movement fits."""
     _, good = night
     lake = copied(good, tmp_path)
     sandbox = Sandbox(customers=3, months=2, seed=7, today=TODAY)
@@ -364,6 +364,12 @@ def test_replay_judges_a_read_by_the_policy_as_a_sync_does(night, tmp_path):
         one["amount"]["amount"] = str(one["amount"]["amount"])
 
     sync(sandbox, lake, changing("transactions", as_text))
+    return lake
+
+
+def test_replay_judges_a_read_by_the_policy_as_a_sync_does(night, tmp_path):
+    """What replaces nothing by the usual share counts where the policy allows it."""
+    lake = with_amounts_as_text(night, tmp_path)
     counted = (
         "select count(*) > 0 from pulls where outcome = 'COMMITTED'"
         " and series_id in (select series_id from pulls where code = 'RECORDS_UNFIT')"
@@ -377,15 +383,7 @@ def test_replay_judges_a_read_by_the_policy_as_a_sync_does(night, tmp_path):
 
 def test_replay_makes_known_what_fits_by_now(night, tmp_path, monkeypatch):
     """A read that replaced nothing counts once the catalogue has learnt to read it."""
-    sandbox, good = night
-    lake = copied(good, tmp_path)
-    sandbox = Sandbox(customers=3, months=2, seed=7, today=TODAY)
-    next_day(sandbox)
-
-    def as_text(one):
-        one["amount"]["amount"] = str(one["amount"]["amount"])
-
-    sync(sandbox, lake, changing("transactions", as_text))
+    lake = with_amounts_as_text(night, tmp_path)
     unfit_before = ask(lake, "select count(*) from claims where is_unfit")[0][0]
     lenient = values._CONVERT[Kind.MONEY]
     monkeypatch.setitem(
