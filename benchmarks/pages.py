@@ -38,7 +38,7 @@ _ROWS_PER_CUSTOMER = 250  # a customer of this world has some 700, half of them 
 # What the pages and the requests for them depend on.
 _SOURCES = (
     "lean_resources/sandbox/*.py",
-    "lean_resources/streams.py",
+    "lean_resources/streams/*.py",
     "lean_resources/client.py",
     "pipelines/planner.py",
     "pipelines/parents.py",

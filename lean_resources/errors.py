@@ -184,7 +184,7 @@ class IncompleteError(LeanError):
 class SchemaError(LeanError):
     """An answer is not of the documented shape."""
 
-    remedy = "Read Lean's changelog and compare the catalogue in lean_resources/streams.py."
+    remedy = "Read Lean's changelog and compare the catalogue in lean_resources/streams/."
     default_code = "UNEXPECTED_SHAPE"
 
 

@@ -19,7 +19,7 @@ _HEAD = """\
 # Data dictionary
 
 Every table of the warehouse and every column, written by `leanhouse dictionary` from the headers
-under `sql/` and from `lean_resources/streams.py`; a test keeps this page current.
+under `sql/` and from `lean_resources/streams/`; a test keeps this page current.
 
 Columns marked **pii** are personal: they show in the schema `pii` alone, which is off by default.
 """

@@ -14,10 +14,13 @@ from typing import Any
 
 import msgspec
 
+import pipelines
+from lean_resources import streams
 from lean_resources.errors import ConfigError
 from pipelines.relations import Relation
 
 __all__ = [
+    "CODE",
     "LAYERS",
     "ROOT",
     "Check",
@@ -30,6 +33,8 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parent.parent / "sql"
+CODE = (Path(pipelines.__file__).parent, Path(streams.__file__).parent)
+"""Folders of Python that what is read under `sql/` depends on."""
 LAYERS = ("staging", "marts", "pii")
 """Folders of models; what lies in `pii` is published only where that is switched on."""
 
@@ -221,9 +226,8 @@ def load(root: Path = ROOT) -> Models:
 
 def _stamp(root: Path) -> str:
     """Hash of everything that what is read depends on."""
-    code = Path(__file__).parent
-    catalogue = code.parent / "lean_resources" / "streams.py"
-    files = [catalogue, *sorted(code.glob("*.py")), *sorted(root.rglob("*.sql"))]
+    code = [file for folder in CODE for file in sorted(folder.rglob("*.py"))]
+    files = [*code, *sorted(root.rglob("*.sql"))]
     hashed = hashlib.sha256(f"{root} {version('duckdb')} {version('sqlglot')}".encode())
     for file in (*files, *sorted((root / "seeds").glob("*.csv"))):
         hashed.update(f"\0{file}\0".encode())

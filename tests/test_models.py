@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lake import DAY, NOW, commit, customers, movements, pull
 
+import pipelines.models
+from lean_resources import streams
 from lean_resources.streams import STREAMS
 from pipelines import build as building
 from pipelines.build import build, current_manifest
@@ -23,7 +25,7 @@ from pipelines.lake import Lake
 from pipelines.lineage import trace
 from pipelines.model_assets import model_assets
 from pipelines.model_files import read
-from pipelines.models import ROOT, ModelError, load
+from pipelines.models import CODE, ROOT, ModelError, load
 from pipelines.relations import add_macros
 from pipelines.resources import LakeResource, silent
 from pipelines.vacuum import Reason, vacuum
@@ -900,6 +902,24 @@ def test_what_was_read_is_kept_until_something_changes(tmp_path):
     )
     assert "dim_new" in load(root)
     assert len(list((root / "__pycache__").iterdir())) == 1
+
+
+def test_what_was_read_is_read_again_when_code_changes(tmp_path, monkeypatch):
+    """A change of any file of Python, however deep its folder, makes the kept models stale."""
+    root, code = written(tmp_path / "sql", marts__one=PLAIN), tmp_path / "code"
+    (code / "deep").mkdir(parents=True)
+    (code / "deep" / "module.py").write_text("one = 1\n")
+    assert {Path(pipelines.__file__).parent, Path(streams.__file__).parent} == set(CODE)
+    monkeypatch.setattr(pipelines.models, "CODE", (code,))
+    load(root)
+    [kept] = (root / "__pycache__").iterdir()
+
+    load(root)
+    assert kept.exists()
+    (code / "deep" / "module.py").write_text("one = 2\n")
+    load(root)
+
+    assert not kept.exists()
 
 
 MACRO = "-- For a test.\n--\n-- parameters: since\n-- sample: {sample}\n{select}\n"

@@ -1,0 +1,53 @@
+"""All streams, by name."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from lean_resources.streams.accounts import ACCOUNTS, BALANCES
+from lean_resources.streams.directory import BANKS, CONSENTS, CUSTOMERS, ENTITIES, REFRESHES
+from lean_resources.streams.payments import (
+    BENEFICIARIES,
+    DIRECT_DEBITS,
+    SCHEDULED_PAYMENTS,
+    STANDING_ORDERS,
+)
+from lean_resources.streams.people import IDENTITIES, IDENTITY
+from lean_resources.streams.schema import Stream
+from lean_resources.streams.transactions import TRANSACTIONS
+
+__all__ = ["STREAMS"]
+
+
+def _catalogue(*streams: Stream) -> Mapping[str, Stream]:
+    """Streams by name, parents before children.
+
+    Raises:
+        ValueError: Two streams share a name, or a parent is not declared before its child.
+    """
+    known: dict[str, Stream] = {}
+    for stream in streams:
+        if stream.name in known:
+            raise ValueError(f"stream {stream.name} is declared twice")
+        for needed in (stream.parent, stream.exploded_from):
+            if needed is not None and needed not in known:
+                raise ValueError(f"stream {stream.name}: {needed} is not declared before it")
+        known[stream.name] = stream
+    return MappingProxyType(known)
+
+
+STREAMS: Mapping[str, Stream] = _catalogue(
+    BANKS,
+    CUSTOMERS,
+    ENTITIES,
+    CONSENTS,
+    REFRESHES,
+    ACCOUNTS,
+    BALANCES,
+    TRANSACTIONS,
+    IDENTITY,
+    IDENTITIES,
+    BENEFICIARIES,
+    DIRECT_DEBITS,
+    SCHEDULED_PAYMENTS,
+    STANDING_ORDERS,
+)
