@@ -25,167 +25,113 @@ _NAME = r"\w[\w-]*"
 _NOTHING = r"(?!)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """A kind of file, and where files of it lie.
 
     Args:
         name: What it is called.
-        doc: What it holds.
-        is_personal: Whether personal values can be in it.
+        doc: What it holds; `personal` where personal values can be in it.
         files: Pattern of paths, below the home, of files that were finished.
         leftovers: The same of files that only count while their writer lives.
-        outside: Where it lies, if that is not in a home.
     """
 
     name: str
     doc: str
-    is_personal: bool
     files: str = _NOTHING
     leftovers: str = _NOTHING
-    outside: str = ""
 
 
-def _batch(name: str, doc: str, folder: str, *, is_personal: bool) -> Place:
+def _batch(name: str, doc: str, folder: str) -> Place:
     """A place to which batches add Parquet files, by day or month."""
     files = rf"{_LAKE}{folder}/{_PART}/{_NAME}\.parquet"
-    return Place(
-        name=name, doc=doc, is_personal=is_personal, files=files, leftovers=rf"{files}\.tmp"
-    )
+    return Place(name, doc, files, rf"{files}\.tmp")
 
 
 PLACES = (
-    _batch("rows", "Typed rows of the streams.", _STREAM, is_personal=True),
-    _batch("raw", "Answers of Lean as received.", f"raw/{_STREAM}", is_personal=True),
-    _batch("quarantine", "Values that did not fit.", f"quarantine/{_STREAM}", is_personal=True),
+    _batch("rows", "Typed rows of the streams; personal.", _STREAM),
+    _batch("raw", "Answers of Lean as received; personal.", f"raw/{_STREAM}"),
+    _batch("quarantine", "Values that did not fit; personal.", f"quarantine/{_STREAM}"),
     _batch(
         "superseded",
-        "Earlier versions of rows, moved out of the way by a merge.",
+        "Earlier versions of rows, moved out of the way by a merge; personal.",
         f"superseded/{_STREAM}",
-        is_personal=True,
     ),
-    _batch("ledger", "One row per pull: ids, counts and codes.", "pulls", is_personal=False),
+    _batch("ledger", "One row per pull: ids, counts and codes.", "pulls"),
     Place(
-        name="checkpoints",
-        doc="Copies of the ledger's files.",
-        is_personal=False,
-        files=rf"{_LAKE}checkpoints/[\w=-]+\.parquet",
-        leftovers=rf"{_LAKE}checkpoints/{_NAME}\.parquet\.tmp",
+        "checkpoints",
+        "Copies of the ledger's files.",
+        rf"{_LAKE}checkpoints/[\w=-]+\.parquet",
+        rf"{_LAKE}checkpoints/{_NAME}\.parquet\.tmp",
     ),
-    _batch("lost", "Files and pulls that are known to be lost.", "lost", is_personal=False),
+    _batch("lost", "Files and pulls that are known to be lost.", "lost"),
     Place(
-        name="set aside",
-        doc="Files that fsck moved away, because they were damaged or not the lake's own.",
-        is_personal=True,
-        files=rf"{_LAKE}set_aside/.+",
+        "set aside",
+        "Files that fsck moved away, damaged or not the lake's own; personal.",
+        rf"{_LAKE}set_aside/.+",
     ),
-    _batch("attempts", "What became of refreshes.", "attempts", is_personal=False),
+    _batch("attempts", "What became of refreshes.", "attempts"),
     Place(
-        name="spends",
-        doc="Refreshes that were reserved, in numbered files.",
-        is_personal=False,
-        files=rf"{_LAKE}spends/log/\d{{10}}\.parquet",
-        leftovers=rf"{_LAKE}spends/log/{_NAME}\.tmp",
+        "spends",
+        "Refreshes that were reserved, in numbered files.",
+        rf"{_LAKE}spends/log/\d{{10}}\.parquet",
+        rf"{_LAKE}spends/log/{_NAME}\.tmp",
     ),
     Place(
-        name="marts",
-        doc="Rows of models, one file per part.",
-        is_personal=False,
-        files=rf"{_LAKE}marts/{_NAME}/({_PART}/)?{_NAME}\.parquet",
-        leftovers=rf"{_LAKE}marts/{_NAME}/({_PART}/)?{_NAME}\.parquet\.tmp",
+        "marts",
+        "Rows of models, one file per part.",
+        rf"{_LAKE}marts/{_NAME}/({_PART}/)?{_NAME}\.parquet",
+        rf"{_LAKE}marts/{_NAME}/({_PART}/)?{_NAME}\.parquet\.tmp",
     ),
     Place(
-        name="manifests",
-        doc="Which files of models count, and what checks found.",
-        is_personal=False,
-        files=rf"{_LAKE}manifests/{_NAME}\.json",
-        leftovers=rf"{_LAKE}manifests/{_NAME}(\.json)?\.tmp",
+        "manifests",
+        "Which files of models count, and what checks found.",
+        rf"{_LAKE}manifests/{_NAME}\.json",
+        rf"{_LAKE}manifests/{_NAME}(\.json)?\.tmp",
     ),
     Place(
-        name="warehouse",
-        doc="The DuckDB file of analysts: views over the lake, and a copy of the ledger.",
-        is_personal=False,
-        files=rf"{_LAKE}leanhouse\.duckdb(\.wal.*)?",
-        leftovers=rf"{_LAKE}leanhouse\.{_NAME}\.tmp.*",
+        "warehouse",
+        "The DuckDB file of analysts: views over the lake, and a copy of the ledger.",
+        rf"{_LAKE}leanhouse\.duckdb(\.wal.*)?",
+        rf"{_LAKE}leanhouse\.{_NAME}\.tmp.*",
     ),
     Place(
-        name="publications",
-        doc="Which files each published warehouse refers to.",
-        is_personal=False,
-        files=rf"{_LAKE}published/(\d{{10}}\.json|{_NAME}\.begun|lock)",
-        leftovers=rf"{_LAKE}published/{_NAME}(\.begun)?\.tmp",
+        "publications",
+        "Which files each published warehouse refers to.",
+        rf"{_LAKE}published/(\d{{10}}\.json|{_NAME}\.begun|lock)",
+        rf"{_LAKE}published/{_NAME}(\.begun)?\.tmp",
     ),
     Place(
-        name="writers",
-        doc="One empty file per process that writes, locked while it lives.",
-        is_personal=False,
-        files=rf"{_LAKE}writers/{_NAME}",
+        "writers",
+        "One empty file per process that writes, locked while it lives.",
+        rf"{_LAKE}writers/{_NAME}",
     ),
     Place(
-        name="spill",
-        doc="What DuckDB moves out of memory.",
-        is_personal=True,
+        "spill",
+        "What DuckDB moves out of memory; personal.",
         leftovers=rf"{_LAKE}(marts/)?spill(-{_NAME})?/.+",
     ),
     Place(
-        name="format",
-        doc="The format number of the lake.",
-        is_personal=False,
-        files=rf"{_LAKE}\d+\.format",
-        leftovers=rf"{_LAKE}\.doctor",
+        "format",
+        "The format number of the lake.",
+        rf"{_LAKE}\d+\.format",
+        rf"{_LAKE}\.doctor",
     ),
     Place(
-        name="inbox",
-        doc="Webhooks that arrived: ids and kinds of events.",
-        is_personal=False,
-        files=rf"inbox/{_NAME}\.db(-wal|-shm|-journal)?",
+        "inbox",
+        "Webhooks that arrived: ids and kinds of events.",
+        rf"inbox/{_NAME}\.db(-wal|-shm|-journal)?",
     ),
     Place(
-        name="dagster",
-        doc="Dagster's settings, runs, schedules, and logs of steps.",
-        is_personal=False,
-        files=r"dagster/(\w+\.(yaml|lock)|(history|schedules|storage|logs|processes"
+        "dagster",
+        "Dagster's settings, runs, schedules, and logs of steps.",
+        r"dagster/(\w+\.(yaml|lock)|(history|schedules|storage|logs|processes"
         rf"|\.logs_queue|\.telemetry)(\.damaged-{_NAME})?/.+)",
-        leftovers=r"dagster/(dagster\.yaml\.tmp|(creation|tmp\w+)/.+)",
+        r"dagster/(dagster\.yaml\.tmp|(creation|tmp\w+)/.+)",
     ),
-    Place(
-        name="policy",
-        doc="The operator's policy.",
-        is_personal=False,
-        files=r"policy\.toml",
-    ),
-    Place(
-        name="exports",
-        doc="Results of queries.",
-        is_personal=True,
-        outside="the file that `leanhouse query --parquet` names",
-    ),
-    Place(
-        name="analysts' copy",
-        doc="A DuckDB file with the rows of marts, and its beginnings in leanhouse.duckdb.tmp.",
-        is_personal=False,
-        outside="the folder that `leanhouse publish --for analysts` names",
-    ),
-    Place(
-        name="cache",
-        doc="Models as they were parsed; no data.",
-        is_personal=False,
-        outside="sql/__pycache__ in the checkout",
-    ),
-    Place(
-        name="explain",
-        doc="Models that are built to explain an error, in a folder of their own.",
-        is_personal=True,
-        outside="the system's folder for temporary files",
-    ),
-    Place(
-        name="demo",
-        doc="The inbox of a demo, and its certificates; made-up data.",
-        is_personal=False,
-        outside="the system's folder for temporary files",
-    ),
+    Place("policy", "The operator's policy.", r"policy\.toml"),
 )
-"""Every place. Those of a home are told apart by their patterns."""
+"""Every place of a home; what lies elsewhere stands in docs/security.md."""
 
 _PATTERNS = [
     (re.compile(pattern), place, is_leftover)
