@@ -25,7 +25,7 @@ from pipelines.digests import DamageError, Digest, digest
 from pipelines.lake import PARENTS, Lake, put
 from pipelines.ledger import LOST_SCHEMA, new_id
 from pipelines.ledger_files import MissingCommit
-from pipelines.missing_files import foreign_files, listed, missing_files
+from pipelines.missing_files import described, foreign_files, listed, missing_files
 from pipelines.places import walk
 from pipelines.replay import replay
 from pipelines.warehouse import connect
@@ -130,8 +130,7 @@ class _Check:
         ledger = self._lake.ledger
         missing = ledger.missing()
         for one in missing:
-            problem = "does not hold what it held" if one.file else "is missing"
-            self._add(f"pulls/{one.name}", "ledger", problem, self._of_batch(one))
+            self._add(f"pulls/{one.name}", "ledger", one.problem, self._of_batch(one))
         bad = {one.file for one in missing if one.file is not None}
         rest = (f for f in sorted(self._lake.pulls.glob("*/*.parquet")) if f not in bad)
         bad |= self._compare((file, ledger.written(file), "ledger", "") for file in rest)
@@ -160,8 +159,7 @@ class _Check:
         below = [folder.relative_to(self._root).as_posix() for folder in folders]
         missing = {one.path: one for one in missing_files(connection, there, below, lost)}
         for one in missing.values():
-            problem = "is not as long as it was" if one.is_there else "is missing"
-            self._add(one.path, _kind_of(one.path), problem, one.of_what)
+            self._add(one.path, _kind_of(one.path), one.problem, one.of_what)
         named = {
             path: Digest(size, checksum)
             for path, size, checksum in connection.execute(
@@ -181,7 +179,7 @@ class _Check:
             and Path(path).stem in batches
             and not (path in named and there[path] != named[path].bytes)
         ]
-        of_what = _of_files(connection, wanted)
+        of_what = described(connection, wanted)
         self._compare(
             (self._root / path, named.get(path), _kind_of(path), of_what.get(path, ""))
             for path in sorted(wanted)
@@ -264,35 +262,6 @@ def _kind_of(path: str) -> str:
     return {"raw": "answers", "quarantine": "quarantine"}.get(first, "rows")
 
 
-def _of_files(connection: duckdb.DuckDBPyConnection, paths: Collection[str]) -> dict[str, str]:
-    """Stream, accounts and days of files of data."""
-    rows = connection.execute(
-        """
-        select
-            wanted.path,
-            any_value(pulls.stream),
-            count(distinct pulls.parent_id),
-            min(pulls.claimed_from)::varchar,
-            max(pulls.claimed_to)::varchar
-        from (select unnest($paths) as path) as wanted
-        inner join pulls
-            on pulls.batch_id = regexp_extract(wanted.path, '([^/]*)[.]parquet$', 1)
-            and pulls.stream = regexp_extract(wanted.path, '([^/]*)/[^/]*/[^/]*$', 1)
-            and coalesce(pulls.month, '') in (
-                regexp_extract(wanted.path, '/month=([^/]*)/', 1),
-                case when wanted.path like '%/month=%' then '' else coalesce(pulls.month, '') end
-            )
-        group by wanted.path
-        """,
-        {"paths": list(paths)},
-    ).fetchall()
-    return {
-        path: f"{stream} of {targets:,} {'accounts' if first else 'read targets'}"
-        + (f", {first} to {last}" if first else "")
-        for path, stream, targets, first, last in rows
-    }
-
-
 def _strangers(lake: Lake) -> Iterator[Path]:
     """Files in the lake's folders that no place of the registry describes."""
     for one in walk(lake.folder, f"lake/{lake.environment}/"):
@@ -372,17 +341,11 @@ class _Repair:
         ledger = self._lake.ledger
         for finding in findings:
             file = self._lake.folder / finding.path
-            copy = next(
-                (
-                    one
-                    for one in ledger.copies_of(file)
-                    if _problem(one, ledger.written(one)) is None
-                ),
-                None,
-            )
+            copies = ledger.copies_of(file)
+            sound = [one for one in copies if _problem(one, ledger.written(one)) is None]
             self._put_aside([finding.path])
-            if copy is not None:
-                ledger.restore(copy)
+            if sound:
+                ledger.restore(sound[0])
                 self._say(f"{finding.path} was restored from its copy")
         if lost := [one.key for one in ledger.missing()]:
             self._note_lost((key, None) for key in lost)

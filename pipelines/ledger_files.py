@@ -21,7 +21,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +44,17 @@ _UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
 """What reading a damaged file may raise."""
 _Days = Mapping[str, Mapping[str, Path]]
 """Files by day and by name without its ending."""
+_Number = tuple[str, int]
+"""A writer, and how many commits it had made with this one."""
 _DAY = re.compile(r"(pulled_on=[0-9-]{10})-([0-9]+)-([0-9a-f]{8})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Names of the commits that a merged file holds, and the numbers that they have."""
+
+    names: frozenset[str]
+    numbers: frozenset[_Number]
 
 
 @dataclass(slots=True)
@@ -68,17 +78,25 @@ class MissingCommit:
     Args:
         name: Its name below the ledger's folder as far as it is known; its writer and number where
             nothing else is.
-        batch_id: The batch that it was written with, where that is known.
+        key: What `lost` calls it.
         file: What lies in its place, or None.
         copy: The checkpoint that holds it, or None.
-        key: What `lost` calls it.
     """
 
     name: str
     key: str
-    batch_id: str | None = None
     file: Path | None = None
     copy: Path | None = None
+
+    @property
+    def batch_id(self) -> str | None:
+        """The batch that it was written with, where that is known."""
+        return batch_of(self.key) if digest_of(self.key) else None
+
+    @property
+    def problem(self) -> str:
+        """What is the matter with it."""
+        return "does not hold what it held" if self.file else "is missing"
 
 
 class LedgerFiles:
@@ -103,11 +121,10 @@ class LedgerFiles:
         days, missing = self._look()
         if missing:
             first = missing[0]
-            what = "does not hold what it held" if first.file else "is missing"
             more = f", and {len(missing) - 1:,} more" if len(missing) > 1 else ""
             raise DamageError(
-                f"the ledger's file pulls/{first.name} {what}{more}: the pulls of that commit do"
-                " not count, of whatever stream and account they are"
+                f"the ledger's file pulls/{first.name} {first.problem}{more}: the pulls of that"
+                " commit do not count, of whatever stream and account they are"
             )
         return [file for file, merged in _all(days) if merged is None]
 
@@ -139,67 +156,41 @@ class LedgerFiles:
         """
         days, missing = self._look_once()
         if missing:
-            keys = {one.key for one in missing}
             days, again = self._look_once()
-            missing = [one for one in again if one.key in keys]
-        return days, missing
+            missing = {key: one for key, one in again.items() if key in missing}
+        return days, list(missing.values())
 
-    def _look_once(self) -> tuple[_Days, list[MissingCommit]]:
+    def _look_once(self) -> tuple[_Days, dict[str, MissingCommit]]:
         # Copies are made after what they are of, so they are listed before it.
         copies = sorted(self.checkpoints.glob("*.parquet"))
         days = self._days()
-        return days, self._missing(days, copies)
-
-    def _missing(self, days: _Days, copies: Sequence[Path]) -> list[MissingCommit]:
-        singles = {stem: file for files in days.values() for stem, file in files.items()}
-        merged = {day: files["merged"] for day, files in days.items() if "merged" in files}
         found: dict[str, MissingCommit] = {}
-        counted = _Numbers()
-        held: set[str] = set()
-        for stem, file in singles.items():
-            counted.add(stem)
-            was = digest_of(stem)
-            if was is not None and _now(file) != was:
-                name = f"{file.parent.name}/{file.name}"
-                found[stem] = MissingCommit(name, stem, batch_of(stem), file)
-        for day, file in merged.items():
-            try:
-                held |= _held(file)
-                counted.add_all(_numbers(file))
-            except _UNREADABLE:
-                found[day] = MissingCommit(f"{day}/{_MERGED}", day, None, file)
-        self._compare(copies, found, singles, merged, held, counted)
-        if not any(one.name.endswith(_MERGED) for one in found.values()):
-            found |= {name: MissingCommit(name, name) for name in counted.left_out()}
-        return [one for key, one in found.items() if key not in self._lost]
-
-    def _compare(
-        self,
-        copies: Sequence[Path],
-        found: dict[str, MissingCommit],
-        singles: Mapping[str, Path],
-        merged: Mapping[str, Path],
-        held: Collection[str],
-        counted: _Numbers,
-    ) -> None:
-        """Add what checkpoints hold and the ledger does not."""
+        names: set[str] = set()
+        numbers: set[_Number] = set()
+        for file in (file for files in days.values() for file in files.values()):
+            held = _sound(file)
+            if held is None:
+                day = file.parent.name
+                key = day if file.name == _MERGED else file.stem
+                found[key] = MissingCommit(f"{day}/{file.name}", key, file)
+            else:
+                names |= held.names
+                numbers |= held.numbers
         for copy in copies:
             if (of_day := _DAY.fullmatch(copy.stem)) is not None:
-                day, file = of_day[1], merged.get(of_day[1])
-                if file is None:
-                    is_whole = _is_held_by(copy, singles, counted)
-                else:
-                    is_whole = _size(file) == int(of_day[2])
-                if not is_whole:
-                    found[day] = MissingCommit(f"{day}/{_MERGED}", day, None, file, copy)
-                continue
-            counted.add(copy.stem)
-            if copy.stem in found:
+                day, merged = of_day[1], days.get(of_day[1], {}).get("merged")
+                if not _stands_for(copy, int(of_day[2]), merged, names):
+                    found[day] = MissingCommit(f"{day}/{_MERGED}", day, merged, copy)
+            elif copy.stem in found:
                 found[copy.stem] = replace(found[copy.stem], copy=copy)
-            elif copy.stem not in singles and copy.stem not in held:
-                batch_id = batch_of(copy.stem)
-                name = f"{_day_of(batch_id)}/{copy.name}"
-                found[copy.stem] = MissingCommit(name, copy.stem, batch_id, None, copy)
+            elif copy.stem not in names:
+                name = f"{_day_of(batch_of(copy.stem))}/{copy.name}"
+                found[copy.stem] = MissingCommit(name, copy.stem, None, copy)
+        # What a merged file held that cannot be read is not known by its numbers either.
+        if not any(one.name.endswith(_MERGED) for one in found.values()):
+            left_out = _left_out(numbers | _numbers(found))
+            found |= {name: MissingCommit(name, name) for name in left_out}
+        return days, {key: one for key, one in found.items() if key not in self._lost}
 
     def sound(self, bad: Collection[Path]) -> list[Path]:
         """Files that together hold what is left of the ledger, without some that are damaged."""
@@ -260,7 +251,7 @@ class LedgerFiles:
         found = {}
         for file in self.files():
             since = file.stat().st_mtime
-            for stem in _held(file) if file.name == _MERGED else (file.stem,):
+            for stem in _holds(file).names if file.name == _MERGED else (file.stem,):
                 found[batch_of(stem)] = since
         return found
 
@@ -283,18 +274,19 @@ class LedgerFiles:
         latest = f"pulled_on={today - dt.timedelta(days=_OPEN_DAYS)}"
         count = 0
         for folder in sorted(self._folder.glob("pulled_on=*")):
-            files = sorted(folder.glob("*.parquet"))
-            if folder.name > latest or len(files) < 2 or (folder / _MERGED) in files:
-                if folder / _MERGED in files:
-                    self.check_in(folder / _MERGED)
-                continue
-            for file in files:
-                was = digest_of(file.stem)
-                if was is not None and digest(file) != was:
-                    raise DamageError(f"the ledger's file {file.name} does not hold what it held")
-            _merge(files, folder / _MERGED)
-            self.check_in(folder / _MERGED)
-            count += len(files)
+            files, merged = sorted(folder.glob("*.parquet")), folder / _MERGED
+            if merged not in files:
+                if folder.name > latest or len(files) < 2:
+                    continue
+                for file in files:
+                    was = digest_of(file.stem)
+                    if was is not None and digest(file) != was:
+                        raise DamageError(
+                            f"the ledger's file {file.name} does not hold what it held"
+                        )
+                _merge(files, merged)
+                count += len(files)
+            self.check_in(merged)
         return count
 
     def check_in(self, merged: Path) -> None:
@@ -305,7 +297,7 @@ class LedgerFiles:
             self._copy(merged, self.checkpoints / name)
             synced(self.checkpoints / name)
             synced(self.checkpoints)
-        for stem in _held(merged):
+        for stem in _holds(merged).names:
             (self.checkpoints / f"{stem}.parquet").unlink(missing_ok=True)
 
     def _copy(self, file: Path, copy: Path) -> None:
@@ -331,7 +323,7 @@ def _all(days: _Days) -> Iterator[tuple[Path, Path | None]]:
     """Every file, each with the merged one that holds it, if one does."""
     for files in days.values():
         merged = files.get("merged")
-        held = _held(merged) if merged is not None else ()
+        held = _holds(merged).names if merged is not None else ()
         for stem, file in files.items():
             yield file, merged if stem in held else None
 
@@ -355,14 +347,6 @@ def digest_of(stem: str) -> Digest | None:
     return Digest(int(parts[1]), int(parts[2], 16))
 
 
-def _size(file: Path) -> int | None:
-    """The size of a file; None where a vacuum took it meanwhile."""
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return None
-
-
 def _now(file: Path) -> Digest | None:
     """What a commit's file holds now; None where a vacuum took it meanwhile.
 
@@ -381,46 +365,40 @@ def _digest(file: Path, _size: int, _changed: int) -> Digest:
     return digest(file)
 
 
-class _Numbers:
-    """Numbers of the commits that are known, by writer."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, set[int]] = {}
-
-    def add(self, stem: str) -> None:
-        """Note the number of a commit, by its name."""
-        parts = stem.split("-")
-        if len(parts) == 5:
-            self._found.setdefault(parts[1], set()).add(int(parts[2]))
-
-    def add_all(self, numbers: Mapping[str, frozenset[int]]) -> None:
-        """Note those of a merged file."""
-        for writer, its in numbers.items():
-            self._found.setdefault(writer, set()).update(its)
-
-    def all(self) -> Mapping[str, frozenset[int]]:
-        """What was noted."""
-        return {writer: frozenset(its) for writer, its in self._found.items()}
-
-    def left_out(self) -> list[str]:
-        """Writers and numbers below the greatest of the writer that nobody has."""
-        return [
-            f"{writer}-{number}"
-            for writer, its in self._found.items()
-            if len(its) < max(its)
-            for number in sorted(set(range(1, max(its))) - its)
-        ]
+def _sound(file: Path) -> _Held | None:
+    """The commits of a file of the ledger; None where it does not hold what it held."""
+    if file.name == _MERGED:
+        with contextlib.suppress(*_UNREADABLE):
+            return _holds(file)
+        return None
+    was = digest_of(file.stem)
+    is_sound = was is None or _now(file) == was
+    return _Held(frozenset([file.stem]), _numbers([file.stem])) if is_sound else None
 
 
-def _is_held_by(copy: Path, singles: Mapping[str, Path], counted: _Numbers) -> bool:
-    """Whether all commits of a checkpoint lie there as single files; their numbers are noted."""
+def _stands_for(copy: Path, size: int, merged: Path | None, names: set[str]) -> bool:
+    """Whether what the checkpoint of a merged file holds counts: there, or as single files."""
     try:
-        is_whole = all(stem in singles for stem in _held(copy))
+        return _holds(copy).names <= names if merged is None else merged.stat().st_size == size
     except _UNREADABLE:
         return False
-    if is_whole:
-        counted.add_all(_numbers(copy))
-    return is_whole
+
+
+def _numbers(stems: Iterable[str]) -> frozenset[_Number]:
+    """Numbers of commits, by their names; those of earlier formats have none."""
+    parts = (stem.split("-") for stem in stems)
+    return frozenset((one[1], int(one[2])) for one in parts if len(one) == 5)
+
+
+def _left_out(numbers: Collection[_Number]) -> list[str]:
+    """Writers and numbers, below the greatest of the writer, that no commit has."""
+    last: dict[str, int] = {}
+    for writer, number in numbers:
+        last[writer] = max(number, last.get(writer, 0))
+    if sum(last.values()) == len(numbers):
+        return []
+    every = ((writer, number) for writer in sorted(last) for number in range(1, last[writer]))
+    return [f"{writer}-{number}" for writer, number in every if (writer, number) not in numbers]
 
 
 def _merge(files: Sequence[Path], merged: Path) -> None:
@@ -447,25 +425,14 @@ def _merge(files: Sequence[Path], merged: Path) -> None:
     synced(merged.parent)
 
 
-def _held(merged: Path) -> frozenset[str]:
-    """Names of the commits that a merged file holds."""
+def _holds(merged: Path) -> _Held:
+    """What a merged file, or its checkpoint, holds."""
     there = merged.stat()
-    return _read(merged, there.st_size, there.st_mtime_ns)[0]
-
-
-def _numbers(merged: Path) -> Mapping[str, frozenset[int]]:
-    """The numbers of the commits that a merged file holds, by writer."""
-    there = merged.stat()
-    return _read(merged, there.st_size, there.st_mtime_ns)[1]
+    return _read(merged, there.st_size, there.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _read(
-    merged: Path, _size: int, _changed: int
-) -> tuple[frozenset[str], Mapping[str, frozenset[int]]]:
+def _read(merged: Path, _size: int, _changed: int) -> _Held:
     """What a merged file holds; read once while it stays as it is."""
-    held = frozenset(json.loads(pq.read_schema(merged).metadata[_HOLDS]))
-    counted = _Numbers()
-    for stem in held:
-        counted.add(stem)
-    return held, counted.all()
+    names = frozenset(json.loads(pq.read_schema(merged).metadata[_HOLDS]))
+    return _Held(names, _numbers(names))

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import duckdb
 
-__all__ = ["MissingFile", "foreign_files", "listed", "missing_files", "missing_sentence"]
+__all__ = [
+    "MissingFile",
+    "described",
+    "foreign_files",
+    "listed",
+    "missing_files",
+    "missing_sentence",
+]
 
 _OURS = re.compile(r"[0-9a-f]{32}\.parquet")
 
@@ -21,26 +28,18 @@ class MissingFile:
 
     Args:
         path: Its path below the lake's folder.
-        stream: The stream.
         is_there: Whether something lies there, of another size.
-        targets: Accounts, entities or other read targets that it is of.
-        first_date: First UTC day that those pulls cover, as text; empty for a snapshot.
-        last_date: Last UTC day, inclusive.
+        of_what: Whose rows they are, as `described` says it.
     """
 
     path: str
-    stream: str
     is_there: bool
-    targets: int
-    first_date: str
-    last_date: str
+    of_what: str
 
     @property
-    def of_what(self) -> str:
-        """Whose rows they are, without an id."""
-        kind = "accounts" if self.first_date else "read targets"
-        days = f", {self.first_date} to {self.last_date}" if self.first_date else ""
-        return f"{self.stream} of {self.targets:,} {kind}{days}"
+    def problem(self) -> str:
+        """What is the matter with it."""
+        return "is not as long as it was" if self.is_there else "is missing"
 
 
 def listed(root: Path, folders: Iterable[Path]) -> dict[str, int]:
@@ -107,15 +106,22 @@ def missing_files(
         """,
         {"paths": list(there), "sizes": list(there.values()), "folders": list(folders)},
     ).fetchall()
-    wanted = [(path, is_there) for path, is_there in rows if path not in known_lost]
-    return _that_count(connection, wanted) if wanted else []
+    wanted = {path: is_there for path, is_there in rows if path not in known_lost}
+    found = described(connection, wanted, only_missed=True) if wanted else {}
+    return [MissingFile(path, wanted[path], of_what) for path, of_what in found.items()]
 
 
-def _that_count(
-    connection: duckdb.DuckDBPyConnection, wanted: Sequence[tuple[str, bool]]
-) -> list[MissingFile]:
-    """Those that a pull rests on which counts, and which no merged file stands for."""
-    paths = dict(wanted)
+def described(
+    connection: duckdb.DuckDBPyConnection, paths: Collection[str], *, only_missed: bool = False
+) -> dict[str, str]:
+    """Stream, read targets and UTC days of files of data, by path and without an id.
+
+    Args:
+        connection: Where `pulls` and the macro `merged_pulls` are.
+        paths: Their paths below the lake's folder.
+        only_missed: Whether files are left out on which no pull rests that counts, or for which
+            a merged file stands.
+    """
     rows = connection.execute(
         """
         with wanted as (
@@ -139,15 +145,16 @@ def _that_count(
             wanted.path,
             wanted.stream,
             count(distinct pulls.parent_id),
-            coalesce(min(pulls.claimed_from)::varchar, ''),
-            coalesce(max(pulls.claimed_to)::varchar, '')
+            min(pulls.claimed_from)::varchar,
+            max(pulls.claimed_to)::varchar
         from wanted
         inner join pulls
             on wanted.batch_id = pulls.batch_id
             and wanted.stream = pulls.stream
             and (wanted.month = '' or wanted.month = pulls.month)
         where
-            regexp_matches(wanted.path, '^(raw|quarantine)/')
+            not $only_missed
+            or regexp_matches(wanted.path, '^(raw|quarantine)/')
             or (
                 pulls.outcome = 'COMMITTED'
                 and pulls.pull_id not in (select merged.pull_id from merged)
@@ -155,17 +162,17 @@ def _that_count(
         group by all
         order by all
         """,
-        {"paths": list(paths)},
+        {"paths": list(paths), "only_missed": only_missed},
     ).fetchall()
-    return [
-        MissingFile(path, stream, paths[path], targets, first, last)
+    return {
+        path: f"{stream} of {targets:,} {'accounts' if first else 'read targets'}"
+        + (f", {first} to {last}" if first else "")
         for path, stream, targets, first, last in rows
-    ]
+    }
 
 
 def missing_sentence(lost: Sequence[MissingFile]) -> str:
     """One sentence about files that are missing or shorter."""
     first = lost[0]
-    what = "is not as long as it was" if first.is_there else "is missing"
     more = f"; {len(lost) - 1:,} more files are missing or shorter" if len(lost) > 1 else ""
-    return f"{first.path} {what}: rows of {first.of_what}{more}"
+    return f"{first.path} {first.problem}: rows of {first.of_what}{more}"
