@@ -1,4 +1,4 @@
-"""Lean without Dagster: the catalogue, the client, the gate and an offline Lean."""
+"""Lean without Dagster: the catalogue, the client, the decoder and an offline Lean."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

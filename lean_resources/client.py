@@ -30,6 +30,7 @@ from lean_resources.answers import Envelope, failure, open_envelope, whole
 from lean_resources.auth import auth_for
 from lean_resources.bodies import ENCODING, body_of
 from lean_resources.certificates import refused_client, ssl_context, untrusted_server
+from lean_resources.decoding import Decoder, Page, Preflight, preflight, records_in
 from lean_resources.errors import (
     ConfigError,
     IncompleteError,
@@ -39,7 +40,6 @@ from lean_resources.errors import (
     SchemaError,
     UnavailableError,
 )
-from lean_resources.gate import Gate, Look, Page, look, records_in
 from lean_resources.instants import parse_instant
 from lean_resources.limits import CircuitBreaker, Limits, retry_after
 from lean_resources.network import is_web_page, unanswered
@@ -115,7 +115,7 @@ class Read:
 
     @property
     def pages(self) -> list[Page]:
-        """The pages, for the gate."""
+        """The pages, for the decoder."""
         return [answer.page for answer in self.answers]
 
     @property
@@ -183,7 +183,7 @@ class _Events(msgspec.Struct):
     page: _Pages
 
 
-_UNSEEN = Look()
+_UNSEEN = Preflight()
 
 
 class _Response(msgspec.Struct):
@@ -195,7 +195,7 @@ class _Response(msgspec.Struct):
     correlation_id: str
     trace_id: str | None
     received_at: dt.datetime
-    look: Look = _UNSEEN
+    preflight: Preflight = _UNSEEN
 
 
 class LeanClient:
@@ -386,7 +386,7 @@ class LeanClient:
             # What comes twice however the pages are cut does not come twice because they moved.
             size = max(1, self.settings.page_size - attempt)
             read = await self.read(stream, request, page_size=size)
-            found = Gate(read.stream)(read.pages)
+            found = Decoder(read.stream).decode(read.pages)
             shifted = next(iter(found.shifted.values()), None)
             if shifted is None or shifted == before:
                 return found.rows.select(read.stream.schema.names)
@@ -470,7 +470,7 @@ class LeanClient:
                 first_record,
                 response.body,
                 listing.request,
-                look=response.look,
+                preflight=response.preflight,
             ),
             envelope=envelope,
             asked_path=response.path,
@@ -728,7 +728,7 @@ class LeanClient:
             self._limits.answered()
         seen = _UNSEEN
         if stream is not None and response.status_code < 400:
-            seen = look(stream, content)
+            seen = preflight(stream, content)
         if not _is_fine(seen.envelope):
             self._judge(request, response, content, name, correlation_id)
         return _Response(
@@ -923,8 +923,8 @@ def _opened(stream: Stream, response: _Response) -> Envelope:
     Raises:
         SchemaError: The answer is not of its documented shape.
     """
-    if response.look.envelope is not None:
-        return response.look.envelope
+    if response.preflight.envelope is not None:
+        return response.preflight.envelope
     try:
         return open_envelope(stream, response.body)
     except SchemaError as error:

@@ -53,7 +53,7 @@ def _http_date(value: str) -> datetime | None:
 
 
 class Limits:
-    """One gate that every request passes: `async with limits: …`.
+    """One limiter that every request passes: `async with limits: …`.
 
     In any `t` seconds at most `burst + t * requests_per_second` requests begin, where the burst is
     one second's worth, rounded down, but at least one. One object serves one event loop.

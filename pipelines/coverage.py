@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lean_resources.client import Read
+from lean_resources.decoding import DecodeResult
 from lean_resources.errors import LeanError, UnfitError
-from lean_resources.gate import Gated
 from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text
 from lean_resources.streams import Stream, Window
 from pipelines.lake import lake_schema
@@ -169,7 +169,7 @@ def slots_of(done: Done, *, is_counted: bool = True) -> list[Slot]:
 def covered(
     stream: Stream,
     whole: Mapping[str, Done],
-    decoded: Gated,
+    decoded: DecodeResult,
     last_good: LastGood,
     *,
     unfit_share: float,
@@ -219,7 +219,7 @@ def covered(
     return Covered(pulls, parts, quarantine)
 
 
-def _of_whole(whole: Mapping[str, Done], decoded: Gated) -> tuple[pa.Table, pa.Table]:
+def _of_whole(whole: Mapping[str, Done], decoded: DecodeResult) -> tuple[pa.Table, pa.Table]:
     """Rows and quarantine of whole reads."""
     rows, quarantine = decoded.rows, decoded.quarantine
     in_whole = pa.array(list(whole), pa.string())

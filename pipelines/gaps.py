@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lean_resources.client import LeanClient, Read
+from lean_resources.decoding import Decoder
 from lean_resources.errors import ConsentError, RequestError, SchemaError
-from lean_resources.gate import Gate
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import FINISHED, LISTED_DAYS, Event, event_of
 from pipelines.lake import Lake
@@ -169,7 +169,7 @@ def _fingerprint(state: _State) -> str:
 
 
 def _states_of_read(read: Read) -> dict[str, _State]:
-    tables = [Gate(STREAMS[name])(read.pages).rows for name in ("entities", "consents")]
+    tables = [Decoder(STREAMS[name]).decode(read.pages).rows for name in ("entities", "consents")]
     return _states(*(table.to_pylist() for table in tables))
 
 

@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lean_resources.gate import Gate, Gated, Page
+from lean_resources.decoding import Decoder, DecodeResult, Page
 from lean_resources.quarantine import lost
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.coverage import too_many, unplaced
@@ -81,16 +81,16 @@ def replay(
         kept = [pull for pull in pulls if pull.series_id in known]
         series = sorted({pull.series_id for pull in kept})
         rows = 0
-        gate = Gate(stream)
+        decoder = Decoder(stream)
         mark = Mark(run_id, lake.next_generation())
         unfit_share = (policy or Policy()).unfit_share
         with closing(LastGood(stream, lake)) as last_good:
             for start in range(0, len(series), _SERIES_AT_ONCE):
                 some = set(series[start : start + _SERIES_AT_ONCE])
                 group = [pull for pull in kept if pull.series_id in some]
-                typed = gate(_pages(connection, sorted(some)))
-                misfits = _Misfits(stream, typed, last_good, unfit_share)
-                rows += _commit(stream, lake, group, typed, misfits, mark)
+                decoded = decoder.decode(_pages(connection, sorted(some)))
+                misfits = _Misfits(stream, decoded, last_good, unfit_share)
+                rows += _commit(stream, lake, group, decoded, misfits, mark)
     return Replayed(len(kept), rows, len(pulls) - len(kept))
 
 
@@ -149,7 +149,7 @@ def _commit(
     stream: Stream,
     lake: Lake,
     pulls: Sequence[Pull],
-    typed: Gated,
+    decoded: DecodeResult,
     misfits: _Misfits,
     mark: Mark,
 ) -> int:
@@ -161,7 +161,7 @@ def _commit(
         is_refused = pull.outcome == Outcome.FAILED
         if is_refused and misfits.are_too_many(pull.series_id):
             continue
-        chosen = _of(stream, typed.rows, pull)
+        chosen = _of(stream, decoded.rows, pull)
         kept = misfits.kept(pull)
         successor = replace(
             pull,
@@ -193,7 +193,7 @@ def _commit(
                 for field in schema
             ]
             batch.rows(stream, pa.Table.from_arrays(columns, schema=schema), month=pull.month)
-    batch.quarantine(stream, typed.quarantine)
+    batch.quarantine(stream, decoded.quarantine)
     batch.commit(made)
     return total
 
@@ -203,18 +203,18 @@ class _Misfits:
 
     Args:
         stream: The stream.
-        typed: The answers' rows and quarantine.
+        decoded: The answers' rows and quarantine.
         last_good: What the lake shows.
         unfit_share: Share of a read that may not fit before it replaces nothing.
     """
 
     def __init__(
-        self, stream: Stream, typed: Gated, last_good: LastGood, unfit_share: float
+        self, stream: Stream, decoded: DecodeResult, last_good: LastGood, unfit_share: float
     ) -> None:
         self._stream = stream
-        self._rows = Counter(typed.rows["series_id"].to_pylist())
+        self._rows = Counter(decoded.rows["series_id"].to_pylist())
         self._found: dict[str, list[tuple[dt.date | None, str | None]]] = defaultdict(list)
-        found = unplaced(stream, lost(typed.quarantine))
+        found = unplaced(stream, lost(decoded.quarantine))
         names = ("series_id", "placed_on", "record_key")
         for series_id, day, key in zip(*(found[n].to_pylist() for n in names), strict=True):
             self._found[series_id].append((day, key))

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from lean_resources.client import LeanClient, Read
+from lean_resources.decoding import Decoder, DecodeResult
 from lean_resources.errors import (
     AuthError,
     BankPausedError,
@@ -30,7 +31,6 @@ from lean_resources.errors import (
     SchemaError,
     UnavailableError,
 )
-from lean_resources.gate import Gate, Gated
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.machine import raise_machine_error
 from lean_resources.streams import STREAMS, Stream
@@ -58,7 +58,7 @@ _REMEDIES: dict[str | None, str] = {
     "CONSENT_EXPIRED": ConsentError.remedy,
     "BANK_PAUSED": BankPausedError.remedy,
 }
-_UNTYPABLE = (LeanError, ValueError, RecursionError, duckdb.Error)  # what the gate may raise
+_UNTYPABLE = (LeanError, ValueError, RecursionError, duckdb.Error)  # what a decoder may raise
 
 Progress = Callable[[int, int], None]
 
@@ -365,12 +365,12 @@ def _tell(banks: CircuitBreaker, bank: str, result: Read | LeanError) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Typed:
-    """A batch between the gate and the lake."""
+    """A batch between the decoder and the lake."""
 
     failed: list[tuple[Done, LeanError]]
     unchanged: list[Done]
     whole: dict[str, tuple[Done, Read]]
-    gated: dict[str, Gated]
+    decoded: dict[str, DecodeResult]
 
 
 class _Writer:
@@ -392,7 +392,7 @@ class _Writer:
             stream,
             *(s for s in STREAMS.values() if s.exploded_from == stream.name),
         )
-        self._gates = {s.name: Gate(s) for s in self.streams}
+        self._decoders = {s.name: Decoder(s) for s in self.streams}
         self._last_good = {s.name: LastGood(s, lake) for s in self.streams}
         # Pulls wait for others, so that files hold many and nothing new makes one file.
         self._pulls: list[Pull] = []
@@ -470,9 +470,9 @@ class _Writer:
                 unchanged.append(done)
             else:
                 whole[done.result.pages[0].series_id] = (done, done.result)
-        gated, untypable = self._gated(whole)
+        decoded, untypable = self._decode_whole(whole)
         failed += untypable
-        for series_id, keys in self._shifted(gated).items():
+        for series_id, keys in self._shifted(decoded).items():
             done, read = whole[series_id]
             if done.attempt and keys == done.task.doubled:
                 continue  # however the pages are cut: the bank has it twice
@@ -483,38 +483,38 @@ class _Writer:
             else:
                 error = IncompleteError("a record came twice", code="DOUBLED")
                 failed.append((done, _traced(error, read)))
-        return _Typed(failed, unchanged, whole, gated), again
+        return _Typed(failed, unchanged, whole, decoded), again
 
-    def _shifted(self, gated: Mapping[str, Gated]) -> dict[str, frozenset[str]]:
+    def _shifted(self, decoded: Mapping[str, DecodeResult]) -> dict[str, frozenset[str]]:
         """Keys that came on two pages of one read, by series."""
         found: dict[str, frozenset[str]] = {}
         for stream in self.streams:
-            doubled = _doubled(stream, gated)
+            doubled = _doubled(stream, decoded)
             for series_id in doubled:
                 found[series_id] = found.get(series_id, frozenset()) | doubled[series_id]
         return found
 
-    def _gated(
+    def _decode_whole(
         self, whole: dict[str, tuple[Done, Read]]
-    ) -> tuple[dict[str, Gated], list[tuple[Done, LeanError]]]:
+    ) -> tuple[dict[str, DecodeResult], list[tuple[Done, LeanError]]]:
         """Type whole series; one that cannot be typed fails alone and is no longer among them."""
         failed: list[tuple[Done, LeanError]] = []
         try:
-            return self._gate([read for _, read in whole.values()]), failed
+            return self._decode([read for _, read in whole.values()]), failed
         except _UNTYPABLE as problem:
             raise_machine_error(problem)
             for series_id, (done, read) in list(whole.items()):
                 try:
-                    self._gate([read])
+                    self._decode([read])
                 except _UNTYPABLE as problem:
                     raise_machine_error(problem)
                     del whole[series_id]
                     failed.append((done, _traced(SchemaError("an answer cannot be typed"), read)))
-            return self._gate([read for _, read in whole.values()]), failed
+            return self._decode([read for _, read in whole.values()]), failed
 
-    def _gate(self, reads: Sequence[Read]) -> dict[str, Gated]:
+    def _decode(self, reads: Sequence[Read]) -> dict[str, DecodeResult]:
         pages = [page for read in reads for page in read.pages]
-        return {name: gate(pages) for name, gate in self._gates.items()}
+        return {name: decoder.decode(pages) for name, decoder in self._decoders.items()}
 
     def _add(self, typed: _Typed) -> None:
         for done, error in typed.failed:
@@ -532,7 +532,7 @@ class _Writer:
         batch.raw(self._stream, _raw_table([read for _, read in typed.whole.values()]))
         whole = {series_id: done for series_id, (done, _) in typed.whole.items()}
         for stream in self.streams:
-            decoded = typed.gated[stream.name]
+            decoded = typed.decoded[stream.name]
             made = covered(
                 stream,
                 whole,
@@ -581,9 +581,9 @@ class _Writer:
                 self._note(slot.pull(stream, self._mark, outcome, error=error))
 
 
-def _doubled(stream: Stream, gated: Mapping[str, Gated]) -> Mapping[str, frozenset[str]]:
+def _doubled(stream: Stream, decoded: Mapping[str, DecodeResult]) -> Mapping[str, frozenset[str]]:
     """Keys that came on two pages, by series: the pages may have moved while they were read."""
-    return gated[stream.name].shifted
+    return decoded[stream.name].shifted
 
 
 def _traced(error: LeanError, read: Read) -> LeanError:

@@ -1,4 +1,4 @@
-"""What the lake should hold, from the sandbox's truth, without the gate, SQL or Arrow.
+"""What the lake should hold, from the sandbox's truth, without the decoder, SQL or Arrow.
 
 Only the catalogue's names, kinds and paths are shared with what is tested; that they are right is
 for the golden responses to prove.

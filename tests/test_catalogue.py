@@ -149,7 +149,7 @@ def test_paths_step_into_fields_and_first_elements():
 def test_lean_is_usable_without_dagster_and_pandas():
     """Importing the client and everything under it loads neither Dagster nor pandas."""
     code = (
-        "import sys, lean_resources.client, lean_resources.gate, lean_resources.sandbox, json;"
+        "import sys, lean_resources.client, lean_resources.decoding, lean_resources.sandbox, json;"
         "print(json.dumps([m for m in ('dagster', 'pandas', 'pipelines') if m in sys.modules]))"
     )
 

@@ -236,7 +236,7 @@ def test_the_newest_refresh_is_told_in_detail(sandbox):
 
 @pytest.mark.parametrize("odd", [[None, 7, "x", [], {}], [{"refresh_id": None}], []])
 def test_refreshes_that_are_none_do_no_harm(sandbox, odd):
-    """A listing without one usable id is read as it is, for the gate to quarantine."""
+    """A listing without one usable id is read as it is, for the decoder to quarantine."""
     body = {"content": odd, "page": {"total_elements": len(odd), "total_pages": 1}}
     client = over(sandbox, Wire(sandbox, lambda _: httpx.Response(200, json=body)))
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import client_of, settings_of, sync_everything
 
 from lean_resources import LeanClient
-from lean_resources.gate import Gate, Page
+from lean_resources.decoding import Decoder, Page
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
 
@@ -87,14 +87,14 @@ def pages_of(world, case):
     ],
 )
 def test_typing_a_page_takes_as_many_calls_as_recorded(world, case, name):
-    """The gate touches no record in Python beyond what its validator cannot judge."""
+    """The decoder touches no record in Python beyond what its validator cannot judge."""
     pages = pages_of(world, case)
-    gate = Gate(TRANSACTIONS)
+    decoder = Decoder(TRANSACTIONS)
     once, often = [], []
     for some, calls_of in ((pages[:1], once), (pages, often)):
-        gate(some)
+        decoder.decode(some)
         with counted() as calls:
-            gate(some)
+            decoder.decode(some)
         calls_of.append(calls[0])
 
     hold(name, (often[0] - once[0]) / (PAGES - 1))

@@ -1,4 +1,4 @@
-"""Golden files against the catalogue and the gate.
+"""Golden files against the catalogue and the decoder.
 
 A golden file is one whole answer of Lean, shaped after its reference and its recordings, with
 values of our own. `newer` and `older` are the two generations of an answer and tell of the same
@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lean_resources.gate import Gate, Gated, Page
+from lean_resources.decoding import Decoder, DecodeResult, Page
 from lean_resources.streams import STREAMS, Column, Kind
 
 FILES = sorted(path.stem for path in (Path(__file__).parent / "golden").glob("*.json"))
@@ -227,7 +227,7 @@ def records(stream: str, file: str) -> list[dict[str, Any]]:
 
 
 def page(stream: str, file: str) -> Page:
-    """A golden file as the client would hand it to the gate.
+    """A golden file as the client would hand it to the decoder.
 
     Entities and consents are read from the listing by date alone, so their other shapes are put
     into one; those hold no numbers, so nothing is lost on the way.
@@ -245,20 +245,20 @@ def page(stream: str, file: str) -> Page:
 
 
 @cache
-def gate(stream: str) -> Gate:
-    """The gate of a stream, made once because making one takes longer than using it."""
-    return Gate(STREAMS[stream])
+def decoder(stream: str) -> Decoder:
+    """The decoder of a stream, made once because making one takes longer than using it."""
+    return Decoder(STREAMS[stream])
 
 
 @cache
-def gated(stream: str, file: str) -> Gated:
-    """What becomes of a golden file in the gate."""
-    return gate(stream)([page(stream, file)])
+def decoded(stream: str, file: str) -> DecodeResult:
+    """What becomes of a golden file in the decoder."""
+    return decoder(stream).decode([page(stream, file)])
 
 
 def typed(stream: str, file: str) -> pa.Table:
-    """Typed rows of a golden file, without the trace that the gate adds behind them."""
-    return gated(stream, file).rows.select(range(len(STREAMS[stream].columns)))
+    """Typed rows of a golden file, without the trace that the decoder adds behind them."""
+    return decoded(stream, file).rows.select(range(len(STREAMS[stream].columns)))
 
 
 def rows(stream: str, file: str) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -384,9 +384,9 @@ def _flat(values: pa.ChunkedArray) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("stream", "file"), CASES, ids=[f"{s}-in-{f}" for s, f in CASES])
-def test_documented_answers_pass_the_gate(stream, file):
+def test_documented_answers_pass_the_decoder(stream, file):
     """Every documented record becomes a row with its required columns filled, none is put aside."""
-    result = gated(stream, file)
+    result = decoded(stream, file)
 
     assert result.quarantine.to_pylist() == []
     assert result.rows.num_rows == len(records(stream, file))
@@ -449,7 +449,7 @@ def test_what_one_generation_leaves_out_is_known(stream, kind):
 @pytest.mark.parametrize(("stream", "file"), CASES, ids=[f"{s}-in-{f}" for s, f in CASES])
 def test_documented_answers_are_no_drift(stream, file):
     """Nothing in a documented answer is reported as new, but for what is left out on purpose."""
-    assert set(gated(stream, file).drift) <= set(LEFT_OUT.get(stream, {}))
+    assert set(decoded(stream, file).drift) <= set(LEFT_OUT.get(stream, {}))
 
 
 def test_money_is_kept_to_the_last_digit():

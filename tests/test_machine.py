@@ -154,11 +154,11 @@ async def _typed_without_memory(sandbox, lake):
 def test_memory_that_does_not_suffice_is_no_answer_of_another_shape(monkeypatch, lake, error):
     """The sync ends as what it is, and no pull is put down as an answer that cannot be typed."""
 
-    class Poor(syncing.Gate):
-        def __call__(self, *_args, **_kwargs):
+    class Poor(syncing.Decoder):
+        def decode(self, *_args, **_kwargs):
             raise error
 
-    monkeypatch.setattr(syncing, "Gate", Poor)
+    monkeypatch.setattr(syncing, "Decoder", Poor)
     sandbox = Sandbox(customers=1, months=1, seed=7, today="2026-03-15")
 
     with pytest.raises((MachineError, MemoryError)) as caught:

@@ -10,14 +10,14 @@ from hijridate import Gregorian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lean_resources.decoding import Decoder, Page, Reader, preflight
 from lean_resources.errors import SchemaError
-from lean_resources.gate import Gate, Page, _Reader, look
 from lean_resources.quarantine import lost
 from lean_resources.repeats import is_null_like
 from lean_resources.streams import STREAMS, Kind, segments
 
 GOLDEN = Path(__file__).parent / "golden"
-GATES = {name: Gate(stream) for name, stream in STREAMS.items()}
+DECODERS = {name: Decoder(stream) for name, stream in STREAMS.items()}
 STRICT = {
     name: {
         *stream.key,
@@ -96,9 +96,9 @@ ODD = {
 }
 
 
-def only(gated):
+def only(decoded):
     """The one row of a page."""
-    [row] = gated.rows.to_pylist()
+    [row] = decoded.rows.to_pylist()
     return row
 
 
@@ -108,17 +108,17 @@ def only(gated):
 def test_an_optional_value_costs_no_more_than_its_column(name, column):
     """The record and its other columns stay; the column is null, or asked for, and is named."""
     _, record = golden(name)
-    gate = GATES[name]
-    plain = only(gate([page(name, placed(record, column.paths[0], None))]))
+    decoder = DECODERS[name]
+    plain = only(decoder.decode([page(name, placed(record, column.paths[0], None))]))
     for odd in ODD[column.kind]:
-        gated = gate([page(name, placed(record, column.paths[0], odd))])
+        decoded = decoder.decode([page(name, placed(record, column.paths[0], odd))])
 
-        row = only(gated)
+        row = only(decoded)
         expected = IDS.get(column.request)
         assert row[column.name] == expected, odd
         others = {key for key in row if key != column.name and row[key] != plain[key]}
         assert not others, odd
-        told = gated.quarantine.to_pylist()
+        told = decoded.quarantine.to_pylist()
         assert {one["column_name"] for one in told} == {column.name}, odd
         assert all(one["path"].startswith(column.paths[0]) for one in told)
         assert not any(one["is_lost"] for one in told)
@@ -132,11 +132,11 @@ def test_a_text_without_a_word_is_null_where_no_text_belongs(name, blank):
     for column in STREAMS[name].columns:
         if column.kind is Kind.TEXT or column.name in STRICT[name] or not column.paths:
             continue
-        gated = GATES[name]([page(name, placed(record, column.paths[0], blank))])
+        decoded = DECODERS[name].decode([page(name, placed(record, column.paths[0], blank))])
 
-        plain = only(GATES[name]([page(name, placed(record, column.paths[0], None))]))
-        assert only(gated) == plain, column.name
-        assert gated.quarantine.num_rows == 0, column.name
+        plain = only(DECODERS[name].decode([page(name, placed(record, column.paths[0], None))]))
+        assert only(decoded) == plain, column.name
+        assert decoded.quarantine.num_rows == 0, column.name
 
 
 def movement(**changes):
@@ -153,13 +153,13 @@ def movement(**changes):
 
 
 def read(*records):
-    """Transactions through the gate, held against the definition."""
+    """Transactions through the decoder, held against the definition."""
     found = page("transactions", *records)
-    gated = GATES["transactions"]([found])
-    defined = _Reader(STREAMS["transactions"]).read([found])
-    assert gated.rows.to_pylist() == defined.rows.to_pylist()
-    assert gated.quarantine.to_pylist() == defined.quarantine.to_pylist()
-    return gated
+    decoded = DECODERS["transactions"].decode([found])
+    defined = Reader(STREAMS["transactions"]).decode([found])
+    assert decoded.rows.to_pylist() == defined.rows.to_pylist()
+    assert decoded.quarantine.to_pylist() == defined.quarantine.to_pylist()
+    return decoded
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,10 @@ def read(*records):
 )
 def test_a_record_is_lost_for_its_key_its_money_and_its_day(changes):
     """These are never guessed, also not from another field."""
-    gated = read(movement(**changes), movement(transaction_id="t-2"))
+    decoded = read(movement(**changes), movement(transaction_id="t-2"))
 
-    assert gated.rows["transaction_id"].to_pylist() == ["t-2"]
-    assert [one["is_lost"] for one in gated.quarantine.to_pylist()] == [True]
+    assert decoded.rows["transaction_id"].to_pylist() == ["t-2"]
+    assert [one["is_lost"] for one in decoded.quarantine.to_pylist()] == [True]
 
 
 @pytest.mark.parametrize("blank", ["", "  ", None])
@@ -200,11 +200,11 @@ def test_a_hijri_date_is_converted_and_told(day, time):
     """By Umm al-Qura, with its time; what was sent stays in the answer as received."""
     written = f"{Gregorian(day.year, day.month, day.day).to_hijri().isoformat()}{time}"
 
-    gated = read(movement(value_date_time=written), movement(transaction_id="t-2"))
+    decoded = read(movement(value_date_time=written), movement(transaction_id="t-2"))
 
     plain = read(movement(value_date_time=f"{day.isoformat()}{time}"))
-    assert gated.rows["value_at"].to_pylist() == [plain.rows["value_at"][0].as_py(), None]
-    [told] = gated.quarantine.to_pylist()
+    assert decoded.rows["value_at"].to_pylist() == [plain.rows["value_at"][0].as_py(), None]
+    [told] = decoded.quarantine.to_pylist()
     assert (told["column_name"], told["path"]) == ("value_at", "value_date_time")
     assert (told["reason"], told["is_lost"]) == ("was a Hijri date and was converted", False)
 
@@ -224,10 +224,10 @@ def test_days_that_the_islamic_calendar_has_are_read(text, day):
     """Also one that the Gregorian has not; what no calendar has is null, and told."""
     _, record = golden("accounts")
 
-    gated = GATES["accounts"]([page("accounts", record | {"opening_date": text})])
+    decoded = DECODERS["accounts"].decode([page("accounts", record | {"opening_date": text})])
 
-    assert only(gated)["opening_date"] == day
-    assert gated.quarantine["column_name"].to_pylist() == ["opening_date"]
+    assert only(decoded)["opening_date"] == day
+    assert decoded.quarantine["column_name"].to_pylist() == ["opening_date"]
 
 
 # Records that are not plain JSON.
@@ -264,21 +264,21 @@ def test_a_record_that_is_odd_json_leaves_its_neighbours_alone(old, new, column,
     body = raw.body.replace("\udcff".encode("utf-8", "surrogatepass"), b"\xff")
     found = Page("s", 0, 0, body, IDS)
 
-    gated = GATES["transactions"]([found])
+    decoded = DECODERS["transactions"].decode([found])
 
-    ids = gated.rows["transaction_id"].to_pylist()
+    ids = decoded.rows["transaction_id"].to_pylist()
     assert ids == (["t-1", "t-3"] if is_lost else ["t-1", "t-2", "t-3"])
-    [told] = gated.quarantine.to_pylist()
+    [told] = decoded.quarantine.to_pylist()
     assert (told["column_name"], told["is_lost"], told["record_number"]) == (column, is_lost, 1)
     assert reason in told["reason"]
 
 
 def test_what_is_no_object_is_a_record_that_is_lost():
     """Null, text, numbers and lists in place of records are each told."""
-    gated = read(movement(), "null", '"x"', "5", "[]", movement(transaction_id="t-3"))
+    decoded = read(movement(), "null", '"x"', "5", "[]", movement(transaction_id="t-3"))
 
-    assert gated.rows["transaction_id"].to_pylist() == ["t-1", "t-3"]
-    assert gated.quarantine["reason"].to_pylist() == ["the record is not an object"] * 4
+    assert decoded.rows["transaction_id"].to_pylist() == ["t-1", "t-3"]
+    assert decoded.quarantine["reason"].to_pylist() == ["the record is not an object"] * 4
 
 
 @pytest.mark.parametrize(
@@ -314,10 +314,10 @@ def test_an_empty_list_may_be_null():
             data = f'{listed}"page":{{"total_elements":{total},"total_pages":1}}'
             found = Page("s", 0, 0, f'{{"status":"OK","data":{{{data}}}}}'.encode(), IDS)
             if error is None:
-                assert GATES["transactions"]([found]).rows.num_rows == 0
+                assert DECODERS["transactions"].decode([found]).rows.num_rows == 0
             else:
                 with pytest.raises(error):
-                    GATES["transactions"]([found])
+                    DECODERS["transactions"].decode([found])
 
 
 # Exactness.
@@ -336,7 +336,7 @@ def test_json_columns_are_as_sent(text):
     record = placed(record, "regional_data.data.verified_claims", "HERE")
     body = dumped(record).replace('"HERE"', text)
 
-    found = only(GATES["identity"]([page("identity", body)]))["verified_claims"]
+    found = only(DECODERS["identity"].decode([page("identity", body)]))["verified_claims"]
 
     assert json.loads(found, parse_float=str, parse_int=str) == json.loads(
         text, parse_float=str, parse_int=str
@@ -374,13 +374,13 @@ def test_a_key_that_stands_twice_never_takes_the_fast_way(doubles, before, after
         f'{{"transaction_id"{before}:{after}"t-1","amount":{{"amount":1,"currency":"SAR"}},'
         f'"transaction_information":"{text}","booking_date_time":"2026-01-02"'
     )
-    gated = read(plain + inner + "}", movement(transaction_id="t-2"))
+    decoded = read(plain + inner + "}", movement(transaction_id="t-2"))
 
     keys = [key for key, _ in doubles] + ["amount"]
     if len(set(keys)) < len(keys):
-        assert gated.quarantine.num_rows > 0
+        assert decoded.quarantine.num_rows > 0
         assert (
-            look(STREAMS["transactions"], page("transactions", plain + inner + "}").body).way
+            preflight(STREAMS["transactions"], page("transactions", plain + inner + "}").body).shape
             is None
         )
 
@@ -393,9 +393,9 @@ def test_a_double_key_in_a_map_or_a_nested_object_is_seen():
         '"merchant_details":{"merchant_id":1,"merchant_id":1}',
         '"unknown":{"deep":[{"a":1,"a":1}]}',
     ):
-        gated = read(dumped(movement())[:-1] + "," + odd + "}")
-        assert gated.rows.num_rows == 1
-        assert "twice" in gated.quarantine["reason"][0].as_py()
+        decoded = read(dumped(movement())[:-1] + "," + odd + "}")
+        assert decoded.rows.num_rows == 1
+        assert "twice" in decoded.quarantine["reason"][0].as_py()
 
 
 # Several accounts of one counterparty.
@@ -421,8 +421,8 @@ def test_no_account_number_of_a_receiver_is_lost(name):
     ]
     for items, shown in zip(lists, [IBAN, IBAN, "masked", "1", "1", "1", None], strict=True):
         sent = page(name, placed(record, "regional_data.data.creditor_account", items))
-        row = only(GATES[name]([sent]))
+        row = only(DECODERS[name].decode([sent]))
         assert row["creditor_account_identification"] == shown
         held = [one["identification"] for one in row["creditor_accounts"] or []]
         assert held == ([one.get("identification") for one in items] if len(items) > 1 else [])
-        assert _Reader(outer).read([sent]).rows.to_pylist() == [row]
+        assert Reader(outer).decode([sent]).rows.to_pylist() == [row]

@@ -16,8 +16,8 @@ from conftest import TODAY, Slept, client_of, rows_of, settings_of, showing, syn
 from oracle import comparable, row
 
 from lean_resources import LeanClient
+from lean_resources.decoding import Decoder, Page
 from lean_resources.errors import ConsentError, IncompleteError, NotGrantedError, SchemaError
-from lean_resources.gate import Gate, Page
 from lean_resources.limits import CircuitOpenError
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
@@ -991,7 +991,7 @@ def test_a_disk_that_is_full_leaves_the_old_truth(sandbox, lake, second_day, mon
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_raw_pages_suffice_to_type_everything_again(lake, name):
-    """The gate over the kept pages gives the resolved rows, without asking Lean."""
+    """The decoder over the kept pages gives the resolved rows, without asking Lean."""
     stream = STREAMS[name]
     outer = STREAMS[stream.exploded_from or name]
     with lake.connect() as connection:
@@ -1016,8 +1016,10 @@ def test_raw_pages_suffice_to_type_everything_again(lake, name):
         for one in raw.to_pylist()
     ]
 
-    typed = Gate(stream)(pages).rows.sort_by(
-        [("series_id", "ascending"), ("record_number", "ascending")]
+    typed = (
+        Decoder(stream)
+        .decode(pages)
+        .rows.sort_by([("series_id", "ascending"), ("record_number", "ascending")])
     )
 
     again, resolved = typed.to_pylist(), rows.cast(typed.schema).to_pylist()

@@ -13,8 +13,8 @@ from worlds import CHAIN, Wire, new_sandbox, next_day, pull, pull_with, wired
 
 from lean_resources.answers import Envelope
 from lean_resources.client import Answer, LeanClient
+from lean_resources.decoding import Page
 from lean_resources.errors import ConsentError, UnavailableError
-from lean_resources.gate import Page
 from lean_resources.streams import STREAMS
 from pipelines import sync as sync_module
 from pipelines.lake import Lake
@@ -139,7 +139,7 @@ def totals_ignored(monkeypatch):
 
 def repeats_ignored(monkeypatch):
     """Nobody looks whether a record came twice."""
-    monkeypatch.setattr(sync_module, "_doubled", lambda _stream, _gated: {})
+    monkeypatch.setattr(sync_module, "_doubled", lambda _stream, _decoded: {})
 
 
 def an_error_is_an_empty_page(monkeypatch):

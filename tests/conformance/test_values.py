@@ -13,7 +13,7 @@ from conftest import showing
 from laws import not_as_sent, unaccounted
 from worlds import Wire, new_sandbox, pull, wired
 
-from lean_resources.gate import Gate
+from lean_resources.decoding import Decoder
 from lean_resources.streams import STREAMS
 
 AMOUNTS = [
@@ -134,14 +134,14 @@ def test_the_lake_holds_what_was_sent(lake):
 
 
 def through(monkeypatch, change):
-    """Let the gate's rows be changed."""
-    gate = Gate.__call__
+    """Let the decoder's rows be changed."""
+    decode = Decoder.decode
 
     def changed(self, pages):
-        gated = gate(self, pages)
-        return dataclasses.replace(gated, rows=change(gated.rows))
+        decoded = decode(self, pages)
+        return dataclasses.replace(decoded, rows=change(decoded.rows))
 
-    monkeypatch.setattr(Gate, "__call__", changed)
+    monkeypatch.setattr(Decoder, "decode", changed)
 
 
 def column(rows, name, made):
@@ -204,11 +204,11 @@ def an_unknown_word_is_dropped(monkeypatch):
 
 def drift_is_silent(monkeypatch):
     """Nobody is told of a new field."""
-    gate = Gate.__call__
+    decode = Decoder.decode
     monkeypatch.setattr(
-        Gate,
-        "__call__",
-        lambda self, pages: dataclasses.replace(gate(self, pages), drift=Counter()),
+        Decoder,
+        "decode",
+        lambda self, pages: dataclasses.replace(decode(self, pages), drift=Counter()),
     )
 
 
@@ -224,7 +224,7 @@ def drift_is_silent(monkeypatch):
     ],
     ids=lambda mutant: mutant.__name__,
 )
-def test_a_gate_that_changes_values_breaks_a_law(lake, monkeypatch, mutant):
+def test_a_decoder_that_changes_values_breaks_a_law(lake, monkeypatch, mutant):
     """Each way of bending a value is seen."""
     mutant(monkeypatch)
 
@@ -264,14 +264,14 @@ def test_every_record_is_a_row_or_in_quarantine(lake):
     assert all(name and reason for name, reason in kept)
 
 
-def test_a_gate_that_swallows_misfits_breaks_a_law(lake, monkeypatch):
+def test_a_decoder_that_swallows_misfits_breaks_a_law(lake, monkeypatch):
     """Records that end nowhere are seen."""
-    gate = Gate.__call__
+    decode = Decoder.decode
     monkeypatch.setattr(
-        Gate,
-        "__call__",
+        Decoder,
+        "decode",
         lambda self, pages: dataclasses.replace(
-            gated := gate(self, pages), quarantine=gated.quarantine.slice(0, 0)
+            decoded := decode(self, pages), quarantine=decoded.quarantine.slice(0, 0)
         ),
     )
 

@@ -1,4 +1,4 @@
-"""What passes the gate, what does not, and that both ways through it agree."""
+"""What is decoded, what goes to quarantine, and that the fast path agrees with the reader."""
 
 import datetime as dt
 import json
@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lean_resources.decoding import Decoder, Page, Reader, fast_paths
 from lean_resources.errors import SchemaError
-from lean_resources.gate import Gate, Page, _Reader, _ways
 from lean_resources.streams import STREAMS
 
 TRANSACTIONS = STREAMS["transactions"]
 GOLDEN = Path(__file__).parent / "golden"
-GATE = Gate(TRANSACTIONS)
+DECODER = Decoder(TRANSACTIONS)
 
 
 def record(**changes):
@@ -42,16 +42,16 @@ def page(*records, text=None):
 
 def value(column, **changes):
     """The typed value of one column of one record."""
-    gated = GATE([page(record(**changes))])
-    assert gated.quarantine.num_rows == 0, gated.quarantine.to_pylist()
-    return gated.rows[column][0].as_py()
+    decoded = DECODER.decode([page(record(**changes))])
+    assert decoded.quarantine.num_rows == 0, decoded.quarantine.to_pylist()
+    return decoded.rows[column][0].as_py()
 
 
 def reason(**changes):
     """Why a record is quarantined: its column and the reason."""
-    gated = GATE([page(record(**changes))])
-    assert gated.rows.num_rows == 0
-    [row] = gated.quarantine.to_pylist()
+    decoded = DECODER.decode([page(record(**changes))])
+    assert decoded.rows.num_rows == 0
+    [row] = decoded.quarantine.to_pylist()
     return row["column_name"], row["reason"]
 
 
@@ -71,9 +71,9 @@ def money(text):
 )  # fmt: skip
 def test_money_is_exact_to_the_digit(text):
     """An amount is the decimal number that its text says, whatever a float would make of it."""
-    gated = GATE([money(text)])
+    decoded = DECODER.decode([money(text)])
 
-    assert gated.rows["amount"][0].as_py() == Decimal(text)
+    assert decoded.rows["amount"][0].as_py() == Decimal(text)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_money_is_exact_to_the_digit(text):
 )
 def test_money_that_does_not_fit_is_quarantined_and_never_rounded(text, reason):
     """A number beyond the column, or no number at all, goes to quarantine with its reason."""
-    gated = GATE([money(text)])
+    decoded = DECODER.decode([money(text)])
 
-    assert gated.rows.num_rows == 0
-    assert gated.quarantine["column_name"].to_pylist() == ["amount"]
-    assert gated.quarantine["reason"].to_pylist() == [reason]
+    assert decoded.rows.num_rows == 0
+    assert decoded.quarantine["column_name"].to_pylist() == ["amount"]
+    assert decoded.quarantine["reason"].to_pylist() == [reason]
 
 
 @settings(max_examples=150, deadline=None)
@@ -103,9 +103,9 @@ def test_money_that_does_not_fit_is_quarantined_and_never_rounded(text, reason):
 )
 def test_any_number_of_38_digits_passes_exactly(number):
     """Every number of at most 29 digits before and 9 after the point is kept as it is."""
-    gated = GATE([money(f"{number:f}")])
+    decoded = DECODER.decode([money(f"{number:f}")])
 
-    assert gated.rows["amount"][0].as_py() == number
+    assert decoded.rows["amount"][0].as_py() == number
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,13 @@ def test_what_is_no_instant_is_quarantined(text, reason_):
 
 def test_a_record_that_does_not_fit_leaves_its_neighbours_alone():
     """Of three records the middle one is quarantined, and its place is kept."""
-    gated = GATE([page(record(), record(transaction_id=None), record(transaction_id="t-3"))])
+    decoded = DECODER.decode(
+        [page(record(), record(transaction_id=None), record(transaction_id="t-3"))]
+    )
 
-    assert gated.rows["transaction_id"].to_pylist() == ["t-1", "t-3"]
-    assert gated.rows["record_number"].to_pylist() == [0, 2]
-    assert gated.quarantine.to_pylist() == [
+    assert decoded.rows["transaction_id"].to_pylist() == ["t-1", "t-3"]
+    assert decoded.rows["record_number"].to_pylist() == [0, 2]
+    assert decoded.quarantine.to_pylist() == [
         {
             "series_id": "series",
             "page_number": 0,
@@ -169,7 +171,7 @@ def test_a_record_that_is_lost_keeps_its_key_and_its_day():
     """What can be read of it stands beside the reason: key and UTC day of the first date."""
     late = record(amount={"amount": "12.5", "currency": "SAR"}, value_date_time="2026-02-01")
 
-    [row] = GATE(
+    [row] = DECODER.decode(
         [page(late | {"booking_date_time": "2026-01-01T01:00:00+03:00"})]
     ).quarantine.to_pylist()
 
@@ -180,7 +182,7 @@ def test_a_record_that_is_lost_keeps_its_key_and_its_day():
 
 def test_unknown_fields_are_counted_by_path():
     """A field that the catalogue does not know is drift; the record passes."""
-    gated = GATE(
+    decoded = DECODER.decode(
         [
             page(
                 record(mood="good", amount={"amount": 1, "currency": "SAR", "scale": 2}),
@@ -189,8 +191,8 @@ def test_unknown_fields_are_counted_by_path():
         ]
     )
 
-    assert gated.rows.num_rows == 2
-    assert gated.drift == {"mood": 2, "amount.scale": 1, "card_instrument.chip": 1}
+    assert decoded.rows.num_rows == 2
+    assert decoded.drift == {"mood": 2, "amount.scale": 1, "card_instrument.chip": 1}
 
 
 def test_values_never_seen_pass_as_text():
@@ -223,10 +225,10 @@ def test_a_record_of_nulls_passes_as_nulls():
         ("booking_date_time", "status", "balance", "insights", "regional_data", "flags")
     )
 
-    gated = GATE([page(record(**nulls))])
+    decoded = DECODER.decode([page(record(**nulls))])
 
-    assert gated.quarantine.num_rows == 0
-    assert gated.rows["booked_at"].to_pylist() == [None]
+    assert decoded.quarantine.num_rows == 0
+    assert decoded.rows["booked_at"].to_pylist() == [None]
 
 
 def test_ids_that_an_answer_leaves_out_come_from_the_request():
@@ -238,7 +240,7 @@ def test_a_body_without_records_is_a_schema_error():
     """A body that is not JSON, or has no list where records lie, names the stream."""
     for body in (b"<html>", b'{"data":{"transactions":{}}}', b"[]"):
         with pytest.raises(SchemaError, match=r"answer") as failure:
-            GATE([Page("s", 0, 0, body, {})])
+            DECODER.decode([Page("s", 0, 0, body, {})])
         assert failure.value.stream == "transactions"
 
 
@@ -251,7 +253,7 @@ def test_the_last_word_on_a_refresh_wins():
         Page("s", 1, 1, json.dumps(detail).encode(), {}, is_detail=True),
     ]
 
-    rows = Gate(STREAMS["refreshes"])(pages).rows
+    rows = Decoder(STREAMS["refreshes"]).decode(pages).rows
 
     assert rows["status"].to_pylist() == ["FINISHED"]
     assert rows["accounts_status"].to_pylist() == ["OK"]
@@ -332,28 +334,29 @@ def _records(draw):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(_records(), max_size=4))
-def test_both_ways_through_the_gate_agree(records):
+def test_the_fast_path_agrees_with_the_reader(records):
     """Whatever the records, DuckDB's rows are the reader's rows, and so is the quarantine."""
     found = page(text=",".join(map(_raw, records)))
 
-    gated = GATE([found])
-    defined = _Reader(TRANSACTIONS).read([found])
+    decoded = DECODER.decode([found])
+    defined = Reader(TRANSACTIONS).decode([found])
 
-    assert gated.rows.to_pylist() == defined.rows.to_pylist()
-    assert gated.quarantine.to_pylist() == defined.quarantine.to_pylist()
-    assert gated.drift == defined.drift
+    assert decoded.rows.to_pylist() == defined.rows.to_pylist()
+    assert decoded.quarantine.to_pylist() == defined.quarantine.to_pylist()
+    assert decoded.drift == defined.drift
 
 
-def test_a_page_of_the_documented_shape_takes_the_fast_way():
-    """The validator accepts plain pages, so the law above compares two ways and not one."""
-    flat, whole = _ways(TRANSACTIONS)
+def test_a_page_of_the_documented_shape_takes_the_fast_path():
+    """The validator accepts plain pages, so the law above compares two implementations."""
+    flat, whole = fast_paths(TRANSACTIONS)
     regional = record(regional_data={"standard": "SAU.SAMA.V1", "data": {"status": "BOOKED"}})
 
     assert (
-        flat.look(page(record(), record(transaction_id="t-2", regional_data=None)).body) is not None
+        flat.preflight(page(record(), record(transaction_id="t-2", regional_data=None)).body)
+        is not None
     )
-    assert flat.look(page(record(terminal_id=63326181)).body) is not None
-    assert flat.look(page(regional).body) is None
-    assert whole.look(page(regional).body) is not None
-    assert whole.look(page(record(mood="good")).body) is None
-    assert whole.look(money("1e3").body) is None
+    assert flat.preflight(page(record(terminal_id=63326181)).body) is not None
+    assert flat.preflight(page(regional).body) is None
+    assert whole.preflight(page(regional).body) is not None
+    assert whole.preflight(page(record(mood="good")).body) is None
+    assert whole.preflight(money("1e3").body) is None
