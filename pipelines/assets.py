@@ -1,8 +1,8 @@
 """One asset per stream, derived from the catalogue."""
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -29,7 +29,6 @@ __all__ = [
     "TransactionsConfig",
     "all_months",
     "attempts_of",
-    "awaited",
     "checks_of",
     "integrity",
     "metadata_of",
@@ -48,8 +47,6 @@ MONTHS = dg.MonthlyPartitionsDefinition(
 
 _ROOT_TAG = "dagster/root_run_id"
 _RETRY_TAG = "dagster/retry_number"
-
-Done = TypeVar("Done")
 
 
 def all_months(now: dt.datetime) -> dict[str, str]:
@@ -159,22 +156,26 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
         months = None
         if stream.window is Window.MONTHS and not config.only_missing:  # type: ignore[attr-defined]
             months = set(context.partition_keys)
-        report = _run(
-            stream,
-            lean,
-            lake,
-            inbox,
-            policy,
-            Selection(
-                entity_ids=set(config.entity_ids) or None,  # type: ignore[attr-defined]
-                account_ids=set(config.account_ids) or None,  # type: ignore[attr-defined]
-                months=months,
-                insights=getattr(config, "insights", True),
-            ),
-            context.run.run_id,
-            resumed_by(context),
-            progress,
-        )
+
+        async def work(client: LeanClient) -> Report:
+            return await sync(
+                stream,
+                client,
+                lake.lake(),
+                policy=policy,
+                selection=Selection(
+                    entity_ids=set(config.entity_ids) or None,  # type: ignore[attr-defined]
+                    account_ids=set(config.account_ids) or None,  # type: ignore[attr-defined]
+                    months=months,
+                    insights=getattr(config, "insights", True),
+                ),
+                run_id=context.run.run_id,
+                resumes=resumed_by(context),
+                progress=lambda done, total: progress(stream.name, done, total),
+            )
+
+        with explained():
+            report = lean.run(work, inbox.bell().result)
         for made in streams:
             yield dg.MaterializeResult(
                 asset_key=made.name,
@@ -184,34 +185,6 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
         _judge(stream, report, policy)
 
     return pull
-
-
-def _run(
-    stream: Stream,
-    lean: LeanResource,
-    lake: LakeResource,
-    inbox: InboxResource,
-    policy: Policy,
-    selection: Selection,
-    run_id: str,
-    resumes: Collection[str],
-    progress: Progress,
-) -> Report:
-    """Sync the stream."""
-
-    async def work(client: LeanClient) -> Report:
-        return await sync(
-            stream,
-            client,
-            lake.lake(),
-            policy=policy,
-            selection=selection,
-            run_id=run_id,
-            resumes=resumes,
-            progress=lambda done, total: progress(stream.name, done, total),
-        )
-
-    return awaited(lambda: lean.run(work, inbox.bell().result))
 
 
 def resumed_by(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> set[str]:
@@ -231,17 +204,6 @@ def attempts_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> set[str]:
         return {run.run_id}
     others = instance.get_runs(dg.RunsFilter(tags={_ROOT_TAG: root}))
     return {run.run_id, root, *(one.run_id for one in others if _RETRY_TAG in one.tags)}
-
-
-def awaited(work: Callable[[], Done]) -> Done:
-    """What some work at Lean gave, its errors turned into what Dagster can act on.
-
-    Raises:
-        RetryRequested: Lean cannot be reached.
-        Failure: Anything else that is in the way of all of it.
-    """
-    with explained():
-        return work()
 
 
 def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
@@ -301,19 +263,52 @@ def _judge(stream: Stream, report: Report, policy: Policy) -> None:
         )
 
 
-@dg.asset(
-    deps=["banks", "entities", "consents"],
-    group_name="lean",
-    owners=OWNERS,
-    kinds={"python"},
-    pool="lean_api",
-    description="Banks asked again for data that is too old, within each entity's daily budget; one"
+def _checked(
+    description: str, check: dg.AssetCheckSpec, *, deps: Sequence[str] = (), group: str = "lean"
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """An asset besides the streams, with one check."""
+    return dg.asset(
+        deps=deps,
+        group_name=group,
+        owners=OWNERS,
+        kinds={"python"},
+        pool="lean_api" if group == "lean" else group,
+        description=description,
+        check_specs=[check],
+    )
+
+
+def _result(
+    metadata: dict[str, Any],
+    check: str,
+    *,
+    is_passed: bool,
+    found: dict[str, Any],
+    is_error: bool = False,
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """What such an asset ends with.
+
+    Args:
+        metadata: What Dagster shows of it.
+        check: The name of its check.
+        is_passed: Whether that passed.
+        found: What Dagster shows of the check.
+        is_error: Whether it is an error that it did not, rather than a warning.
+    """
+    severity = dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN
+    verdict = dg.AssetCheckResult(
+        check_name=check, passed=is_passed, severity=severity, metadata=found
+    )
+    return dg.MaterializeResult(metadata=metadata, check_results=[verdict])
+
+
+@_checked(
+    "Banks asked again for data that is too old, within each entity's daily budget; one"
     " row per attempt in refresh_attempts.",
-    check_specs=[
-        dg.AssetCheckSpec(
-            "in_time", asset="refresh", description="Every refresh ended before its alarm."
-        )
-    ],
+    dg.AssetCheckSpec(
+        "in_time", asset="refresh", description="Every refresh ended before its alarm."
+    ),
+    deps=["banks", "entities", "consents"],
 )
 def refresh(
     context: dg.AssetExecutionContext,
@@ -337,42 +332,28 @@ def refresh(
             bell=inbox.bell(),
         )
 
-    report = awaited(lambda: lean.run(work))
+    with explained():
+        report = lean.run(work)
     overdue = report.outcomes["OVERDUE"]
-    return dg.MaterializeResult(
-        metadata={
-            "stale": report.stale,
-            "over_budget": report.over_budget,
-            "outcomes": dg.MetadataValue.json(dict(report.outcomes)),
-            "requests": report.requests,
-            "seconds": round(report.seconds, 3),
-        },
-        check_results=[
-            dg.AssetCheckResult(
-                check_name="in_time",
-                passed=not overdue,
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata={"overdue": overdue},
-            )
-        ],
-    )
+    metadata = {
+        "stale": report.stale,
+        "over_budget": report.over_budget,
+        "outcomes": dg.MetadataValue.json(dict(report.outcomes)),
+        "requests": report.requests,
+        "seconds": round(report.seconds, 3),
+    }
+    return _result(metadata, "in_time", is_passed=not overdue, found={"overdue": overdue})
 
 
-@dg.asset(
-    deps=["transactions"],
-    group_name="lean",
-    owners=OWNERS,
-    kinds={"python"},
-    pool="lean_api",
-    description="All transactions that the consents allow, read again and compared with what the"
+@_checked(
+    "All transactions that the consents allow, read again and compared with what the"
     " lake showed; what was read is committed.",
-    check_specs=[
-        dg.AssetCheckSpec(
-            "agrees_with_lean",
-            asset="reconciliation",
-            description="No settled month, and none read from the same store, has other rows.",
-        )
-    ],
+    dg.AssetCheckSpec(
+        "agrees_with_lean",
+        asset="reconciliation",
+        description="No settled month, and none read from the same store, has other rows.",
+    ),
+    deps=["transactions"],
 )
 def reconciliation(
     context: dg.AssetExecutionContext,
@@ -385,33 +366,24 @@ def reconciliation(
     async def work(client: LeanClient) -> tuple[Report, list[Difference]]:
         return await reconcile(client, lake.lake(), policy=policy, run_id=context.run.run_id)
 
-    report, differences = awaited(lambda: lean.run(work))
-    return dg.MaterializeResult(
-        metadata=metadata_of(STREAMS["transactions"], report),
-        check_results=[
-            dg.AssetCheckResult(
-                check_name="agrees_with_lean",
-                passed=not differences,
-                severity=dg.AssetCheckSeverity.ERROR,
-                metadata=told(differences),
-            )
-        ],
+    with explained():
+        report, differences = lean.run(work)
+    return _result(
+        metadata_of(STREAMS["transactions"], report),
+        "agrees_with_lean",
+        is_passed=not differences,
+        found=told(differences),
+        is_error=True,
     )
 
 
-@dg.asset(
-    group_name="lean",
-    owners=OWNERS,
-    kinds={"python"},
-    pool="lean_api",
-    description="Events that Lean sent and that never arrived, put into the inbox of webhooks.",
-    check_specs=[
-        dg.AssetCheckSpec(
-            "nothing_was_missed",
-            asset="missed_events",
-            description="Every event that Lean sent had arrived as a webhook.",
-        )
-    ],
+@_checked(
+    "Events that Lean sent and that never arrived, put into the inbox of webhooks.",
+    dg.AssetCheckSpec(
+        "nothing_was_missed",
+        asset="missed_events",
+        description="Every event that Lean sent had arrived as a webhook.",
+    ),
 )
 def missed_events(
     lean: dg.ResourceParam[LeanResource],
@@ -426,8 +398,9 @@ def missed_events(
             raise ConfigError("webhooks are not set up: set LEAN_WEBHOOK_SECRET")
         return await repair(client, lake.lake(), box)
 
-    done = awaited(lambda: lean.run(work))
-    told: dict[str, Any] = {
+    with explained():
+        done = lean.run(work)
+    found = {
         "repaired": done.repaired.total(),
         "by_type": dg.MetadataValue.json(dict(done.repaired)),
         "compared": done.compared,
@@ -437,51 +410,33 @@ def missed_events(
         "to": dg.MetadataValue.text(done.to_at.isoformat()),
         "requests": done.requests,
     }
-    return dg.MaterializeResult(
-        metadata=told,
-        check_results=[
-            dg.AssetCheckResult(
-                check_name="nothing_was_missed",
-                passed=not done.repaired,
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata=told,
-            )
-        ],
-    )
+    return _result(found, "nothing_was_missed", is_passed=not done.repaired, found=found)
 
 
-@dg.asset(
-    group_name="warehouse",
-    owners=OWNERS,
-    kinds={"python"},
-    pool="warehouse",
-    description="Every file of the lake read and compared with what was written; nothing changes.",
-    check_specs=[
-        dg.AssetCheckSpec(
-            "holds_what_was_written",
-            asset="integrity",
-            description="No file is missing, shorter, changed or not the lake's own.",
-        )
-    ],
+@_checked(
+    "Every file of the lake read and compared with what was written; nothing changes.",
+    dg.AssetCheckSpec(
+        "holds_what_was_written",
+        asset="integrity",
+        description="No file is missing, shorter, changed or not the lake's own.",
+    ),
+    group="warehouse",
 )
 def integrity(lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Look for damage."""
     with explained():
         report = check(lake.lake())
-    return dg.MaterializeResult(
-        metadata={"verified": report.verified, "unverified": report.unverified},
-        check_results=[
-            dg.AssetCheckResult(
-                check_name="holds_what_was_written",
-                passed=not report.findings,
-                severity=dg.AssetCheckSeverity.ERROR,
-                metadata={
-                    "findings": dg.MetadataValue.json([str(one) for one in report.findings[:20]]),
-                    "count": len(report.findings),
-                    "remedy": DamageError.remedy,
-                },
-            )
-        ],
+    found = {
+        "findings": dg.MetadataValue.json([str(one) for one in report.findings[:20]]),
+        "count": len(report.findings),
+        "remedy": DamageError.remedy,
+    }
+    return _result(
+        {"verified": report.verified, "unverified": report.unverified},
+        "holds_what_was_written",
+        is_passed=not report.findings,
+        found=found,
+        is_error=True,
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from lean_resources.client import LeanClient
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.assets import awaited, checks_of, metadata_of, resumed_by
+from pipelines.assets import checks_of, metadata_of, resumed_by
 from pipelines.build import build
 from pipelines.failures import explained
 from pipelines.lake import PARENTS, Lake
@@ -84,7 +84,8 @@ def _pulls(
 
     problem: Exception | None = None
     try:
-        awaited(lambda: lean.run(work, inbox.bell().result))
+        with explained():
+            lean.run(work, inbox.bell().result)
     except (dg.Failure, dg.RetryRequested) as error:
         problem = error
     # What was read counts, whatever was in the way of the rest.
