@@ -54,7 +54,8 @@ _SAY_SECONDS = 60.0
 _COMMIT_SECONDS = 0.01
 """From one commit to the next at least, so that a busy inbox commits fewer and fuller batches."""
 
-_PORT = re.compile(":[0-9]{1,5}")
+_SENDER = re.compile(r"(?:\[([^]]*:[^]]*)\]|([^:[]*))(?::[0-9]{1,5})?|([^[].*)")
+"""An IPv6 address in brackets or an IPv4 address, either with a port or without; or an address."""
 
 _Headers = Mapping[bytes, Sequence[bytes]]
 _LOG = logging.getLogger(__name__)
@@ -231,25 +232,12 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     `203.0.113.7`, `203.0.113.7:443`, `2001:db8::5`, `[2001:db8::5]`, `[2001:db8::5]:443`; an IPv4
     address inside an IPv6 address is the IPv4 address.
     """
-    text = text.strip()
+    found = _SENDER.fullmatch(text.strip())
     try:
-        if text.startswith("["):
-            host, closing, port = text[1:].partition("]")
-            sender: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.IPv6Address(host)
-            is_whole = closing == "]" and (port == "" or _PORT.fullmatch(port))
-        elif text.count(":") == 1:
-            host, colon, port = text.partition(":")
-            sender = ipaddress.IPv4Address(host)
-            is_whole = _PORT.fullmatch(colon + port)
-        else:
-            sender, is_whole = ipaddress.ip_address(text), True
+        sender = ipaddress.ip_address((found[1] or found[2] or found[3]) if found else "")
     except ValueError:
         return None
-    if not is_whole:
-        return None
-    if isinstance(sender, ipaddress.IPv6Address) and sender.ipv4_mapped is not None:
-        return sender.ipv4_mapped
-    return sender
+    return getattr(sender, "ipv4_mapped", None) or sender
 
 
 def _plain(network: Network) -> Network:
