@@ -276,17 +276,14 @@ def webhooks() -> None:
     from pipelines.environment import settings
     from pipelines.receiver import PATH, listener, run_server, server
 
-    try:
-        configured = settings().webhooks.complete()
-        if not configured.secrets:
-            raise ConfigError(
-                "no webhook secret: set LEAN_WEBHOOK_SECRET from Lean's dashboard, Integration"
-            )
-        inbox = Inbox(settings().inbox_url, settings().environment)
-        inbox.create()
-        receiver = server(configured, inbox)
-    except LeanError as error:
-        raise _fail(f"{error.message}\n      {error.remedy}") from None
+    configured = settings().webhooks.complete()
+    if not configured.secrets:
+        raise ConfigError(
+            "no webhook secret: set LEAN_WEBHOOK_SECRET from Lean's dashboard, Integration"
+        )
+    inbox = Inbox(settings().inbox_url, settings().environment)
+    inbox.create()
+    receiver = server(configured, inbox)
     scheme = "https" if configured.tls_cert else "http"
     where = f"{configured.host}:{configured.port}"
     try:
@@ -352,35 +349,13 @@ def doctor() -> None:
 def status(home: Home = None) -> None:
     """What the ledger says of each stream."""
     from pipelines.console import show
+    from pipelines.queries import QUERIES
 
-    query = """
-        select
-            stream,
-            count(*) filter (where outcome = 'COMMITTED') as committed,
-            count(*) filter (where outcome = 'UNCHANGED') as unchanged,
-            count(*) filter (where outcome = 'SKIPPED') as skipped,
-            count(*) filter (where outcome = 'FAILED') as failed,
-            sum(rows) as rows,
-            any_value(unfit.records) as unfit,
-            strftime(max(finished_at), '%Y-%m-%d %H:%M') as last_pull
-        from pulls
-        left join (
-            select stream, sum(record_count)::bigint as records
-            from quarantine where is_record_lost group by stream
-        ) as unfit using (stream)
-        group by stream order by stream
-    """
-    reasons = """
-        select stream, bank_identifier as bank, column_name, reason, sum(record_count) as records,
-            count(distinct parent_id) as targets, min(first_seen_at) as first_seen
-        from quarantine where is_record_lost group by all order by all
-    """
     with _lake_of(home).connect() as connection:
-        show(connection.execute(query), plain_console())
-        found = connection.sql(reasons).to_arrow_table()
-        if found.num_rows:
+        show(connection.execute(QUERIES["status"]), plain_console())
+        if connection.execute(QUERIES["unfit"]).fetchone():
             say("Records in quarantine; their days are not known:")
-            show(connection.execute(reasons), plain_console())
+            show(connection.execute(QUERIES["unfit"]), plain_console())
 
 
 @app.command()
@@ -559,20 +534,12 @@ def _build(lake: "Lake") -> None:
     from pipelines.models import load
     from pipelines.warehouse import publish
 
-    try:
-        models = load()
-        built = build_models(
-            lake, models, hash_key=checked_key(settings().hash_key, lake.environment)
-        )
-    except LeanError as error:
-        raise _fail(f"{error.message}. {error.remedy}") from None
+    models = load()
+    built = build_models(lake, models, hash_key=checked_key(settings().hash_key, lake.environment))
     for one in built:
         if one.written:
             say(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
-    try:
-        publish(lake, models, pii=settings().house.pii)
-    except LeanError as error:
-        raise _fail(f"{error.message}. {error.remedy}") from None
+    publish(lake, models, pii=settings().house.pii)
     problems = list(dict.fromkeys(one.problem for one in built if one.problem is not None))
     broken = [
         f"{one.model.name}: {check.claim} ({found.offenders} rows)"

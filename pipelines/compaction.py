@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake import PARENTS, Lake, merged_schema
 from pipelines.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
+from pipelines.queries import QUERIES
 
 __all__ = ["Compacted", "compact"]
 
@@ -107,13 +108,7 @@ def _left(lake: Lake, folders: Collection[Path]) -> int:
 def _grown(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[str]:
     """Months with pulls that no merge has covered; of the others there is nothing to merge."""
     rows = connection.execute(
-        """
-        select distinct pulls.month
-        from pulls
-        anti join merged_pulls(null::varchar[]) as merged on pulls.pull_id = merged.pull_id
-        where pulls.stream = $stream and pulls.outcome = 'COMMITTED' and pulls.covers is null
-        order by all
-        """,
+        QUERIES["unmerged_months"],
         {"stream": stream.name},
     ).fetchall()
     return [month for (month,) in rows]
@@ -159,71 +154,11 @@ class _Month:
     def _choose(self) -> None:
         """Name the pulls to merge: all of accounts that one pull speaks for."""
         self.connection.execute(
-            """
-            create or replace temp table whole as
-            select parent_id, min(pull_id) as newest_id
-            from claims
-            where stream = $stream and month = $month
-            group by parent_id
-            having count(*) = 1
-            """,
+            f"create or replace temp table whole as {QUERIES['whole_targets']}",
             {"stream": self.stream.name, "month": self.month},
         )
         self.connection.execute(
-            """
-            create or replace temp table places as
-            with known as (
-
-                select
-                    pulls.parent_id,
-                    pulls.pull_id,
-                    whole.newest_id,
-                    pulls.rows,
-                    pulls.covers is not null as is_merged,
-                    merged.place as old_place,
-                    max(merged.place) over (partition by pulls.parent_id) as most,
-                    {
-                        'told_at': coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
-                        'heard_at': coalesce(pulls.known_at, pulls.asked_at),
-                        'made': coalesce(pulls.generation, 0),
-                        'tie': case
-                            when pulls.generation is null then pulls.pull_id
-                            else substr(pulls.pull_id, 15)
-                        end
-                    } as knowledge
-                from pulls
-                inner join whole on pulls.parent_id = whole.parent_id
-                left join merged_pulls([$month]) as merged on pulls.pull_id = merged.pull_id
-                where
-                    pulls.stream = $stream
-                    and pulls.month = $month
-                    and pulls.outcome = 'COMMITTED'
-
-            ),
-
-            placed as (
-
-                select
-                    *,
-                    old_place is null and not is_merged as is_new,
-                    coalesce(
-                        old_place,
-                        coalesce(most, 0) + row_number() over (
-                            partition by parent_id, old_place is null and not is_merged
-                            order by knowledge
-                        )
-                    )::integer as place
-                from known
-
-            )
-
-            select
-                *,
-                arg_max(place, knowledge) filter (where not is_merged) over (
-                    partition by parent_id
-                ) as newest_place
-            from placed
-            """,
+            f"create or replace temp table places as {QUERIES['merge_places']}",
             {"stream": self.stream.name, "month": self.month},
         )
 
@@ -234,25 +169,7 @@ class _Month:
         twice: nothing more would come to make it worth it.
         """
         found = self.connection.execute(
-            """
-            with counted as (
-
-                select
-                    coalesce(sum(rows) filter (where is_new), 0) as added,
-                    coalesce(sum(rows) filter (where is_merged), 0) as merged,
-                    coalesce(sum(rows) filter (where pull_id = newest_id), 0) as shown,
-                    max(knowledge['heard_at']) filter (where is_new)
-                    + to_days($quiet_days)
-                    < (
-                        select max(coalesce(known_at, asked_at)) from pulls where stream = $stream
-                    ) as is_quiet
-                from places
-
-            )
-
-            select added > shown or (is_quiet and added * 10 > shown and added + merged > shown)
-            from counted
-            """,
+            QUERIES["is_worth_merging"],
             {"quiet_days": _QUIET_DAYS, "stream": self.stream.name},
         ).fetchone()
         return found is not None and bool(found[0])
@@ -396,40 +313,10 @@ class _Month:
         """
         made = {"covers", "covers_from", "generation"}
         names = [name for name in PULL_COLUMNS if name not in made]
+        columns = ", ".join(f"pulls.{name}" for name in names)
         result = self.connection.execute(
-            f"""
-            with covered as (
-
-                select
-                    places.parent_id,
-                    any_value(places.newest_id) as newest_id,
-                    arg_max(
-                        places.pull_id, (places.knowledge['made'], places.knowledge['tie'])
-                    ) filter (where places.is_merged) as before_id,
-                    list(places.pull_id order by places.place) filter (
-                        where places.is_new
-                    ) as since,
-                    list(places.pull_id order by places.pull_id) filter (
-                        where places.is_merged and places.old_place is null
-                    ) as standing,
-                    coalesce(any_value(places.most), 0) + 1 as first
-                from places
-                inner join chosen on places.parent_id = chosen.parent_id
-                group by places.parent_id
-
-            )
-
-            select
-                {", ".join(f"pulls.{name}" for name in names)},
-                case when covered.before_id is null then [] else [covered.before_id] end,
-                coalesce(covered.since, []),
-                list_filter(
-                    coalesce(covered.standing, []), lambda one: one <> covered.before_id
-                ),
-                covered.first
-            from covered
-            inner join pulls on covered.newest_id = pulls.pull_id
-            """
+            f"select {columns}, before, since, others, first from ({QUERIES['merge_heads']})"
+            " inner join pulls on newest_id = pulls.pull_id"
         )
         for *row, before, since, others, first in result.fetchall():
             fields = dict(zip(names, row, strict=True))

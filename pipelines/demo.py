@@ -19,53 +19,16 @@ from lean_resources.settings import LeanSettings, WebhookSettings
 from lean_resources.streams import STREAMS
 from pipelines.console import lines_table, progress_bars, say, show
 from pipelines.ledger import Outcome
+from pipelines.queries import QUERIES
 from pipelines.receiver import PATH, receiving
 from pipelines.resources import InboxResource, LakeResource
 from pipelines.run import instance_at, read_events, sync_all
 from pipelines.warehouse import connect
 
-__all__ = ["SAMPLES", "demo"]
+__all__ = ["demo"]
 
-SAMPLES = {
-    "Money in and out by month in SAR, own transfers apart": """
-select
-    strftime(booking_month, '%Y-%m') as month,
-    sum(inflow_amount) as money_in,
-    sum(outflow_amount) as money_out,
-    sum(internal_out_amount) as own_transfers,
-    count(*) filter (where is_full_month) as full_months,
-    count(*) as accounts
-from fct_cash_flow_monthly
-where currency = 'SAR'
-group by all
-order by month desc
-limit 6
-""",
-    "Does it add up? Movements against what banks state, by account and day": """
-select
-    verdict,
-    coalesce(reason, '') as reason,
-    count(*) as account_days,
-    count(distinct account_key) as accounts,
-    sum(gap_amount) as gaps
-from mart_balance_reconciliation
-group by all
-order by account_days desc
-limit 6
-""",
-    "What can customers afford? By the rules of a seed, with evidence behind each number": """
-select
-    left(customer_id, 8) as customer,
-    salary,
-    obligations,
-    headroom,
-    verdict,
-    coalesce(unknown_reason, '') as because
-from fct_affordability
-order by headroom desc nulls last, customer
-limit 6
-""",
-}
+_SAMPLES = ("demo_cash_flow", "demo_reconciliation", "demo_affordability")
+"""Queries that are shown with what they answer; their first lines are titles."""
 
 
 def demo(
@@ -120,8 +83,9 @@ def demo(
         with instance_at(home / "dagster", say) as instance:
             _one_more(sandbox, lean, lake, instance)
     with connect(lake.lake()) as connection:
-        for title, query in SAMPLES.items():
-            say(f"\n{title}", style="bold")
+        for name in _SAMPLES:
+            title, query = QUERIES[name].split("\n", 1)
+            say(f"\n{title.removeprefix('-- ')}", style="bold")
             say(query.strip(), style="dim")
             show(connection.execute(query), console)
         held = connection.execute("select count(*) from transactions").fetchone()

@@ -27,6 +27,7 @@ from pipelines.ledger import LOST_SCHEMA, new_id
 from pipelines.ledger_files import MissingCommit
 from pipelines.missing_files import described, foreign_files, listed, missing_files
 from pipelines.places import walk
+from pipelines.queries import QUERIES
 from pipelines.replay import replay
 from pipelines.warehouse import connect
 from pipelines.writers import Writer
@@ -411,32 +412,9 @@ class _Repair:
         """Further pulls that must not count, so that the next sync reads what has no answers."""
         family = _family(stream)
         raw = self._lake.raw_pages(STREAMS[family[0]])
+        connection.execute(f"create or replace temp view raw_pages as {raw}")
         rows = connection.execute(
-            f"""
-            with lost as (
-
-                select * from pulls
-                where
-                    list_contains($ids, pull_id)
-                    and series_id not in (select series_id from ({raw}))
-
-            )
-
-            select pulls.pull_id
-            from pulls
-            inner join lost
-                on list_contains($family, pulls.stream)
-                and (
-                    (pulls.outcome = 'COMMITTED' and pulls.series_id = lost.series_id)
-                    or (
-                        pulls.outcome = 'UNCHANGED'
-                        and pulls.parent_id = lost.parent_id
-                        and pulls.month is not distinct from lost.month
-                    )
-                )
-            where not list_contains($ids, pulls.pull_id)
-            group by all
-            """,
+            QUERIES["pulls_without_answers"],
             {"ids": list(ids), "family": family},
         ).fetchall()
         return [pull_id for (pull_id,) in rows]
@@ -452,29 +430,8 @@ class _Repair:
         if not any(self._lake.lost.glob("*/*.parquet")):
             return
         with self._lake.connect(PARENTS, is_checked=False) as connection:
-            rows = connection.execute(
-                f"""
-                select lost.stream, list(distinct lost.pull_id)
-                from pulls as lost
-                inner join ({self._lake.known_lost()}) as known on lost.pull_id = known.pull_id
-                where
-                    known.file <> ''
-                    and lost.covers is null
-                    and not exists (
-                        select 1
-                        from pulls as newer
-                        where
-                            newer.outcome = 'COMMITTED'
-                            and newer.stream = lost.stream
-                            and newer.series_id = lost.series_id
-                            and newer.parent_id = lost.parent_id
-                            and newer.month is not distinct from lost.month
-                            and newer.covers is null
-                    )
-                group by all
-                order by all
-                """
-            ).fetchall()
+            connection.execute(f"create temp view known_lost as {self._lake.known_lost()}")
+            rows = connection.execute(QUERIES["pulls_to_type_again"]).fetchall()
         for stream, ids in rows:
             done = replay(STREAMS[stream], self._lake, run_id=f"fsck-{new_id()}", only=ids)
             if done.pulls:
@@ -501,28 +458,7 @@ def _resting_on(
 ) -> list[str]:
     """Committed pulls whose rows lay in a file that is gone, those that it had merged included."""
     rows = connection.execute(
-        """
-        with direct as (
-
-            select pull_id, covers is not null as is_merged
-            from pulls
-            where
-                batch_id = $batch_id
-                and stream = $stream
-                and ($month is null or month = $month)
-                and outcome = 'COMMITTED'
-
-        )
-
-        select pull_id, null as batch_id, null as month from direct
-
-        union all
-
-        select pulls.pull_id, case when pulls.covers is null then pulls.batch_id end, pulls.month
-        from merged_pulls(null::varchar[]) as merged
-        inner join direct on merged.merged_id = direct.pull_id and direct.is_merged
-        inner join pulls on merged.pull_id = pulls.pull_id and pulls.outcome = 'COMMITTED'
-        """,
+        QUERIES["pulls_of_file"],
         {"batch_id": batch_id, "stream": stream, "month": month},
     ).fetchall()
     place = lake.place(STREAMS[stream])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import duckdb
 
+from pipelines.queries import QUERIES
+
 __all__ = [
     "MissingFile",
     "described",
@@ -92,18 +94,7 @@ def missing_files(
         known_lost: Files that nobody misses, by path.
     """
     rows = connection.execute(
-        """
-        select named.file.path, files_there.path is not null
-        from (select unnest(files) as file from pulls where files is not null) as named
-        left join (
-            select unnest($paths::varchar[]) as path, unnest($sizes::bigint[]) as bytes
-        ) as files_there
-            on named.file.path = files_there.path
-        where
-            files_there.bytes is distinct from named.file.bytes
-            and list_contains($folders, regexp_extract(named.file.path, '^(.*)/[^/]*/', 1))
-        order by all
-        """,
+        QUERIES["changed_files"],
         {"paths": list(there), "sizes": list(there.values()), "folders": list(folders)},
     ).fetchall()
     wanted = {path: is_there for path, is_there in rows if path not in known_lost}
@@ -123,45 +114,7 @@ def described(
             a merged file stands.
     """
     rows = connection.execute(
-        """
-        with wanted as (
-
-            select
-                path,
-                regexp_extract(path, '([^/]*)/[^/]*/[^/]*$', 1) as stream,
-                regexp_extract(path, '/month=([^/]*)/', 1) as month,
-                regexp_extract(path, '([^/]*)[.]parquet$', 1) as batch_id
-            from (select unnest($paths) as path)
-
-        ),
-
-        merged as materialized (
-
-            select pull_id from merged_pulls(null::varchar[])
-
-        )
-
-        select
-            wanted.path,
-            wanted.stream,
-            count(distinct pulls.parent_id),
-            min(pulls.claimed_from)::varchar,
-            max(pulls.claimed_to)::varchar
-        from wanted
-        inner join pulls
-            on wanted.batch_id = pulls.batch_id
-            and wanted.stream = pulls.stream
-            and (wanted.month = '' or wanted.month = pulls.month)
-        where
-            not $only_missed
-            or regexp_matches(wanted.path, '^(raw|quarantine)/')
-            or (
-                pulls.outcome = 'COMMITTED'
-                and pulls.pull_id not in (select merged.pull_id from merged)
-            )
-        group by all
-        order by all
-        """,
+        QUERIES["described_files"],
         {"paths": list(paths), "only_missed": only_missed},
     ).fetchall()
     return {

@@ -14,6 +14,7 @@ from lean_resources.streams import STREAMS
 from pipelines.lake import Lake
 from pipelines.planner import months
 from pipelines.policy import Policy
+from pipelines.queries import QUERIES
 from pipelines.sync import Report, Selection, sync
 
 __all__ = ["Difference", "reconcile", "told"]
@@ -89,46 +90,22 @@ def _differences(
 ) -> list[Difference]:
     stream = STREAMS["transactions"]
     names = ", ".join(f'"{name}"' for name in stream.schema.names)
-    placed = ", ".join(f'rows."{name}"' for name in stream.placed_by)
+    day = ", ".join(f'rows."{name}"' for name in stream.placed_by)
     connection.register("before", before)
-    connection.execute(
-        "create temp table comparable as select before.parent_id as account_id, before.month"
-        " from before inner join claims on before.stream = claims.stream"
-        " and before.parent_id = claims.parent_id and before.month = claims.month"
-        " inner join pulls on claims.pull_id = pulls.pull_id"
-        " left join (select unnest($banks) as bank, unnest($days) as days) as lookback"
-        " on before.bank_identifier = lookback.bank"
-        " where pulls.run_id = $run_id"
-        " group by all having bool_and(before.refreshed_at = pulls.refreshed_at"
-        " or before.refreshed_at::date > last_day((before.month || '-01')::date)"
-        " + coalesce(lookback.days, $usual))",
+    # A row's content as one number, and what says on which day it stands.
+    columns = f"account_id, transaction_id, pull_id, hash(({names})) as fingerprint"
+    placed = f"coalesce({day}) at time zone 'UTC' as placed_at"
+    for view, rows in (("old_rows", lake.all_rows(stream)), ("new_rows", "from transactions")):
+        select = f"select {columns}, {placed} from ({rows}) as rows"
+        connection.execute(f"create temp view {view} as {select}")
+    found = connection.execute(
+        QUERIES["changed_months"],
         {
             "banks": list(policy.lookback_days_by_bank),
             "days": list(policy.lookback_days_by_bank.values()),
             "usual": policy.lookback_days,
             "run_id": run_id,
         },
-    )
-    old = (
-        f"select rows.*, before.month as placed_in from ({lake.all_rows(stream)}) as rows"
-        " inner join before on rows.pull_id = before.pull_id"
-        f" and (coalesce({placed}) at time zone 'UTC')::date"
-        " between before.claimed_from and before.claimed_to"
-    )
-    new = (
-        "select rows.*, strftime(coalesce("
-        f"{placed}) at time zone 'UTC', '%Y-%m') as placed_in from transactions as rows"
-    )
-    rows = f"select account_id, transaction_id, placed_in as month, hash(({names})) as fingerprint"
-    found = connection.execute(
-        f"with old as ({rows} from ({old})), new as ({rows} from ({new})), compared as ("
-        "select account_id, month,"
-        " count(*) filter (where new.fingerprint is null) as missing,"
-        " count(*) filter (where old.fingerprint is null) as added,"
-        " count(*) filter (where old.fingerprint <> new.fingerprint) as changed"
-        " from old full outer join new using (account_id, transaction_id, month) group by all)"
-        " select compared.* from compared inner join comparable using (account_id, month)"
-        " where missing + added + changed > 0 order by account_id, month"
     ).fetchall()
     return [Difference(*row) for row in found]
 

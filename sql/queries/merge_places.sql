@@ -1,0 +1,55 @@
+-- Pulls of a month of accounts in whole, and the place that each has among those that
+-- were ever merged, or gets. Reads the temporary table of whole_targets.sql.
+--
+-- grain: one row per pull
+with known as (
+
+    select
+        pulls.parent_id,
+        pulls.pull_id,
+        whole.newest_id,
+        pulls.rows,
+        pulls.covers is not null as is_merged,
+        merged.place as old_place,
+        max(merged.place) over (partition by pulls.parent_id) as most,
+        {
+            'told_at': coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
+            'heard_at': coalesce(pulls.known_at, pulls.asked_at),
+            'made': coalesce(pulls.generation, 0),
+            'tie': case
+                when pulls.generation is null then pulls.pull_id
+                else substr(pulls.pull_id, 15)
+            end
+        } as knowledge
+    from pulls
+    inner join whole on pulls.parent_id = whole.parent_id
+    left join merged_pulls([$month]) as merged on pulls.pull_id = merged.pull_id
+    where
+        pulls.stream = $stream
+        and pulls.month = $month
+        and pulls.outcome = 'COMMITTED'
+
+),
+
+placed as (
+
+    select
+        *,
+        old_place is null and not is_merged as is_new,
+        coalesce(
+            old_place,
+            coalesce(most, 0) + row_number() over (
+                partition by parent_id, old_place is null and not is_merged
+                order by knowledge
+            )
+        )::integer as place
+    from known
+
+)
+
+select
+    *,
+    arg_max(place, knowledge) filter (where not is_merged) over (
+        partition by parent_id
+    ) as newest_place
+from placed
