@@ -21,11 +21,10 @@ from pipelines.failures import explained
 from pipelines.lake import PARENTS, Lake
 from pipelines.model_assets import (
     key_of,
-    metadata_of_check,
     metadata_of_model,
     publish_warehouse,
     refuse_problems,
-    severity_of,
+    verdict_of,
 )
 from pipelines.models import Models
 from pipelines.policy import Policy
@@ -123,13 +122,8 @@ def doorbell_job(models: Models) -> dg.JobDefinition:
             if one.changed:
                 yield dg.AssetMaterialization(one.model.name, metadata=metadata_of_model(one))
             for check in one.turned:
-                found = one.checks[check]
                 yield dg.AssetCheckEvaluation(
-                    asset_key=dg.AssetKey(one.model.name),
-                    check_name=check.name,
-                    passed=not found.offenders,
-                    severity=severity_of(check),
-                    metadata=metadata_of_check(found),
+                    asset_key=dg.AssetKey(one.model.name), **verdict_of(check, one.checks[check])
                 )
         yield dg.AssetMaterialization("warehouse", metadata=publish_warehouse(lake, models))
         refuse_problems(built)

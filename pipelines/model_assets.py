@@ -21,12 +21,11 @@ __all__ = [
     "FOLLOW",
     "compaction_asset",
     "key_of",
-    "metadata_of_check",
     "metadata_of_model",
     "model_assets",
     "publish_warehouse",
     "refuse_problems",
-    "severity_of",
+    "verdict_of",
 ]
 
 OWNERS = ["team:data-engineering"]
@@ -260,14 +259,14 @@ def metadata_of_model(built: Built) -> dict[str, Any]:
     return metadata
 
 
-def metadata_of_check(found: CheckResult) -> dict[str, Any]:
-    """What Dagster shows of a check."""
-    return {"offenders": found.offenders, "first": dg.MetadataValue.json(found.shown)}
-
-
-def severity_of(check: Check) -> dg.AssetCheckSeverity:
-    """How bad it is when a check fails."""
-    return dg.AssetCheckSeverity.ERROR if check.is_error else dg.AssetCheckSeverity.WARN
+def verdict_of(check: Check, found: CheckResult) -> dict[str, Any]:
+    """What Dagster is given of a check, for a result of a step and for an evaluation alike."""
+    return {
+        "check_name": check.name,
+        "passed": not found.offenders,
+        "severity": dg.AssetCheckSeverity.ERROR if check.is_error else dg.AssetCheckSeverity.WARN,
+        "metadata": {"offenders": found.offenders, "first": dg.MetadataValue.json(found.shown)},
+    }
 
 
 def _result(built: Built) -> dg.MaterializeResult:  # type: ignore[type-arg]
@@ -279,13 +278,7 @@ def _result(built: Built) -> dg.MaterializeResult:  # type: ignore[type-arg]
                 check_name="key_is_unique", asset_key=built.model.name, passed=True
             ),
             *(
-                dg.AssetCheckResult(
-                    check_name=check.name,
-                    asset_key=built.model.name,
-                    passed=not found.offenders,
-                    severity=severity_of(check),
-                    metadata=metadata_of_check(found),
-                )
+                dg.AssetCheckResult(asset_key=built.model.name, **verdict_of(check, found))
                 for check, found in built.checks.items()
             ),
         ],
