@@ -70,7 +70,9 @@ def lake(tmp_path):
     return Lake(tmp_path / "lake", "sandbox")
 
 
-@pytest.fixture(params=(7, 11, 23), ids="seed{}".format)
+@pytest.fixture(
+    params=(7, 11, pytest.param(23, marks=pytest.mark.conformance)), ids="seed{}".format
+)
 def world(request):
     """A lake with a known truth and the tables built from it, per seed; see marts/known.py."""
     from known import known

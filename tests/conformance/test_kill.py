@@ -1,6 +1,6 @@
 """Kill-anywhere: a sync that dies at any instant, and is run again, ends where it would have.
 
-`make test` tries some of the write boundaries and a few random instants; `make conformance` tries
+`make test` tries some of the write boundaries and a random instant; `make conformance` tries
 all of them and two hundred instants.
 """
 
@@ -120,19 +120,18 @@ def test_a_second_day_differs_from_the_first(world):
     assert boundaries > 50
 
 
-@pytest.mark.parametrize("part", range(6))
+@pytest.mark.parametrize("part", range(4))
 def test_killed_at_some_write_boundaries(world, tmp_path, part):
     """Before and after some write, sync and rename: the next sync heals everything."""
     boundaries = world[3]
-    boundary = 1 + part * (boundaries - 1) // 5
+    boundary = 1 + part * (boundaries - 1) // 3
 
     assert survives(world, tmp_path, boundary=boundary, streams=WAYS)
 
 
-@pytest.mark.parametrize("part", range(3))
-def test_killed_at_some_instants(world, tmp_path, part):
+def test_killed_at_some_instant(world, tmp_path):
     """At an instant that nobody chose: the next sync heals everything."""
-    seconds = random.Random(SEED + part).uniform(0.01, 1.0)
+    seconds = random.Random(SEED).uniform(0.01, 1.0)
 
     assert survives(world, tmp_path, seconds=seconds)
 

@@ -52,6 +52,21 @@ LEFT = [
 """What is left to the next sync while it goes on; HTTP says 200 to many of them."""
 
 
+OFTEN = {"repeat", "total-drift", "429:5", "html", "PENDING"}
+"""What `make test` lets happen once; the rest is left to `make conformance`."""
+LASTING = {"401", "CONSENT_EXPIRED:2", "FAILED:BANK_ISSUE", "skip", "refresh-drift", "503"}
+"""What `make test` lets go on."""
+
+
+def cases(faults, quick):
+    """Parameters: some faults in `make test`, all in `make conformance`."""
+    assert quick <= set(faults)
+    return [
+        pytest.param(fault, marks=() if fault in quick else pytest.mark.conformance)
+        for fault in faults
+    ]
+
+
 @pytest.fixture(scope="module")
 def first_day(tmp_path_factory):
     """The folder of a lake that holds the first day."""
@@ -120,13 +135,13 @@ def story(lake, fault, *, lasts):
     ]
 
 
-@pytest.mark.parametrize("fault", HEALED)
+@pytest.mark.parametrize("fault", cases(HEALED, OFTEN))
 def test_what_goes_wrong_once_is_mended_in_the_same_sync(lake, fault):
     """The read is repeated until it is whole, and the lake shows the new day."""
     assert story(lake, fault, lasts=False) == []
 
 
-@pytest.mark.parametrize("fault", LEFT)
+@pytest.mark.parametrize("fault", cases(LEFT, LASTING))
 def test_what_keeps_going_wrong_leaves_the_old_truth(lake, fault):
     """Nothing half is committed, the ledger tells why, and the next sync brings the new day."""
     assert story(lake, fault, lasts=True) == []
