@@ -7,10 +7,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from conftest import TODAY
+from conftest import TODAY, showing
 
 sys.path[:0] = [str(Path(__file__).parent / name) for name in ("conformance", "marts")]
-from known import KEY, models
+from known import KEY, closure, models
 from worlds import CHAIN, DAY, Wire, next_day, pull, wired
 
 from lean_resources import values
@@ -61,8 +61,10 @@ def sync(sandbox, lake, change=None, names=("entities", "accounts", "transaction
 
 
 def ask(lake, query, **given):
-    """What the lake answers."""
-    with lake.connect() as connection:
+    """What the lake answers, with no more of it connected than the query needs."""
+    is_wide = "account_days" in query or "quarantine" in query
+    names = [name for name in ("accounts", "balances", "transactions") if name in query]
+    with lake.connect() if is_wide else showing(lake, names) as connection:
         return connection.execute(query, given or None).fetchall()
 
 
@@ -89,6 +91,15 @@ def copied(lake, folder):
     return Lake(folder, "sandbox")
 
 
+RESTING = (
+    "bridge_account_owners",
+    "fct_account_months",
+    "fct_balances_daily",
+    "mart_coverage_days",
+    "mart_customer_readiness",
+    "mart_data_quality",
+)
+"""Tables that a movement that does not fit is asked of."""
 STATUS = "select status, code from account_days where account_id = $account and utc_day = $day"
 
 
@@ -281,7 +292,7 @@ def test_tables_carry_what_does_not_fit(night, tmp_path):
     spoil = changing("transactions", lambda one: one["transaction_id"] == wanted and unfit(one))
     sync(sandbox, lake, spoil, months={f"{day:%Y-%m}"})
 
-    problems = [one.problem for one in build(lake, models(), hash_key=KEY)]
+    problems = [one.problem for one in build(lake, models(), hash_key=KEY, only=closure(*RESTING))]
     publish(lake, models())
 
     assert not any(problems)
@@ -342,7 +353,7 @@ def test_a_row_of_a_day_to_come_is_observed(night, tmp_path):
             one["booking_date_time"] = "2026-03-16T09:00:00Z"
 
     sync(sandbox, lake, changing("transactions", moved), ("banks", *CHAIN))
-    build(lake, models(), hash_key=KEY)
+    build(lake, models(), hash_key=KEY, only=closure("mart_data_quality"))
     publish(lake, models())
 
     with connect(lake) as warehouse:

@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "marts"), str(HERE.parent / "lakes")]
 
 from conftest import TODAY, Slept, client_of
-from known import KEY, models
+from known import KEY, closure, models
 from make import _spoilt
 from worlds import PULLED, Wire, next_day, pull, pull_with, wired
 
@@ -47,7 +47,7 @@ class Base:
     def __init__(self, folder, tables=TABLES, nights=4, names=PULLED):
         self.names = names
         self.sandbox = Sandbox(customers=2, months=2, seed=7, today=TODAY)
-        self.tables = _closure(tables)
+        self.tables = closure(*tables)
         self._kept = folder / "kept"
         self.lake = Lake(folder / "lake", "sandbox")
         for night in range(nights):
@@ -102,18 +102,6 @@ class Base:
         self.sync(lake)
         if self.tables:
             self.problems(lake)
-
-
-def _closure(names):
-    """Tables with all that they read."""
-    found = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name in models() and name not in found:
-            found.add(name)
-            waiting += models()[name].reads
-    return sorted(found)
 
 
 def shown(lake, tables=()):

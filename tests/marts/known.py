@@ -69,6 +69,17 @@ def models():
     return load()
 
 
+def closure(*names):
+    """Tables with all that they read, sorted by name: what to build where only these are asked."""
+    found, waiting = set(), list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in models() and name not in found:
+            found.add(name)
+            waiting += models()[name].reads
+    return sorted(found)
+
+
 @cache
 def known(seed):
     """The world of a seed, made once per process."""
