@@ -5,9 +5,11 @@ import datetime as dt
 from collections import Counter
 
 import pytest
-from conftest import Slept, client_of, rows_of, sync_everything
+import shared
+from conftest import TODAY, Slept, client_of, rows_of, sync_everything
 
 from lean_resources.errors import AuthError
+from lean_resources.sandbox import Sandbox
 from pipelines.budget import Budget
 from pipelines.policy import Policy
 from pipelines.refresh import refresh
@@ -26,16 +28,25 @@ def step(sandbox, lake, **given):
     return asyncio.run(work())
 
 
+NAMES = {"banks", "entities", "accounts", "balances"}
+WORLD = {"customers": 20, "months": 12, "seed": 7, "today": TODAY}
+
+
 def pull(sandbox, lake):
     """A sync of what tells how old the data is."""
-    names = {"banks", "entities", "accounts", "balances"}
-    asyncio.run(sync_everything(client_of(sandbox), lake, names))
+    asyncio.run(sync_everything(client_of(sandbox), lake, NAMES))
+
+
+@pytest.fixture
+def sandbox():
+    """A small offline Lean."""
+    return Sandbox(**WORLD)
 
 
 @pytest.fixture
 def stale(sandbox, lake):
     """A lake that was filled a day ago."""
-    pull(sandbox, lake)
+    shared.filled(lake, NAMES, sandbox=WORLD)
     sandbox.clock.advance(DAY)
     return lake
 

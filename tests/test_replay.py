@@ -4,7 +4,7 @@ import asyncio
 import shutil
 
 import pytest
-from conftest import TODAY, client_of, rows_of, sync_everything
+from conftest import TODAY, client_of, rows_of, showing, sync_everything
 
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
@@ -18,7 +18,7 @@ def filled(tmp_path_factory):
     """A lake that holds everything of a small world, as it was pulled."""
     from pipelines.lake import Lake
 
-    sandbox = Sandbox(customers=6, months=3, seed=7, today=TODAY)
+    sandbox = Sandbox(customers=3, months=3, seed=7, today=TODAY)
     lake = Lake(tmp_path_factory.mktemp("lake"), "sandbox")
     asyncio.run(sync_everything(client_of(sandbox), lake))
     return lake
@@ -27,7 +27,7 @@ def filled(tmp_path_factory):
 def shown(lake, stream):
     """Resolved rows in one order, without where they came from."""
     columns = ", ".join(f'"{name}"' for name in stream.schema.names)
-    with lake.connect() as connection:
+    with showing(lake, (stream.name,)) as connection:
         return connection.sql(f"select {columns} from {stream.name} order by all").to_arrow_table()
 
 
