@@ -332,10 +332,23 @@ def _records(draw):
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(_records(), max_size=4))
 def test_the_fast_path_agrees_with_the_reader(records):
     """Whatever the records, DuckDB's rows are the reader's rows, and so is the quarantine."""
+    both_ways_agree(records)
+
+
+@pytest.mark.conformance
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(_records(), max_size=4))
+def test_both_ways_through_the_gate_agree_on_many_records(records):
+    """The same, over many more of them."""
+    both_ways_agree(records)
+
+
+def both_ways_agree(records):
+    """The fast way and the definition give the same rows, quarantine and drift."""
     found = page(text=",".join(map(_raw, records)))
 
     decoded = DECODER.decode([found])

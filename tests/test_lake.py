@@ -8,6 +8,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import showing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -188,10 +189,22 @@ def _histories(draw):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(history=_histories())
 def test_each_day_belongs_to_the_newest_pull_that_claims_it(tmp_path_factory, history):
     """For any pulls of a month the claims partition its days, each to the newest claimant."""
+    _is_partitioned(tmp_path_factory, history)
+
+
+@pytest.mark.conformance
+@settings(max_examples=300, deadline=None)
+@given(history=_histories())
+def test_each_day_belongs_to_the_newest_of_many_histories(tmp_path_factory, history):
+    """The same, over many more of them."""
+    _is_partitioned(tmp_path_factory, history)
+
+
+def _is_partitioned(tmp_path_factory, history):
     lake = Lake(tmp_path_factory.mktemp("lake"), "sandbox")
     pulls = []
     for first, last, asked in history:
@@ -203,7 +216,9 @@ def test_each_day_belongs_to_the_newest_pull_that_claims_it(tmp_path_factory, hi
         pulls.append(one)
     lake.batch(NOW).commit(pulls)
 
-    claims = shown(lake, "select pull_id, claimed_from, claimed_to from claims")
+    with showing(lake, ()) as connection:
+        query = "select pull_id, claimed_from, claimed_to from claims"
+        claims = connection.execute(query).fetchall()
 
     owner = {}
     for pull_id, first, last in claims:

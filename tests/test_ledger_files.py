@@ -175,12 +175,26 @@ def test_a_merged_file_that_forgets_a_commit_is_caught(lake, monkeypatch):
     assert told(lake) != before
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    steps=st.lists(st.sampled_from(["commit", "merge", "vacuum", "crash"]), min_size=1, max_size=12)
-)
+STEPS = st.lists(st.sampled_from(["commit", "merge", "vacuum", "crash"]), min_size=1, max_size=12)
+
+
+@settings(max_examples=8, deadline=None)
+@given(steps=STEPS)
 def test_whatever_happens_each_pull_is_told_once(tmp_path_factory, steps):
     """Commits, merges, crashes before the link and vacuums, in any order."""
+    each_pull_is_told_once(tmp_path_factory, steps)
+
+
+@pytest.mark.conformance
+@settings(max_examples=100, deadline=None)
+@given(steps=STEPS)
+def test_whatever_happens_in_many_orders_each_pull_is_told_once(tmp_path_factory, steps):
+    """The same, in many more of them."""
+    each_pull_is_told_once(tmp_path_factory, steps)
+
+
+def each_pull_is_told_once(tmp_path_factory, steps):
+    """A new lake goes through the steps, and after each one every pull shows once."""
     folder = tmp_path_factory.mktemp("ledger")
     lake = Lake(folder, "sandbox")
     days = itertools.cycle([NOON, NOON + dt.timedelta(days=1)])
