@@ -137,21 +137,45 @@ def files_of(home):
     return {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
 
 
-def test_no_statement_reaches_past_the_published_tables(home, monkeypatch):
-    """From any folder, one sentence each, and nothing on the disk changes."""
+def all_are_refused(home, attacked):
+    """Ask for each statement: one sentence each, and nothing on the disk changes."""
     before = files_of(home)
-    monkeypatch.setenv("MADE_UP", "PASSWORD")
-    for folder in (home, Path(one_file(home, "identity/*/*.parquet")).parent):
-        monkeypatch.chdir(folder)
-        for sql in attacks(home):
-            result = ask(home, sql)
+    for sql in attacked:
+        result = ask(home, sql)
 
-            assert result.exit_code == 1, (sql, result.stdout)
-            assert result.stdout == "", sql
-            assert result.stderr.startswith("error "), sql
-            assert "PASSWORD" not in result.stderr
-            assert "root:" not in result.stderr
+        assert result.exit_code == 1, (sql, result.stdout)
+        assert result.stdout == "", sql
+        assert result.stderr.startswith("error "), sql
+        assert "PASSWORD" not in result.stderr
+        assert "root:" not in result.stderr
     assert files_of(home) == before
+
+
+def test_no_statement_reaches_past_the_published_tables(home, monkeypatch):
+    """From a folder beside the lake."""
+    monkeypatch.setenv("MADE_UP", "PASSWORD")
+    monkeypatch.chdir(home)
+
+    all_are_refused(home, attacks(home))
+
+
+def test_no_statement_reaches_a_file_of_its_own_folder(home, monkeypatch):
+    """A bare name, which is a file where the command is started."""
+    file = Path(one_file(home, "identity/*/*.parquet"))
+    monkeypatch.chdir(file.parent)
+    bare = [sql for sql in attacks(home) if file.stem in sql and str(file.parent) not in sql]
+
+    assert bare
+    all_are_refused(home, [*bare, f"from '{file.name}'", f"from read_parquet('{file.name}')"])
+
+
+@pytest.mark.conformance
+def test_no_statement_reaches_past_the_published_tables_from_among_the_files(home, monkeypatch):
+    """Every one, from the folder of a file that is asked for."""
+    monkeypatch.setenv("MADE_UP", "PASSWORD")
+    monkeypatch.chdir(Path(one_file(home, "identity/*/*.parquet")).parent)
+
+    all_are_refused(home, attacks(home))
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,8 @@ def test_an_open_month_may_change(sandbox, filled):
     assert report.rows["transactions"] > 0
 
 
+OFFERED = [20, pytest.param(100, marks=pytest.mark.conformance)]
+"""Days that a bank offers: less than the open months, and more."""
 SHOWN = (
     "select transaction_id, amount from transactions where account_id = '{}'"
     " and status = 'BOOKED' and coalesce(booked_at, value_at, transacted_at) {} order by all"
@@ -143,7 +145,7 @@ def forgetful(sandbox, lake, days):
     return account, start, rows, covered
 
 
-@pytest.mark.parametrize("offered", [20, 100])
+@pytest.mark.parametrize("offered", OFFERED)
 def test_what_a_bank_offers_no_longer_stays_known(sandbox, lake, offered):
     """Neither a sync of open months nor a reading of everything hides rows that the bank forgot."""
     account, start, rows, covered = forgetful(sandbox, lake, offered)
@@ -164,7 +166,7 @@ def test_what_a_bank_offers_no_longer_stays_known(sandbox, lake, offered):
     assert len(rows) > 10
 
 
-@pytest.mark.parametrize("offered", [20, 100])
+@pytest.mark.parametrize("offered", OFFERED)
 def test_a_pull_that_speaks_for_forgotten_days_is_caught(sandbox, lake, monkeypatch, offered):
     """The mutant that lets every read speak for all days loses rows, which the test above sees."""
     monkeypatch.setattr(PlannedMonth, "claims_from", lambda month, *_: month.from_date)

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from conftest import Slept, client_of, settings_of
+from conftest import TODAY, Slept, client_of, settings_of
 from laws import INSIGHTS, broken_keys, uncounted, wrong_rows
 from test_kill import ZYGOTE, Forks
 from worlds import CHAIN, new_sandbox, next_day, pull_with
 
-from lean_resources.sandbox import serve
+from lean_resources.sandbox import Sandbox, serve
 from lean_resources.streams import STREAMS
 from pipelines.lake import Batch
 
@@ -120,7 +120,7 @@ def process(settings):
 @pytest.mark.slow
 def test_processes_side_by_side_are_as_one(lake):
     """Two processes that sync the same lake at the same time lose and double nothing."""
-    sandbox = new_sandbox(months=1)
+    sandbox = Sandbox(customers=6, months=1, seed=7, today=TODAY)
     with serve(sandbox, port=0, mtls=False) as server:
         settings = settings_of(sandbox, server.url)
         with process(settings) as one, process(settings) as other, ThreadPoolExecutor(2) as pool:
