@@ -1,6 +1,8 @@
 """Worlds that are shared are those that each test would make for itself."""
 
 import threading
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import TODAY, client_of, rows_of
@@ -66,3 +68,11 @@ def test_a_filled_lake_is_a_copy_of_a_first_sync(tmp_path):
     assert rows_of(other, query) == rows_of(own, query) != []
     with pytest.raises(AssertionError):
         filled(other, NAMES, sandbox=WORLD)
+
+
+def test_no_two_test_modules_share_a_name():
+    """Their folders are no packages: pytest would take the second module for the first."""
+    names = [file.name for file in Path(__file__).parent.rglob("test_*.py")]
+
+    assert len(names) > 80
+    assert [name for name, count in Counter(names).items() if count > 1] == []
