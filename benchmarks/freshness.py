@@ -37,7 +37,6 @@ from lean_resources.settings import LeanSettings, WebhookSettings
 from lean_resources.webhooks import event_of
 from pipelines.doorbell import JOB, PULLS, TABLES
 from pipelines.environment import child_of
-from pipelines.lake import PARENTS
 from pipelines.receiver import PATH, receiving
 from pipelines.resources import InboxResource, LakeResource, silent
 from pipelines.run import instance_at, prepare_home, sync_all
@@ -85,7 +84,7 @@ def where_it_is(lake: LakeResource, instance: dg.DagsterInstance, inbox: Inbox) 
         f"{row['type']} {row['state']} of {row['claim_id']}, {row['attempts']} attempts"
         for row in list(inbox.rows())[-5:]
     ]
-    with lake.lake().connect(PARENTS) as connection:
+    with lake.lake().connect(()) as connection:
         pulls = connection.execute(
             "select stream, outcome, code, count(*) from pulls where run_id ="
             " (select max_by(run_id, finished_at) from pulls) group by all order by all"

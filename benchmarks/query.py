@@ -24,7 +24,7 @@ from usage import Usage, size_of
 
 from lean_resources.streams import STREAMS
 from pipelines.compaction import compact
-from pipelines.lake import PARENTS, Lake
+from pipelines.lake import Lake
 from pipelines.vacuum import vacuum
 
 TRANSACTIONS = STREAMS["transactions"]
@@ -146,7 +146,7 @@ def _asked(lakes: dict[str, Lake], rounds: int) -> dict[str, dict[str, float]]:
         answers: dict[str, list[object]] = {question: [] for question in QUESTIONS}
         for name, lake in lakes.items():
             started = time.perf_counter()
-            connection = lake.connect((*PARENTS, TRANSACTIONS.name))
+            connection = lake.connect((TRANSACTIONS.name,))
             times["opening"][name].append(time.perf_counter() - started)
             for question, query in QUESTIONS.items():
                 started = time.perf_counter()

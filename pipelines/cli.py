@@ -351,7 +351,7 @@ def status(home: Home = None) -> None:
     from pipelines.console import show
     from pipelines.queries import QUERIES
 
-    with _lake_of(home).connect() as connection:
+    with _lake_of(home).connect(("quarantine",)) as connection:
         show(connection.execute(QUERIES["status"]), plain_console())
         if connection.execute(QUERIES["unfit"]).fetchone():
             say("Records in quarantine; their days are not known:")

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.lake import PARENTS, Lake, merged_schema
+from pipelines.lake import Lake, merged_schema
 from pipelines.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
 from pipelines.queries import QUERIES
 
@@ -83,7 +83,7 @@ def compact(
     done = Compacted(ledger_files=lake.ledger.merge(today or dt.datetime.now(dt.UTC).date()))
     folders = []
     # One look at the ledger for all months: what is merged of one changes nothing of another.
-    with lake.connect(PARENTS) as connection:
+    with lake.connect(("claims",)) as connection:
         mark = Mark(run_id, lake.next_generation())
         for stream in STREAMS.values():
             if stream.window is Window.MONTHS:

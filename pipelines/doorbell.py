@@ -18,7 +18,7 @@ from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.assets import checks_of, metadata_of, resumed_by
 from pipelines.build import build
 from pipelines.failures import explained
-from pipelines.lake import PARENTS, Lake
+from pipelines.lake import Lake
 from pipelines.model_assets import (
     key_of,
     metadata_of_model,
@@ -148,7 +148,7 @@ def _to_read(names: list[str]) -> list[Stream]:
 
 def _committed_months(lake: Lake, run_id: str) -> dict[str, list[str]]:
     """Months of which a run committed rows, by stream."""
-    with lake.connect(PARENTS) as connection:
+    with lake.connect(()) as connection:
         rows = connection.execute(
             "select distinct stream, month from pulls"
             " where run_id = $run_id and outcome = 'COMMITTED' and month is not null order by all",

@@ -22,7 +22,7 @@ from lean_resources.errors import LeanError
 from lean_resources.streams import STREAMS
 from pipelines.build import current_manifest, keep_manifest, next_number, read_manifest
 from pipelines.digests import DamageError, Digest, digest
-from pipelines.lake import PARENTS, Lake, put
+from pipelines.lake import Lake, put
 from pipelines.ledger import LOST_SCHEMA, new_id
 from pipelines.ledger_files import MissingCommit
 from pipelines.missing_files import described, foreign_files, listed, missing_files
@@ -387,7 +387,7 @@ class _Repair:
         self._put_aside(one.path for one in findings)
         gone: list[tuple[str, str | None]] = [(one.path, None) for one in findings]
         again: dict[str, set[str]] = {}
-        with self._lake.connect(PARENTS, is_checked=False) as connection:
+        with self._lake.connect((), is_checked=False) as connection:
             for one in findings:
                 stream, place, name = one.path.split("/")[-3:]
                 month = place.removeprefix("month=") if place.startswith("month=") else None
@@ -429,7 +429,7 @@ class _Repair:
         """Type pulls again whose rows are lost and whose answers are kept, each once."""
         if not any(self._lake.lost.glob("*/*.parquet")):
             return
-        with self._lake.connect(PARENTS, is_checked=False) as connection:
+        with self._lake.connect((), is_checked=False) as connection:
             connection.execute(f"create temp view known_lost as {self._lake.known_lost()}")
             rows = connection.execute(QUERIES["pulls_to_type_again"]).fetchall()
         for stream, ids in rows:

@@ -174,7 +174,7 @@ def _states_of_read(read: Read) -> dict[str, _State]:
 
 
 def _states_of_lake(lake: Lake) -> dict[str, _State]:
-    with lake.connect() as connection:
+    with lake.connect(tuple(_COMPARED)) as connection:
         tables = [
             connection.execute(f"select {', '.join(columns)} from {name}").fetchall()
             for name, columns in _COMPARED.items()
@@ -188,7 +188,7 @@ def _states_of_lake(lake: Lake) -> dict[str, _State]:
 
 def _refreshes_of_lake(lake: Lake) -> set[str]:
     """Refreshes that the lake knows to be over: a sync has read what they brought."""
-    with lake.connect() as connection:
+    with lake.connect(("refreshes",)) as connection:
         rows = connection.execute(
             "select refresh_id from refreshes where list_contains($over, status)",
             {"over": sorted(FINISHED)},

@@ -26,11 +26,13 @@ from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.digests import DamageError, Digest, digest
 from pipelines.files import beside, naming, reveal, synced
 from pipelines.lake_format import LakeFormat
+from pipelines.lake_views import LAKE_VIEWS
 from pipelines.ledger import (
     ATTEMPTS_SCHEMA,
     LEDGER_SCHEMA,
     LOST_SCHEMA,
     SPENDS_SCHEMA,
+    VIEW_DOCS,
     FileRecord,
     Outcome,
     Pull,
@@ -43,13 +45,11 @@ from pipelines.writers import Writer
 
 __all__ = [
     "HISTORY_DOCS",
-    "PARENTS",
     "RAW_SCHEMA",
     "TRACE_DOCS",
     "Batch",
     "Lake",
     "lake_schema",
-    "lake_sql",
     "merged_schema",
     "put",
     "typed_nothing",
@@ -72,30 +72,15 @@ RAW_SCHEMA = pa.schema(
 )
 """One row per answer, as received: enough to type it again without asking Lean."""
 
-_SQL: Mapping[str, str] = {
-    file.stem: file.read_text(encoding="utf-8")
-    for file in (Path(__file__).resolve().parent.parent / "sql" / "lake").glob("*.sql")
-}
-"""Read once, so that a process keeps to one version of them while files are replaced."""
-PARENTS = ("banks", "entities", "consents", "accounts")
-"""The streams that the views and macros of this folder read, apart from coverage."""
-DEPTHS = "refreshes"
-"""The stream that tells how far back banks offer transactions."""
-_FIRST_VIEWS = ("paused_banks",)
-_VIEWS = ("clock", "account_windows")
-_FIRST_MACROS = {"merged_pulls": "wanted_months"}
-_READABLE_MACROS = {
-    "readable_entities": "wanted_permission, at_instant",
-    "readable_accounts": "wanted_permission, at_instant",
-    "read_already": "wanted_stream, run_ids, since_instant",
-}
-_MACROS = {
-    "refresh_budget": "per_day, at_instant",
-    "stale_entities": "fresh_hours, at_instant",
-    "unread_entities": "at_instant",
-}
-_HISTORY_MACROS = {"coverage": "at_instant"}
-_HISTORY_VIEWS = ("account_days", "quarantine")
+_HISTORY = "_history"
+_SHOWN = (
+    *STREAMS,
+    *(f"{name}{_HISTORY}" for name in STREAMS),
+    *VIEW_DOCS,
+    *(name for name, view in LAKE_VIEWS.items() if view.columns),
+    "fitting_ranges",
+)
+"""What models may read."""
 _PLANNING_MEMORY = "400MB"
 _LARGE_ROWS = 5_000
 _FOLDER = "leanhouse_folder"
@@ -140,11 +125,6 @@ def lake_schema(stream: Stream) -> pa.Schema:
     )
 
 
-def lake_sql(name: str) -> str:
-    """The SELECT of a file of sql/lake, by its name without the ending."""
-    return _SQL[name]
-
-
 def merged_schema(stream: Stream) -> pa.Schema:
     """Columns of merged files: the typed row, where it came from, and which pulls brought it.
 
@@ -157,6 +137,32 @@ def merged_schema(stream: Stream) -> pa.Schema:
             pa.field("seen_from", pa.int32()),
             pa.field("seen_to", pa.int32()),
         ]
+    )
+
+
+def _with_what_they_read(names: Iterable[str]) -> list[str]:
+    """Relations of the lake and everything that they read, each behind what it reads itself."""
+    found: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        if name in found or name == "pulls":
+            return
+        if name in LAKE_VIEWS:
+            for one in LAKE_VIEWS[name].reads:
+                add(one)
+        elif name in STREAMS:
+            add("claims")
+        found[name] = None
+
+    for name in names:
+        add(name)
+    return list(found)
+
+
+def _streams_of(names: Iterable[str]) -> list[str]:
+    """The streams of which some relations show rows, histories included."""
+    return list(
+        dict.fromkeys(one for name in names if (one := name.removesuffix(_HISTORY)) in STREAMS)
     )
 
 
@@ -293,13 +299,14 @@ class Lake:
     def connect(
         self, names: Collection[str] | None = None, *, is_checked: bool = True
     ) -> duckdb.DuckDBPyConnection:
-        """A DuckDB in memory that sees the lake as it stands: `pulls`, `claims` and each stream.
+        """A DuckDB in memory that sees the lake as it stands.
 
         Streams show their resolved rows. What was committed after this call does not show.
 
         Args:
-            names: Only these streams, without their histories and the coverage that needs them,
-                because a view opens each file that it may read; None means everything.
+            names: Streams, their histories (`accounts_history`) and views of `sql/lake`, with
+                everything that these read; None means all that models may read. Fewer are faster,
+                because a view opens each file that it may read. `pulls` is always there.
             is_checked: Whether files that are missing or shorter are an error.
 
         Raises:
@@ -317,15 +324,18 @@ class Lake:
         """A DuckDB that plans: like `connect`, in bounded memory however long the ledger is.
 
         The ledger is read where it lies, from the files that there are at this call. `claims` tells
-        of some streams only, and `every_claim` is the view of all.
+        of the streams that are shown only, and `every_claim` is the view of all.
 
         Args:
-            names: The streams to show, and to have in `claims`.
+            names: As for `connect`.
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
+            DamageError: A file that counts is missing, or not as long as it was.
         """
         self.format.check()
+        relations = _with_what_they_read(("claims", *names))
+        streams = _streams_of(relations)
         with self.scratch() as folder, duckdb.connect() as connection:
             connection.execute("set TimeZone = 'UTC'")
             connection.execute("set preserve_insertion_order = false")
@@ -333,16 +343,12 @@ class Lake:
             connection.execute(f"set memory_limit = '{_PLANNING_MEMORY}'")
             connection.execute("set temp_directory = $1", [str(folder)])
             connection.execute(f"create view pulls as {self.ledger_now()}")
-            connection.execute(f"create view every_claim as {_SQL['claims']}")
-            known = ", ".join(f"'{name}'" for name in names)
+            connection.execute(f"create view every_claim as {LAKE_VIEWS['claims'].sql}")
+            known = ", ".join(f"'{name}'" for name in streams)
             connection.execute(f"create table claims as from every_claim where stream in ({known})")
-            self._add_macros(connection, _FIRST_MACROS)
-            self.check_files(connection, names)
-            self._attach_streams(connection, names)
-            if DEPTHS in names:
-                history = self.history(STREAMS[DEPTHS])
-                connection.execute(f"create view {DEPTHS}_history as {history}")
-                self._add_views(connection, ("offered_now",))
+            connection.execute(LAKE_VIEWS["merged_pulls"].statement)
+            self.check_files(connection, streams)
+            self._create(connection, [name for name in relations if name != "claims"])
             yield connection
 
     def check_writable(self) -> None:
@@ -398,14 +404,14 @@ class Lake:
         *,
         is_checked: bool = True,
     ) -> None:
-        """Create `pulls`, `claims` and a view per stream and history in a connection.
+        """Create `pulls` and what else is asked for in a connection.
 
         The ledger is copied, so that every view speaks of one instant; rows are read where they
         lie.
 
         Args:
             connection: The connection.
-            names: Only these streams, without their histories and coverage; None means everything.
+            names: As for `connect`.
             is_checked: Whether files that are missing or shorter are an error.
 
         Raises:
@@ -414,25 +420,10 @@ class Lake:
         """
         self.format.check()
         self.attach_ledger(connection)
-        connection.execute(f"create or replace table claims as {_SQL['claims']}")
-        connection.execute(_SQL["fitting_ranges"])
+        relations = _with_what_they_read(_SHOWN if names is None else names)
         if is_checked:
-            self.check_files(connection, names)
-        self._attach_streams(connection, tuple(STREAMS) if names is None else names)
-        self._add_macros(connection, _MACROS)
-        self._add_views(connection, _VIEWS)
-        if names is not None:
-            return
-        for name, stream in STREAMS.items():
-            connection.execute(f"create or replace view {name}_history as {self.history(stream)}")
-        connection.execute(f"create or replace table account_depths as {_SQL['account_depths']}")
-        quarantined = " union all ".join(
-            f"select '{name}' as stream, * from ({self.quarantined(stream)})"
-            for name, stream in STREAMS.items()
-        )
-        connection.execute(f"create or replace view quarantined_records as {quarantined}")
-        self._add_macros(connection, _HISTORY_MACROS)
-        self._add_views(connection, _HISTORY_VIEWS)
+            self.check_files(connection, None if names is None else _streams_of(relations))
+        self._create(connection, relations)
 
     def attach_ledger(
         self, connection: duckdb.DuckDBPyConnection, files: Sequence[Path] | None = None
@@ -444,7 +435,7 @@ class Lake:
             files: Only these files of it; None means all.
         """
         connection.execute(f"create or replace table pulls as {self.ledger_now(files)}")
-        self._add_macros(connection, _FIRST_MACROS)
+        connection.execute(LAKE_VIEWS["merged_pulls"].statement)
 
     def check_files(
         self, connection: duckdb.DuckDBPyConnection, names: Collection[str] | None = None
@@ -503,30 +494,28 @@ class Lake:
             if file.exists() and digest(file) != Digest(size, checksum):
                 raise DamageError(f"{path} does not hold what it held")
 
-    def _attach_streams(
-        self, connection: duckdb.DuckDBPyConnection, names: Collection[str]
-    ) -> None:
-        """Create the streams over `pulls` and `claims`, and what says whose may be read."""
+    def _create(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
+        """Create relations over `pulls` that read only what is there, or what is created before."""
         for name in names:
-            resolved = self.resolved(STREAMS[name])
-            connection.execute(f'create or replace view "{name}" as {resolved}')
-        for name, folder, schema in (
-            ("refresh_spends", self.spends.parent, SPENDS_SCHEMA),
-            ("refresh_attempts", self.attempts, ATTEMPTS_SCHEMA),
-        ):
-            connection.execute(f"create or replace view {name} as {self._files(folder, schema)}")
-        self._add_views(connection, _FIRST_VIEWS)
-        self._add_macros(connection, _READABLE_MACROS)
+            if name in LAKE_VIEWS:
+                connection.execute(LAKE_VIEWS[name].statement)
+            else:
+                connection.execute(f'create or replace view "{name}" as {self._select_of(name)}')
 
-    def _add_views(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
-        for name in names:
-            connection.execute(f"create or replace view {name} as {_SQL[name]}")
-
-    def _add_macros(self, connection: duckdb.DuckDBPyConnection, macros: Mapping[str, str]) -> None:
-        for name, parameters in macros.items():
-            connection.execute(
-                f"create or replace macro {name}({parameters}) as table {_SQL[name]}"
+    def _select_of(self, name: str) -> str:
+        """The SELECT of a stream, a history or a log of the lake."""
+        if name == "refresh_spends":
+            return self._files(self.spends.parent, SPENDS_SCHEMA)
+        if name == "refresh_attempts":
+            return self._files(self.attempts, ATTEMPTS_SCHEMA)
+        if name == "quarantined_records":
+            return " union all ".join(
+                f"select '{one}' as stream, * from ({self.quarantined(stream)})"
+                for one, stream in STREAMS.items()
             )
+        if name.endswith(_HISTORY):
+            return self.history(STREAMS[name.removesuffix(_HISTORY)])
+        return self.resolved(STREAMS[name])
 
     def resolved(self, stream: Stream, months: Collection[str] | None = None) -> str:
         """The SELECT of a stream's rows that count, over `claims` and the stream's files.
@@ -536,12 +525,11 @@ class Lake:
             months: Only these months (YYYY-MM) of a stream with months; None means all.
         """
         files = self._files(self.place(stream), lake_schema(stream), months)
-        columns = ", ".join(f'rows."{name}"' for name in lake_schema(stream).names)
         placed = ""
         if stream.window is Window.MONTHS:
             placed = f" and {_day(stream)} between claims.claimed_from and claims.claimed_to"
         return (
-            f"select {columns} from ({files}) as rows inner join claims"
+            f"select rows.* from ({files}) as rows inner join claims"
             f" on claims.stream = '{stream.name}' and rows.pull_id = claims.pull_id{placed}"
         )
 
@@ -554,9 +542,6 @@ class Lake:
             stream: The stream.
             months: Only these months (YYYY-MM) of a stream with months; None means all.
         """
-        files = self._files(self.place(stream), lake_schema(stream), months)
-        columns = ", ".join(f'rows."{name}"' for name in stream.schema.names)
-        traced = "rows.page_number, rows.record_number, rows.last_good_at"
         told = ", ".join(
             "coalesce(pulls.known_at, pulls.asked_at) as known_at"
             if name == "known_at"
@@ -564,27 +549,30 @@ class Lake:
             for name in HISTORY_DOCS
             if name not in TRACE_DOCS
         )
+        committed = (
+            f"inner join pulls on pulls.stream = '{stream.name}' and pulls.outcome = 'COMMITTED'"
+        )
         if stream.window is not Window.MONTHS:
+            files = self._files(self.place(stream), lake_schema(stream))
             return (
-                f"select {columns}, pulls.pull_id, {traced}, {told} from ({files}) as rows"
-                f" inner join pulls on pulls.stream = '{stream.name}'"
-                " and pulls.outcome = 'COMMITTED' and rows.pull_id = pulls.pull_id"
+                f"select rows.*, {told} from ({files}) as rows {committed}"
+                " and rows.pull_id = pulls.pull_id"
             )
         merged = self._files(self.place(stream), merged_schema(stream), months)
         superseded = self._files(self.superseded(stream), merged_schema(stream), months)
         placed = f"{_day(stream)} between pulls.claimed_from and pulls.claimed_to"
         chosen = "null::varchar[]" if months is None else f"{sorted(months)}"
         return (
-            f"select {columns}, pulls.pull_id, {traced}, {told} from ({files}) as rows"
-            f" inner join pulls on pulls.stream = '{stream.name}' and pulls.outcome = 'COMMITTED'"
+            f"with there as not materialized ({merged}) select rows.* exclude (seen_from, seen_to),"
+            f" {told} from there as rows {committed}"
             f" and pulls.covers is null and rows.pull_id = pulls.pull_id and {placed}"
             f" where rows.pull_id not in (select pull_id from merged_pulls({chosen}))"
-            f" union all select {columns}, pulls.pull_id, {traced}, {told} from"
-            f" (select * from ({merged}) where seen_from is not null"
-            f" union all {superseded}) as rows"
+            " union all select rows.* exclude (seen_from, seen_to)"
+            f" replace (pulls.pull_id as pull_id), {told} from"
+            f" (from there where seen_from is not null union all {superseded}) as rows"
             f" inner join merged_pulls({chosen}) as merged on rows.pull_id = merged.merged_id"
             " and merged.place between rows.seen_from and rows.seen_to"
-            " inner join pulls on merged.pull_id = pulls.pull_id"
+            f" {committed} and merged.pull_id = pulls.pull_id"
             f" and pulls.covers is null and {placed}"
         )
 

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from lean_resources.streams import Stream
-from pipelines.lake import PARENTS, Lake
+from pipelines.lake import Lake
 
 __all__ = ["LastGood"]
 
@@ -86,7 +86,5 @@ class LastGood:
     @property
     def _connection(self) -> duckdb.DuckDBPyConnection:
         if self._opened is None:
-            self._opened = self._stack.enter_context(
-                self._lake.planning({*PARENTS, self._stream.name})
-            )
+            self._opened = self._stack.enter_context(self._lake.planning({self._stream.name}))
         return self._opened

@@ -282,40 +282,6 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "run_id": "The run that asked.",
         },
     ),
-    "claims": (
-        "Which committed pull covers which UTC days; one row per pull and range of days.",
-        {
-            "stream": "The stream.",
-            "parent_id": "What the pull is of: an account, an entity, or a fixed name.",
-            "month": "UTC month as YYYY-MM, for a stream with months.",
-            "pull_id": "The pull.",
-            "claimed_from": "First UTC day; null for a snapshot.",
-            "claimed_to": "Last UTC day, inclusive; null for a snapshot.",
-            "refreshed_at": "When the bank was last asked before that pull, UTC, by Lean.",
-            "unfit_dates": "UTC days whose records did not fit, so that they are not known; sorted,"
-            " null without one and for a snapshot.",
-            "is_unfit": "Whether records did not fit, so that not all of it is known.",
-        },
-    ),
-    "quarantine": (
-        (
-            "What did not fit and still counts; one row per stream, target, column, path, reason,"
-            " and whether the whole record was left out."
-        ),
-        {
-            "stream": "The stream.",
-            "parent_id": "What was read: an account, an entity, or a fixed name.",
-            "entity_id": "The entity, where there is one.",
-            "bank_identifier": "Its bank.",
-            "column_name": "The column that could not be read.",
-            "path": "Where its value lies in the record, where that is known.",
-            "reason": "Why it could not be read, without the value.",
-            "is_record_lost": "Whether the record was left out; else only the value became null.",
-            "record_count": "Records.",
-            "first_seen_at": "When a read first found this of the target, UTC, by Lean's clock.",
-            "last_seen_at": "When a read last found it, UTC, by Lean's clock.",
-        },
-    ),
     "quarantined_records": (
         "Every record and value that ever went to quarantine; one row per read, place and column.",
         {
@@ -329,53 +295,6 @@ VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "record_key": "JSON list of the record's key columns; null where one cannot be read.",
             "placed_on": "UTC day on which the record stands, where it can be read.",
             "is_lost": "Whether the record was left out; null, which means so, in format 1.",
-        },
-    ),
-    "clock": (
-        "The instant that the lake speaks of: what a bank or a listing said last; one row.",
-        {
-            "as_of": "The instant, UTC; null before the first pull.",
-            "as_of_date": "Its day in Riyadh.",
-        },
-    ),
-    "account_days": (
-        "What is known of transactions; one row per account and UTC day up to the lake's clock.",
-        {
-            "account_id": "The account.",
-            "entity_id": "Its entity.",
-            "bank_identifier": "Its bank.",
-            "utc_day": "The UTC day.",
-            "status": "covered, not_permitted, bank_refused, not_yet_pulled, record_unfit: a record"
-            " of the day did not fit, or not_offered: before all that the bank has, so that a read"
-            " of it tells nothing.",
-            "pull_id": "The pull that speaks for the day, where one does.",
-            "refreshed_at": "When the bank was last asked before that pull, UTC.",
-            "code": "Why the day is not known, where a code tells.",
-        },
-    ),
-    "account_depths": (
-        "How far back banks offer transactions; one row per account of which a refresh told.",
-        {
-            "account_id": "The account.",
-            "offered_from": "First UTC day that any refresh told the bank to offer.",
-        },
-    ),
-    "account_windows": (
-        "Accounts and the UTC days whose transactions may be read, at the lake's clock.",
-        {
-            "account_id": "The account.",
-            "entity_id": "Its entity.",
-            "bank_identifier": "Its bank.",
-            "skip_code": "Why nothing may be read of it, or null.",
-            "from_date": "First UTC day that the consent allows.",
-            "to_date": "Last UTC day that the consent allows, inclusive.",
-        },
-    ),
-    "paused_banks": (
-        "Banks whose data Lean or the application's owner has switched off; one row per bank.",
-        {
-            "bank_identifier": "The bank.",
-            "paused_at": "When the lake learnt of it, UTC, by Lean's clock.",
         },
     ),
 }

@@ -11,6 +11,7 @@ from lean_resources.streams import STREAMS
 from pipelines.build import Built, CheckResult, build
 from pipelines.compaction import compact
 from pipelines.failures import explained
+from pipelines.lake_views import LAKE_VIEWS
 from pipelines.ledger import VIEW_DOCS
 from pipelines.models import Check, Model, Models
 from pipelines.resources import LakeResource, Progress
@@ -38,7 +39,7 @@ FOLLOW = (
 """Rebuild when what is read has changed. Unlike `eager`, months that were never pulled do not
 hold it up."""
 
-_LEDGER = {"pulls", *VIEW_DOCS} - {"clock"}
+_LEDGER = {"pulls", *VIEW_DOCS, *LAKE_VIEWS} - {"clock"}
 
 
 def model_assets(models: Models) -> list[dg.AssetsDefinition]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import graphlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -27,27 +27,14 @@ from pipelines.models import (
     TableMacro,
 )
 from pipelines.relations import Relation, empty_lake, relations
+from pipelines.sql_header import Header, HeaderError, header_of
 
 __all__ = ["read"]
 
 _STORED = re.compile(r"(view|table)|by (\w+)(?:, reading (-\d+|0) to (\+\d+|0))?")
 _ENTRIES = {"grain", "key", "stored", "columns", "cleared", "sample"}
 _CLEARED = re.compile(r"(\w+) \([^()]+\)")
-_ENTRY = re.compile(r"([a-z]+):(?:\s+(.*))?$")
-_COLUMN = re.compile(r"([a-z][a-z0-9_]*)(?:\s+\((pii)\))?(?:\s\s+(.*))?$")
 _LINE = re.compile(r"LINE (\d+):")
-
-
-@dataclass(slots=True)
-class _Header:
-    """The comment at the top of a file, taken apart; numbers are lines of the file."""
-
-    description: str = ""
-    entries: dict[str, str] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)
-    columns: dict[str, tuple[str, bool, int]] = field(default_factory=dict)
-    length: int = 0
-    query: exp.Query = field(default_factory=exp.Select)
 
 
 def read(root: Path = ROOT) -> Models:
@@ -59,12 +46,14 @@ def read(root: Path = ROOT) -> Models:
     macros = {file.stem: file.read_text() for file in sorted((root / "macros").glob("*.sql"))}
     seeds = {file.stem: file for file in sorted((root / "seeds").glob("*.csv"))}
     found: dict[str, Model] = {}
-    headers: dict[str, _Header] = {}
+    headers: dict[str, Header] = {}
+    queries: dict[str, exp.Query] = {}
     for layer in LAYERS:
         for file in sorted((root / layer).glob("*.sql")):
             if file.stem in found:
                 raise ModelError(file, 1, f"{found[file.stem].file.parent.name} has that name too")
-            found[file.stem], headers[file.stem] = _read(file, layer)
+            name = file.stem
+            found[name], headers[name], queries[name] = _read(file, layer)
     with empty_lake(macros.values(), seeds) as connection:
         known = relations(connection, seeds)
         _refuse_unknown(found, known)
@@ -73,7 +62,8 @@ def read(root: Path = ROOT) -> Models:
         for name, model in ordered.items():
             bound = _bind(connection, model, headers[name])
             schema[name] = bound
-            ordered[name] = _described(model, headers[name], bound, schema, known, ordered)
+            traces = trace(queries[name], {one: schema[one] for one in model.reads})
+            ordered[name] = _described(model, headers[name], bound, traces, known, ordered)
         checks = tuple(
             _check(file, ordered, known, connection)
             for file in sorted((root / "checks").glob("*.sql"))
@@ -86,7 +76,7 @@ def read(root: Path = ROOT) -> Models:
     return Models(ordered, checks, known, macros, seeds, table_macros)
 
 
-def _read(file: Path, layer: str) -> tuple[Model, _Header]:
+def _read(file: Path, layer: str) -> tuple[Model, Header, exp.Query]:
     text = file.read_text(encoding="utf-8")
     header = _header(file, text)
     for name in ("grain", "key", "stored"):
@@ -95,66 +85,33 @@ def _read(file: Path, layer: str) -> tuple[Model, _Header]:
     if not header.description.endswith("."):
         raise ModelError(file, 1, "the header does not start with a sentence")
     query, reads = _select(file, text)
-    header.query = query
-    return Model(
-        name=file.stem,
-        layer=layer,
-        file=file,
-        description=header.description,
-        grain=header.entries["grain"],
-        key=tuple(name.strip() for name in header.entries["key"].split(",")),
-        stored=_stored(file, header),
-        notes={k: v for k, v in header.entries.items() if k not in _ENTRIES},
-        sample=header.entries.get("sample", ""),
-        body=text,
-        reads=reads,
-    ), header
+    return (
+        Model(
+            name=file.stem,
+            layer=layer,
+            file=file,
+            description=header.description,
+            grain=header.entries["grain"],
+            key=tuple(name.strip() for name in header.entries["key"].split(",")),
+            stored=_stored(file, header),
+            notes={k: v for k, v in header.entries.items() if k not in _ENTRIES},
+            sample=header.entries.get("sample", ""),
+            body=text,
+            reads=reads,
+        ),
+        header,
+        query,
+    )
 
 
-def _header(file: Path, text: str) -> _Header:
-    header = _Header()
-    entry = column = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.startswith("--"):
-            break
-        header.length = number
-        words = line.removeprefix("--").rstrip()
-        is_indented = words.startswith("   ")
-        words = words.strip()
-        if not words:
-            continue
-        match = None if is_indented else _ENTRY.match(words)
-        if match:
-            entry, column = match[1], ""
-            if entry in header.entries:
-                raise ModelError(file, number, f"{entry} stands twice")
-            header.entries[entry] = match[2] or ""
-            header.lines[entry] = number
-        elif entry == "":
-            header.description = f"{header.description} {words}".strip()
-        elif entry == "columns":
-            column = _column_line(file, header, words, number, column)
-        else:
-            header.entries[entry] = f"{header.entries[entry]} {words}".strip()
-    return header
+def _header(file: Path, text: str) -> Header:
+    try:
+        return header_of(text)
+    except HeaderError as error:
+        raise ModelError(file, error.line, error.problem) from None
 
 
-def _column_line(file: Path, header: _Header, words: str, number: int, column: str) -> str:
-    """Take in a line below `columns:`; a line that names no column continues the one before."""
-    match = _COLUMN.match(words)
-    if match and match[3]:
-        if match[1] in header.columns:
-            raise ModelError(file, number, f"column {match[1]} stands twice")
-        header.columns[match[1]] = (match[3], match[2] is not None, number)
-        return match[1]
-    if not column:
-        raise ModelError(file, number, "a column is its name, two spaces and its meaning")
-    doc, pii, line = header.columns[column]
-    header.columns[column] = (f"{doc} {words}", pii, line)
-    return column
-
-
-def _stored(file: Path, header: _Header) -> Stored:
+def _stored(file: Path, header: Header) -> Stored:
     match = _STORED.fullmatch(header.entries["stored"])
     if match is None:
         raise ModelError(
@@ -223,7 +180,7 @@ def _order(found: Mapping[str, Model]) -> list[str]:
         ) from None
 
 
-def _bind(connection: duckdb.DuckDBPyConnection, model: Model, header: _Header) -> dict[str, str]:
+def _bind(connection: duckdb.DuckDBPyConnection, model: Model, header: Header) -> dict[str, str]:
     """Create the model without rows; its columns and their types."""
     try:
         rows = connection.execute(f"describe {model.body}").fetchall()
@@ -240,9 +197,9 @@ def _bind(connection: duckdb.DuckDBPyConnection, model: Model, header: _Header) 
 
 def _described(
     model: Model,
-    header: _Header,
+    header: Header,
     bound: Mapping[str, str],
-    schema: Mapping[str, Mapping[str, str]],
+    traces: Mapping[str, Trace],
     known: Mapping[str, Relation],
     models: Mapping[str, Model],
 ) -> Model:
@@ -254,7 +211,6 @@ def _described(
         if name not in bound:
             line = header.lines["key" if name in model.key else "stored"]
             raise ModelError(model.file, line, f"the SELECT has no column {name}")
-    traces = trace(header.query, {name: schema[name] for name in model.reads})
     cleared = set(_CLEARED.findall(header.entries.get("cleared", "")))
     if unknown := cleared - set(bound):
         line = header.lines["cleared"]
@@ -284,7 +240,7 @@ def _described(
 
 def _meaning(
     model: Model,
-    header: _Header,
+    header: Header,
     name: str,
     traced: Trace,
     known: Mapping[str, Relation],
@@ -306,7 +262,7 @@ def _meaning(
     return doc, pii
 
 
-def _column_place(header: _Header, name: str) -> int:
+def _column_place(header: Header, name: str) -> int:
     """The line of the header that a complaint about a column points to."""
     if name in header.columns:
         return header.columns[name][2]
@@ -431,7 +387,7 @@ def _refuse_personal(
 def _try_samples(
     connection: duckdb.DuckDBPyConnection,
     models: Mapping[str, Model],
-    headers: Mapping[str, _Header],
+    headers: Mapping[str, Header],
 ) -> None:
     for name, model in models.items():
         if not model.sample:

@@ -18,7 +18,8 @@ import msgspec
 
 from pipelines.build import newest_manifest
 from pipelines.files import put_text, synced
-from pipelines.lake import Lake, lake_sql
+from pipelines.lake import Lake
+from pipelines.lake_views import LAKE_VIEWS
 from pipelines.writers import exclusive, writers
 
 __all__ = ["Publication", "Publications"]
@@ -57,7 +58,7 @@ class Publications:
                 "select distinct batch_id from pulls where covers is not null"
             ).fetchall()
             ((as_of,),) = connection.execute(
-                f"select epoch(as_of) from ({lake_sql('clock')})"
+                f"select epoch(as_of) from ({LAKE_VIEWS['clock'].sql})"
             ).fetchall()
         manifest = newest_manifest(self._lake)
         return Publication(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from lean_resources.streams import Stream
-from pipelines.lake import PARENTS, Lake, lake_sql
+from pipelines.lake import Lake
+from pipelines.lake_views import LAKE_VIEWS
 
 __all__ = ["standing"]
 
@@ -20,7 +21,7 @@ def standing(lake: Lake, stream: Stream) -> Counter[str]:
     # Nearly every lake is without: it need not be planned with to know that.
     if not any(lake.quarantine(stream).glob("*/*.parquet")):
         return Counter()
-    with lake.planning({*PARENTS, stream.name}) as connection:
+    with lake.planning({stream.name}) as connection:
         lake.check_folders(connection, [lake.quarantine(stream)])
         connection.execute(
             "create view quarantined_records as"
@@ -28,6 +29,6 @@ def standing(lake: Lake, stream: Stream) -> Counter[str]:
         )
         rows = connection.execute(
             "select column_name || ' ' || reason, sum(record_count)::bigint"
-            f" from ({lake_sql('quarantine')}) where is_record_lost group by all order by all"
+            f" from ({LAKE_VIEWS['quarantine'].sql}) where is_record_lost group by all order by all"
         ).fetchall()
     return Counter({str(reason): int(count) for reason, count in rows})

@@ -61,7 +61,7 @@ async def reconcile(
         UnavailableError: Lean cannot be reached at all.
     """
     stream = STREAMS["transactions"]
-    with lake.connect() as connection:
+    with lake.connect(("claims",)) as connection:
         before = connection.sql(
             "select claims.*, pulls.bank_identifier from claims"
             " inner join pulls on claims.pull_id = pulls.pull_id"
@@ -77,7 +77,7 @@ async def reconcile(
         selection=Selection(months=everything),
         run_id=run_id,
     )
-    with lake.connect() as connection:
+    with lake.connect(("claims", "transactions")) as connection:
         return report, _differences(connection, lake, before, policy, run_id)
 
 

@@ -18,7 +18,7 @@ from lean_resources.errors import AuthError, ConsentError, LeanError
 from lean_resources.webhooks import FINISHED
 from pipelines.bell import Bell
 from pipelines.budget import Budget
-from pipelines.lake import PARENTS, Lake, put
+from pipelines.lake import Lake, put
 from pipelines.ledger import ATTEMPTS_SCHEMA, new_id
 from pipelines.policy import Policy
 
@@ -119,7 +119,7 @@ def _stale(
     lake: Lake, policy: Policy, now: dt.datetime, entity_ids: Collection[str] | None
 ) -> tuple[list[_Entity], list[_Entity]]:
     """Entities that are too old, longest ago first, and those of which nothing was read yet."""
-    with lake.connect(PARENTS) as connection:
+    with lake.connect(("unread_entities", "stale_entities")) as connection:
         unread = connection.execute("from unread_entities($now)", {"now": now}).fetchall()
         found = connection.execute(
             "from stale_entities(map($streams, $hours), $now)",

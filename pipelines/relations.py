@@ -7,12 +7,14 @@ import csv
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import duckdb
 
 from lean_resources.streams import STREAMS
-from pipelines.lake import HISTORY_DOCS, TRACE_DOCS, Lake, typed_nothing
+from pipelines.lake import HISTORY_DOCS, TRACE_DOCS, Lake
+from pipelines.lake_views import LAKE_VIEWS
 from pipelines.ledger import PULL_DOCS, VIEW_DOCS
 
 __all__ = ["Relation", "add_macros", "add_seeds", "empty_lake", "relations", "seed_docs"]
@@ -42,22 +44,32 @@ def empty_lake(
     macros: Iterable[str], seeds: Mapping[str, Path]
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB in which everything that models can read exists, typed and without rows."""
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        add_macros(connection, macros := tuple(macros), "")
+        connection.execute(LAKE_VIEWS["fitting_ranges"].statement)
+        connection.execute(_empty_tables(macros))
+        add_seeds(connection, seeds)
+        yield connection
+
+
+@lru_cache(maxsize=16)
+def _empty_tables(macros: tuple[str, ...]) -> str:
+    """Statements that create an empty table for each view of a lake.
+
+    Tables, because whoever reads a view binds everything behind it again.
+    """
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as folder:
         connection.execute("set TimeZone = 'UTC'")
         add_macros(connection, macros, "")
         Lake(Path(folder), "sandbox").attach_to(connection)
-        views = connection.execute(
-            "select view_name from duckdb_views() where not internal"
-        ).fetchall()
-        # Tables in their place: whoever reads a view binds all that is behind it anew.
-        for (name,) in views:
-            rows = connection.execute(f"describe {name}").fetchall()
-            connection.execute(f"drop view {name}")
-            connection.execute(
-                f"create table {name} as {typed_nothing((r[0], r[1]) for r in rows)}"
-            )
-        add_seeds(connection, seeds)
-        yield connection
+        columns: dict[str, list[str]] = {}
+        for name, column, kind in connection.execute(
+            "select table_name, column_name, data_type from duckdb_columns()"
+            " where not internal order by table_name, column_index"
+        ).fetchall():
+            columns.setdefault(name, []).append(f'"{column}" {kind}')
+    return ";".join(f"create table {name} ({', '.join(kinds)})" for name, kinds in columns.items())
 
 
 def add_macros(connection: duckdb.DuckDBPyConnection, macros: Iterable[str], hash_key: str) -> None:
@@ -137,6 +149,9 @@ def relations(
     add("pulls", "The ledger: one row per pull, whatever its outcome.", PULL_DOCS)
     for name, (doc, view_docs) in VIEW_DOCS.items():
         add(name, doc, view_docs)
+    for view in LAKE_VIEWS.values():
+        if view.columns:
+            add(view.name, view.doc, view.columns)
     for name, file in seeds.items():
         add(name, *seed_docs(file))
     return found

@@ -22,7 +22,7 @@ from lean_resources.decoding import Decoder, DecodeResult, Page
 from lean_resources.quarantine import lost
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.coverage import too_many, unplaced
-from pipelines.lake import PARENTS, Lake, lake_schema
+from pipelines.lake import Lake, lake_schema
 from pipelines.last_good import LastGood
 from pipelines.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
 from pipelines.policy import Policy
@@ -69,7 +69,7 @@ def replay(
         SchemaError: An answer cannot be typed any more; nothing of its group is committed.
     """
     outer = STREAMS[stream.exploded_from or stream.name]
-    with lake.connect(None if only is None else PARENTS) as connection:
+    with lake.connect(("claims",)) as connection:
         lake.check_folders(connection, [lake.raw(outer)])
         lake.verify(connection, [lake.raw(outer)])
         connection.execute(f"create temp view raw_pages as {lake.raw_pages(outer)}")

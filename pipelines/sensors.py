@@ -16,7 +16,7 @@ from lean_resources.errors import IncompleteError, LeanError, UnavailableError
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
 from pipelines.doorbell import JOB, PULLS
-from pipelines.lake import PARENTS, Lake
+from pipelines.lake import Lake
 from pipelines.ledger import new_id
 from pipelines.processes import end_dead_runs
 from pipelines.resources import InboxResource, LakeResource
@@ -133,7 +133,7 @@ def _age(since: dt.datetime) -> float:
 def _failed_entities(lake: Lake, run_id: str) -> set[str]:
     """Entities of which a run could not read everything, and another may."""
     remedies = [UnavailableError.remedy, IncompleteError.remedy]
-    with lake.connect(PARENTS) as connection:
+    with lake.connect(()) as connection:
         found = connection.execute(
             "select distinct entity_id from pulls"
             " where run_id = $run_id and outcome = 'FAILED' and list_contains($remedies, remedy)"
@@ -173,7 +173,7 @@ def _unknown(lake: Lake, entity_ids: Collection[str]) -> set[str]:
     known = _known.setdefault(lake.folder, set())
     asked = set(entity_ids) - known
     if asked:
-        with lake.connect(PARENTS) as connection:
+        with lake.connect(("entities",)) as connection:
             found = connection.execute(
                 "select distinct entity_id from entities where list_contains($asked, entity_id)",
                 {"asked": sorted(asked)},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lean_resources.client import Read
 from lean_resources.errors import LeanError
 from lean_resources.streams import Stream, Window
-from pipelines.lake import DEPTHS, PARENTS, Lake
+from pipelines.lake import Lake
 from pipelines.parents import ClaimsInOrder, Parent, Resumed, parents_of, window_of
 from pipelines.planner import PlannedMonth, plan
 from pipelines.policy import Policy
@@ -113,8 +113,9 @@ def tasks_of(
     resumed = None
     if resumes:
         resumed = Resumed(resumes, now - dt.timedelta(hours=policy.resume_hours))
-    also = stream.name if stream.window is Window.SNAPSHOT else DEPTHS
-    with lake.planning({*PARENTS, also}) as connection:
+    also = stream.name if stream.window is Window.SNAPSHOT else "offered_now"
+    read = ("readable_accounts", "readable_entities", "read_already", also)
+    with lake.planning(read) as connection:
         parents = parents_of(
             stream, connection, now, selection.entity_ids, selection.account_ids, resumed
         )

@@ -14,6 +14,7 @@ from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
 from pipelines.build import Manifest, read_manifest, stored_rows
 from pipelines.lake import Lake
+from pipelines.lake_views import LAKE_VIEWS
 from pipelines.ledger import new_id
 from pipelines.models import Model, Models
 from pipelines.publications import Publications
@@ -24,6 +25,8 @@ __all__ = ["Published", "WarehouseError", "comments", "connect", "publish", "sho
 
 _NOT_PUBLISHED = {"keyed_hash", "owns_number"}
 """Macros that need the key, which stays with who builds."""
+_COPIED = {"pulls", *(name for name, view in LAKE_VIEWS.items() if view.is_table)}
+"""Relations of the lake that are tables in a warehouse; all others are views."""
 
 
 class WarehouseError(ConfigError):
@@ -228,14 +231,14 @@ class _Shelf:
     def _put(self, shown: Relation | Model, columns: Collection[str], schema: str = "main") -> None:
         """Show some columns of a relation or a model, with their meanings."""
         if isinstance(shown, Model):
-            self._view(shown.name, columns, schema)
-            doc = shown.doc
             docs: Mapping[str, str] = {column.name: column.doc for column in shown.columns}
         else:
-            if shown.pii:
-                self._view(shown.name, columns, schema)
-            doc, docs = shown.doc, shown.docs
-        self._comment(f"{schema}.{shown.name}", doc, docs, columns)
+            docs = shown.docs
+        if isinstance(shown, Model) or shown.pii:
+            self._view(shown.name, columns, schema)
+        kind = "table" if shown.name in _COPIED or shown.name in self.models.seeds else "view"
+        meanings = {name: docs[name] for name in columns}
+        self.connection.execute(comments(kind, f"{schema}.{shown.name}", shown.doc, meanings))
 
     def _is_there(self, model: Model) -> bool:
         """Whether a model can be read: it was built, or is a view over what can be read."""
@@ -275,16 +278,6 @@ class _Shelf:
         stream = STREAMS[name.removesuffix("_history")]
         is_history = name.endswith("_history")
         inner[name] = self.lake.history(stream) if is_history else self.lake.resolved(stream)
-
-    def _comment(
-        self, name: str, doc: str, docs: Mapping[str, str], columns: Collection[str]
-    ) -> None:
-        found = self.connection.execute(
-            "select count(*) from duckdb_views() where not internal and view_name = $1",
-            [name.rsplit(".", maxsplit=1)[-1]],
-        ).fetchone()
-        kind = "view" if found is not None and found[0] else "table"
-        self.connection.execute(comments(kind, name, doc, {one: docs[one] for one in columns}))
 
     def _count(self, name: str) -> int:
         found = self.connection.execute(f"select count(*) from {name}").fetchone()

@@ -20,11 +20,17 @@ from xdist.scheduler import LoadScopeScheduling
 from lean_resources import LeanClient, LeanSettings
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.lake import PARENTS, Lake
+from pipelines.lake import Lake
+from pipelines.lake_views import LAKE_VIEWS
+from pipelines.ledger import VIEW_DOCS
 from pipelines.policy import Policy
 from pipelines.sync import Selection, sync
 
 TODAY = "2026-03-15"
+DIRECTORY = ("banks", "entities", "consents", "accounts")
+"""The streams that say what else may be read."""
+RELATIONS = {*STREAMS, *(f"{name}_history" for name in STREAMS), *VIEW_DOCS, *LAKE_VIEWS}
+"""What a query of a lake may name, beside the ledger."""
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 6 << 30
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,14 +140,13 @@ async def sync_everything(client, lake, names=None, **selected):
 
 def showing(lake, names):
     """A connection in which the lake shows some streams only; to show all takes twice as long."""
-    return lake.connect(tuple(dict.fromkeys((*PARENTS, *names))))
+    return lake.connect((*DIRECTORY, *names))
 
 
 def rows_of(lake, query):
     """The answer of the lake as it stands."""
-    is_wide = re.search(r"_history\b|coverage|account_da|account_de", query)
-    named = [name for name in STREAMS if re.search(rf"\b{name}\b", query)]
-    with lake.connect() if is_wide else showing(lake, named) as connection:
+    words = set(re.findall(r"\w+", query))
+    with lake.connect(words & RELATIONS) as connection:
         return connection.execute(query).fetchall()
 
 

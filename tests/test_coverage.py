@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 from collections import Counter
+from dataclasses import replace
 
 import duckdb
 import pytest
@@ -10,8 +11,8 @@ from conftest import TODAY, client_of, rows_of, sync_everything
 from shared import filled
 
 from lean_resources.sandbox import Sandbox
-from pipelines import lake as lake_module
 from pipelines.lake import Lake
+from pipelines.lake_views import LAKE_VIEWS
 
 NAMES = {"banks", "entities", "accounts", "transactions"}
 TOLD = NAMES | {"refreshes"}
@@ -198,10 +199,11 @@ def test_coverage_without_what_refreshes_tell_would_show_zeros(sandbox, lake, mo
     """The mutant that believes an empty read is caught by the test above."""
     rule = "when days.utc_day < days.offered_from then 'not_offered'"
     drop = "and (days.offered_from is null or days.utc_day >= days.offered_from)"
-    body = lake_module._SQL["coverage"]
-    assert rule in body
-    assert drop in body
-    monkeypatch.setitem(lake_module._SQL, "coverage", body.replace(rule, "").replace(drop, ""))
+    view = LAKE_VIEWS["coverage"]
+    assert rule in view.sql
+    assert drop in view.sql
+    mutant = replace(view, sql=view.sql.replace(rule, "").replace(drop, ""))
+    monkeypatch.setitem(LAKE_VIEWS, "coverage", mutant)
 
     account, _, start = shallow(sandbox, lake)
 
@@ -276,7 +278,7 @@ def test_a_start_that_the_newest_refresh_does_not_tell_is_that_of_the_one_before
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         connection.execute(HEARD.format(status=STATUS))
-        found = connection.execute(lake_module._SQL["offered_now"]).fetchall()
+        found = connection.execute(LAKE_VIEWS["offered_now"].sql).fetchall()
 
     january, february = dt.date(2026, 1, 1), dt.date(2026, 2, 1)
     assert sorted(found) == [

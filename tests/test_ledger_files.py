@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.lake import PARENTS, Lake
+from pipelines.lake import Lake
 from pipelines.ledger import Outcome, Pull, new_id, to_table
 from pipelines.ledger_files import LedgerFiles, batch_of
 from pipelines.vacuum import vacuum
@@ -54,7 +54,7 @@ def commit(lake, count=3, at=NOON):
 
 def told(lake):
     """Every pull as a reader sees it."""
-    with lake.planning(PARENTS) as connection:
+    with lake.planning(("entities",)) as connection:
         return connection.execute("select * from pulls order by all").fetchall()
 
 

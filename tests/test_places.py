@@ -32,9 +32,9 @@ WORLD = {"customers": 2, "months": 2, "seed": 7, "today": TODAY}
 LEFT = """
 import os, signal, sys
 from pathlib import Path
-from pipelines.lake import PARENTS, Lake
+from pipelines.lake import Lake
 lake = Lake(Path(sys.argv[1]), "sandbox")
-with lake.planning(PARENTS):
+with lake.planning(("entities",)):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

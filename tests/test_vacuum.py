@@ -27,7 +27,7 @@ import os, signal, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 from pipelines import files, lake as lakes, warehouse, build as builds
-from pipelines.lake import PARENTS, Lake
+from pipelines.lake import Lake
 from pipelines.ledger import new_id
 from pipelines.models import load
 from test_lake import CUSTOMERS, NOW, customers, pull
@@ -50,7 +50,7 @@ if how == "publishing":
 elif how == "before the manifest":
     builds.build(lake, load(), hash_key="k", only=["dim_dates", "dim_banks"])
 elif how == "planning":
-    with lake.planning(PARENTS):
+    with lake.planning(("entities",)):
         die()
 elif how == "living":
     batch.rows(CUSTOMERS, customers(pull(), "c9"))

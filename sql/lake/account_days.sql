@@ -1,2 +1,15 @@
 -- What is known of each account and UTC day, at the instant that the lake speaks of.
+--
+-- grain: one row per account and UTC day, up to the lake's clock
+-- columns:
+--   account_id       The account.
+--   entity_id        Its entity.
+--   bank_identifier  Its bank.
+--   utc_day          The UTC day.
+--   status           covered, not_permitted, bank_refused, not_yet_pulled, record_unfit: a record
+--                    of the day did not fit, or not_offered: before all that the bank has, so that
+--                    a read of it tells nothing.
+--   pull_id          The pull that speaks for the day, where one does.
+--   refreshed_at     When the bank was last asked before that pull, UTC.
+--   code             Why the day is not known, where a code tells.
 select * from coverage((select clock.as_of from clock))

@@ -3,8 +3,12 @@
 -- The earliest start that was ever told counts: a start that moves on with time takes nothing back
 -- from what could be read before.
 --
+-- stored: table
 -- grain: one row per account of which a refresh told a start
 -- zone:  offered_from is a UTC day
+-- columns:
+--   account_id    The account.
+--   offered_from  First UTC day that any refresh told the bank to offer.
 with told as (
 
     select unnest(account_statuses) as one

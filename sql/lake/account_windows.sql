@@ -1,4 +1,13 @@
 -- Accounts and the days whose transactions may be read, at the instant that the lake speaks of.
+--
+-- grain: one row per account
+-- columns:
+--   account_id       The account.
+--   entity_id        Its entity.
+--   bank_identifier  Its bank.
+--   skip_code        Why nothing may be read of it, or null.
+--   from_date        First UTC day that the consent allows.
+--   to_date          Last UTC day that the consent allows, inclusive.
 select
     account_id,
     entity_id,

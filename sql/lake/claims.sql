@@ -5,11 +5,23 @@
 -- those. Newest is what the bank was asked last, then what Lean was asked last by Lean's clock,
 -- then what was written by whoever had seen the other; this machine's clock decides nothing.
 --
+-- stored: table
 -- grain:  one row per pull and range of days
 -- zone:   days are UTC days, both ends inclusive; null for a snapshot
 -- counts: unfit_dates are days whose records did not fit, by this pull or by a newer read that
 --         replaced nothing: they show their last good rows and are not known. What format 1 of the
 --         lake quarantined tells no day, so that all days of its read are unfit
+-- columns:
+--   stream        The stream.
+--   parent_id     What the pull is of: an account, an entity, or a fixed name.
+--   month         UTC month as YYYY-MM, for a stream with months.
+--   pull_id       The pull.
+--   claimed_from  First UTC day; null for a snapshot.
+--   claimed_to    Last UTC day, inclusive; null for a snapshot.
+--   refreshed_at  When the bank was last asked before that pull, UTC, by Lean.
+--   unfit_dates   UTC days whose records did not fit, so that they are not known; sorted, null
+--                 without one and for a snapshot.
+--   is_unfit      Whether records did not fit, so that not all of it is known.
 with read as (
 
     select

@@ -6,6 +6,9 @@
 --
 -- grain: one row
 -- zone:  as_of is UTC, as_of_date the day in Riyadh
+-- columns:
+--   as_of       The instant, UTC; null before the first pull.
+--   as_of_date  Its day in Riyadh.
 with heard as (
 
     select

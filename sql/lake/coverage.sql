@@ -1,8 +1,9 @@
 -- What is known of each account and day: unknown is never shown as zero.
 --
--- This is the body of a table macro; at_instant is its parameter. It reads the ledger, accounts,
--- consents and how far back banks offer transactions, and nothing else.
+-- It reads the ledger, accounts, consents and how far back banks offer transactions, and nothing
+-- else.
 --
+-- parameters: at_instant
 -- grain:  one row per account and UTC day, from the first day that is permitted or known to today
 -- counts: not_offered     before the earliest day that Lean ever said the bank has: a read of it
 --                         comes back empty and tells nothing, so it is unknown though it was read

@@ -1,9 +1,10 @@
 -- Pulls whose rows were merged into larger files, and the newest pull that stands for those.
 --
--- This is the body of a table macro; wanted_months is its parameter, null for all. A pull that
--- stands for merged files names in covers what it merged: the pull that stood for them before, if
--- covers_from is above 1, and then the pulls that were new. Following the former gives all of them.
+-- wanted_months is null for all months. A pull that stands for merged files names in covers what it
+-- merged: the pull that stood for them before, if covers_from is above 1, and then the pulls that
+-- were new. Following the former gives all of them.
 --
+-- parameters: wanted_months
 -- grain: one row per pull
 with recursive standing as (
 

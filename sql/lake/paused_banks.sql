@@ -3,6 +3,9 @@
 -- grain:  one row per bank
 -- counts: a bank is paused while the newest listing says so, and from a pull that was refused for
 --         it until a later listing announces it active; a bank in no listing is not paused
+-- columns:
+--   bank_identifier  The bank.
+--   paused_at        When the lake learnt of it, UTC, by Lean's clock.
 with listed as (
 
     select

@@ -5,6 +5,18 @@
 --
 -- grain: one row per stream, target, column, path, reason, and whether the record was lost
 -- zone:  instants are UTC, by Lean's clock
+-- columns:
+--   stream           The stream.
+--   parent_id        What was read: an account, an entity, or a fixed name.
+--   entity_id        The entity, where there is one.
+--   bank_identifier  Its bank.
+--   column_name      The column that could not be read.
+--   path             Where its value lies in the record, where that is known.
+--   reason           Why it could not be read, without the value.
+--   is_record_lost   Whether the record was left out; else only the value became null.
+--   record_count     Records.
+--   first_seen_at    When a read first found this of the target, UTC, by Lean's clock.
+--   last_seen_at     When a read last found it, UTC, by Lean's clock.
 with records as (
 
     select

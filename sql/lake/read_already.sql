@@ -1,7 +1,6 @@
 -- What attempts of a run have read of a stream, and no refresh has outdated since.
 --
--- This is the body of a table macro; wanted_stream, run_ids and since_instant are its parameters.
---
+-- parameters: wanted_stream, run_ids, since_instant
 -- grain: one row per parent
 with refreshes as (
 

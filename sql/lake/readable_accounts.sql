@@ -1,7 +1,6 @@
 -- Accounts of the lake, and whether something may be read for them at an instant.
 --
--- This is the body of a table macro; wanted_permission and at_instant are its parameters.
---
+-- parameters: wanted_permission, at_instant
 -- grain: one row per account
 -- zone:  from_date and to_date are UTC days, both inclusive
 select

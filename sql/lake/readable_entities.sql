@@ -1,8 +1,8 @@
 -- Entities of the lake, and whether something may be read for them at an instant.
 --
--- This is the body of a table macro; wanted_permission (null for none) and at_instant are its
--- parameters.
+-- wanted_permission is null where none is needed.
 --
+-- parameters: wanted_permission, at_instant
 -- grain:  one row per entity
 -- counts: a permission is granted where the consent, or else the entity, says so, and by nothing
 --         else: a word that is no permission of the catalogue and a value that is null grant none;

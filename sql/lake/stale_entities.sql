@@ -1,8 +1,8 @@
 -- Entities whose bank should be asked again, because what the lake knows of them is too old.
 --
--- This is the body of a table macro; fresh_hours (a map of stream to hours) and at_instant are its
--- parameters.
+-- fresh_hours is a map of stream to hours.
 --
+-- parameters: fresh_hours, at_instant
 -- grain:  one row per entity
 -- counts: data is as old as the store that it was read from, or as the last refresh that ended, if
 --         that is newer: what it brought is there to be read. An entity that was never read is left

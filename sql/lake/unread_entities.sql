@@ -1,7 +1,6 @@
 -- Entities whose data may be read and of which nothing was read yet.
 --
--- This is the body of a table macro; at_instant is its parameter.
---
+-- parameters: at_instant
 -- grain: one row per entity
 with known as (
 

@@ -10,9 +10,9 @@ from laws import broken_keys, uncounted, wrong_rows
 from worlds import CHAIN, PULLED, Wire, new_sandbox, next_day, pull, wired
 
 from lean_resources.client import LeanClient
-from pipelines import lake as lake_module
 from pipelines import tasks as tasks_module
 from pipelines.lake import Batch, Lake
+from pipelines.lake_views import LAKE_VIEWS
 
 LONG = pytest.mark.conformance
 
@@ -111,11 +111,11 @@ def every_pull_counts(monkeypatch):
 
 def the_oldest_pull_wins(monkeypatch):
     """A parent shows what was known of it first."""
-    claims = lake_module._SQL["claims"]
+    claims = LAKE_VIEWS["claims"]
     newest_first = "order by told_at desc, heard_at desc"
-    assert newest_first in claims
-    oldest = claims.replace(newest_first, "order by told_at asc, heard_at asc")
-    monkeypatch.setattr(lake_module, "_SQL", {**lake_module._SQL, "claims": oldest})
+    assert newest_first in claims.sql
+    oldest = claims.sql.replace(newest_first, "order by told_at asc, heard_at asc")
+    monkeypatch.setitem(LAKE_VIEWS, "claims", dataclasses.replace(claims, sql=oldest))
 
 
 def a_month_skipped(monkeypatch):
