@@ -628,6 +628,13 @@ def _place() -> str | None:
     return str(_homes[-1]) if _homes else None
 
 
+def _problem_of(error: Exception) -> LeanError | None:
+    """What of this machine or of the lake's files is behind an error of a library."""
+    from pipelines.digests import damage_error
+
+    return machine_error(error, _place()) or damage_error(error)
+
+
 def main() -> None:
     """Run the command line; an error that has a remedy is one sentence and the remedy."""
     end_on_signals()
@@ -640,10 +647,7 @@ def main() -> None:
             sys.exit(128 + number)
         if not isinstance(error, Exception):
             raise
-        from pipelines.digests import damage_error
-
-        problem = error if isinstance(error, LeanError) else machine_error(error, _place())
-        problem = problem or damage_error(error)
+        problem = error if isinstance(error, LeanError) else _problem_of(error)
         if problem is None:
             raise
         _fail(f"{problem.message}\n      {problem.remedy}")
