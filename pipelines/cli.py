@@ -20,7 +20,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from lean_resources.errors import LeanError
-from lean_resources.machine import machine_error
+from lean_resources.machine import MachineError, machine_error
 from pipelines.children import child
 from pipelines.console import plain_console, say, standard_output, visible
 from pipelines.signals import end_on_signals, received
@@ -628,7 +628,7 @@ def _place() -> str | None:
     return str(_homes[-1]) if _homes else None
 
 
-def _problem_of(error: Exception) -> LeanError | None:
+def _problem_of(error: Exception) -> LeanError | MachineError | None:
     """What of this machine or of the lake's files is behind an error of a library."""
     from pipelines.digests import damage_error
 
