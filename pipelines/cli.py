@@ -19,8 +19,8 @@ import typer
 from rich.text import Text
 from typer.core import TyperCommand
 
-from lean_resources.errors import LeanError
-from lean_resources.machine import MachineError, machine_error
+from lean_resources.errors import LeanError, MachineError
+from lean_resources.machine import machine_error
 from pipelines.children import child
 from pipelines.console import plain_console, say, standard_output, visible
 from pipelines.signals import end_on_signals, received
