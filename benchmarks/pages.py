@@ -27,8 +27,8 @@ from pipelines.sync import Selection, sync
 
 __all__ = ["POLICY", "Pages", "Recorder", "pages", "settings_of"]
 
-POLICY = Policy(longest_series_months=120)
-"""Each account's history in one series, so that no day is asked for twice."""
+POLICY = Policy(longest_read_months=120)
+"""Each account's history in one paged read, so that no day is asked for twice."""
 
 _ROOT = Path(__file__).resolve().parent.parent
 _MONTHS = 24
@@ -40,6 +40,7 @@ _SOURCES = (
     "lean_resources/sandbox/*.py",
     "lean_resources/streams/*.py",
     "lean_resources/client.py",
+    "lean_resources/paging.py",
     "pipelines/planner.py",
     "pipelines/parents.py",
     "benchmarks/pages.py",
@@ -51,7 +52,7 @@ class Pages:
     """Rendered answers and what lies in them.
 
     Args:
-        folder: Where they lie: `answers/`, `index.json` with the request of each, and `series.json`
+        folder: Where they lie: `answers/`, `index.json` with the request of each, and `reads.json`
             with what is asked for each account's transactions, but the page.
         rows: Transactions, each once.
         amount: Sum of their amounts, whatever the currency; good for a comparison only.
@@ -169,10 +170,10 @@ async def _render(rows: int, folder: Path, *, is_older: bool) -> None:
             answers[key] = name
         else:
             (folder / name).unlink()
-    series = {str(httpx.URL(key).copy_remove_param("page")) for key in targets}
-    listed = [{"path": (url := httpx.URL(s)).path, "params": dict(url.params)} for s in series]
+    reads = {str(httpx.URL(key).copy_remove_param("page")) for key in targets}
+    listed = [{"path": (url := httpx.URL(s)).path, "params": dict(url.params)} for s in reads]
     _write(folder / "index.json", {"date": recorder.date, "answers": answers})
-    _write(folder / "series.json", sorted(listed, key=str))
+    _write(folder / "reads.json", sorted(listed, key=str))
     told = {
         "rows": count,
         "amount": str(amount),

@@ -1,4 +1,4 @@
-"""Planning: which series of requests a million accounts take, from a ledger of a year.
+"""Planning: which paged reads a million accounts take, from a ledger of a year.
 
     .venv/bin/python benchmarks/plan.py --accounts 1000000
 
@@ -143,7 +143,7 @@ def main() -> None:
         start = Usage.start()
         planned: Counter[str] = Counter()
         for one in tasks_of(STREAMS["transactions"], lake, NOW, Policy(), Selection()):
-            planned["series" if isinstance(one, Task) else "skipped"] += 1
+            planned["reads" if isinstance(one, Task) else "skipped"] += 1
             planned["months"] += len(one.months) if isinstance(one, Task) else 0
         used = Usage.since(start)
     figures = {
@@ -156,10 +156,10 @@ def main() -> None:
         "peak_mib": round(own_peak_bytes() / 2**20),
     }
     lines = [
-        "| accounts | series | seconds | CPU s | peak memory |",
+        "| accounts | paged reads | seconds | CPU s | peak memory |",
         "|---:|---:|---:|---:|---:|",
         (
-            f"| {given.accounts:,} | {planned['series']:,} | {used.seconds:.0f}"
+            f"| {given.accounts:,} | {planned['reads']:,} | {used.seconds:.0f}"
             f" | {used.cpu_seconds:.0f} | {figures['peak_mib']} MiB |"
         ),
         "",

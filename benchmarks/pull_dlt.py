@@ -50,7 +50,7 @@ the amounts can end in a second column. Lists are told when tuned: otherwise eac
 its own, which costs more."""
 
 
-def _pull(url: str, series: list[dict[str, Any]], work: Path, *, is_tuned: bool) -> Usage:
+def _pull(url: str, reads: list[dict[str, Any]], work: Path, *, is_tuned: bool) -> Usage:
     """Load the transactions of some accounts."""
     import dlt  # noqa: PLC0415 - reads its settings from the environment when imported
     from dlt.destinations import filesystem  # noqa: PLC0415
@@ -67,7 +67,7 @@ def _pull(url: str, series: list[dict[str, Any]], work: Path, *, is_tuned: bool)
 
     @dlt.resource(name="accounts", selected=False)
     def accounts() -> Iterator[dict[str, Any]]:
-        yield from series
+        yield from reads
 
     @dlt.transformer(
         data_from=accounts,
@@ -107,8 +107,8 @@ def _told(folder: Path) -> tuple[int, str]:
 def main(url: str, folder: Path, work: Path, *, is_tuned: bool) -> None:
     """Pull once and print what it cost and what came of it."""
     os.environ.update(SETTINGS | (TUNED if is_tuned else {}))
-    series = json.loads((folder / "series.json").read_text())
-    used = _pull(url, series, work, is_tuned=is_tuned)
+    reads = json.loads((folder / "reads.json").read_text())
+    used = _pull(url, reads, work, is_tuned=is_tuned)
     rows, amount = _told(work / "lake" / "lean" / "transactions")
     print(
         json.dumps(

@@ -45,11 +45,11 @@ def main(url: str, folder: Path, work: Path) -> None:
     records = []
     for target in targets[:: max(1, len(targets) // 200)]:
         records += json.loads((folder / answers[target]).read_text())["data"]["transactions"]
-    series = json.loads((folder / "series.json").read_text())
+    reads = json.loads((folder / "reads.json").read_text())
     lake = work / "lake"
     lake.mkdir(parents=True)
     tap, target = work / "tap.json", work / "target.json"
-    tap.write_text(json.dumps({"url": url, "series": series, "schema": _schema(records)}))
+    tap.write_text(json.dumps({"url": url, "reads": reads, "schema": _schema(records)}))
     target.write_text(json.dumps({"folder": str(lake)}))
     del records, answers
     start = Usage.start()

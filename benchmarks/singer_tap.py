@@ -40,7 +40,7 @@ class Transactions(RESTStream[int]):
     def partitions(self) -> list[dict[str, Any]]:
         return [
             {"account_id": one["path"].split("/")[-2], "params": one["params"]}
-            for one in self.config["series"]
+            for one in self.config["reads"]
         ]
 
     def get_new_paginator(self) -> _Pages:

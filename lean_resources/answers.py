@@ -41,7 +41,7 @@ __all__ = [
     "list_decoder_of",
     "open_envelope",
     "records_of",
-    "whole",
+    "why_incomplete",
 ]
 
 DUPLICATE_WAIT_SECONDS = 60.0
@@ -384,15 +384,15 @@ def failure(
     return Failure(kind(message, code=code, **known))
 
 
-def whole(stream: Stream, envelopes: list[Envelope]) -> IncompleteError | None:
-    """Why the pages of one series do not make one whole, or None when they do."""
+def why_incomplete(stream: Stream, envelopes: list[Envelope]) -> IncompleteError | None:
+    """Why the pages of one paged read are not complete, or None where they are."""
     if len({envelope.refreshed_at for envelope in envelopes}) > 1:
-        return IncompleteError("the store was refreshed while it was read", stream=stream.name)
+        return IncompleteError("Lean refreshed the data during the read", stream=stream.name)
     totals = {envelope.total_elements for envelope in envelopes}
     if len(totals) > 1:
-        return IncompleteError("the count of records moved while it was read", stream=stream.name)
+        return IncompleteError("the count of records changed during the read", stream=stream.name)
     (total,) = totals
     count = sum(envelope.records for envelope in envelopes)
     if total is not None and count != total:
-        return IncompleteError(f"{count} records came of {total}", stream=stream.name)
+        return IncompleteError(f"{count} of {total} records came", stream=stream.name)
     return None

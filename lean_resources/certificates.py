@@ -6,9 +6,13 @@ names the setting and the remedy, before a handshake could fail on it.
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import itertools
+import math
 import socket
 import ssl
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,12 +29,13 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import SecretStr
 
 from lean_resources.errors import AuthError, ConfigError
+from lean_resources.proxies import proxy_of
 from lean_resources.settings import LeanSettings
 
 __all__ = [
+    "ClientRefusal",
     "client_certificate_expires_at",
     "ignored_roots",
-    "refused_client",
     "ssl_context",
     "untrusted_server",
 ]
@@ -40,6 +45,7 @@ _KEY = "LEAN_CLIENT_KEY"
 _PASSWORD = "LEAN_CLIENT_KEY_PASSWORD"  # noqa: S105  # the name of a variable
 _TRUST_ROOT = "LEAN_TRUST_ROOT"
 _RENEW = "generate a certificate in Lean's dashboard, Integration, Certificates"
+_ASK_AGAIN_SECONDS = 60.0
 _DOWNLOAD = "download Lean's certificate chain again from its dashboard"
 
 
@@ -289,7 +295,32 @@ def _instant(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def refused_client(settings: LeanSettings, timeout_seconds: float = 10.0) -> AuthError | None:
+class ClientRefusal:
+    """Whether the server refuses the client certificate, asked once a minute at most.
+
+    Args:
+        settings: Host and certificates.
+    """
+
+    def __init__(self, settings: LeanSettings) -> None:
+        self._settings = settings
+        self._asking = asyncio.Lock()
+        self._asked_at = -math.inf
+        self._error: AuthError | None = None
+
+    async def error(self) -> AuthError | None:
+        """The error to raise instead of a failed connection, or None."""
+        async with self._asking:
+            # `_refused_client` connects directly, so behind a proxy it cannot see the server.
+            if proxy_of(self._settings.api_url) is not None:
+                return None
+            if time.monotonic() - self._asked_at >= _ASK_AGAIN_SECONDS:
+                self._error = await asyncio.to_thread(_refused_client, self._settings)
+                self._asked_at = time.monotonic()
+            return copy.copy(self._error)
+
+
+def _refused_client(settings: LeanSettings, timeout_seconds: float = 10.0) -> AuthError | None:
     """Ask the API's host, by a connection of its own, whether it refuses the client certificate.
 
     Under TLS 1.3 a server refuses after the handshake, and asynchronous transports report that like

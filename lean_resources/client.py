@@ -1,21 +1,18 @@
-"""LeanClient: every answer of Lean that this project reads, complete or with a reason why not."""
+"""LeanClient: every answer of Lean that this project reads, complete or with the reason why not."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import datetime as dt
 import logging
 import math
 import random
-import re
 import secrets
-import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
@@ -26,102 +23,48 @@ import msgspec
 import pyarrow as pa
 import tenacity
 
-from lean_resources.answers import Envelope, failure, open_envelope, whole
+from lean_resources.answers import Envelope, failure
 from lean_resources.auth import auth_for
 from lean_resources.bodies import ENCODING, body_of
-from lean_resources.certificates import refused_client, ssl_context, untrusted_server
-from lean_resources.decoding import Decoder, Page, Preflight, preflight, records_in
+from lean_resources.certificates import ClientRefusal, untrusted_server
+from lean_resources.decoding import Decoder, preflight
 from lean_resources.errors import (
     ConfigError,
     IncompleteError,
     LeanError,
     NetworkError,
-    RequestError,
     SchemaError,
     UnavailableError,
 )
-from lean_resources.instants import parse_instant
 from lean_resources.limits import CircuitBreaker, Limits, retry_after
-from lean_resources.network import is_web_page, unanswered
-from lean_resources.proxies import proxy_of
+from lean_resources.network import is_web_page, redirected, unanswered, web_page
+from lean_resources.paging import (
+    FIRST_WAIT_SECONDS,
+    LONGEST_WAIT_SECONDS,
+    UNSEEN,
+    Announced,
+    PagedRead,
+    PagedReader,
+    Response,
+    Sleep,
+    checked_id,
+)
 from lean_resources.settings import LeanSettings
-from lean_resources.streams import STREAMS, Paging, Stream
-from lean_resources.transport import Transport
+from lean_resources.streams import STREAMS, Stream
+from lean_resources.transport import network_transport
 
-__all__ = ["Announced", "Answer", "LeanClient", "Read", "Refresh", "Tally"]
-
-Sleep = Callable[[float], Awaitable[None]]
-Announced = Callable[[str, float], Awaitable[float]]
-"""Waits until a result, by its id, is announced, so many seconds at most; how long it took."""
+__all__ = ["LeanClient", "Refresh", "Tally"]
 
 _LOG = logging.getLogger(__name__)
 
-_ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_FIRST_WAIT_SECONDS = 1.0
-_LONGEST_WAIT_SECONDS = 60.0
 _LONGEST_PATIENCE_SECONDS = 300.0
-"""Who asks for a longer wait is left to the next sync."""
+"""Where Lean asks for a longer wait, the request is left to the next sync."""
 _SHORT_WAIT_SECONDS = 10.0
-"""A shorter wait is not worth a word."""
-_TELL_SECONDS = 30.0
-"""Between two words about waits."""
+"""A shorter wait is not logged."""
+_LOG_SECONDS = 30.0
+"""Between two log lines about waits."""
 _A_MOMENT = dt.timedelta(seconds=30)
-_LOOK_AGAIN_SECONDS = 60.0
 _HEADERS = {"accept": "application/json", "accept-encoding": ENCODING, "user-agent": "leanhouse"}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One page as received, and what Lean says about it.
-
-    Args:
-        page: The body with the parameters that were asked.
-        envelope: What surrounds its records.
-        asked_path: Path and query of the request.
-        status_code: HTTP status.
-        correlation_id: The id this client sent.
-        trace_id: The id that Lean's support asks for.
-        received_at: When the body was complete, by this machine's clock.
-    """
-
-    page: Page
-    envelope: Envelope
-    asked_path: str
-    status_code: int
-    correlation_id: str
-    trace_id: str | None
-    received_at: dt.datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """All pages of one series of requests, proved whole.
-
-    Args:
-        stream: The stream that was read.
-        request: Parameters of the series.
-        answers: Its pages in order; one page only when nothing had changed.
-        is_unchanged: Whether the store still was as at the read before.
-        requests: Requests that it took, repeated ones included.
-        asked_at: When the first request of the successful attempt was sent, by this machine.
-    """
-
-    stream: Stream
-    request: Mapping[str, str]
-    answers: tuple[Answer, ...] = field(repr=False)
-    is_unchanged: bool
-    requests: int
-    asked_at: dt.datetime
-
-    @property
-    def pages(self) -> list[Page]:
-        """The pages, for the decoder."""
-        return [answer.page for answer in self.answers]
-
-    @property
-    def refreshed_at(self) -> dt.datetime | None:
-        """When the bank was last asked, by Lean; None where Lean does not say."""
-        return _refreshed_at(self.answers[0].envelope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,31 +90,6 @@ class Tally:
 _TALLIES: ContextVar[tuple[Tally, ...]] = ContextVar("tallies", default=())
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """A series of pages that is being read.
-
-    Args:
-        stream: The stream.
-        request: Parameters of the series.
-        series_id: Its id.
-        target: Path and query, up to the page's number if there is one.
-        is_paged: Whether there is one.
-        page_size: Records per page.
-    """
-
-    stream: Stream
-    request: dict[str, str]
-    series_id: str
-    target: str
-    is_paged: bool
-    page_size: int
-
-    def page(self, number: int) -> str:
-        """Path and query of a page."""
-        return f"{self.target}{number}" if self.is_paged else self.target
-
-
 class _Pages(msgspec.Struct):
     total_pages: int
 
@@ -183,33 +101,18 @@ class _Events(msgspec.Struct):
     page: _Pages
 
 
-_UNSEEN = Preflight()
-
-
-class _Response(msgspec.Struct):
-    """An HTTP answer without its transport."""
-
-    status_code: int
-    body: bytes
-    path: str
-    correlation_id: str
-    trace_id: str | None
-    received_at: dt.datetime
-    preflight: Preflight = _UNSEEN
-
-
 class LeanClient:
     """Reads Lean for one application.
 
-    Use it as an asynchronous context manager, in one event loop. What it raises is a `LeanError`;
-    it has then done all that another try within the same pull could mend.
+    Use it as an asynchronous context manager, in one event loop. It raises a `LeanError` only where
+    another try within the same pull cannot help.
 
     Args:
         settings: Hosts, credentials and limits.
         transport: Another way to Lean than the network, such as `httpx.ASGITransport(sandbox.app)`.
-        sleep: Waits for so many seconds.
+        sleep: Waits for a number of seconds.
         now: The present in UTC.
-        announced: Waits for a result that Lean promised; without it, time alone passes.
+        announced: Waits for a result that Lean promised; without it, the client polls.
     """
 
     def __init__(
@@ -226,6 +129,14 @@ class LeanClient:
         self._sleep = sleep
         self._now = now
         self._transport = transport
+        self._reader = PagedReader(
+            settings,
+            self._get,
+            sleep=sleep,
+            now=now,
+            new_id=self._new_id,
+            log_wait=self.log_wait,
+        )
         self.wake_by(announced)
         self._limits = Limits(
             settings.max_concurrency, settings.requests_per_second, time.monotonic, sleep
@@ -233,15 +144,14 @@ class LeanClient:
         self._timeout = httpx.Timeout(
             settings.timeout_seconds, connect=settings.connect_timeout_seconds
         ).as_dict()
-        self._told_at = -math.inf
-        self._older: set[str] = set()
+        self._wait_logged_at = -math.inf
         self._ahead: dt.timedelta | None = None
         self._date: str | None = None
         self.heard_at: dt.datetime | None = None
-        """Lean's clock in UTC as its newest answer told it, to the second; None before one did."""
-        self._clock_read: Read | None = None
+        """Lean's clock in UTC by its newest answer, to the second; None before the first answer."""
+        self._clock_read: PagedRead | None = None
         self._breaker: CircuitBreaker | None = None
-        self._refusal = _Refusal(settings) if transport is None else None
+        self._refusal = ClientRefusal(settings) if transport is None else None
         self._way: httpx.AsyncBaseTransport | None = None
         self._auth = auth_for(settings)
         # One per client: two processes that share a generator by forking would share its ids.
@@ -251,7 +161,7 @@ class LeanClient:
         return f"LeanClient({self.settings.api_url!r})"
 
     async def __aenter__(self) -> Self:
-        self._way = self._transport or _network(self.settings)
+        self._way = self._transport or network_transport(self.settings)
         await self._way.__aenter__()
         return self
 
@@ -266,11 +176,11 @@ class LeanClient:
             await way.__aexit__(kind, error, traceback)
 
     def wake_by(self, announced: Announced | None) -> None:
-        """Wait for promised results in another way from now on; None lets time alone pass."""
-        self._announced = announced or self._slept
+        """Wait for promised results with `announced` from now on, or poll where it is None."""
+        self._reader.wake_by(announced)
 
     def breaker(self, failures: int, cooldown_seconds: float) -> CircuitBreaker:
-        """The breaker that everybody who reads with this client shares.
+        """The circuit breaker that all readers of this client share.
 
         Args:
             failures: Failures in a row that open it; as the first call says.
@@ -289,25 +199,25 @@ class LeanClient:
         *,
         unless_refreshed_at: dt.datetime | None = None,
         page_size: int | None = None,
-    ) -> Read:
-        """Read all pages of one series of requests.
+    ) -> PagedRead:
+        """Read all pages of a stream.
 
-        A series is read again when the pages do not make one whole: the store was refreshed
-        between two of them, or the count of records moved.
+        They are read again when they are not complete: because Lean's copy of the bank's data was
+        refreshed between two pages, or the count of records changed.
 
         Args:
             stream: The stream or its name.
             request: Parameters of the request, such as `entity_id` and `account_id`; days are
                 UTC days as YYYY-MM-DD, both inclusive.
-            unless_refreshed_at: The store's instant at the read before; when it is still the same,
-                the first page is all that is read and the result says `is_unchanged`.
+            unless_refreshed_at: `refreshed_at` of the read before. Where it is still the same, only
+                the first page is read, and the result has `is_unchanged`.
             page_size: Records per page; None for that of the settings.
 
         Raises:
-            IncompleteError: The pages did not make one whole at any attempt.
+            IncompleteError: The pages were not complete at any attempt.
             ConsentError: The consent has ended, or does not cover what is asked.
             UnavailableError: Lean or the bank cannot answer now, or not before the deadline.
-            RequestError: Lean does not know what is asked, or an id is not one.
+            RequestError: Lean does not know what is asked for, or an id is not a UUID.
             AuthError: Lean refuses the credentials.
             SchemaError: An answer is not of the documented shape.
             ConfigError: The address is not that of Lean's API: it redirects, or is not trusted.
@@ -320,15 +230,16 @@ class LeanClient:
             seconds = self.settings.read_deadline_seconds
             try:
                 async with asyncio.timeout(seconds):
-                    return await self._whole(stream, request, unless_refreshed_at, tally, size)
+                    read = await self._reader.read(stream, request, unless_refreshed_at, size)
             except TimeoutError:
                 raise UnavailableError(
                     f"not read within {seconds:.0f} s", code="DEADLINE", stream=stream.name
                 ) from None
+        return replace(read, requests=tally.requests)
 
     @contextmanager
     def tally(self) -> Iterator[Tally]:
-        """Count the requests of a block, those of other tasks left out."""
+        """Count the requests of a block; those of other tasks do not count."""
         tally = Tally()
         token = _TALLIES.set((*_TALLIES.get(), tally))
         try:
@@ -336,44 +247,8 @@ class LeanClient:
         finally:
             _TALLIES.reset(token)
 
-    async def _whole(
-        self,
-        stream: Stream,
-        request: Mapping[str, str],
-        unless_refreshed_at: dt.datetime | None,
-        tally: Tally,
-        page_size: int,
-    ) -> Read:
-        """Read a series until its pages make one whole."""
-        problem: LeanError = IncompleteError("not read", stream=stream.name)
-        for attempt in range(self.settings.attempts):
-            if attempt:
-                await self._sleep(min(_FIRST_WAIT_SECONDS * 2**attempt, _LONGEST_WAIT_SECONDS))
-            asked_at = self._now()
-            answers = [
-                answer
-                async for answer in self._series(stream, request, unless_refreshed_at, page_size)
-            ]
-            listed = [answer.envelope for answer in answers if not answer.page.is_detail]
-            unchanged = _is_of(listed[0], unless_refreshed_at)
-            incomplete = None if unchanged else whole(stream, listed)
-            if incomplete is None:
-                return Read(
-                    stream=stream,
-                    request=request,
-                    answers=tuple(answers),
-                    is_unchanged=unchanged,
-                    requests=tally.requests,
-                    asked_at=asked_at,
-                )
-            problem = incomplete
-            problem.correlation_id = answers[-1].correlation_id
-            problem.trace_id = answers[-1].trace_id
-            problem.results_id = answers[-1].envelope.results_id
-        raise problem
-
     async def table(self, stream: Stream | str, **request: str) -> pa.Table:
-        """Read a stream into typed rows; what does not fit its column is left out.
+        """Read a stream into typed rows; records that do not fit are left out.
 
         Returns:
             A table of the stream's schema, one row per record that fits.
@@ -383,7 +258,7 @@ class LeanClient:
         """
         before: frozenset[str] | None = None
         for attempt in range(self.settings.attempts):
-            # What comes twice however the pages are cut does not come twice because they moved.
+            # A record that comes twice with any page size does not come twice because pages moved.
             size = max(1, self.settings.page_size - attempt)
             read = await self.read(stream, request, page_size=size)
             found = Decoder(read.stream).decode(read.pages)
@@ -401,156 +276,10 @@ class LeanClient:
             trace_id=last.trace_id,
         )
 
-    async def _series(
-        self,
-        stream: Stream,
-        request: Mapping[str, str],
-        unless_refreshed_at: dt.datetime | None,
-        page_size: int,
-    ) -> AsyncIterator[Answer]:
-        """Pages of one attempt, the first one settling whether older answers are told in full."""
-        entity = request.get("entity_id", "")
-        verbose = self.settings.verbose == "always" or entity in self._older
-        listing = self._listing(stream, request, self._new_id(), page_size, verbose=verbose)
-        first = await self._page(listing, 0, 0)
-        is_known = _is_of(first.envelope, unless_refreshed_at)
-        is_auto = self.settings.verbose == "auto" and not verbose
-        if is_auto and first.envelope.is_older and not is_known:
-            self._older.add(entity)
-            listing = self._listing(stream, request, listing.series_id, page_size, verbose=True)
-            first = await self._page(listing, 0, 0)
-        yield first
-        if _is_of(first.envelope, unless_refreshed_at):
-            return
-        seen = first.envelope.records
-        pages = first.envelope.total_pages
-        number = 1
-        while number < (pages if pages is not None else 1):
-            answer = await self._page(listing, number, seen)
-            yield answer
-            seen += answer.envelope.records
-            number += 1
-            if not answer.envelope.records:
-                break  # an empty page ends the series, however many were announced
-        if stream.detail is not None and (newest := _newest(stream, first)) is not None:
-            yield await self._detail(stream, request, first, number, seen, newest)
-
-    def _listing(
-        self,
-        stream: Stream,
-        request: Mapping[str, str],
-        series_id: str,
-        page_size: int,
-        *,
-        verbose: bool,
-    ) -> _Listing:
-        query = _query(stream, request)
-        if verbose and stream.verbose_unless is not None:
-            query["verbose"] = "true"
-        page, size = _PAGE_PARAMETERS[stream.paging]
-        if size:
-            query[size] = str(page_size)
-        target = _target(_path(stream, request), query)
-        if page:
-            target += f"&{page}="
-        return _Listing(
-            stream, dict(request), series_id, target, is_paged=bool(page), page_size=page_size
-        )
-
-    async def _page(self, listing: _Listing, number: int, first_record: int) -> Answer:
-        stream = listing.stream
-        response = await self._get(listing.page(number), stream)
-        envelope = _opened(stream, response)
-        if envelope.is_pending:
-            response, envelope = await self._result(listing, response, envelope, number)
-        return Answer(
-            page=Page(
-                listing.series_id,
-                number,
-                first_record,
-                response.body,
-                listing.request,
-                preflight=response.preflight,
-            ),
-            envelope=envelope,
-            asked_path=response.path,
-            status_code=response.status_code,
-            correlation_id=response.correlation_id,
-            trace_id=response.trace_id,
-            received_at=response.received_at,
-        )
-
-    async def _result(
-        self, listing: _Listing, promise: _Response, pending: Envelope, number: int
-    ) -> tuple[_Response, Envelope]:
-        """Wait for a result that Lean promised, up to the deadline."""
-        stream = listing.stream
-        if pending.results_id is None:
-            raise SchemaError("a pending answer has no results_id", stream=stream.name)
-        target = _target(
-            f"/data/v2/results/{_checked(pending.results_id, 'results_id')}",
-            {"page": str(number), "size": str(listing.page_size)},
-        )
-        waited, deadline = 0.0, self.settings.pending_deadline_seconds
-        self.tell_wait(f"Lean works on answers about {stream.name}", deadline)
-        while waited < deadline:
-            waited += await self._announced(pending.results_id, self.settings.pending_poll_seconds)
-            try:
-                response = await self._get(target, stream)
-            except RequestError as error:
-                # Lean answers so for a result that it has not finished.
-                if error.code != "UNKNOWN_RESULTS_ID":
-                    raise
-                continue
-            envelope = _opened(stream, response)
-            if not envelope.is_pending:
-                return response, envelope
-        raise UnavailableError(
-            f"no result after {waited:.0f} s",
-            code="PENDING",
-            stream=stream.name,
-            status_code=promise.status_code,
-            results_id=pending.results_id,
-            correlation_id=promise.correlation_id,
-            trace_id=promise.trace_id,
-        )
-
-    async def _slept(self, _results_id: str, seconds: float) -> float:
-        await self._sleep(seconds)
-        return seconds
-
-    async def _detail(
-        self,
-        stream: Stream,
-        request: Mapping[str, str],
-        first: Answer,
-        number: int,
-        seen: int,
-        newest: str,
-    ) -> Answer:
-        """What the stream's detail path says of one record."""
-        assert stream.detail is not None  # noqa: S101 - the caller has asked
-        key = stream.key[0]
-        path = stream.detail.format(**{key: _checked(newest, key)})
-        response = await self._get(path, stream)
-        page = Page(
-            first.page.series_id, number, seen, response.body, dict(request), is_detail=True
-        )
-        envelope = Envelope("OK", None, None, None, 1, None, None, is_older=False)
-        return Answer(
-            page=page,
-            envelope=envelope,
-            asked_path=response.path,
-            status_code=response.status_code,
-            correlation_id=response.correlation_id,
-            trace_id=response.trace_id,
-            received_at=response.received_at,
-        )
-
     async def server_time(self) -> dt.datetime:
         """Lean's clock in UTC, to the second: the upper bound of what may be asked for.
 
-        Learnt from the `Date` header; this machine's clock where Lean sends none.
+        It comes from the `Date` header, or from this machine's clock where Lean sends none.
 
         Raises:
             LeanError: As `read`.
@@ -560,8 +289,8 @@ class LeanClient:
             self._ahead = self._ahead or dt.timedelta()
         return self._now() + self._ahead
 
-    def _known(self, stream: Stream, request: Mapping[str, str]) -> Read | None:
-        """What the look at the clock has read a moment ago, for the first who asks for the same."""
+    def _known(self, stream: Stream, request: Mapping[str, str]) -> PagedRead | None:
+        """What `server_time` has read a moment ago, for the first caller that asks for the same."""
         known = self._clock_read
         if known is None or known.stream is not stream or dict(request) != known.request:
             return None
@@ -578,7 +307,7 @@ class LeanClient:
             LeanError: As `read`.
         """
         path = "/data/v2/refreshes"
-        body = {"entity_id": _checked(entity_id, "entity_id")}
+        body = {"entity_id": checked_id(entity_id, "entity_id")}
         try:
             response = await self._request("POST", path, None, body)
         except UnavailableError as error:
@@ -595,12 +324,12 @@ class LeanClient:
         return Refresh(refresh_id, is_new=True)
 
     async def refresh_state(self, refresh_id: str) -> dict[str, Any]:
-        """The state of one refresh as Lean tells it, `data_status` included.
+        """The state of one refresh as Lean states it, `data_status` included.
 
         Raises:
             LeanError: As `read`.
         """
-        path = f"/data/v2/refreshes/{_checked(refresh_id, 'refresh_id')}"
+        path = f"/data/v2/refreshes/{checked_id(refresh_id, 'refresh_id')}"
         return _object(await self._get(path, None))
 
     async def events(
@@ -641,10 +370,10 @@ class LeanClient:
     # HTTP.
 
     def _new_id(self) -> str:
-        """An id for a request or a series; it has to be unique, and need not be hard to guess."""
+        """An id for a request or a read; it has to be unique, and need not be hard to guess."""
         return f"{self._random.getrandbits(128):032x}"
 
-    async def _get(self, target: str, stream: Stream | None) -> _Response:
+    async def _get(self, target: str, stream: Stream | None) -> Response:
         return await self._request("GET", target, stream, None)
 
     async def _request(
@@ -653,7 +382,7 @@ class LeanClient:
         target: str,
         stream: Stream | None,
         body: Mapping[str, str] | None,
-    ) -> _Response:
+    ) -> Response:
         """One request, repeated as long as that can help."""
         # Most requests succeed at once, and never pay for the machinery of retries.
         failed: list[_AgainError] = []
@@ -667,7 +396,7 @@ class LeanClient:
                 stop=tenacity.stop_after_attempt(self.settings.attempts)
                 | tenacity.stop_before_delay(_LONGEST_PATIENCE_SECONDS),
                 wait=_wait,
-                before_sleep=self._tell_retry,
+                before_sleep=self._log_retry,
                 retry=tenacity.retry_if_exception_type(_AgainError),
                 reraise=True,
             ):
@@ -679,16 +408,16 @@ class LeanClient:
             raise again.error from None
         raise AssertionError("a retry loop ends by an answer or an error")  # pragma: no cover
 
-    def _tell_retry(self, state: tenacity.RetryCallState) -> None:
+    def _log_retry(self, state: tenacity.RetryCallState) -> None:
         again = state.outcome.exception() if state.outcome else None
         if isinstance(again, _AgainError):
-            self.tell_wait(f"Lean cannot be read now ({again.error.code})", state.upcoming_sleep)
+            self.log_wait(f"Lean cannot be read now ({again.error.code})", state.upcoming_sleep)
 
-    def tell_wait(self, reason: str, seconds: float) -> None:
-        """Say what is waited for and until when, unless that is short or was said just now."""
+    def log_wait(self, reason: str, seconds: float) -> None:
+        """Log what is waited for and until when, unless it is short or was logged just now."""
         now = time.monotonic()
-        if seconds >= _SHORT_WAIT_SECONDS and now - self._told_at >= _TELL_SECONDS:
-            self._told_at = now
+        if seconds >= _SHORT_WAIT_SECONDS and now - self._wait_logged_at >= _LOG_SECONDS:
+            self._wait_logged_at = now
             until = self._now() + dt.timedelta(seconds=seconds)
             _LOG.warning("%s: waiting until %s UTC at most", reason, f"{until:%H:%M:%S}")
 
@@ -698,7 +427,7 @@ class LeanClient:
         target: str,
         stream: Stream | None,
         body: Mapping[str, str] | None,
-    ) -> _Response:
+    ) -> Response:
         if self._way is None:
             raise RuntimeError("a LeanClient is used inside `async with`")
         name = stream.name if stream is not None else None
@@ -722,16 +451,16 @@ class LeanClient:
                 correlation_id=correlation_id,
             )
         if 300 <= response.status_code < 400:
-            raise _redirected(request, response, name, correlation_id)
+            raise redirected(request, response, name, correlation_id)
         self._learn_time(response)
         if response.status_code != 429:
             self._limits.answered()
-        seen = _UNSEEN
+        seen = UNSEEN
         if stream is not None and response.status_code < 400:
             seen = preflight(stream, content)
         if not _is_fine(seen.envelope):
             self._judge(request, response, content, name, correlation_id)
-        return _Response(
+        return Response(
             response.status_code,
             content,
             target,
@@ -778,19 +507,19 @@ class LeanClient:
             except httpx.TransportError as error:
                 if (untrusted := untrusted_server(error)) is not None:
                     raise untrusted from None
-                if self._refusal and (refused := await self._refusal.seen()) is not None:
+                if self._refusal and (refused := await self._refusal.error()) is not None:
                     raise refused from None
                 raise _unreachable(error, request.url, stream, correlation_id) from None
             except httpx.DecodingError as error:
                 raise _unreachable(error, request.url, stream, correlation_id) from None
 
     async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
-        """Send what the auth flow wants sent, and read the whole body of the last answer.
+        """Send the requests of the auth flow, and read the whole body of the last answer.
 
-        httpx's own client does the same. What it does besides, for redirects and cookies that Lean
-        does not use, costs as much CPU as the request itself.
+        httpx's own client does the same, but also handles redirects and cookies, which Lean does
+        not use. That costs as much CPU as the request itself.
         """
-        assert self._way is not None  # noqa: S101 - the caller has looked
+        assert self._way is not None  # noqa: S101 - the caller has checked
         flow = self._auth.async_auth_flow(request)
         try:
             following = await anext(flow)
@@ -814,7 +543,7 @@ class LeanClient:
         stream: str | None,
         correlation_id: str,
     ) -> None:
-        """Raise what stands in the way, if anything does."""
+        """Raise the error of an answer that is not in order."""
         problem = failure(
             response.status_code,
             content,
@@ -826,7 +555,7 @@ class LeanClient:
         if problem is None:
             return
         if problem.error.code == "NOT_JSON" and is_web_page(response.status_code, content):
-            problem = replace(problem, error=_foreign(problem.error))
+            problem = replace(problem, error=web_page(problem.error))
         is_limit = response.status_code == 429
         if not problem.is_retriable or (is_limit and request.method == "POST"):
             raise problem.error
@@ -842,37 +571,12 @@ class LeanClient:
             return
         self._date = header
         try:
-            told = parsedate_to_datetime(header) if header else None
+            sent_at = parsedate_to_datetime(header) if header else None
         except (ValueError, TypeError, IndexError, OverflowError):
             return
-        if told is not None and told.tzinfo is not None:
-            self._ahead = told - self._now()
-            self.heard_at = told.astimezone(dt.UTC)
-
-
-class _Refusal:
-    """Whether the server refuses the client certificate, looked at once a minute at most.
-
-    Args:
-        settings: Host and certificates.
-    """
-
-    def __init__(self, settings: LeanSettings) -> None:
-        self._settings = settings
-        self._looking = asyncio.Lock()
-        self._looked_at = -math.inf
-        self._error: LeanError | None = None
-
-    async def seen(self) -> LeanError | None:
-        """The error to raise instead of a failed connection, or None."""
-        async with self._looking:
-            # A look of its own goes directly, so through a proxy there is nothing to see.
-            if proxy_of(self._settings.api_url) is not None:
-                return None
-            if time.monotonic() - self._looked_at >= _LOOK_AGAIN_SECONDS:
-                self._error = await asyncio.to_thread(refused_client, self._settings)
-                self._looked_at = time.monotonic()
-            return copy.copy(self._error)
+        if sent_at is not None and sent_at.tzinfo is not None:
+            self._ahead = sent_at - self._now()
+            self.heard_at = sent_at.astimezone(dt.UTC)
 
 
 class _AgainError(Exception):
@@ -884,13 +588,11 @@ class _AgainError(Exception):
         self.wait = wait
 
 
-_BACKOFF = tenacity.wait_random_exponential(
-    multiplier=_FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS
-)
+_BACKOFF = tenacity.wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """Seconds before another try: what was asked for, and at least what politeness wants."""
+    """Seconds before another try: those that Lean asks for, or the backoff where it is longer."""
     asked = getattr(state.outcome.exception() if state.outcome else None, "wait", 0.0)
     return max(_BACKOFF(state), asked)
 
@@ -900,49 +602,9 @@ def _again(error: LeanError, wait: float) -> Exception:
     return _AgainError(error, wait) if wait <= _LONGEST_PATIENCE_SECONDS else error
 
 
-def _refreshed_at(envelope: Envelope) -> dt.datetime | None:
-    try:
-        return parse_instant(envelope.refreshed_at) if envelope.refreshed_at else None
-    except ValueError:
-        return None
-
-
-def _is_of(envelope: Envelope, known: dt.datetime | None) -> bool:
-    """Whether the store still is of a known instant."""
-    return known is not None and _refreshed_at(envelope) == known
-
-
 def _is_fine(envelope: Envelope | None) -> bool:
-    """Whether an envelope leaves no doubt that its page is in order."""
+    """Whether an envelope shows that its page is in order."""
     return envelope is not None and envelope.status == "OK"
-
-
-def _opened(stream: Stream, response: _Response) -> Envelope:
-    """The envelope of an answer that holds or announces records.
-
-    Raises:
-        SchemaError: The answer is not of its documented shape.
-    """
-    if response.preflight.envelope is not None:
-        return response.preflight.envelope
-    try:
-        return open_envelope(stream, response.body)
-    except SchemaError as error:
-        error.status_code = response.status_code
-        error.correlation_id, error.trace_id = response.correlation_id, response.trace_id
-        raise
-
-
-def _newest(stream: Stream, answer: Answer) -> str | None:
-    """Key of the newest record of a page; None where no record has one."""
-    key = stream.key[0]
-    known = [
-        one
-        for one in records_in(stream, answer.page.body)
-        if isinstance(one, dict) and isinstance(one.get(key), str) and _ID.fullmatch(one[key])
-    ]
-    newest = max(known, key=lambda one: str(one.get("created_at")), default=None)
-    return newest[key] if newest is not None else None
 
 
 def _unreachable(
@@ -954,97 +616,7 @@ def _unreachable(
     return problem if isinstance(problem, ConfigError) else _AgainError(problem)
 
 
-def _redirected(
-    request: httpx.Request, response: httpx.Response, stream: str | None, correlation_id: str
-) -> ConfigError:
-    """A redirect: Lean's API has none, and credentials do not follow it to another host."""
-    where = ""
-    if location := response.headers.get("location"):
-        with suppress(httpx.InvalidURL, ValueError):
-            # The rest of the address may hold what was meant for its owner only.
-            url = request.url.join(location)
-            where = f" to {url.scheme}://{url.netloc.decode('ascii')}"
-    return ConfigError(
-        f"the answer is a redirect{where} (HTTP {response.status_code}), which is not followed: "
-        "check LEAN_API_URL, and the proxies or login pages between here and Lean",
-        code="REDIRECTED",
-        stream=stream,
-        status_code=response.status_code,
-        correlation_id=correlation_id,
-        trace_id=response.headers.get("lean-trace-id"),
-    )
-
-
-def _foreign(error: LeanError) -> NetworkError:
-    """A web page in place of an answer: somebody between here and Lean sent it."""
-    return NetworkError(
-        f"HTTP {error.status_code} with a web page instead of JSON: check LEAN_API_URL, and the "
-        "proxies and login pages between here and Lean",
-        code=error.code,
-        stream=error.stream,
-        status_code=error.status_code,
-        correlation_id=error.correlation_id,
-        trace_id=error.trace_id,
-    )
-
-
-def _network(settings: LeanSettings) -> httpx.AsyncBaseTransport:
-    """The network, through aiohttp: a quarter of the CPU of httpx's own transport."""
-    verify: ssl.SSLContext | bool = True
-    if settings.api_url.startswith("https") or settings.token_url.startswith("https"):
-        verify = ssl_context(settings)
-    limits = httpx.Limits(
-        max_connections=settings.max_concurrency + 1,
-        max_keepalive_connections=settings.max_concurrency + 1,
-        keepalive_expiry=30.0,
-    )
-    return Transport(verify, limits)
-
-
-def _checked(value: str, name: str) -> str:
-    """An id that may stand in an address: a UUID, as all of Lean's ids are that are asked by.
-
-    An IBAN or a national id that is passed by mistake must not end in the logs of every proxy.
-
-    Raises:
-        RequestError: It is no UUID.
-    """
-    if not _ID.fullmatch(value):
-        raise RequestError(f"{name} is not an id", code="INVALID_ID")
-    return value
-
-
-def _path(stream: Stream, request: Mapping[str, str]) -> str:
-    if "{account_id}" not in stream.path:
-        return stream.path
-    return stream.path.format(account_id=_checked(request.get("account_id", ""), "account_id"))
-
-
-def _query(stream: Stream, request: Mapping[str, str]) -> dict[str, str]:
-    query = {}
-    outer = stream if stream.exploded_from is None else STREAMS[stream.exploded_from]
-    for name, source in outer.query.items():
-        value = source[1:] if source.startswith("=") else request.get(source)
-        if value is not None:
-            query[name] = _checked(value, name) if name.endswith("_id") else value
-    return query
-
-
-def _target(path: str, query: Mapping[str, str]) -> str:
-    """Path and query of a request."""
-    return f"{path}?{urlencode(query)}" if query else path
-
-
-_PAGE_PARAMETERS = {
-    Paging.DATA: ("page", "size"),
-    Paging.CONTENT: ("page", "size"),
-    Paging.UNDERSCORE: ("page_number", "page_size"),
-    Paging.CAMEL: ("pageNumber", "pageSize"),
-    Paging.NONE: ("", ""),
-}
-
-
-def _object(response: _Response) -> dict[str, Any]:
+def _object(response: Response) -> dict[str, Any]:
     found = msgspec.json.decode(response.body)
     if not isinstance(found, dict):
         raise SchemaError("the answer is not an object")

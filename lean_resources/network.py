@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import suppress
 from http import HTTPStatus
 
 import aiohttp
@@ -17,7 +18,7 @@ from lean_resources.errors import (
     causes,
 )
 
-__all__ = ["is_web_page", "unanswered"]
+__all__ = ["is_web_page", "redirected", "unanswered", "web_page"]
 
 _NUMBERS = (
     (
@@ -77,6 +78,40 @@ def is_web_page(status_code: int, body: bytes) -> bool:
     passes = 500 <= status_code != HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED
     is_redirect = 300 <= status_code < 400
     return not passes and not is_redirect and body.lstrip()[:1] == b"<"
+
+
+def web_page(error: LeanError) -> NetworkError:
+    """The error of a web page in place of an answer, which something before Lean has sent."""
+    return NetworkError(
+        f"HTTP {error.status_code} with a web page instead of JSON: check LEAN_API_URL, and the "
+        "proxies and login pages between here and Lean",
+        code=error.code,
+        stream=error.stream,
+        status_code=error.status_code,
+        correlation_id=error.correlation_id,
+        trace_id=error.trace_id,
+    )
+
+
+def redirected(
+    request: httpx.Request, response: httpx.Response, stream: str | None, correlation_id: str
+) -> ConfigError:
+    """A redirect: Lean's API has none, and credentials do not follow it to another host."""
+    where = ""
+    if location := response.headers.get("location"):
+        with suppress(httpx.InvalidURL, ValueError):
+            # The rest of the address may hold what was meant for its owner only.
+            url = request.url.join(location)
+            where = f" to {url.scheme}://{url.netloc.decode('ascii')}"
+    return ConfigError(
+        f"the answer is a redirect{where} (HTTP {response.status_code}), which is not followed: "
+        "check LEAN_API_URL, and the proxies or login pages between here and Lean",
+        code="REDIRECTED",
+        stream=stream,
+        status_code=response.status_code,
+        correlation_id=correlation_id,
+        trace_id=response.headers.get("lean-trace-id"),
+    )
 
 
 def unanswered(error: httpx.RequestError, url: httpx.URL) -> LeanError:

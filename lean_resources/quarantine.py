@@ -17,7 +17,7 @@ TRACE_SCHEMA = pa.schema(
         pa.field("record_number", pa.int32(), nullable=False),
     ]
 )
-"""Where a row came from: the series of requests, its page, and the record's place in the series."""
+"""Where a row came from: the paged read (`series_id`), its page, and the record's place in it."""
 
 QUARANTINE_SCHEMA = pa.schema(
     [

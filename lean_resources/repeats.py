@@ -36,7 +36,7 @@ def is_null_like(text: Any) -> bool:
 def without_repeats(
     stream: Stream, rows: pa.Table
 ) -> tuple[pa.Table, pa.Table, Mapping[str, frozenset[str]]]:
-    """Rows in which no key of a series stands twice.
+    """Rows in which no key of a paged read stands twice.
 
     Records that are alike under one key are kept once. Those that differ under it, and all that
     share an id that names nothing, are left out: which of them it names cannot be known.
@@ -47,7 +47,7 @@ def without_repeats(
 
     Returns:
         The rows; what is told of the others, as rows of `QUARANTINE_SCHEMA`; the keys that came on
-        two pages, by series, as happens when the pages move while they are read.
+        two pages, by `series_id`, as happens when the pages move while they are read.
     """
     none = QUARANTINE_SCHEMA.empty_table()
     doubled = _doubled(stream, rows)
@@ -79,7 +79,7 @@ def without_repeats(
 
 
 def _doubled(stream: Stream, rows: pa.Table) -> set[str]:
-    """Series in which a key occurs twice."""
+    """Paged reads in which a key occurs twice."""
     if pc.count_distinct(rows[stream.key[-1]]).as_py() == rows.num_rows:
         return set()
     keys = ["series_id", *stream.key]

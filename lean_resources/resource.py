@@ -5,7 +5,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
-from lean_resources.client import Announced, LeanClient
+from lean_resources.client import LeanClient
+from lean_resources.paging import Announced
 from lean_resources.session import Session
 from lean_resources.settings import LeanSettings
 

@@ -16,7 +16,8 @@ from typing import Any, Self, TypeVar
 
 import uvloop
 
-from lean_resources.client import Announced, LeanClient
+from lean_resources.client import LeanClient
+from lean_resources.paging import Announced
 
 __all__ = ["Session"]
 

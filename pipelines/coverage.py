@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lean_resources.client import Read
 from lean_resources.decoding import DecodeResult
 from lean_resources.errors import LeanError, UnfitError
+from lean_resources.paging import PagedRead
 from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text
 from lean_resources.streams import Stream, Window
 from pipelines.lake import lake_schema
@@ -75,7 +75,7 @@ class Slot:
     is_first: bool = True
 
     @property
-    def read(self) -> Read | None:
+    def read(self) -> PagedRead | None:
         """What was read; None where the read failed."""
         return None if isinstance(self.done.result, LeanError) else self.done.result
 
@@ -179,7 +179,7 @@ def covered(
 
     Args:
         stream: The stream.
-        whole: The reads, by the id of their series.
+        whole: The paged reads, by `series_id`.
         decoded: Their typed rows and quarantine; what belongs to no read of these is left out.
         last_good: What the lake shows of the stream.
         unfit_share: Share of a read's records above which records that do not fit replace nothing.

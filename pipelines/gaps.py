@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from lean_resources.client import LeanClient, Read
+from lean_resources.client import LeanClient
 from lean_resources.decoding import Decoder
 from lean_resources.errors import ConsentError, RequestError, SchemaError
+from lean_resources.paging import PagedRead
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import FINISHED, LISTED_DAYS, Event, event_of
 from pipelines.lake import Lake
@@ -168,7 +169,7 @@ def _fingerprint(state: _State) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
-def _states_of_read(read: Read) -> dict[str, _State]:
+def _states_of_read(read: PagedRead) -> dict[str, _State]:
     tables = [Decoder(STREAMS[name]).decode(read.pages).rows for name in ("entities", "consents")]
     return _states(*(table.to_pylist() for table in tables))
 

@@ -93,8 +93,8 @@ TRACE_DOCS = {
     "last_good_at": "Where the record no longer fits and this earlier version of it stays: when the"
     " bank had last been asked for it, UTC; null on all other rows.",
     "pull_id": "Pull that brought the row; see pulls.",
-    "page_number": "Page of the series that held the record, from 0.",
-    "record_number": "Place of the record in its series, from 0.",
+    "page_number": "Page of the paged read that held the record, from 0.",
+    "record_number": "Place of the record in its paged read, from 0.",
 }
 """Meanings of the columns that every row carries."""
 

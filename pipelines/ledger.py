@@ -99,7 +99,7 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     ),
     "series_id": (
         pa.string(),
-        "The series of requests that brought it; several months may share one.",
+        "The paged read that brought it; several months may share one.",
     ),
     "stream": (pa.string(), "The stream."),
     "parent_id": (pa.string(), "What the pull is of: an account, an entity, or a fixed name."),
@@ -115,15 +115,18 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "remedy": (pa.string(), "What the reader has to do about it."),
     "rows": (pa.int64(), "Rows that count."),
     "quarantined": (pa.int64(), "Records that did not fit and were left out."),
-    "pages": (pa.int64(), "Pages of the series."),
+    "pages": (pa.int64(), "Pages of the paged read."),
     "requests": (
         pa.int64(),
         (
-            "Requests of the series, repeated ones included; on its first pull only, so that"
+            "Requests of the paged read, repeated ones included; on its first pull only, so that"
             " sums are right."
         ),
     ),
-    "bytes": (pa.int64(), "Bytes of the series' bodies, decoded; on its first pull only."),
+    "bytes": (
+        pa.int64(),
+        "Bytes of the read's bodies, decoded; on its first pull only.",
+    ),
     "refreshed_at": (_INSTANT, "When the bank was last asked, by Lean."),
     "known_at": (_INSTANT, "Lean's clock at that instant; null for what was not asked."),
     "results_id": (pa.string(), "Lean's receipt of the last answer."),

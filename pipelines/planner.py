@@ -6,7 +6,7 @@ an open month is read again at every sync, which costs one request while the ban
 new. Days are UTC days and every range includes both ends.
 
 A row may move between open months, as a pending one does that books a day later. So months between
-which it can move are read together: a series that has to be cut is cut before its open months,
+which it can move are read together: a read that has to be cut is cut before its open months,
 and a backfill brings along the open neighbours of what was chosen. A row that a bank moves out of a
 month after that month has settled is for the weekly reconciliation to find.
 
@@ -24,7 +24,7 @@ from typing import Protocol
 
 from pipelines.policy import Policy
 
-__all__ = ["Claim", "Claims", "Depth", "PlannedMonth", "PlannedSeries", "Window", "months", "plan"]
+__all__ = ["Claim", "Claims", "Depth", "PlannedMonth", "PlannedRead", "Window", "months", "plan"]
 
 _DAY = dt.timedelta(days=1)
 
@@ -140,14 +140,14 @@ class PlannedMonth:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedSeries:
-    """One series of requests to be made, for neighbouring months of one account.
+class PlannedRead:
+    """A paged read to be made, for neighbouring months of one account.
 
     Args:
         window: The account.
         from_date: First UTC day to ask for.
         to_date: Last UTC day to ask for.
-        months: The pulls that the series will commit.
+        months: The pulls that the read will commit.
         unless_refreshed_at: When the store still is of this instant, nothing is new.
     """
 
@@ -173,8 +173,8 @@ def plan(
     today: dt.date,
     policy: Policy,
     only: Collection[str] | None = None,
-) -> Iterator[PlannedSeries]:
-    """Decide which series of requests to make.
+) -> Iterator[PlannedRead]:
+    """Decide which paged reads to make.
 
     Windows are taken one by one and nothing is kept of them, so that any number of accounts fits.
 
@@ -199,8 +199,8 @@ def plan(
         else:
             chosen = _chosen(have, first, last, lookback, offered_from, only)
             wanted = _remembered(chosen, offered_from)
-        for run in _runs(wanted, policy.longest_series_months):
-            yield _series(window, run, have, last, first, is_forced=only is not None)
+        for run in _runs(wanted, policy.longest_read_months):
+            yield _read(window, run, have, last, first, is_forced=only is not None)
 
 
 class Claims(Protocol):
@@ -360,7 +360,7 @@ def _known_to(have: Sequence[Claim], first: dt.date) -> dt.date | None:
     return reached - _DAY if reached > first else None
 
 
-def _series(
+def _read(
     window: Window,
     run: Sequence[PlannedMonth],
     have: Mapping[str, Sequence[Claim]],
@@ -368,10 +368,10 @@ def _series(
     first: dt.date,
     *,
     is_forced: bool,
-) -> PlannedSeries:
+) -> PlannedRead:
     # How a bank cuts days is not documented, so a neighbouring day is asked for on each side and
     # rows outside the claims are left to the neighbour's pull.
-    return PlannedSeries(
+    return PlannedRead(
         window=window,
         from_date=max(run[0].from_date - _DAY, first),
         to_date=min(run[-1].to_date + _DAY, last),

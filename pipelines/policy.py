@@ -27,7 +27,7 @@ class Policy(BaseModel):
         lookback_days_by_bank: The same for banks that post later or sooner than others.
         history_months: Months of history to want, the current one included; None for all that the
             consents allow.
-        longest_series_months: Most months that one series of requests spans.
+        longest_read_months: Most months that one paged read spans.
         fresh_hours: How old the bank's data may be, by stream, before a refresh is spent on it.
         reread_hours: How old the last read of a stream may be before it is read again, for streams
             that change seldom; every sync reads the others. A new consent, and a run that is
@@ -53,7 +53,7 @@ class Policy(BaseModel):
     lookback_days: Days = 30
     lookback_days_by_bank: dict[str, Days] = {}
     history_months: Annotated[int, Field(ge=1)] | None = None
-    longest_series_months: Annotated[int, Field(ge=1, le=120)] = 12
+    longest_read_months: Annotated[int, Field(ge=1, le=120)] = 12
     fresh_hours: dict[str, Hours] = {"balances": 6.0, "transactions": 24.0}
     reread_hours: dict[str, Hours] = dict.fromkeys(
         (

@@ -266,7 +266,7 @@ class _Step:
         waited = 0.0
         while True:
             left = self._policy.refresh_alarm_seconds - waited
-            self._client.tell_wait("Lean asks banks again", left)
+            self._client.log_wait("Lean asks banks again", left)
             # Before the first look too: no bank answers at once, and each look is a request.
             waited += await self._bell.refresh(refresh_id, pause)
             pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)

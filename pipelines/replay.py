@@ -29,7 +29,7 @@ from pipelines.policy import Policy
 
 __all__ = ["Replayed", "replay"]
 
-_SERIES_AT_ONCE = 200
+_READS_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,14 @@ def replay(
             for row in connection.execute("select distinct series_id from raw_pages").fetchall()
         }
         kept = [pull for pull in pulls if pull.series_id in known]
-        series = sorted({pull.series_id for pull in kept})
+        series_ids = sorted({pull.series_id for pull in kept})
         rows = 0
         decoder = Decoder(stream)
         mark = Mark(run_id, lake.next_generation())
         unfit_share = (policy or Policy()).unfit_share
         with closing(LastGood(stream, lake)) as last_good:
-            for start in range(0, len(series), _SERIES_AT_ONCE):
-                some = set(series[start : start + _SERIES_AT_ONCE])
+            for start in range(0, len(series_ids), _READS_AT_ONCE):
+                some = set(series_ids[start : start + _READS_AT_ONCE])
                 group = [pull for pull in kept if pull.series_id in some]
                 decoded = decoder.decode(_pages(connection, sorted(some)))
                 misfits = _Misfits(stream, decoded, last_good, unfit_share)
@@ -133,11 +133,11 @@ def _chosen(
     return [Pull(**dict(zip(PULL_COLUMNS, row, strict=True))) for row in result.fetchall()]
 
 
-def _pages(connection: duckdb.DuckDBPyConnection, series: Sequence[str]) -> list[Page]:
+def _pages(connection: duckdb.DuckDBPyConnection, series_ids: Sequence[str]) -> list[Page]:
     found = connection.execute(
         "select series_id, page_number, first_record, body, request, is_detail from raw_pages"
-        " where list_contains($series, series_id) order by series_id, page_number",
-        {"series": list(series)},
+        " where list_contains($series_ids, series_id) order by series_id, page_number",
+        {"series_ids": list(series_ids)},
     ).fetchall()
     return [
         Page(series_id, number, first, bytes(body), dict(request), is_detail=is_detail)
@@ -263,7 +263,7 @@ def _covers(pull: Pull, day: dt.date) -> bool:
 
 
 def _of(stream: Stream, rows: pa.Table, pull: Pull) -> pa.Table:
-    """Rows of a pull: those of its series that stand on days it claims."""
+    """Rows of a pull: those of its paged read that stand on days it claims."""
     mine = rows.filter(pc.equal(rows["series_id"], pull.series_id))
     if stream.window is Window.SNAPSHOT:
         return mine

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["InboxResource", "LakeResource", "Progress", "bound", "silent"]
 
 Progress = Callable[[str, int, int], None]
-"""Told the stream, how many series of requests are done, and of how many."""
+"""Called with the stream, the paged reads that are done, and the number of all."""
 
 
 def silent(_stream: str, _done: int, _total: int) -> None:

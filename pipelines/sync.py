@@ -19,7 +19,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from lean_resources.client import LeanClient, Read
+from lean_resources.client import LeanClient
 from lean_resources.decoding import Decoder, DecodeResult
 from lean_resources.errors import (
     AuthError,
@@ -33,6 +33,7 @@ from lean_resources.errors import (
 )
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.machine import raise_machine_error
+from lean_resources.paging import PagedRead
 from lean_resources.streams import STREAMS, Stream
 from pipelines.coverage import covered, slots_of
 from pipelines.lake import RAW_SCHEMA, Batch, Lake
@@ -136,7 +137,7 @@ async def sync(
         run_id: The run, for the ledger.
         resumes: Attempts of the same run, by id: what they have read is not read again, unless its
             entity was refreshed since.
-        progress: Is told how many series are done, of how many.
+        progress: Called with the stream, the paged reads that are done, and the number of all.
 
     Raises:
         AuthError: Lean refuses the application; nothing can be pulled.
@@ -305,7 +306,7 @@ class _Refusals:
         if len(self._row) >= _REFUSALS:
             raise copy.copy(self._row[-1])
 
-    def tell(self, result: Read | LeanError) -> None:
+    def tell(self, result: PagedRead | LeanError) -> None:
         """Note how a read ended."""
         if isinstance(result, AuthError):
             self._row.append(result)
@@ -325,7 +326,7 @@ async def _read(
     bank = task.parent.bank_identifier
     asked_at = dt.datetime.now(dt.UTC)
     known_at, latest_at = client.heard_at, None
-    result: Read | LeanError
+    result: PagedRead | LeanError
     with client.tally() as tally:
         try:
             refusals.check()
@@ -353,7 +354,7 @@ async def _read(
     return Done(task, result, requests, asked_at, known_at, latest_at, finished_at, attempt)
 
 
-def _tell(banks: CircuitBreaker, bank: str, result: Read | LeanError) -> None:
+def _tell(banks: CircuitBreaker, bank: str, result: PagedRead | LeanError) -> None:
     """Let the breaker know how the bank answered."""
     if isinstance(result, BankPausedError):
         banks.pause(bank)
@@ -369,7 +370,7 @@ class _Typed:
 
     failed: list[tuple[Done, LeanError]]
     unchanged: list[Done]
-    whole: dict[str, tuple[Done, Read]]
+    whole: dict[str, tuple[Done, PagedRead]]
     decoded: dict[str, DecodeResult]
 
 
@@ -462,7 +463,7 @@ class _Writer:
         again: list[tuple[Task, int]] = []
         failed: list[tuple[Done, LeanError]] = []
         unchanged: list[Done] = []
-        whole: dict[str, tuple[Done, Read]] = {}
+        whole: dict[str, tuple[Done, PagedRead]] = {}
         for done in batch:
             if isinstance(done.result, LeanError):
                 failed.append((done, done.result))
@@ -486,7 +487,7 @@ class _Writer:
         return _Typed(failed, unchanged, whole, decoded), again
 
     def _shifted(self, decoded: Mapping[str, DecodeResult]) -> dict[str, frozenset[str]]:
-        """Keys that came on two pages of one read, by series."""
+        """Keys that came on two pages of one paged read, by `series_id`."""
         found: dict[str, frozenset[str]] = {}
         for stream in self.streams:
             doubled = _doubled(stream, decoded)
@@ -495,9 +496,9 @@ class _Writer:
         return found
 
     def _decode_whole(
-        self, whole: dict[str, tuple[Done, Read]]
+        self, whole: dict[str, tuple[Done, PagedRead]]
     ) -> tuple[dict[str, DecodeResult], list[tuple[Done, LeanError]]]:
-        """Type whole series; one that cannot be typed fails alone and is no longer among them."""
+        """Decode complete reads; a read that cannot be decoded fails alone and leaves `whole`."""
         failed: list[tuple[Done, LeanError]] = []
         try:
             return self._decode([read for _, read in whole.values()]), failed
@@ -512,7 +513,7 @@ class _Writer:
                     failed.append((done, _traced(SchemaError("an answer cannot be typed"), read)))
             return self._decode([read for _, read in whole.values()]), failed
 
-    def _decode(self, reads: Sequence[Read]) -> dict[str, DecodeResult]:
+    def _decode(self, reads: Sequence[PagedRead]) -> dict[str, DecodeResult]:
         pages = [page for read in reads for page in read.pages]
         return {name: decoder.decode(pages) for name, decoder in self._decoders.items()}
 
@@ -525,7 +526,7 @@ class _Writer:
             self._write(typed)
 
     def _write(self, typed: _Typed) -> None:
-        """Add whole series to the batch."""
+        """Add complete reads to the batch."""
         self._batch = batch = self._batch or self._lake.batch()
         self._held += sum(done.size for done, _ in typed.whole.values())
         self._reads += len(typed.whole)
@@ -582,11 +583,11 @@ class _Writer:
 
 
 def _doubled(stream: Stream, decoded: Mapping[str, DecodeResult]) -> Mapping[str, frozenset[str]]:
-    """Keys that came on two pages, by series: the pages may have moved while they were read."""
+    """Keys that came on two pages, by `series_id`: the pages may have moved during the read."""
     return decoded[stream.name].shifted
 
 
-def _traced(error: LeanError, read: Read) -> LeanError:
+def _traced(error: LeanError, read: PagedRead) -> LeanError:
     """The error with the ids of the read's last answer."""
     last = read.answers[-1]
     error.stream = read.stream.name
@@ -595,7 +596,7 @@ def _traced(error: LeanError, read: Read) -> LeanError:
     return error
 
 
-def _raw_table(reads: Sequence[Read]) -> pa.Table:
+def _raw_table(reads: Sequence[PagedRead]) -> pa.Table:
     answers = [answer for read in reads for answer in read.answers]
     return pa.table(
         [

@@ -6,8 +6,8 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from lean_resources.client import Read
 from lean_resources.errors import LeanError
+from lean_resources.paging import PagedRead
 from lean_resources.streams import Stream, Window
 from pipelines.lake import Lake
 from pipelines.parents import ClaimsInOrder, Parent, Resumed, parents_of, window_of
@@ -43,7 +43,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One series of requests to make.
+    """A paged read to make.
 
     Args:
         parent: What it is of.
@@ -72,7 +72,7 @@ class Done:
     """
 
     task: Task
-    result: Read | LeanError
+    result: PagedRead | LeanError
     requests: int
     asked_at: dt.datetime
     known_at: dt.datetime | None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lean_resources.answers import Envelope, failure, open_envelope, whole
+from lean_resources.answers import Envelope, failure, open_envelope, why_incomplete
 from lean_resources.errors import (
     AuthError,
     BankPausedError,
@@ -417,7 +417,7 @@ def listed(records=1, total=1, refreshed_at="a"):
 )
 def test_pages_make_one_whole_or_none(envelopes, is_whole):
     """One store, one count, and as many records as were announced."""
-    problem = whole(STREAMS["balances"], envelopes)
+    problem = why_incomplete(STREAMS["balances"], envelopes)
 
     assert (problem is None) is is_whole
     if problem is not None:

@@ -93,7 +93,7 @@ def ask(client, work):
 
 
 def read(client, stream, request, **more):
-    """One series of a stream."""
+    """One paged read of a stream."""
     return ask(client, lambda lean: lean.read(stream, request, **more))
 
 
@@ -106,7 +106,7 @@ def records(answer, stream):
 
 
 def ids(found, stream, field):
-    """The ids of a series' records, in order."""
+    """The ids of the records of a paged read, in order."""
     return [
         record[field]
         for answer in found.answers
@@ -369,7 +369,7 @@ def test_a_promised_answer_is_waited_for(sandbox, statement, fault):
 
 
 def test_every_page_may_be_promised(sandbox, statement):
-    """A series of which each page comes by way of results is the same series."""
+    """A paged read of which each page comes as a promised result has the same records."""
     plain = ask(client_of(sandbox), lambda lean: lean.table("transactions", **statement))
     sandbox.fail("transactions", "PENDING:1", None)
 
@@ -781,7 +781,7 @@ def test_an_ended_consent_is_one_error_under_either_status(sandbox, statement, s
 
 @pytest.mark.parametrize("fault", ["refresh-drift", "total-drift", "repeat", "skip"])
 def test_pages_that_moved_are_read_again(sandbox, statement, fault):
-    """When the pages do not fit each other, the series is read again and then is whole."""
+    """When the pages do not fit each other, all pages are read again and then are complete."""
     plain = read(client_of(sandbox), "transactions", statement)
     size = -(-plain.answers[0].envelope.total_elements // 2) + 1
     sandbox.fail("transactions", fault)

@@ -101,7 +101,7 @@ def test_typing_a_page_takes_as_many_calls_as_recorded(world, case, name):
 
 
 class Canned(httpx.AsyncBaseTransport):
-    """Answers every page of one series with the same records, under the page's number."""
+    """Answers every page of one paged read with the same records, under the page's number."""
 
     async def handle_async_request(self, request):
         if request.method == "POST":

@@ -65,7 +65,7 @@ def test_every_stream_is_an_asset_derived_from_the_catalogue(name):
 
 
 def test_transactions_backfill_in_one_run():
-    """A range of months is one run with one series of requests per account."""
+    """A range of months is one run with one paged read per account."""
     transactions = defs.resolve_asset_graph().get(dg.AssetKey("transactions"))
 
     assert transactions.backfill_policy == dg.BackfillPolicy.single_run()
@@ -369,15 +369,15 @@ def test_six_months_are_one_series_per_account_and_survive_a_cancellation(dagste
     held = rows_of(lake, "select account_id, transaction_id from transactions")
     assert len(held) == len(set(held))
     assert set(held) == _true(sandbox, months)
-    series = rows_of(
+    reads = rows_of(
         lake,
         "select parent_id, count(distinct series_id), count(*) from pulls"
         " where stream = 'transactions' and run_id = (select max_by(run_id, pull_id) from pulls)"
         " group by all",
     )
-    assert len(series) > 3
-    assert {count for _, count, _ in series} == {1}
-    assert max(pulls for _, _, pulls in series) == len(months)
+    assert len(reads) > 3
+    assert {count for _, count, _ in reads} == {1}
+    assert max(pulls for _, _, pulls in reads) == len(months)
     assert set(rows_of(lake, "select distinct series_id from pulls")) > known
 
 

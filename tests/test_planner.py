@@ -11,7 +11,7 @@ from pipelines.planner import Claim, Depth, Window, months, plan
 from pipelines.policy import Policy
 
 DAY = dt.timedelta(days=1)
-POLICY = Policy(lookback_days=30, longest_series_months=12)
+POLICY = Policy(lookback_days=30, longest_read_months=12)
 DAYS = st.dates(dt.date(2023, 1, 1), dt.date(2026, 12, 31))
 
 
@@ -52,7 +52,7 @@ def test_claimed_and_planned_days_are_all_that_is_wanted(situation):
     """No wanted day is left out, no day outside the consent or after today is planned."""
     window, claims, today = situation
 
-    planned = [month for series in plan([window], claims, today, POLICY) for month in series.months]
+    planned = [month for read in plan([window], claims, today, POLICY) for month in read.months]
 
     wanted = (
         days(window.from_date, min(window.to_date, today))
@@ -73,15 +73,15 @@ def test_claimed_and_planned_days_are_all_that_is_wanted(situation):
 @settings(max_examples=200, deadline=None)
 @given(_situations())
 def test_no_month_is_planned_twice_and_series_are_bounded(situation):
-    """Months of a plan are distinct and in order; a series holds neighbours, at most twelve."""
+    """Months of a plan are distinct and in order; a read holds neighbours, at most twelve."""
     window, claims, today = situation
 
-    series = list(plan([window], claims, today, POLICY))
+    reads = list(plan([window], claims, today, POLICY))
 
-    names = [month.month for one in series for month in one.months]
+    names = [month.month for one in reads for month in one.months]
     assert names == sorted(set(names))
-    for one in series:
-        assert 1 <= len(one.months) <= POLICY.longest_series_months
+    for one in reads:
+        assert 1 <= len(one.months) <= POLICY.longest_read_months
         for left, right in zip(one.months, one.months[1:], strict=False):
             assert left.to_date + DAY == right.from_date
         assert window.from_date <= one.from_date <= one.months[0].from_date
@@ -113,15 +113,15 @@ def test_what_was_read_is_not_asked_for_again_once_it_is_settled(situation):
 
 
 def test_a_new_account_gets_its_whole_history_in_one_series():
-    """A year of history is one series of requests, padded by nothing outside the consent."""
+    """A year of history is one paged read, padded by nothing outside the consent."""
     window = account(dt.date(2025, 4, 10), dt.date(2026, 12, 31))
 
-    [series] = plan([window], {}, dt.date(2026, 3, 15), POLICY)
+    [planned] = plan([window], {}, dt.date(2026, 3, 15), POLICY)
 
-    assert [month.month for month in series.months][:2] == ["2025-04", "2025-05"]
-    assert len(series.months) == 12
-    assert (series.from_date, series.to_date) == (dt.date(2025, 4, 10), dt.date(2026, 3, 15))
-    assert series.unless_refreshed_at is None
+    assert [month.month for month in planned.months][:2] == ["2025-04", "2025-05"]
+    assert len(planned.months) == 12
+    assert (planned.from_date, planned.to_date) == (dt.date(2025, 4, 10), dt.date(2026, 3, 15))
+    assert planned.unless_refreshed_at is None
 
 
 def test_an_open_month_is_read_again_only_if_the_store_moved():
@@ -135,20 +135,20 @@ def test_an_open_month_is_read_again_only_if_the_store_moved():
         }
     }
 
-    [series] = plan([window], claims, dt.date(2026, 3, 15), POLICY)
+    [planned] = plan([window], claims, dt.date(2026, 3, 15), POLICY)
 
-    assert [month.month for month in series.months] == ["2026-02", "2026-03"]
-    assert series.unless_refreshed_at == store
+    assert [month.month for month in planned.months] == ["2026-02", "2026-03"]
+    assert planned.unless_refreshed_at == store
 
 
 def test_neighbours_are_padded_by_a_day_and_claims_are_not():
     """A month in the middle is asked for with a day on each side and claims only its own days."""
     window = account(dt.date(2025, 1, 1), dt.date(2026, 12, 31))
 
-    [series] = plan([window], {}, dt.date(2026, 3, 15), POLICY, only={"2025-06"})
+    [planned] = plan([window], {}, dt.date(2026, 3, 15), POLICY, only={"2025-06"})
 
-    assert (series.from_date, series.to_date) == (dt.date(2025, 5, 31), dt.date(2025, 7, 1))
-    [month] = series.months
+    assert (planned.from_date, planned.to_date) == (dt.date(2025, 5, 31), dt.date(2025, 7, 1))
+    [month] = planned.months
     assert (month.from_date, month.to_date) == (dt.date(2025, 6, 1), dt.date(2025, 6, 30))
 
 
@@ -158,9 +158,9 @@ def test_a_backfill_reads_what_is_there_already():
     store = dt.datetime(2026, 3, 10, tzinfo=dt.UTC)
     claims = {"a": {"2025-06": [Claim(dt.date(2025, 6, 1), dt.date(2025, 6, 30), store)]}}
 
-    [series] = plan([window], claims, dt.date(2026, 3, 15), POLICY, only={"2025-06"})
+    [planned] = plan([window], claims, dt.date(2026, 3, 15), POLICY, only={"2025-06"})
 
-    assert series.unless_refreshed_at is None
+    assert planned.unless_refreshed_at is None
 
 
 READS = st.lists(
@@ -191,8 +191,8 @@ def owners(offered_days, quiet_days, reads):
         has_from = today - offered_days * DAY
         first_row_on = min(has_from + quiet_days * DAY, today)
         only = {name for name, _, _ in months(window.from_date, today)} if is_forced else None
-        for series in plan([replace(window, depth=depth)], {"a": claims}, today, POLICY, only):
-            for month in series.months:
+        for planned in plan([replace(window, depth=depth)], {"a": claims}, today, POLICY, only):
+            for month in planned.months:
                 first = month.claims_from(depth, store, first_row_on)
                 if first > month.to_date:
                     continue
@@ -247,9 +247,9 @@ def test_a_read_speaks_for_days_that_nobody_has_read_though_the_bank_forgot_them
     store = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
     read = Claim(dt.date(2026, 2, 1), dt.date(2026, 2, 5), store - 20 * DAY)
 
-    [series] = plan([window], {"a": {"2026-02": [read]}}, dt.date(2026, 3, 1), POLICY)
+    [planned] = plan([window], {"a": {"2026-02": [read]}}, dt.date(2026, 3, 1), POLICY)
 
-    assert {month.month: month.claims_from(depth, store) for month in series.months} == {
+    assert {month.month: month.claims_from(depth, store) for month in planned.months} == {
         "2026-01": dt.date(2026, 1, 1),
         "2026-02": dt.date(2026, 2, 6),
         "2026-03": dt.date(2026, 3, 1),
@@ -263,9 +263,9 @@ def test_an_open_month_is_read_from_its_accounts_first_day_however_old_the_telli
     store = dt.datetime(2026, 3, 9, tzinfo=dt.UTC)
     read = Claim(dt.date(2026, 3, 1), dt.date(2026, 3, 4), store - 5 * DAY)
 
-    [series] = plan([window], {"a": {"2026-03": [read]}}, dt.date(2026, 3, 9), POLICY)
+    [planned] = plan([window], {"a": {"2026-03": [read]}}, dt.date(2026, 3, 9), POLICY)
 
-    [month] = series.months
+    [month] = planned.months
     assert month.is_open
     assert month.claims_from(depth, store, dt.date(2026, 3, 7)) == dt.date(2026, 3, 2)
 

@@ -118,9 +118,9 @@ def test_scheduled_runs_fill_the_lake_and_agree(tmp_path):
             checks = result.get_asset_check_evaluations()
             assert all(check.passed for check in checks if check.check_name == "agrees_with_lean")
 
-    series = "select count(*), count(distinct series_id) from pulls where stream = 'transactions'"
-    [(pulls, series_count)] = rows_of(lake.lake(), series)
-    assert pulls > series_count > 0
+    counts = "select count(*), count(distinct series_id) from pulls where stream = 'transactions'"
+    [(pulls, read_count)] = rows_of(lake.lake(), counts)
+    assert pulls > read_count > 0
     asked = (
         "select stream, count(distinct run_id) from pulls where stream in ('balances', 'accounts')"
     )

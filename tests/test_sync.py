@@ -430,7 +430,7 @@ def test_a_series_whose_pages_slid_is_read_again(sandbox, lake, fault):
     assert report.outcomes == {"COMMITTED": 2}
     made = last_sync(lake, "transactions")
     assert made[0]["pages"] > 3
-    # Both reads are counted, and the time that was asked for is not the series' own.
+    # Both reads are counted, and the time that was asked for is not the read's own.
     assert sum(one["requests"] for one in made) == 2 * made[0]["pages"] == report.requests - 1
 
 
@@ -675,9 +675,9 @@ def test_what_was_refreshed_since_is_read_again(sandbox, lake):
 
 
 def test_a_series_that_an_earlier_attempt_did_not_read_is_read(sandbox, tmp_path):
-    """Of an account in two series, the one that is missing comes with the next attempt."""
+    """Of an account in two paged reads, the one that is missing comes with the next attempt."""
     lake = Lake(tmp_path, "sandbox")
-    policy = Policy(longest_series_months=1)
+    policy = Policy(longest_read_months=1)
     pull(sandbox, lake, "banks", "entities", "accounts")
     (account, *_) = sandbox.example("newer_generation")["account_ids"]
     months = {"2026-02", "2026-03"}

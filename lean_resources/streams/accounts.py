@@ -112,7 +112,7 @@ BALANCES = account_stream(
     "Balances as the bank states them, one row per account and balance type.",
     dual_text(
         "balance_type",
-        "Kind of balance; types are never mixed in one series.",
+        "Kind of balance; balances of different types are never mixed.",
         "type",
         required=True,
         **BALANCE_TYPES,

@@ -56,7 +56,7 @@ reads as (
 
 ),
 
--- Reads that still count. A merged pull stands for the read whose series it names.
+-- Reads that still count. A merged pull stands for the paged read that its series_id names.
 counting as (
 
     select

@@ -119,11 +119,11 @@ def unaccounted(lake, name):
                 f" from ({lake.quarantined(STREAMS[name])}) group by all"
             ).fetchall()
         )
-    told = {series: json.loads(body)["data"]["page"]["total_elements"] for series, body in pages}
+    told = {read: json.loads(body)["data"]["page"]["total_elements"] for read, body in pages}
     return [
-        (series, told[series], rows, kept.get(series, 0))
-        for series, rows, quarantined in pulls
-        if told[series] != rows + kept.get(series, 0) or quarantined != kept.get(series, 0)
+        (read, told[read], rows, kept.get(read, 0))
+        for read, rows, quarantined in pulls
+        if told[read] != rows + kept.get(read, 0) or quarantined != kept.get(read, 0)
     ]
 
 

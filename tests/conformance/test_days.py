@@ -9,7 +9,7 @@ from conftest import showing
 from laws import broken_keys, uncounted, wrong_rows
 from worlds import CHAIN, PULLED, Wire, new_sandbox, next_day, pull, wired
 
-from lean_resources.client import LeanClient
+from lean_resources.paging import PagedReader
 from pipelines import tasks as tasks_module
 from pipelines.lake import Batch, Lake
 from pipelines.lake_views import LAKE_VIEWS
@@ -81,16 +81,16 @@ def a_row_twice(monkeypatch):
 
 
 def a_page_dropped(monkeypatch):
-    """The last page of a long series is left out, and nobody compares totals."""
-    series = LeanClient._series
+    """The last page of a long read is left out, and nobody compares totals."""
+    pages = PagedReader._pages
 
-    async def shortened(client, *args):
-        answers = [answer async for answer in series(client, *args)]
+    async def shortened(reader, *args):
+        answers = [answer async for answer in pages(reader, *args)]
         for answer in answers[:-1] if len(answers) > 1 else answers:
             yield answer
 
-    monkeypatch.setattr(LeanClient, "_series", shortened)
-    monkeypatch.setattr("lean_resources.client.whole", lambda _stream, _envelopes: None)
+    monkeypatch.setattr(PagedReader, "_pages", shortened)
+    monkeypatch.setattr("lean_resources.paging.why_incomplete", lambda _stream, _envelopes: None)
 
 
 def rows_without_pulls(monkeypatch):
@@ -119,19 +119,19 @@ def the_oldest_pull_wins(monkeypatch):
 
 
 def a_month_skipped(monkeypatch):
-    """The planner leaves out the first month of a series."""
+    """The planner leaves out the first month of a read."""
     plan = tasks_module.plan
 
     def skipping(*args):
-        for series in plan(*args):
-            yield dataclasses.replace(series, months=series.months[1:] or series.months)
+        for read in plan(*args):
+            yield dataclasses.replace(read, months=read.months[1:] or read.months)
 
     monkeypatch.setattr(tasks_module, "plan", skipping)
 
 
 def nothing_is_ever_new(monkeypatch):
     """Whatever was read once is taken for unchanged."""
-    monkeypatch.setattr("lean_resources.client._is_of", lambda _envelope, known: known is not None)
+    monkeypatch.setattr("lean_resources.paging._is_of", lambda _envelope, known: known is not None)
 
 
 def alike_is_the_same(monkeypatch):

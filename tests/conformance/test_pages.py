@@ -12,9 +12,9 @@ from oracle import comparable, row
 from worlds import CHAIN, Wire, new_sandbox, next_day, pull, pull_with, wired
 
 from lean_resources.answers import Envelope
-from lean_resources.client import Answer, LeanClient
 from lean_resources.decoding import Page
 from lean_resources.errors import ConsentError, UnavailableError
+from lean_resources.paging import Answer, PagedReader
 from lean_resources.streams import STREAMS
 from pipelines import sync as sync_module
 from pipelines.lake import Lake
@@ -149,7 +149,7 @@ def test_what_keeps_going_wrong_leaves_the_old_truth(lake, fault):
 
 def totals_ignored(monkeypatch):
     """Whatever came is taken for all there is."""
-    monkeypatch.setattr("lean_resources.client.whole", lambda _stream, _envelopes: None)
+    monkeypatch.setattr("lean_resources.paging.why_incomplete", lambda _stream, _envelopes: None)
 
 
 def repeats_ignored(monkeypatch):
@@ -159,16 +159,16 @@ def repeats_ignored(monkeypatch):
 
 def an_error_is_an_empty_page(monkeypatch):
     """A body that says FAILED under HTTP 200 is taken for a page without records."""
-    page = LeanClient._page
+    page = PagedReader._page
 
-    async def emptied(client, listing, number, first_record):
-        stream = listing.stream
+    async def emptied(reader, paged, number, first_record):
+        stream = paged.stream
         try:
-            return await page(client, listing, number, first_record)
+            return await page(reader, paged, number, first_record)
         except UnavailableError as error:
             body = json.dumps({"data": {stream.name: []}}).encode()
             return Answer(
-                page=Page(listing.series_id, number, first_record, body, listing.request),
+                page=Page(paged.series_id, number, first_record, body, paged.request),
                 envelope=Envelope("OK", None, None, None, 0, None, None, is_older=False),
                 asked_path=stream.path,
                 status_code=200,
@@ -177,31 +177,31 @@ def an_error_is_an_empty_page(monkeypatch):
                 received_at=dt.datetime.now(dt.UTC),
             )
 
-    monkeypatch.setattr(LeanClient, "_page", emptied)
+    monkeypatch.setattr(PagedReader, "_page", emptied)
 
 
 def half_a_read_is_kept(monkeypatch):
     """Pages that came before the consent ended are committed."""
-    series = LeanClient._series
+    pages = PagedReader._pages
 
-    async def cut_short(client, *args):
+    async def cut_short(reader, *args):
         try:
-            async for answer in series(client, *args):
+            async for answer in pages(reader, *args):
                 yield answer
         except ConsentError:
             return
 
-    monkeypatch.setattr(LeanClient, "_series", cut_short)
+    monkeypatch.setattr(PagedReader, "_pages", cut_short)
     totals_ignored(monkeypatch)
 
 
 def a_retry_forgets_a_page(monkeypatch):
     """Whoever reads again begins at the second page."""
-    series = LeanClient._series
+    pages = PagedReader._pages
     begun = set()
 
-    async def forgetting(client, stream, request, *args):
-        answers = [answer async for answer in series(client, stream, request, *args)]
+    async def forgetting(reader, stream, request, *args):
+        answers = [answer async for answer in pages(reader, stream, request, *args)]
         again = str(request) in begun
         begun.add(str(request))
         if again:
@@ -212,7 +212,7 @@ def a_retry_forgets_a_page(monkeypatch):
         for answer in answers:
             yield answer
 
-    monkeypatch.setattr(LeanClient, "_series", forgetting)
+    monkeypatch.setattr(PagedReader, "_pages", forgetting)
 
 
 MUTANTS = [

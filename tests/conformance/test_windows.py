@@ -64,12 +64,12 @@ def test_a_backfill_is_what_syncing_would_have_given(days, tmp_path_factory, sta
 
 
 def a_month_is_skipped(monkeypatch):
-    """The planner leaves out the last month of a series."""
+    """The planner leaves out the last month of a read."""
     plan = tasks_module.plan
 
     def skipping(*args):
-        for series in plan(*args):
-            yield dataclasses.replace(series, months=series.months[:-1] or series.months)
+        for read in plan(*args):
+            yield dataclasses.replace(read, months=read.months[:-1] or read.months)
 
     monkeypatch.setattr(tasks_module, "plan", skipping)
 
@@ -90,10 +90,10 @@ def padding_is_claimed(monkeypatch):
     plan = tasks_module.plan
 
     def padded(*args):
-        for series in plan(*args):
-            first, *others = series.months
+        for read in plan(*args):
+            first, *others = read.months
             yield dataclasses.replace(
-                series,
+                read,
                 months=(dataclasses.replace(first, from_date=first.from_date - DAY), *others),
             )
 
