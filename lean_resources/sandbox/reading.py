@@ -17,22 +17,7 @@ from lean_resources.sandbox.transactions import TransactionWriter
 
 __all__ = ["STREAMS", "Listing", "listing", "truth", "window"]
 
-STREAMS = (
-    "banks",
-    "customers",
-    "entities",
-    "consents",
-    "refreshes",
-    "accounts",
-    "balances",
-    "transactions",
-    "identity",
-    "identities",
-    "beneficiaries",
-    "direct_debits",
-    "scheduled_payments",
-    "standing_orders",
-)
+STREAMS = ("banks", "customers", "entities", "consents", "refreshes", *PERMISSION_OF)
 """Every stream of which the sandbox knows the truth."""
 
 _ARRANGEMENTS = {

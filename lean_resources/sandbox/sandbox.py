@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from lean_resources.permissions import PERMISSIONS
 from lean_resources.sandbox import reading
 from lean_resources.sandbox.app import Api
 from lean_resources.sandbox.banks import bank
@@ -27,7 +28,7 @@ from lean_resources.sandbox.money import dump
 from lean_resources.sandbox.oauth import Issuer
 from lean_resources.sandbox.store import Entity, Store
 from lean_resources.sandbox.webhooks import Webhooks
-from lean_resources.sandbox.world import PERMISSIONS, World
+from lean_resources.sandbox.world import World
 
 __all__ = ["Sandbox"]
 
@@ -106,12 +107,12 @@ class Sandbox:
     @property
     def requests(self) -> Counter[str]:
         """How many requests were served, by path template."""
-        return self.api.requests
+        return self.api.gateway.requests
 
     @property
     def calls(self) -> Counter[str]:
         """How many requests were served, by method and path template."""
-        return self.api.calls
+        return self.api.gateway.calls
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -272,7 +273,7 @@ class Sandbox:
             transport=transport,
         )
         self.webhooks = webhooks
-        moved = [self.store.settle, self.api.settle, webhooks.wake]
+        moved = [self.store.settle, self.api.data.settle, webhooks.wake]
         self.store.listeners.append(webhooks.announce)
         self.clock.moved += moved
         try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+from lean_resources.permissions import PERMISSIONS
 from lean_resources.sandbox.banks import BANKS, Bank, bank_record
 from lean_resources.sandbox.clock import (
     DAY,
@@ -27,7 +28,6 @@ from lean_resources.sandbox.clock import (
 from lean_resources.sandbox.ids import Codec, Kind, mix, opaque_uuid
 from lean_resources.sandbox.ledger import Ledger
 from lean_resources.sandbox.world import (
-    PERMISSIONS,
     ROW,
     Account,
     Blueprint,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
+from lean_resources.permissions import PERMISSIONS
 from lean_resources.sandbox.banks import BANKS, Bank
 from lean_resources.sandbox.clock import DAY, HOUR, MINUTE, NEVER, SECOND, first_day, month_of
 from lean_resources.sandbox.ids import mix
@@ -18,7 +19,6 @@ from lean_resources.sandbox.money import EXPONENTS
 from lean_resources.sandbox.people import iban, masked_pan
 
 __all__ = [
-    "PERMISSIONS",
     "ROW",
     "Account",
     "Blueprint",
@@ -26,19 +26,6 @@ __all__ = [
     "Slot",
     "World",
 ]
-
-PERMISSIONS = (
-    "identity",
-    "accounts",
-    "balance",
-    "transactions",
-    "identities",
-    "scheduled_payments",
-    "standing_orders",
-    "direct_debits",
-    "beneficiaries",
-)
-"""What a consent can cover, in Lean's words."""
 
 ROW = 20
 """How many customers make a row."""

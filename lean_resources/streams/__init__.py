@@ -4,9 +4,9 @@ A stream's request, typed schema, Dagster asset, lake layout, SQL view, page of 
 and derived tests all follow from its declaration. CONTRIBUTING says how to add a stream.
 """
 
+from lean_resources.permissions import PERMISSIONS
 from lean_resources.streams.catalogue import STREAMS
 from lean_resources.streams.schema import (
-    PERMISSIONS,
     Column,
     Kind,
     Paging,

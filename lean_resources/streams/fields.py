@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lean_resources.streams.schema import PERMISSIONS, REGIONAL, Column, Kind, Stream
+from lean_resources.permissions import PERMISSIONS
+from lean_resources.streams.schema import REGIONAL, Column, Kind, Stream
 
 __all__ = [
     "ACCOUNT_ID",

@@ -13,8 +13,9 @@ from functools import cache, cached_property
 
 import pyarrow as pa
 
+from lean_resources.permissions import PERMISSIONS
+
 __all__ = [
-    "PERMISSIONS",
     "REGIONAL",
     "Column",
     "Kind",
@@ -24,19 +25,6 @@ __all__ = [
     "Window",
     "segments",
 ]
-
-PERMISSIONS = (
-    "identity",
-    "accounts",
-    "balance",
-    "transactions",
-    "identities",
-    "scheduled_payments",
-    "standing_orders",
-    "direct_debits",
-    "beneficiaries",
-)
-"""What a consent can cover, in Lean's words; note the singular `balance`."""
 
 
 class Kind(StrEnum):

@@ -1,0 +1,176 @@
+"""What all routes share: a request with its parts, and how it finds an entity."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from lean_resources.sandbox.clock import Clock, day_of, nanos_of, stamp
+from lean_resources.sandbox.faults import Fault
+from lean_resources.sandbox.ids import mix, opaque_uuid
+from lean_resources.sandbox.replies import Refusal, Reply
+from lean_resources.sandbox.store import Entity, Store
+
+__all__ = ["UUID", "Call", "Handler", "Path", "Routes", "timestamp"]
+
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+@dataclass(slots=True)
+class Call:
+    """A request with its parts.
+
+    Args:
+        label: Method and path template.
+        target: Path and query, as sent.
+        path: Values of the path's parameters.
+        query: Parameters of the query.
+        headers: Headers, by lower-case name.
+        body: The body, empty for GET.
+        mark: A number that is the same for the same request at the same time; ids come from it.
+        fault: The fault that happens to the request.
+        scopes: What its credential covers.
+    """
+
+    label: str
+    target: str
+    path: dict[str, str]
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+    mark: int
+    fault: Fault | None = None
+    scopes: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def results_id(self) -> str:
+        """Lean's receipt for the answer."""
+        return opaque_uuid(self.mark, mix(self.mark, 1))
+
+    @property
+    def entity_id(self) -> str | None:
+        """The entity that is asked about, wherever the request names it."""
+        if self.label == "POST /data/v2/refreshes":
+            named = self.json().get("entity_id")
+            return named if isinstance(named, str) else None
+        return self.query.get("entity_id") or self.path.get("entity_id")
+
+    def number(self, name: str, default: int | None, low: int, high: int | None) -> int:
+        """A whole number of the query, from `low` to `high`; `default` where it is absent.
+
+        Raises:
+            Refusal: It is absent without a default, not a number, or out of range.
+        """
+        text = self.query.get(name)
+        if text is None or text == "":
+            if default is None:
+                raise Refusal.missing(name)
+            return default
+        digits = text.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit()) or len(digits) > 9:
+            raise Refusal.bad_value(name, text)
+        value = int(text)
+        if value < low or (high is not None and value > high):
+            raise Refusal.bad_value(name, text)
+        return value
+
+    def flag(self, name: str) -> bool:
+        """A boolean of the query, false by default."""
+        text = self.query.get(name, "false").lower()
+        if text not in {"true", "false", ""}:
+            raise Refusal.bad_value(name, text)
+        return text == "true"
+
+    def day(self, name: str) -> int | None:
+        """A date of the query, counted in days since 1970."""
+        text = self.query.get(name)
+        if not text:
+            return None
+        if _DATE.fullmatch(text) is None:
+            raise Refusal.bad_value(name, text)
+        try:
+            return day_of(dt.date.fromisoformat(text))
+        except ValueError:
+            raise Refusal.bad_value(name, text) from None
+
+    def instant(self, name: str) -> int | None:
+        """An instant of the query, in nanoseconds."""
+        text = self.query.get(name)
+        if not text:
+            return None
+        try:
+            return nanos_of(dt.datetime.fromisoformat(text))
+        except ValueError:
+            raise Refusal.bad_value(name, text) from None
+
+    def uuid(self, name: str, *, path: bool = False) -> str:
+        """A UUID of the path or the query."""
+        text = self.path.get(name) if path else self.query.get(name)
+        if not text:
+            raise Refusal.missing(name)
+        if UUID.fullmatch(text) is None:
+            raise Refusal.bad_value(name, text)
+        return text.lower()
+
+    def meta(self) -> dict[str, str] | None:
+        """The caller's own words in the query, which the answer repeats."""
+        text = self.query.get("meta")
+        if not text:
+            return None
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise Refusal.bad_value("meta", text) from None
+        if not isinstance(value, dict):
+            raise Refusal.bad_value("meta", text)
+        return {str(key): str(word) for key, word in value.items()}
+
+    def json(self) -> dict[str, Any]:
+        """The body, an object."""
+        try:
+            value = orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            raise Refusal.bad_value("body", "unreadable") from None
+        if not isinstance(value, dict):
+            raise Refusal.bad_value("body", "not an object")
+        return value
+
+
+Handler = Callable[[Call], Reply]
+Path = tuple[str, str, Handler]
+"""Method, path template and handler of an endpoint."""
+
+
+class Routes:
+    """Some of Lean's endpoints over a store.
+
+    Args:
+        store: What the sandbox knows.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.clock = store.clock
+
+    def _is_gone(self, entity: Entity) -> bool:
+        return entity.deleted <= self.clock.nanos
+
+    def _known(self, entity_id: str) -> Entity:
+        entity = self.store.find_entity(entity_id)
+        if entity is None or self._is_gone(entity):
+            raise Refusal(404, "UNKNOWN_ENTITY")
+        return entity
+
+    def _timestamp(self, call: Call) -> str:
+        return timestamp(self.clock, call)
+
+
+def timestamp(clock: Clock, call: Call) -> str:
+    """The sandbox's time of an answer, to the nanosecond."""
+    return stamp(clock.nanos + call.mark % 1_000_000, 9)
