@@ -1,8 +1,8 @@
-"""What an answer of Lean says: its envelope, and the error behind anything but success.
+"""What an answer of Lean says: its envelope, or the error of an answer that is not a success.
 
 The body's status decides first and the HTTP code second, because business failures arrive as
-HTTP 200. Sources: sections 4.7, 6.2 and 9 of the reference this project was written from, which
-paraphrase https://docs.leantech.me/docs/general-errors and
+HTTP 200. Sources: sections 4.7, 6.2 and 9 of the reference of this project, which paraphrases
+https://docs.leantech.me/docs/general-errors and
 https://docs.leantech.me/v2.0-KSA/docs/data-specific-errors.
 """
 
@@ -80,14 +80,14 @@ _BY_CODE: dict[str, type[LeanError]] = {
 """Error of each documented code; any other code means that Lean or the bank cannot answer now."""
 
 _RETRY_NOW = frozenset({"RATE_LIMIT_EXCEEDED", "INTERNAL_SERVER_ERROR", "DUPLICATED_REQUEST"})
-"""Codes that another try within the same pull can mend. What a bank cannot answer now (BANK_ISSUE,
-BANK_MAINTENANCE, LEAN_ERROR and unknown codes) is left to a later sync: the documentation asks to
-wait for a quarter of an hour and more."""
+"""Codes of which another try within the same pull can succeed. Codes of a bank that cannot answer
+now (BANK_ISSUE, BANK_MAINTENANCE, LEAN_ERROR and unknown codes) wait for a later sync: the
+documentation asks to wait for fifteen minutes or more."""
 
 _BY_STATUS: dict[int, type[LeanError]] = {401: AuthError, 403: AuthError, 408: UnavailableError}
 
 _CODE = re.compile(r"(?=.{2,64}\Z)[A-Z]+(?:_[A-Z0-9]+)*")
-"""What a code looks like; anything else in its place could be a name or an account number."""
+"""The form of a code. Any other text in its place could be a name or an account number."""
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -149,7 +149,7 @@ class _Page(msgspec.Struct):
 
 
 class _Bare(msgspec.Struct):
-    """What surrounds records; a page that is written again has all of it that was documented."""
+    """What surrounds records, with every documented field, so that a page can be encoded again."""
 
     status: str | _Absent | None = _ABSENT
     results_id: str | _Absent | None = _ABSENT
@@ -180,7 +180,7 @@ def decoder_of(stream: Stream, record: Any) -> msgspec.json.Decoder[Any]:
 
 
 def list_decoder_of(stream: Stream) -> Callable[[bytes], bytes]:
-    """Reads the JSON text of the list of records out of a page that `decoder_of` decodes."""
+    """A function that returns the JSON text of the records in a page that `decoder_of` decodes."""
     decoder = _decoder_of(stream, msgspec.Raw)
     return lambda body: bytes(records_of(stream, decoder.decode(body)) or b"")
 
@@ -216,7 +216,7 @@ def open_envelope(stream: Stream, body: bytes) -> Envelope:
     """Read what surrounds the records of a page, without reading the records.
 
     Raises:
-        SchemaError: The body is not JSON or not of the stream's documented shape.
+        SchemaError: The body is not JSON, or does not have the stream's documented shape.
     """
     return envelope_of(stream, _opened(stream, body), _is_older)
 
@@ -225,7 +225,7 @@ def counted(stream: Stream, body: bytes) -> int | None:
     """How many records all pages hold, as a page says.
 
     Raises:
-        SchemaError: The body is not JSON or not of the stream's documented shape.
+        SchemaError: The body is not JSON, or does not have the stream's documented shape.
     """
     found = _opened(stream, body)
     page = None if stream.paging is Paging.NONE else _page_of(stream, found)
@@ -233,7 +233,7 @@ def counted(stream: Stream, body: bytes) -> int | None:
 
 
 def _opened(stream: Stream, body: bytes) -> Any:
-    """A page with its records as they are; without them where one of them is not JSON."""
+    """A decoded page, with its records undecoded; without them where a record is not JSON."""
     decoder = _lenient_decoder(stream)
     try:
         return decoder.decode(body)
@@ -242,7 +242,9 @@ def _opened(stream: Stream, body: bytes) -> Any:
     try:
         return decoder.decode(whole or b"")
     except _UNREADABLE:
-        raise SchemaError("the answer is not of its documented shape", stream=stream.name) from None
+        raise SchemaError(
+            "the answer does not have its documented shape", stream=stream.name
+        ) from None
 
 
 def records_of(stream: Stream, found: Any) -> Sequence[Any] | None:
@@ -257,7 +259,7 @@ def records_of(stream: Stream, found: Any) -> Sequence[Any] | None:
 
 
 def _page_of(stream: Stream, found: Any) -> Any:
-    """What a page that `decoder_of` decoded says of all pages, if it does."""
+    """The part of a decoded page that counts all pages; None where it has none."""
     return found.page if stream.paging is not Paging.DATA else found.data and found.data.page
 
 
@@ -270,8 +272,8 @@ def envelope_of(stream: Stream, found: Any, is_older: Callable[[Stream, Any], bo
         is_older: Whether a record lacks what the newer generation always has.
 
     Raises:
-        SchemaError: It does not count its records. A page without their list holds none of them,
-            which is whole only where none are counted.
+        SchemaError: The page does not count its records. A page without a list of records is
+            complete only where its count is zero.
     """
     records = records_of(stream, found)
     if stream.paging is Paging.NONE:
@@ -282,7 +284,7 @@ def envelope_of(stream: Stream, found: Any, is_older: Callable[[Stream, Any], bo
         (_known(page.total_elements), _known(page.total_pages)) if page else (None, None)
     )
     status = found.status or "OK"
-    # Without a count nothing could prove that all pages were read.
+    # Without a count, nothing proves that all pages were read.
     if status not in _PENDING and (total_elements is None or total_pages is None):
         what = f"holds no {stream.records}" if records is None else "does not count its records"
         raise SchemaError(f"the answer {what}", stream=stream.name)
@@ -313,14 +315,14 @@ def _is_older(stream: Stream, record: msgspec.Raw) -> bool:
 
 
 def _outline(stream: Stream | None, body: bytes) -> _Any | None:
-    """The parts of a body that say how it went; None where it is neither an object nor a list."""
+    """The status of a body; None where the body is neither an object nor a list."""
     try:
         if body.lstrip()[:1] == b"[":
             msgspec.json.decode(body)
             return _Any()
         return _LENIENT.decode(body)
     except _UNREADABLE:
-        # A record that is not JSON does not make of the answer something else.
+        # A single record that is not JSON does not change what the answer says.
         whole = mended(body, _steps(stream) if stream is not None else [])
     try:
         return _Any() if (whole or b"")[:1] == b"[" else _LENIENT.decode(whole or b"")
@@ -337,11 +339,11 @@ def failure(
     correlation_id: str | None = None,
     trace_id: str | None = None,
 ) -> Failure | None:
-    """What stands in the way, or None for an answer that holds or announces records.
+    """Why there are no records; None for an answer that contains or announces records.
 
     Args:
         status_code: HTTP status.
-        body: The whole body; may be anything.
+        body: The whole body, of any content.
         stream: Name of the stream, for the error.
         retry_after: Seconds that the answer's header of that name asks to wait.
         correlation_id: The id that was sent, for the error.
@@ -356,9 +358,12 @@ def failure(
     found = _outline(STREAMS.get(stream or ""), body)
     if found is None:
         error: LeanError = UnavailableError(
-            f"HTTP {status_code} without JSON", code="NOT_JSON", retry_after=retry_after, **known
+            f"Lean answered HTTP {status_code} without JSON",
+            code="NOT_JSON",
+            retry_after=retry_after,
+            **known,
         )
-        # A proxy's page in front of Lean passes; a page under a client error would come again.
+        # The page of a proxy before Lean goes away; a page with a client error comes again.
         return Failure(error, status_code < 400 or status_code >= 500, retry_after or 0.0)
     status = found.status if isinstance(found.status, str) else None
     known["results_id"] = found.results_id if isinstance(found.results_id, str) else None

@@ -39,18 +39,21 @@ _RENEW_FRACTION = 0.2
 _ASSUMED_LIFE_SECONDS = 300.0
 _LARGEST_BODY = 64 * 1024
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]*)?")
-# What a request to the token endpoint takes over from the request that needs the token.
+# Headers of the request that needs the token, which the token request repeats.
 _SHARED_HEADERS = ("user-agent", "lean-correlation-id")
-# RFC 6749, 4.1.2.1: the two codes that ask for patience rather than for other credentials.
+# RFC 6749, 4.1.2.1: the two codes after which the same credentials can succeed later.
 _PASSING_CODES = {"server_error", "temporarily_unavailable"}
 
 
 def auth_for(settings: LeanSettings, clock: Callable[[], float] = time.monotonic) -> httpx.Auth:
-    """Choose the flow that the settings have credentials for.
+    """The flow for the credentials in the settings.
 
     Args:
         settings: Valid settings, so with exactly one kind of credentials.
-        clock: Seconds, never going back.
+        clock: Seconds that never go back.
+
+    Raises:
+        ConfigError: There are no credentials.
     """
     if settings.app_token:
         return AppToken(settings.app_token)
@@ -65,7 +68,7 @@ def auth_for(settings: LeanSettings, clock: Callable[[], float] = time.monotonic
 
 
 class AppToken(httpx.Auth):
-    """Names the application by its token, as the legacy production host wants it.
+    """Sends the application token, as the legacy production host requires it.
 
     Args:
         token: The application token.
@@ -87,12 +90,11 @@ class AppToken(httpx.Auth):
 class OAuth2(httpx.Auth):
     """Bearer tokens by client credentials, one token shared by all requests.
 
-    The token is asked for through the same transport as everything else, so also with the client
-    certificate. It is renewed 60 seconds before its end (a fifth of its life before, if that is
-    less), and once for a request that Lean answers with 401, which is then sent again. However
-    many requests wait for a token, one call is made; if it fails, all that waited for it fail
-    with it, instead of each asking again. A connection error or timeout of that call reaches the
-    request that made it as httpx's own `TransportError`, and the others as `UnavailableError`.
+    The request for a token uses the client's transport, and so its client certificate. A token is
+    renewed 60 seconds before its end, or a fifth of its life before if that is less. A request that
+    Lean answers with 401 is sent once more with a new token. However many requests wait for a
+    token, one call is made. If it fails, all of them fail with it. A connection error or timeout of
+    that call reaches its own request as httpx's `TransportError`, the others as `UnavailableError`.
 
     One object serves one event loop.
 
@@ -101,15 +103,15 @@ class OAuth2(httpx.Auth):
         client_id: Application id at Lean.
         client_secret: Its secret.
         scope: `api`, or `customer.<customer_id>` for Lean's SDK.
-        clock: Seconds, never going back.
+        clock: Seconds that never go back.
 
     Raises:
-        AuthError: The credentials are refused; `code` is the OAuth2 error.
+        AuthError: Lean refuses the credentials; `code` is the OAuth2 error.
         UnavailableError: The token endpoint cannot answer now.
-        ConfigError: There is no token endpoint at `token_url`.
-        SchemaError: The answer holds no usable token.
+        ConfigError: `token_url` is not a token endpoint.
+        SchemaError: The answer has no usable token.
 
-    Source: RFC 6749, 4.4 and 5; a recorded answer of Lean's sandbox for its fields and life.
+    Source: RFC 6749, 4.4 and 5; fields and life from a recorded answer of Lean's sandbox.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class OAuth2(httpx.Auth):
         return f"OAuth2(token_url={self._token_url!r}, scope={self._scope!r})"
 
     def sync_auth_flow(self, request: httpx.Request) -> Never:  # noqa: ARG002
-        """Refuse: the token is shared by an asyncio lock.
+        """Refuse, because an asyncio lock guards the token.
 
         Raises:
             RuntimeError: Always.
@@ -146,7 +148,7 @@ class OAuth2(httpx.Auth):
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Send the request with a token, and once more with another if Lean answers 401."""
+        """Send the request with a token, and once more with a new token if Lean answers 401."""
         request.headers.pop(_APP_TOKEN_HEADER, None)
         for is_last in (False, True):
             token = self._current()
@@ -176,12 +178,12 @@ class OAuth2(httpx.Auth):
         return self._token if self._clock() < self._renew_at else None
 
     def _note(self, error: BaseException) -> None:
-        """Keep a failed call for the requests that wait for it; a cancelled one is no failure."""
+        """Keep the failure of a call for the requests that wait; a cancellation is not one."""
         if isinstance(error, LeanError):
             self._failure = copy.copy(error)
         else:
-            # The client closes the flow when the transport failed, but also when the task is
-            # cancelled; then another request has to make the call.
+            # The client closes the flow when the transport has failed, but also when the task is
+            # cancelled. After a cancellation another request has to make the call.
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) or (task and task.cancelling()):
                 return
@@ -222,7 +224,7 @@ class OAuth2(httpx.Auth):
             self._refuse(response, answer)
         if answer is None:
             raise UnavailableError(
-                "the token endpoint answers with something other than JSON",
+                "the answer of the token endpoint is not JSON",
                 status_code=status_code,
                 retry_after=retry_after(response.headers),
             )
@@ -255,7 +257,7 @@ class OAuth2(httpx.Auth):
         )
 
     def _code(self, answer: dict[str, Any] | None) -> str | None:
-        """The error code, unless it could be something that was sent."""
+        """The error code; None where it could repeat a credential that was sent."""
         code = (answer or {}).get("error") or (answer or {}).get("status")
         if not isinstance(code, str) or not re.fullmatch(r"[A-Za-z_]{1,64}", code):
             return None
@@ -264,12 +266,13 @@ class OAuth2(httpx.Auth):
 
 
 async def _body(response: httpx.Response) -> bytes:
-    """The whole body, which httpx's own client then finds read."""
+    """The whole body; httpx's own client then finds it read."""
     try:
         body = await body_of(response, _LARGEST_BODY)
     except (SchemaError, httpx.DecodingError) as error:
         raise UnavailableError(
-            f"an answer cannot be read whole: {error}", status_code=response.status_code
+            f"the answer of the token endpoint cannot be read: {error}",
+            status_code=response.status_code,
         ) from None
     response.headers.pop("content-encoding", None)
     response.stream = httpx.ByteStream(body)
@@ -303,16 +306,16 @@ def _token(answer: dict[str, Any], status_code: int) -> tuple[SecretStr, float]:
     return SecretStr(token), life_seconds
 
 
-def _life_seconds(told: object) -> float | None:
-    """Seconds that a token lives, assumed where the answer does not say; None for no number."""
-    if told is None or told == "":
+def _life_seconds(value: object) -> float | None:
+    """Seconds that a token lives: assumed where the answer is silent, None where not a number."""
+    if value is None or value == "":
         return _ASSUMED_LIFE_SECONDS
-    if isinstance(told, str) and _NUMBER.fullmatch(told.strip()):
-        told = float(told)
-    if isinstance(told, bool) or not isinstance(told, int | float):
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        seconds = float(told)
+        seconds = float(value)
     except OverflowError:
         return None
     return seconds if math.isfinite(seconds) else None

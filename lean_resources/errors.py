@@ -1,21 +1,21 @@
-"""Errors of Lean, chosen by what the reader has to do.
+"""Errors, one class for each thing that the reader has to do.
 
     LeanError
     ├── ConfigError        fix the deployment
     ├── AuthError          fix the credentials
-    ├── RequestError       fix our code, or list the entity's accounts again
+    ├── RequestError       list the entity's accounts again, or fix our code
     ├── ConsentError       ask the customer
-    │   └── NotGrantedError  leave this stream alone: the customer did not grant it
+    │   └── NotGrantedError  skip this stream: the customer did not permit it
     ├── UnavailableError   wait
     │   ├── BankPausedError  wait until the bank is announced active
-    │   └── NetworkError     look at this machine's network, then wait
-    ├── IncompleteError    read again: the pages did not make one whole
-    ├── SchemaError        read the changelog of Lean
-    ├── UnfitError         look at the quarantine: too many records do not fit
+    │   └── NetworkError     check this machine's network, then wait
+    ├── IncompleteError    read again: the pages were not complete
+    ├── SchemaError        read Lean's changelog
+    ├── UnfitError         read the quarantine: too many records do not fit
     └── SignatureError     drop the message
     MachineError           fix this machine: its disk, memory, files or time zones
 
-Messages hold names of fields, codes and counts; never a value, a body or a secret.
+Messages contain names of fields, codes and counts, and never a value, a body or a secret.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class LeanError(Exception):
-    """Anything that keeps a pull from being whole.
+    """Any reason why a pull is not complete.
 
     Args:
         message: One sentence without personal values.
@@ -51,11 +51,11 @@ class LeanError(Exception):
         status_code: HTTP status of the answer, if there was one.
         code: Lean's own code: the granular status code where there is one, else the body status.
         results_id: Lean's receipt of the answer.
-        correlation_id: The id this client sent, which Lean echoes.
-        trace_id: The id Lean's support asks for.
+        correlation_id: The id that this client sent and Lean repeats.
+        trace_id: The id that Lean's support asks for.
     """
 
-    remedy: str = "Read the message; if it persists, give Lean the trace id."
+    remedy: str = "Read the message. If the error persists, give Lean the trace id."
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class LeanError(Exception):
     default_code: ClassVar[str] = "LEAN_ERROR"
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive a process boundary with every field."""
+        """Keep every field when the error is pickled."""
         return (_rebuild, (type(self), self.message, self.__dict__.copy()))
 
 
@@ -91,9 +91,9 @@ def _rebuild(cls: type[LeanError], message: str, state: dict[str, object]) -> Le
 
 
 class ConfigError(LeanError):
-    """A setting is missing, half set, unreadable or contradicts another."""
+    """A setting is missing, incomplete, unreadable or contradicts another."""
 
-    remedy = "Fix the setting that the message names and start again."
+    remedy = "Correct the setting that the message names, and start again."
     default_code = "CONFIG"
 
 
@@ -105,23 +105,23 @@ class AuthError(LeanError):
 
 
 class RequestError(LeanError):
-    """Lean does not understand or does not know what was asked."""
+    """Lean does not understand the request, or does not know what it names."""
 
-    remedy = "List the customer's entities and accounts again; if it persists it is a bug here."
+    remedy = "List the customer's entities and accounts again. If it persists, report a bug here."
     default_code = "INVALID_REQUEST"
 
 
 class ConsentError(LeanError):
-    """The customer's consent has ended, or the bank wants the customer again."""
+    """The customer's consent has ended, or the customer has to connect the bank again."""
 
     remedy = "Ask the customer to connect the bank again."
     default_code = "CONSENT_EXPIRED"
 
 
 class NotGrantedError(ConsentError):
-    """The consent stands, but does not cover this stream or these days."""
+    """The consent is active, but does not cover this stream or these days."""
 
-    remedy = "Nothing to repair; ask the customer for a wider consent if the data is needed."
+    remedy = "If the data is needed, ask the customer for a consent that covers it."
     default_code = "USER_PERMISSIONS_NOT_GRANTED"
 
 
@@ -129,11 +129,11 @@ class UnavailableError(LeanError):
     """Lean or the bank cannot answer now.
 
     Args:
-        retry_after: Seconds that the server asked to wait, if it did.
-        (The others are those of `LeanError`.)
+        retry_after: Seconds that the server asks to wait; None where it does not say.
+        (The other arguments are those of `LeanError`.)
     """
 
-    remedy = "Wait; the next sync asks again."
+    remedy = "Wait: the next sync asks again."
     default_code = "UNAVAILABLE"
 
     def __init__(
@@ -161,51 +161,51 @@ class UnavailableError(LeanError):
 
 
 class BankPausedError(UnavailableError):
-    """Lean or the application's owner has switched this bank's data off."""
+    """Lean or the application's owner has disabled this bank."""
 
-    remedy = "Wait until the bank is announced active, or enable it in Lean's dashboard."
+    remedy = "Wait until Lean announces the bank as active, or enable it in Lean's dashboard."
     default_code = "DISABLED_BY_LEAN"
 
 
 class NetworkError(UnavailableError):
-    """This machine or its network is in the way of Lean, not Lean or a bank."""
+    """This machine or its network prevents the connection, not Lean or a bank."""
 
-    remedy = "Check this machine's network, proxy and limits; the next sync asks again."
+    remedy = "Check this machine's network, proxy and limits. The next sync asks again."
     default_code = "NETWORK"
 
 
 class IncompleteError(LeanError):
-    """The pages of one read do not make one whole: the store moved while it was read."""
+    """The pages of a paged read are not complete: Lean's data changed during the read."""
 
-    remedy = "The next sync reads it again; if it fails each time, give Lean the trace id."
+    remedy = "The next sync reads it again. If it fails each time, give Lean the trace id."
     default_code = "INCOMPLETE"
 
 
 class SchemaError(LeanError):
-    """An answer is not of the documented shape."""
+    """An answer does not have the documented shape."""
 
     remedy = "Read Lean's changelog and compare the catalogue in lean_resources/streams/."
     default_code = "UNEXPECTED_SHAPE"
 
 
 class UnfitError(LeanError):
-    """So many records of a read do not fit that it replaces nothing."""
+    """Too many records of a read do not fit, so the read replaces nothing."""
 
     remedy = (
-        "Read the view quarantine: it names the columns and the reasons. What was known stays, and"
-        " each sync reads it again. Where the catalogue has to learn, mend it and replay."
+        "Read the view quarantine: it names the columns and the reasons. The known rows stay, and"
+        " each sync reads again. If the catalogue is wrong, correct it and run leanhouse replay."
     )
 
 
 class SignatureError(LeanError):
-    """A webhook was not signed by Lean."""
+    """Lean did not sign the webhook."""
 
-    remedy = "Drop the message; check the webhook secret if it keeps happening."
+    remedy = "Drop the message. If it happens again, check the webhook secret."
     default_code = "BAD_SIGNATURE"
 
 
 class MachineError(Exception):
-    """This machine is in the way, and neither Lean nor a bank: its disk, memory or time zones.
+    """This machine prevents the work, not Lean or a bank: its disk, memory or time zones.
 
     Args:
         message: What is wrong, without personal values.
@@ -220,7 +220,7 @@ class MachineError(Exception):
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive a process boundary with every field."""
+        """Keep every field when the error is pickled."""
         return (_machine_error, (self.message, self.code, self.remedy))
 
 
@@ -229,7 +229,7 @@ def _machine_error(message: str, code: str, remedy: str) -> MachineError:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and whatever caused it, each once, the members of groups included."""
+    """An error and its causes, each once; the members of a group are causes of it."""
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
     while waiting:
@@ -240,5 +240,5 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         yield link
         if isinstance(link, BaseExceptionGroup):
             waiting += link.exceptions
-        # What was under way when another error came is no cause of it, unless that one says so.
+        # An error that was being handled counts as a cause, unless `raise … from` says otherwise.
         waiting += [link.__cause__, None if link.__suppress_context__ else link.__context__]

@@ -1,4 +1,4 @@
-"""Limits: how many requests at once and per second, and which banks are left alone for a while."""
+"""Limits: requests at once and per second, and banks that are not asked for a while."""
 
 from __future__ import annotations
 
@@ -258,12 +258,8 @@ class CircuitBreaker:
             circuit.is_probing = False
 
     def pause(self, bank: str) -> None:
-        """Leave the bank alone until `resume`, as when Lean has disabled it."""
+        """Leave the bank alone for the life of this breaker, as when Lean has disabled it."""
         self._circuits.setdefault(bank, _Circuit()).is_paused = True
-
-    def resume(self, bank: str) -> None:
-        """Close the circuit, whatever it was: the bank is announced active."""
-        self._circuits.pop(bank, None)
 
     def state(self, bank: str) -> BankState:
         """Tell whether the bank is asked, left alone, probed or paused."""

@@ -1,4 +1,4 @@
-"""Settings: region and environment to hosts, credentials, certificates and limits."""
+"""Settings of the client and of the receiver of webhooks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Environment = Literal["sandbox", "production"]
 
 
 class Hosts(NamedTuple):
-    """Where one region and environment of Lean answers."""
+    """Addresses of Lean for one region and environment."""
 
     api: str
     token: str
@@ -60,7 +60,7 @@ HOSTS: dict[tuple[Region, Environment], Hosts] = {
     ),
 }
 
-# The older production hosts want a client certificate and the application token, and no bearer.
+# The older production hosts require a client certificate and the application token.
 LEGACY_HOSTS: dict[Region, str] = {
     "sa": "https://api.sa.leantech.me",
     "ae": "https://api.leantech.me",
@@ -81,16 +81,16 @@ def _url(value: str) -> str:
     if url.scheme not in {"https", "http"} or not url.host:
         raise PydanticCustomError("url", "must be a URL that begins with https://")
     if url.userinfo or url.query or url.fragment:
-        raise PydanticCustomError("url", "must not hold credentials, a query or a fragment")
+        raise PydanticCustomError("url", "must not contain credentials, a query or a fragment")
     if url.scheme == "http" and not is_loopback(url.host):
         raise PydanticCustomError(
-            "url", "must begin with https://, since http:// is for loopback hosts only"
+            "url", "must begin with https://; http:// is for loopback hosts only"
         )
     return value
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine itself."""
+    """Whether a host is this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -106,7 +106,8 @@ def _networks(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return tuple(ipaddress.ip_network(one.strip()) for one in value.split(",") if one.strip())
+        parts = [part.strip() for part in value.split(",")]
+        return tuple(ipaddress.ip_network(part) for part in parts if part)
     except ValueError:
         raise PydanticCustomError(
             "network", "must be addresses or networks such as 203.0.113.0/24, without host bits"
@@ -119,13 +120,17 @@ def _without_slash(value: str) -> str:
 
 def _header_safe(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
-        raise PydanticCustomError("header", "holds characters that an HTTP header cannot carry")
+        raise PydanticCustomError(
+            "header", "contains characters that an HTTP header cannot contain"
+        )
     return value
 
 
 def _database(value: SecretStr) -> SecretStr:
     if not re.match(r"(sqlite:///|postgresql(\+\w+)?://)\S", value.get_secret_value()):
-        raise PydanticCustomError("url", "is not the URL of a file of SQLite or of PostgreSQL")
+        raise PydanticCustomError(
+            "url", "is not the URL of an SQLite file or of a PostgreSQL database"
+        )
     return value
 
 
@@ -140,14 +145,14 @@ def _default_token_url(data: dict[str, Any]) -> str:
 
 
 class LeanSettings(VariableSettings):
-    """Everything that a client has to know about Lean and about its own limits.
+    """What a client needs to know: hosts, credentials, certificates and limits.
 
     Credentials are either `client_id` with `client_secret` or `app_token`, never both, because
     Lean refuses a request that carries both headers.
 
     Raises:
-        ConfigError: A value is missing, half set, out of range or contradicts another. The
-            message names every variable concerned and holds no value.
+        ConfigError: A value is missing, incomplete, out of range or contradicts another. The
+            message names every variable concerned and contains no value.
     """
 
     prefix: ClassVar[str] = _PREFIX
@@ -203,8 +208,8 @@ class LeanSettings(VariableSettings):
     )
     trust_root: FilePath | None = Field(
         default=None,
-        description="Path of Lean's certificate chain in PEM; when set, only servers that it "
-        "vouches for are trusted.",
+        description="Path of Lean's certificate chain in PEM; when set, only servers with a "
+        "certificate of that chain are trusted.",
     )
 
     max_concurrency: int = Field(
@@ -238,44 +243,43 @@ class LeanSettings(VariableSettings):
         gt=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds until an answer has to be complete, above 0 and up to 3600, however "
-        "slowly it comes.",
+        description="Seconds for a whole answer to arrive, above 0 and up to 3600.",
     )
     read_deadline_seconds: float = Field(
         default=7200,
         gt=0,
         le=86_400,
         allow_inf_nan=False,
-        description="Seconds until all pages of a read have to be there, above 0 and up to 86400; "
-        "waits and repeated requests included.",
+        description="Seconds for all pages of a read to arrive, above 0 and up to 86400, with "
+        "waits and repeated requests.",
     )
     max_response_bytes: int = Field(
         default=32 * 1024 * 1024,
         ge=64 * 1024,
         le=1024 * 1024 * 1024,
-        description="Bytes of the largest answer that is read, decompressed, 65536 to 1073741824.",
+        description="Largest answer that is read, in bytes decompressed, 65536 to 1073741824.",
     )
     attempts: int = Field(
-        default=5, ge=1, le=20, description="Attempts per request, the first included, 1 to 20."
+        default=5, ge=1, le=20, description="Attempts per request, including the first, 1 to 20."
     )
     pending_deadline_seconds: float = Field(
         default=1800,
         gt=0,
         le=86_400,
         allow_inf_nan=False,
-        description="Seconds until a PENDING answer is given up, above 0 and up to 86400.",
+        description="Seconds to wait for the result of a PENDING answer, above 0 and up to 86400.",
     )
     pending_poll_seconds: float = Field(
         default=30,
         gt=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds between two looks at a PENDING answer, above 0 and up to 3600.",
+        description="Seconds between two requests for a PENDING result, above 0 and up to 3600.",
     )
     verbose: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="When to ask for verbose records (regional_data): auto (only where records "
-        "of the older generation come back without it), always or never.",
+        description="When to ask for verbose records (regional_data): auto (where Lean answers "
+        "with records of the older generation), always or never.",
     )
     page_size: int = Field(
         default=100, ge=1, le=100, description="Records per page, 1 to 100 (Lean's maximum)."
@@ -283,17 +287,17 @@ class LeanSettings(VariableSettings):
 
     @property
     def is_legacy(self) -> bool:
-        """Whether the older production host's rules apply: certificate and application token."""
+        """Whether the host is an older production host, which requires the application token."""
         legacy = {httpx.URL(url).host for url in LEGACY_HOSTS.values()}
         return self.legacy_host or httpx.URL(self.api_url).host in legacy
 
     @property
     def requires_certificate(self) -> bool:
-        """Whether the host refuses a client without certificate."""
+        """Whether the host refuses a client without a certificate."""
         return self.is_legacy or httpx.URL(self.api_url).host in _CERTIFICATE_HOSTS
 
     def contradictions(self, prefix: str) -> Iterator[str]:
-        """What is wrong with values that are right on their own."""
+        """Problems of values that are valid on their own."""
         yield from _credential_problems(self, prefix)
         yield from _certificate_problems(self, prefix)
         yield from _host_problems(self, prefix)
@@ -304,7 +308,7 @@ class LeanSettings(VariableSettings):
             )
 
     def missing(self, prefix: str) -> Iterator[str]:
-        """Credentials, and the certificate that the host requires."""
+        """Problems of credentials and of a certificate that the host requires."""
         identity, secret, token, certificate, key = (
             variable(field, prefix)
             for field in ("client_id", "client_secret", "app_token", "client_cert", "client_key")
@@ -320,7 +324,7 @@ class LeanSettings(VariableSettings):
 
 
 class WebhookSettings(VariableSettings):
-    """Everything that the receiver of webhooks has to know, and where its inbox lies.
+    """What the receiver of webhooks needs to know, and where its inbox is.
 
     Raises:
         ConfigError: As for `LeanSettings`.
@@ -330,65 +334,68 @@ class WebhookSettings(VariableSettings):
 
     secret: Annotated[SecretStr, Field(min_length=1)] | None = Field(
         default=None,
-        description="Webhook secret from Lean's dashboard (Integration); without it nothing is "
-        "received.",
+        description="Webhook secret from Lean's dashboard (Integration); without it, the receiver "
+        "does not start.",
     )
     next_secret: Annotated[SecretStr, Field(min_length=1)] | None = Field(
         default=None,
-        description="Second webhook secret that is accepted while the secret is being changed.",
+        description="Second webhook secret, accepted too while the secret is changed.",
     )
     app_token: Annotated[SecretStr, Field(min_length=1), AfterValidator(_header_safe)] | None = (
         Field(
             default=None,
-            description="Application token that each webhook has to carry in lean-app-token; not "
-            "looked at when unset.",
+            description="Application token that each webhook must have in lean-app-token; not "
+            "checked when unset.",
         )
     )
     inbox: Annotated[SecretStr, AfterValidator(_database)] | None = Field(
         default=None,
         description="Database of the inbox, as sqlite:////folder/inbox.db or "
-        "postgresql://user:password@host/database; a file of SQLite beside the lake when unset.",
+        "postgresql://user:password@host/database; an SQLite file beside the lake when unset.",
     )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; behind a proxy, loopback."
     )
-    port: int = Field(default=8650, ge=0, le=65535, description="Port to listen on; 0 a free one.")
+    port: int = Field(
+        default=8650, ge=0, le=65535, description="Port to listen on; 0 for any free port."
+    )
     allow: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
         default=(),
-        description="Addresses or networks that may deliver, separated by commas; all when unset.",
+        description="Addresses or networks that may send webhooks, separated by commas; all when "
+        "unset.",
     )
     trusted_hops: int = Field(
         default=0,
         ge=0,
         le=10,
-        description="Proxies of yours in front: the address that delivers is that many entries "
-        "from the end of X-Forwarded-For; with 0 it is that of the connection.",
+        description="Number of your proxies before the receiver. The sender's address is that many "
+        "entries from the end of X-Forwarded-For; with 0 it is that of the connection.",
     )
     max_bytes: int = Field(
         default=1024 * 1024,
         ge=1024,
         le=64 * 1024 * 1024,
-        description="Bytes of the largest webhook that is read, 1024 to 67108864.",
+        description="Largest webhook that is read, in bytes, 1024 to 67108864.",
     )
     head_seconds: float = Field(
         default=5,
         gt=0,
         le=60,
         allow_inf_nan=False,
-        description="Seconds for the head of a request to arrive, above 0 and up to 60; who takes "
-        "longer is cut off.",
+        description="Seconds for the head of a request to arrive, above 0 and up to 60; a slower "
+        "connection is closed.",
     )
     body_seconds: float = Field(
         default=5,
         gt=0,
         le=10,
         allow_inf_nan=False,
-        description="Seconds for a body to arrive, above 0 and up to 10, when Lean gives up.",
+        description="Seconds for a body to arrive, above 0 and up to 10; Lean gives up after 10.",
     )
     tls_cert: FilePath | None = Field(
         default=None,
-        description="Path of the receiver's certificate chain in PEM; without it, plain HTTP for "
-        "a proxy that ends TLS.",
+        description="Path of the receiver's certificate chain in PEM; without it, plain HTTP "
+        "behind a proxy that ends TLS.",
     )
     tls_key: FilePath | None = Field(
         default=None, description="Path of that certificate's private key in PEM."
@@ -396,17 +403,17 @@ class WebhookSettings(VariableSettings):
     tls_client_authority: FilePath | None = Field(
         default=None,
         description="Path of Lean's certificate chain in PEM; when set, only clients with a "
-        "certificate of it are let in.",
+        "certificate of that chain may connect.",
     )
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """The active secrets."""
         given = (self.secret, self.next_secret)
-        return tuple(one.get_secret_value() for one in given if one is not None)
+        return tuple(secret.get_secret_value() for secret in given if secret is not None)
 
     def contradictions(self, prefix: str) -> Iterator[str]:
-        """What is wrong with values that are right on their own."""
+        """Problems of values that are valid on their own."""
         certificate, key, authority = (
             variable(field, prefix) for field in ("tls_cert", "tls_key", "tls_client_authority")
         )
@@ -419,15 +426,15 @@ class WebhookSettings(VariableSettings):
         if self.next_secret and not self.secret:
             yield (
                 f"{variable('next_secret', prefix)} is set without "
-                f"{variable('secret', prefix)}: set the latter"
+                f"{variable('secret', prefix)}: set both"
             )
 
     def missing(self, prefix: str) -> Iterator[str]:
-        """Files that whoever receives has to read."""
+        """Files of TLS that are not there."""
         for field in ("tls_cert", "tls_key", "tls_client_authority"):
             path: Path | None = getattr(self, field)
             if path is not None and not path.is_file():
-                yield f"{variable(field, prefix)} is not a file: set the path of one"
+                yield f"{variable(field, prefix)} is not a file: set the path of a file"
 
 
 def _credential_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:

@@ -348,8 +348,8 @@ def test_late_reports_do_not_move_an_open_circuit():
     assert breaker.state(BANK) == "half_open"
 
 
-def test_a_paused_bank_waits_for_its_resume():
-    """Neither time nor reports end a pause; resume does, and leaves no old failures."""
+def test_a_paused_bank_stays_paused():
+    """Neither time nor reports end a pause; another breaker knows nothing of it."""
     clock = _Clock()
     breaker = _opened(clock)
     breaker.pause(BANK)
@@ -362,19 +362,7 @@ def test_a_paused_bank_waits_for_its_resume():
     assert caught.value.code == "DISABLED_BY_LEAN"
     assert breaker.state(BANK) == "paused"
 
-    breaker.resume(BANK)
-    breaker.check(BANK)
-    breaker.failed(BANK)
-    assert breaker.state(BANK) == "closed"
-
-
-def test_resume_of_an_unknown_bank_is_harmless():
-    """A bank announced active that never failed stays closed."""
-    breaker = CircuitBreaker()
-    breaker.resume(BANK)
-    breaker.succeeded(BANK)
-
-    assert breaker.state(BANK) == "closed"
+    assert CircuitBreaker().state(BANK) == "closed"
 
 
 @pytest.mark.parametrize(("failures", "cooldown"), [(0, 1), (1, 0), (1, math.nan)])
@@ -386,7 +374,7 @@ def test_breaker_refuses_limits_without_meaning(failures, cooldown):
 
 _REPORTS = st.lists(
     st.tuples(
-        st.sampled_from(["check", "succeeded", "failed", "pause", "resume"]),
+        st.sampled_from(["check", "succeeded", "failed", "pause"]),
         st.sampled_from(["A", "B"]),
         st.sampled_from([0, 1, 30, 60, 200]),
     ),
@@ -397,7 +385,6 @@ _MOVES = {
     "succeeded": {("half_open", "closed")},
     "failed": {("closed", "open"), ("half_open", "open")},
     "pause": {(state, "paused") for state in ("closed", "open", "half_open")},
-    "resume": {(state, "closed") for state in ("open", "half_open", "paused")},
 }
 
 
@@ -422,8 +409,6 @@ def test_breaker_only_makes_the_moves_drawn(reports, failures):
         if report == "check":
             assert passed or before[bank] != "closed"
             assert not passed or before[bank] in {"closed", "half_open"}
-        if report == "resume":
-            assert after[bank] == "closed"
 
 
 @given(_REPORTS)
