@@ -11,6 +11,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "conformance"), str(HERE / "marts"), str(HERE / "lakes")]
 
+from conftest import showing
 from damages import HOWS, KINDS, TRANSACTIONS, Base, damage, sentence, shown
 
 from lean_resources.streams import STREAMS
@@ -38,6 +39,12 @@ def base(tmp_path_factory):
     return Base(tmp_path_factory.mktemp("damage"), tables=(), nights=3, names=names)
 
 
+@pytest.fixture(scope="module")
+def sound(base):
+    """What that lake shows."""
+    return shown(base.fresh())
+
+
 @pytest.fixture
 def lake(base):
     """That lake, sound."""
@@ -59,7 +66,7 @@ def found(lake):
 
 def count(lake, name="transactions"):
     """Rows of a stream, as they show."""
-    with lake.connect() as connection:
+    with showing(lake, (name,)) as connection:
         return connection.execute(f"select count(*) from {name}").fetchone()[0]
 
 
@@ -111,7 +118,7 @@ def test_without_the_comparison_rows_are_left_out_in_silence(lake, monkeypatch):
 
 @pytest.mark.parametrize("how", SOME_HOWS)
 @pytest.mark.parametrize("kind", ["ledger", "merged ledger"])
-def test_the_ledger_is_restored_from_its_copy(base, lake, kind, how):
+def test_the_ledger_is_restored_from_its_copy(sound, lake, kind, how):
     """Whatever became of a commit or of a merged day."""
     files = spoil(lake, [kind], how)
 
@@ -121,7 +128,7 @@ def test_the_ledger_is_restored_from_its_copy(base, lake, kind, how):
             lake.connect(())
     repair(lake)
     assert found(lake) == set()
-    assert shown(lake) == shown(base.fresh())
+    assert shown(lake) == sound
 
 
 def test_a_commit_without_its_copy_is_missed_by_its_number(base, lake):

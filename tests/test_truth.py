@@ -30,12 +30,12 @@ def everything(lake):
 @pytest.fixture
 def sandbox():
     """A small offline Lean."""
-    return Sandbox(customers=20, months=3, seed=7, today=TODAY)
+    return Sandbox(customers=6, months=2, seed=7, today=TODAY)
 
 
 @pytest.fixture(
     scope="module",
-    params=[30, pytest.param(200, marks=pytest.mark.conformance)],
+    params=[20, pytest.param(200, marks=pytest.mark.conformance)],
     ids="{}-customers".format,
 )
 def synced(request, tmp_path_factory):
