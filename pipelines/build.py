@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,9 @@ def _bring_up(
     """Bring models up to date, one after the other."""
     models = work.models
     wanted = [model for model in models if only is None or model.name in only]
-    read = _read_by(wanted, models)
+    reads = [model.reads for model in wanted]
+    reads += [check.reads for model in wanted for check in models.checks_of(model.name)]
+    read = _through_views(itertools.chain(*reads), models)
     built: list[Built] = []
     with work.connection:
         for model in models:
@@ -218,22 +221,20 @@ def _bring_up(
     return built
 
 
-def _read_by(wanted: Collection[Model], models: Models) -> set[str]:
-    """Models that others and their checks read, through views too."""
-    found: set[str] = set()
+def _through_views(names: Iterable[str], models: Models) -> list[str]:
+    """Relations, and what the views among them read, inner ones first."""
+    found: dict[str, None] = {}
 
-    def add(names: Collection[str]) -> None:
-        for name in names:
-            if name in models and name not in found:
-                found.add(name)
-                if models[name].stored.is_view:
-                    add(models[name].reads)
+    def add(name: str) -> None:
+        if name not in found:
+            if name in models and models[name].stored.is_view:
+                for inner in models[name].reads:
+                    add(inner)
+            found[name] = None
 
-    for model in wanted:
-        add(model.reads)
-        for check in models.checks_of(model.name):
-            add(check.reads)
-    return found
+    for name in names:
+        add(name)
+    return list(found)
 
 
 def newest_manifest(lake: Lake) -> Path | None:
@@ -332,9 +333,9 @@ class Work:
     manifest: Manifest = field(init=False)
     spare: dict[str, dict[str, Part]] = field(init=False, default_factory=dict)
     written: list[Path] = field(init=False, default_factory=list)
-    stuck: dict[str, str] = field(default_factory=dict)
-    errors: dict[str, Exception] = field(default_factory=dict)
-    sums: dict[str, _Sums] = field(default_factory=dict)
+    stuck: dict[str, str] = field(init=False, default_factory=dict)
+    errors: dict[str, Exception] = field(init=False, default_factory=dict)
+    sums: dict[str, _Sums] = field(init=False, default_factory=dict)
     lake_rows: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -382,14 +383,7 @@ class Work:
 
     def again(self) -> Work:
         """The same build from the lake as it stands now; what fits is not written again."""
-        work = Work(
-            self.lake,
-            self.models,
-            self.hash_key,
-            self.scratch,
-            self.memory_limit,
-            self.rows_at_once,
-        )
+        work = replace(self)
         work.spare, work.written = self.manifest.parts, self.written
         return work
 
@@ -670,34 +664,24 @@ class Work:
             return False
         if rows == 0:
             return True
-        if not self._is_alike_in_form(old, written):
-            return False
-        before, now = (
-            self._row(
-                "select sum(hash(it)::hugeint)"
-                " from read_parquet($path, hive_partitioning = false) as it",
-                path=str(file),
+        # Columns first: DuckDB hashes a null like a column less.
+        for query in ("describe select *", "select sum(hash(it)::hugeint)"):
+            before, now = (
+                self.connection.execute(
+                    f"{query} from read_parquet($path, hive_partitioning = false) as it",
+                    {"path": str(file)},
+                ).fetchall()
+                for file in (self.lake.folder / old.file, written)
             )
-            for file in (self.lake.folder / old.file, written)
-        )
-        return before == now
-
-    def _is_alike_in_form(self, old: Part, written: Path) -> bool:
-        """Whether both files have the same columns; DuckDB hashes a null like a column less."""
-        before, now = (
-            self.connection.execute(
-                "describe select * from read_parquet($path, hive_partitioning = false)",
-                {"path": str(file)},
-            ).fetchall()
-            for file in (self.lake.folder / old.file, written)
-        )
-        return before == now
+            if before != now:
+                return False
+        return True
 
     def _narrow(self, reads: Collection[str], months: Collection[str]) -> None:
         """Let names that are kept by month mean some months of them, until told otherwise."""
         self.connection.execute("drop schema if exists part cascade")
         self.connection.execute("create schema part")
-        for name in self._closure(reads):
+        for name in _through_views(reads, self.models):
             if self._months(name) is None:
                 continue
             if name in self.models:
@@ -723,22 +707,6 @@ class Work:
             ("part_to", "null" if last is None else f"last_day(date '{last}-01')"),
         ):
             self.connection.execute(f"set variable {name} = {text}")
-
-    def _closure(self, reads: Collection[str]) -> list[str]:
-        """Relations, and what the views among them read, inner ones first."""
-        found: list[str] = []
-
-        def add(name: str) -> None:
-            if name in found:
-                return
-            if name in self.models and self.models[name].stored.is_view:
-                for inner in self.models[name].reads:
-                    add(inner)
-            found.append(name)
-
-        for name in reads:
-            add(name)
-        return found
 
     def _show(self, model: Model) -> None:
         """Let later models read this one."""
