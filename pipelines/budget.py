@@ -8,14 +8,13 @@ crash between the record and the call wastes a refresh and never overspends.
 from __future__ import annotations
 
 import datetime as dt
-import os
 from collections.abc import Collection
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.files import naming, place
+from pipelines.files import naming, put_once
 from pipelines.lake import Lake
 from pipelines.ledger import SPENDS_SCHEMA, new_id
 
@@ -114,21 +113,10 @@ class Budget:
             ],
             schema=SPENDS_SCHEMA,
         )
-        temporary = file.with_name(f"{new_id()}.tmp")
+        part = file.with_name(f"{new_id()}.tmp")
         try:
-            with naming(file), temporary.open("wb") as opened:
-                pq.write_table(table, opened)
-                opened.flush()
-                os.fsync(opened.fileno())
-            try:
-                place(temporary, file)
-            except FileExistsError:
-                return False
+            with naming(file):
+                pq.write_table(table, part)
+            return put_once(part, file)
         finally:
-            temporary.unlink(missing_ok=True)
-        descriptor = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        return True
+            part.unlink(missing_ok=True)

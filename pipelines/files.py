@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lean_resources.errors import MachineError
 
-__all__ = ["beside", "create_text", "naming", "place", "put_text", "reveal", "synced"]
+__all__ = ["beside", "create_text", "naming", "place", "put_once", "put_text", "reveal", "synced"]
 
 _NO_LINKS = {
     errno.EPERM,
@@ -94,6 +94,19 @@ def put_text(file: Path, text: str) -> None:
     reveal(beside(file), file)
 
 
+def put_once(part: Path, file: Path) -> bool:
+    """As `place`, so that it survives a power cut; whether the place was free. `part` is gone."""
+    try:
+        synced(part)
+        place(part, file)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    synced(file.parent)
+    return True
+
+
 def create_text(file: Path, text: str, name: str) -> None:
     """Write a small file, whole or not at all, unless its place is taken.
 
@@ -110,11 +123,10 @@ def create_text(file: Path, text: str, name: str) -> None:
     try:
         with naming(file):
             part.write_text(text, encoding="utf-8")
-        synced(part)
-        place(part, file)
+        if not put_once(part, file):
+            raise FileExistsError(file)
     finally:
         part.unlink(missing_ok=True)
-    synced(file.parent)
 
 
 def synced(place: Path) -> None:

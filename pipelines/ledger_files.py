@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.digests import DamageError, Digest, digest
-from pipelines.files import beside, naming, place, reveal, synced
+from pipelines.files import beside, naming, place, put_once, reveal, synced
 from pipelines.ledger import LEDGER_SCHEMA, new_id
 
 __all__ = ["LedgerFiles", "MissingCommit", "batch_of", "digest_of"]
@@ -417,12 +417,8 @@ def _merge(files: Sequence[Path], merged: Path) -> None:
                 writer.write_table(pa.Table.from_batches(held))
                 held = []
         writer.write_table(pa.Table.from_batches(held, LEDGER_SCHEMA))
-    synced(part)
-    # Another one was first: what it holds is held, and the rest still counts by itself.
-    with contextlib.suppress(FileExistsError):
-        place(part, merged)
-    part.unlink(missing_ok=True)
-    synced(merged.parent)
+    # If another merge was first, what it holds is held, and the rest still counts by itself.
+    put_once(part, merged)
 
 
 def _holds(merged: Path) -> _Held:
