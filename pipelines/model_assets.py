@@ -8,6 +8,7 @@ import dagster as dg
 
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
+from pipelines.assets import OWNERS
 from pipelines.build import Built, CheckResult, build
 from pipelines.compaction import compact
 from pipelines.failures import explained
@@ -28,8 +29,6 @@ __all__ = [
     "refuse_problems",
     "verdict_of",
 ]
-
-OWNERS = ["team:data-engineering"]
 
 FOLLOW = (
     dg.AutomationCondition.any_deps_updated().since_last_handled()

@@ -215,39 +215,25 @@ def recorded(definition: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
     """An executor whose runs say which process executes them, before they claim a slot."""
     creation = definition.executor_creation_fn
     assert creation is not None  # noqa: S101 - each executor that can run has it
+
+    def create(context: dg.InitExecutorContext) -> dg.Executor:
+        executor = creation(context)
+        execute = executor.execute
+
+        def execute_recorded(plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+            instance: dg.DagsterInstance = plan_context.instance
+            run_id = plan_context.run_id
+            instance.add_run_tags(run_id, Process.current(instance).tags(run_id))
+            for sentence in end_dead_runs(instance):
+                _LOG.warning("%s", sentence)
+            yield from execute(plan_context, execution_plan)
+
+        executor.execute = execute_recorded  # type: ignore[method-assign]
+        return executor
+
     return dg.ExecutorDefinition(
         name=definition.name,
         config_schema=cast("Any", definition.config_schema),
         requirements=definition.get_requirements,
-        executor_creation_fn=lambda context: _Recorded(creation(context)),
+        executor_creation_fn=create,
     )
-
-
-class _Recorded(dg.Executor):
-    """Executes as another executor does.
-
-    Args:
-        inner: That executor.
-    """
-
-    def __init__(self, inner: dg.Executor) -> None:
-        self._inner = inner
-
-    @property
-    def retries(self) -> Any:
-        """As the inner executor."""
-        return self._inner.retries
-
-    @property
-    def step_dependency_config(self) -> Any:
-        """As the inner executor."""
-        return self._inner.step_dependency_config
-
-    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
-        """Record this process, free what dead ones held, and execute."""
-        instance: dg.DagsterInstance = plan_context.instance
-        run_id = plan_context.run_id
-        instance.add_run_tags(run_id, Process.current(instance).tags(run_id))
-        for sentence in end_dead_runs(instance):
-            _LOG.warning("%s", sentence)
-        yield from self._inner.execute(plan_context, execution_plan)

@@ -304,10 +304,10 @@ class Receiver:
             count=self._turned_away,
         )
 
-    def _turned_away(self, status_code: int, reason: str, why: str = "") -> None:
+    def _turned_away(self, status_code: int, reason: str) -> None:
         self._metrics.answers.labels(str(status_code), reason).inc()
         if status_code == 503:
-            self._complaints.note(why or reason)
+            self._complaints.note(reason)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Webhooks on a short way of their own, which costs half as much, and the rest as usual."""

@@ -128,7 +128,6 @@ def read_events(
     inbox: InboxResource,
     *,
     instance: dg.DagsterInstance,
-    policy: Policy | None = None,
     has_tables: bool = True,
 ) -> list[Event]:
     """Read what the next batch of webhooks announces, in this process.
@@ -138,7 +137,6 @@ def read_events(
         lake: Where to write.
         inbox: Where webhooks arrive.
         instance: Where the run is recorded.
-        policy: How eagerly to pull; the usual one when left.
         has_tables: Whether models and the warehouse follow what was read.
 
     Returns:
@@ -157,9 +155,7 @@ def read_events(
     request = request_of(events, claim_id, lake.lake())
     result = doorbell_job(load()).execute_in_process(
         instance=instance,
-        resources=bound(
-            lean=lean, lake=lake, inbox=inbox, policy=policy or Policy(), progress=silent
-        ),
+        resources=bound(lean=lean, lake=lake, inbox=inbox, policy=Policy(), progress=silent),
         run_config={**_LOG_CONFIG, **request.run_config},
         tags={**request.tags, **Process.current(instance).tags()},
         op_selection=None if has_tables else [PULLS],
