@@ -21,6 +21,7 @@ from pipelines.files import synced
 from pipelines.lake import Lake
 from pipelines.models import Model, Models
 from pipelines.permissions import restrict
+from pipelines.queries import QUERIES
 from pipelines.warehouse import Published, comments, show, swap_in
 
 __all__ = ["STORAGE_VERSION", "LeakError", "publish_copy"]
@@ -35,13 +36,6 @@ create temp macro plain(text) as regexp_replace(lower(text), '[\s+]+', '', 'g');
 create temp macro cut(text, marks) as
     list_transform(string_split_regex(text, marks), lambda one: trim(one, ' .'));
 create temp macro texts_in(json) as regexp_extract_all(json, '"((?:[^"\\]|\\.)*)"\s*[,\]}]', 1);
-"""
-_PARTS = r"""
-    select place, text as part, false as is_word from texts
-    union all
-    select place, unnest(cut(text, '["\[\]{}(),;:|=''/]+')), false from cuttable
-    union all
-    select place, unnest(cut(text, '[\s"\[\]{}(),;:|=''/]+')), true from cuttable
 """
 
 
@@ -171,12 +165,8 @@ def _leaks(
         for column in mart.columns
         if not column.pii and ("VARCHAR" in column.type or "JSON" in column.type)
     )
-    found = connection.execute(
-        f"with texts as ({texts}),"
-        r" cuttable as (select distinct * from texts where regexp_matches(text, '[^\w-]')),"
-        f" parts as ({_PARTS}) select distinct place from parts join personal"
-        " on plain(part) = value and (identifies or not is_word) order by place"
-    ).fetchall()
+    connection.execute(f"create temp view texts as {texts}")
+    found = connection.execute(QUERIES["leaking_columns"]).fetchall()
     return [place for (place,) in found]
 
 

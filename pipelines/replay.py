@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -26,6 +27,7 @@ from pipelines.lake import Lake, lake_schema
 from pipelines.last_good import LastGood
 from pipelines.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
 from pipelines.policy import Policy
+from pipelines.queries import QUERIES
 
 __all__ = ["Replayed", "replay"]
 
@@ -73,7 +75,7 @@ def replay(
         lake.check_folders(connection, [lake.raw(outer)])
         lake.verify(connection, [lake.raw(outer)])
         connection.execute(f"create temp view raw_pages as {lake.raw_pages(outer)}")
-        pulls = _pulls(connection, stream) if only is None else _chosen(connection, stream, only)
+        pulls = _pulls(connection, stream, only)
         known = {
             row[0]
             for row in connection.execute("select distinct series_id from raw_pages").fetchall()
@@ -94,41 +96,18 @@ def replay(
     return Replayed(len(kept), rows, len(pulls) - len(kept))
 
 
-def _pulls(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[Pull]:
-    """Committed pulls that still cover something, and newer ones that replaced nothing."""
-    result = connection.execute(
-        f"select {', '.join(f'pulls.{name}' for name in PULL_COLUMNS)} from pulls"
-        " left join claims on pulls.stream = claims.stream and pulls.parent_id = claims.parent_id"
-        " and pulls.month is not distinct from claims.month"
-        " left join pulls as covering on claims.pull_id = covering.pull_id"
-        " where pulls.stream = $stream and ((pulls.outcome = $outcome"
-        " and pulls.pull_id in (select pull_id from claims)) or (pulls.code = 'RECORDS_UNFIT'"
-        " and coalesce("
-        "(pulls.refreshed_at, pulls.known_at, coalesce(pulls.generation, 0)) > "
-        "(covering.refreshed_at, covering.known_at, coalesce(covering.generation, 0)), true)))"
-        " group by all order by pulls.pull_id",
-        {"stream": stream.name, "outcome": Outcome.COMMITTED},
-    )
-    found = [Pull(**dict(zip(PULL_COLUMNS, row, strict=True))) for row in result.fetchall()]
-    # Of reads that replaced nothing only the newest counts.
-    newest = {
-        (one.parent_id, one.month): one.pull_id for one in found if one.outcome == Outcome.FAILED
-    }
-    return [
-        one
-        for one in found
-        if one.outcome != Outcome.FAILED or newest[one.parent_id, one.month] == one.pull_id
-    ]
-
-
-def _chosen(
-    connection: duckdb.DuckDBPyConnection, stream: Stream, only: Collection[str]
+def _pulls(
+    connection: duckdb.DuckDBPyConnection, stream: Stream, only: Collection[str] | None
 ) -> list[Pull]:
-    """Some pulls, however they ended."""
+    """Pulls to make again, in the order of their ids: `only` some, or all that still count."""
+    ids = QUERIES["replayable_pulls"]
+    given: dict[str, Any] = {"stream": stream.name}
+    if only is not None:
+        ids, given = "select unnest($only)", {**given, "only": list(only)}
     result = connection.execute(
         f"select {', '.join(PULL_COLUMNS)} from pulls"
-        " where stream = $stream and list_contains($only, pull_id) order by pull_id",
-        {"stream": stream.name, "only": list(only)},
+        f" where stream = $stream and pull_id in ({ids}) order by pull_id",
+        given,
     )
     return [Pull(**dict(zip(PULL_COLUMNS, row, strict=True))) for row in result.fetchall()]
 
