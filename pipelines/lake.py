@@ -178,6 +178,15 @@ class Lake:
         self.environment = environment
         self.folder = Path(root).resolve() / environment
         self.warehouse = self.folder / "leanhouse.duckdb"
+        self.pulls = self.folder / "pulls"  # the ledger
+        self.lost = self.folder / "lost"  # what is known to be lost
+        self.spends = self.folder / "spends" / "log"  # refreshes that were spent
+        self.attempts = self.folder / "attempts"  # what became of refreshes
+        self.marts = self.folder / "marts"  # the models' files
+        self.manifests = self.folder / "manifests"  # which of those count; the newest says so
+        self.published = self.folder / "published"  # what published warehouses refer to
+        self.writers = self.folder / "writers"  # signs of those who write
+        self.spill = self.folder / "spill"  # what is thrown away, in a folder per writer
         self._is_portable = False
         self.format = LakeFormat(self.folder)
 
@@ -226,19 +235,9 @@ class Lake:
         return self.folder / "superseded" / stream.name
 
     @property
-    def pulls(self) -> Path:
-        """Folder of the ledger."""
-        return self.folder / "pulls"
-
-    @property
     def ledger(self) -> LedgerFiles:
         """The ledger's files."""
         return LedgerFiles(self.pulls, self.lost_files())
-
-    @property
-    def lost(self) -> Path:
-        """Folder of what is known to be lost."""
-        return self.folder / "lost"
 
     def known_lost(self) -> str:
         """The SELECT of what is known to be lost."""
@@ -251,41 +250,6 @@ class Lake:
             for file in self.lost.glob("*/*.parquet")
             for name in pq.read_table(file, columns=["file"])["file"].to_pylist()
         )
-
-    @property
-    def spends(self) -> Path:
-        """Folder of the log of refreshes that were spent."""
-        return self.folder / "spends" / "log"
-
-    @property
-    def attempts(self) -> Path:
-        """Folder of what became of refreshes."""
-        return self.folder / "attempts"
-
-    @property
-    def marts(self) -> Path:
-        """Folder of the models' files."""
-        return self.folder / "marts"
-
-    @property
-    def manifests(self) -> Path:
-        """Folder of the lists of models' files that count; the newest one does."""
-        return self.folder / "manifests"
-
-    @property
-    def published(self) -> Path:
-        """Folder of what published warehouses refer to."""
-        return self.folder / "published"
-
-    @property
-    def writers(self) -> Path:
-        """Folder of the signs of those who write."""
-        return self.folder / "writers"
-
-    @property
-    def spill(self) -> Path:
-        """Folder of what is thrown away, in a folder per writer."""
-        return self.folder / "spill"
 
     def batch(self, now: dt.datetime | None = None) -> Batch:
         """Start a set of files that will count together.
