@@ -183,7 +183,6 @@ def window_of(parent: Parent) -> Days | None:
         return None
     return Days(
         account_id=parent.parent_id,
-        entity_id=parent.entity_id or "",
         bank_identifier=parent.bank_identifier or "",
         from_date=parent.from_date,
         to_date=parent.to_date,

@@ -62,7 +62,6 @@ class Window:
 
     Args:
         account_id: The account.
-        entity_id: Its entity.
         bank_identifier: Its bank.
         from_date: First allowed UTC day.
         to_date: Last allowed UTC day; later than today for a consent that goes on.
@@ -70,7 +69,6 @@ class Window:
     """
 
     account_id: str
-    entity_id: str
     bank_identifier: str
     from_date: dt.date
     to_date: dt.date
@@ -144,14 +142,12 @@ class PlannedRead:
     """A paged read to be made, for neighbouring months of one account.
 
     Args:
-        window: The account.
         from_date: First UTC day to ask for.
         to_date: Last UTC day to ask for.
         months: The pulls that the read will commit.
         unless_refreshed_at: When the store still is of this instant, nothing is new.
     """
 
-    window: Window
     from_date: dt.date
     to_date: dt.date
     months: tuple[PlannedMonth, ...]
@@ -168,39 +164,42 @@ def months(from_date: dt.date, to_date: dt.date) -> Iterator[tuple[str, dt.date,
 
 
 def plan(
-    windows: Iterable[Window],
+    window: Window,
     claims: Claims,
     today: dt.date,
     policy: Policy,
     only: Collection[str] | None = None,
 ) -> Iterator[PlannedRead]:
-    """Decide which paged reads to make.
-
-    Windows are taken one by one and nothing is kept of them, so that any number of accounts fits.
+    """Decide which paged reads to make for an account.
 
     Args:
-        windows: The accounts.
+        window: The account.
         claims: For each account and month, the stretches of days that pulls speak for.
         today: The last UTC day that may be asked for.
         policy: How eagerly to pull.
         only: Months to read whatever is there already, as a backfill does; None for a sync.
     """
-    earliest = _horizon(today, policy)
-    for window in windows:
-        first = max(window.from_date, earliest)
-        last = min(window.to_date, today)
-        if first > last:
-            continue
-        have = claims.get(window.account_id, _NOTHING)
-        lookback = policy.lookback_of(window.bank_identifier)
-        offered_from = dt.date.min if window.depth is None else window.depth.from_date
-        if only is None:
-            wanted = _missing_or_open(have, first, last, lookback, offered_from)
-        else:
-            chosen = _chosen(have, first, last, lookback, offered_from, only)
-            wanted = _remembered(chosen, offered_from)
-        for run in _runs(wanted, policy.longest_read_months):
-            yield _read(window, run, have, last, first, is_forced=only is not None)
+    first = max(window.from_date, _horizon(today, policy))
+    last = min(window.to_date, today)
+    if first > last:
+        return
+    have = claims.get(window.account_id, _NOTHING)
+    lookback = policy.lookback_of(window.bank_identifier)
+    offered_from = dt.date.min if window.depth is None else window.depth.from_date
+    if only is None:
+        wanted = _missing_or_open(have, first, last, lookback, offered_from)
+    else:
+        chosen = _chosen(have, first, last, lookback, offered_from, only)
+        wanted = _remembered(chosen, offered_from)
+    for run in _runs(wanted, policy.longest_read_months):
+        # How a bank cuts days is not documented, so a neighbouring day is asked for on each side
+        # and rows outside the claims are left to the neighbour's pull.
+        yield PlannedRead(
+            from_date=max(run[0].from_date - _DAY, first),
+            to_date=min(run[-1].to_date + _DAY, last),
+            months=tuple(run),
+            unless_refreshed_at=None if only is not None else _known_store(run, have, window.depth),
+        )
 
 
 class Claims(Protocol):
@@ -358,26 +357,6 @@ def _known_to(have: Sequence[Claim], first: dt.date) -> dt.date | None:
             break
         reached = max(reached, claim.to_date + _DAY)
     return reached - _DAY if reached > first else None
-
-
-def _read(
-    window: Window,
-    run: Sequence[PlannedMonth],
-    have: Mapping[str, Sequence[Claim]],
-    last: dt.date,
-    first: dt.date,
-    *,
-    is_forced: bool,
-) -> PlannedRead:
-    # How a bank cuts days is not documented, so a neighbouring day is asked for on each side and
-    # rows outside the claims are left to the neighbour's pull.
-    return PlannedRead(
-        window=window,
-        from_date=max(run[0].from_date - _DAY, first),
-        to_date=min(run[-1].to_date + _DAY, last),
-        months=tuple(run),
-        unless_refreshed_at=None if is_forced else _known_store(run, have, window.depth),
-    )
 
 
 def _known_store(

@@ -129,7 +129,7 @@ def tasks_of(
                 if parent.skip_code is not None:
                     yield parent
                 continue
-            for planned in plan([window], claims, now.date(), policy, selection.months):
+            for planned in plan(window, claims, now.date(), policy, selection.months):
                 if parent.read_months and all(
                     month.month in parent.read_months for month in planned.months
                 ):

@@ -17,7 +17,7 @@ DAYS = st.dates(dt.date(2023, 1, 1), dt.date(2026, 12, 31))
 
 def account(from_date, to_date, name="a", depth=None):
     """An account whose consent allows the days, with how far back its bank goes, if told."""
-    return Window(name, "e", "BANK", from_date, to_date, depth)
+    return Window(name, "BANK", from_date, to_date, depth)
 
 
 def days(first, last):
@@ -52,7 +52,7 @@ def test_claimed_and_planned_days_are_all_that_is_wanted(situation):
     """No wanted day is left out, no day outside the consent or after today is planned."""
     window, claims, today = situation
 
-    planned = [month for read in plan([window], claims, today, POLICY) for month in read.months]
+    planned = [month for read in plan(window, claims, today, POLICY) for month in read.months]
 
     wanted = (
         days(window.from_date, min(window.to_date, today))
@@ -76,7 +76,7 @@ def test_no_month_is_planned_twice_and_series_are_bounded(situation):
     """Months of a plan are distinct and in order; a read holds neighbours, at most twelve."""
     window, claims, today = situation
 
-    reads = list(plan([window], claims, today, POLICY))
+    reads = list(plan(window, claims, today, POLICY))
 
     names = [month.month for one in reads for month in one.months]
     assert names == sorted(set(names))
@@ -94,9 +94,7 @@ def test_planning_is_deterministic(situation):
     """The same situation gives the same plan."""
     window, claims, today = situation
 
-    assert list(plan([window], claims, today, POLICY)) == list(
-        plan([window], claims, today, POLICY)
-    )
+    assert list(plan(window, claims, today, POLICY)) == list(plan(window, claims, today, POLICY))
 
 
 @settings(max_examples=200, deadline=None)
@@ -109,14 +107,14 @@ def test_what_was_read_is_not_asked_for_again_once_it_is_settled(situation):
         for name, first, last in months(window.from_date, min(window.to_date, today))
     }
 
-    assert list(plan([window], {"a": settled}, today, POLICY)) == []
+    assert list(plan(window, {"a": settled}, today, POLICY)) == []
 
 
 def test_a_new_account_gets_its_whole_history_in_one_series():
     """A year of history is one paged read, padded by nothing outside the consent."""
     window = account(dt.date(2025, 4, 10), dt.date(2026, 12, 31))
 
-    [planned] = plan([window], {}, dt.date(2026, 3, 15), POLICY)
+    [planned] = plan(window, {}, dt.date(2026, 3, 15), POLICY)
 
     assert [month.month for month in planned.months][:2] == ["2025-04", "2025-05"]
     assert len(planned.months) == 12
@@ -135,7 +133,7 @@ def test_an_open_month_is_read_again_only_if_the_store_moved():
         }
     }
 
-    [planned] = plan([window], claims, dt.date(2026, 3, 15), POLICY)
+    [planned] = plan(window, claims, dt.date(2026, 3, 15), POLICY)
 
     assert [month.month for month in planned.months] == ["2026-02", "2026-03"]
     assert planned.unless_refreshed_at == store
@@ -145,7 +143,7 @@ def test_neighbours_are_padded_by_a_day_and_claims_are_not():
     """A month in the middle is asked for with a day on each side and claims only its own days."""
     window = account(dt.date(2025, 1, 1), dt.date(2026, 12, 31))
 
-    [planned] = plan([window], {}, dt.date(2026, 3, 15), POLICY, only={"2025-06"})
+    [planned] = plan(window, {}, dt.date(2026, 3, 15), POLICY, only={"2025-06"})
 
     assert (planned.from_date, planned.to_date) == (dt.date(2025, 5, 31), dt.date(2025, 7, 1))
     [month] = planned.months
@@ -158,7 +156,7 @@ def test_a_backfill_reads_what_is_there_already():
     store = dt.datetime(2026, 3, 10, tzinfo=dt.UTC)
     claims = {"a": {"2025-06": [Claim(dt.date(2025, 6, 1), dt.date(2025, 6, 30), store)]}}
 
-    [planned] = plan([window], claims, dt.date(2026, 3, 15), POLICY, only={"2025-06"})
+    [planned] = plan(window, claims, dt.date(2026, 3, 15), POLICY, only={"2025-06"})
 
     assert planned.unless_refreshed_at is None
 
@@ -191,7 +189,7 @@ def owners(offered_days, quiet_days, reads):
         has_from = today - offered_days * DAY
         first_row_on = min(has_from + quiet_days * DAY, today)
         only = {name for name, _, _ in months(window.from_date, today)} if is_forced else None
-        for planned in plan([replace(window, depth=depth)], {"a": claims}, today, POLICY, only):
+        for planned in plan(replace(window, depth=depth), {"a": claims}, today, POLICY, only):
             for month in planned.months:
                 first = month.claims_from(depth, store, first_row_on)
                 if first > month.to_date:
@@ -247,7 +245,7 @@ def test_a_read_speaks_for_days_that_nobody_has_read_though_the_bank_forgot_them
     store = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
     read = Claim(dt.date(2026, 2, 1), dt.date(2026, 2, 5), store - 20 * DAY)
 
-    [planned] = plan([window], {"a": {"2026-02": [read]}}, dt.date(2026, 3, 1), POLICY)
+    [planned] = plan(window, {"a": {"2026-02": [read]}}, dt.date(2026, 3, 1), POLICY)
 
     assert {month.month: month.claims_from(depth, store) for month in planned.months} == {
         "2026-01": dt.date(2026, 1, 1),
@@ -263,7 +261,7 @@ def test_an_open_month_is_read_from_its_accounts_first_day_however_old_the_telli
     store = dt.datetime(2026, 3, 9, tzinfo=dt.UTC)
     read = Claim(dt.date(2026, 3, 1), dt.date(2026, 3, 4), store - 5 * DAY)
 
-    [planned] = plan([window], {"a": {"2026-03": [read]}}, dt.date(2026, 3, 9), POLICY)
+    [planned] = plan(window, {"a": {"2026-03": [read]}}, dt.date(2026, 3, 9), POLICY)
 
     [month] = planned.months
     assert month.is_open
@@ -287,10 +285,10 @@ def test_days_that_the_bank_forgot_keep_no_month_open():
 
     planned = [
         month.month
-        for one in plan([window], claims, dt.date(2026, 3, 20), POLICY)
+        for one in plan(window, claims, dt.date(2026, 3, 20), POLICY)
         for month in one.months
     ]
-    undated = plan([replace(window, depth=None)], claims, dt.date(2026, 3, 20), POLICY)
+    undated = plan(replace(window, depth=None), claims, dt.date(2026, 3, 20), POLICY)
 
     assert "2026-01" not in planned
     assert "2026-01" in {month.month for one in undated for month in one.months}
@@ -307,7 +305,7 @@ def test_a_backfill_leaves_out_months_that_the_bank_forgot():
     }
     every = {"2025-11", "2025-12", "2026-01", "2026-02", "2026-03"}
 
-    planned = plan([window], {"a": claims}, dt.date(2026, 3, 2), POLICY, every)
+    planned = plan(window, {"a": claims}, dt.date(2026, 3, 2), POLICY, every)
 
     assert [[month.month for month in one.months] for one in planned] == [
         ["2025-11", "2025-12"],
