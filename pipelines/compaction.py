@@ -141,7 +141,10 @@ class _Month:
         done = Compacted()
         history = self.lake.history(self.stream, [self.month])
         self.connection.execute(f"create or replace temp view versions as {history}")
-        self._choose()
+        self.connection.execute(
+            f"create or replace temp table places as {QUERIES['merge_places']}",
+            {"stream": self.stream.name, "month": self.month},
+        )
         if files > _MOST_FILES or self._is_worth():
             earlier = self.lake.superseded(self.stream) / f"month={self.month}"
             self.lake.verify(self.connection, [self.folder, earlier])
@@ -151,23 +154,8 @@ class _Month:
             return done
         return replace(done, months=1, files_before=files)
 
-    def _choose(self) -> None:
-        """Name the pulls to merge: all of accounts that one pull speaks for."""
-        self.connection.execute(
-            f"create or replace temp table whole as {QUERIES['whole_targets']}",
-            {"stream": self.stream.name, "month": self.month},
-        )
-        self.connection.execute(
-            f"create or replace temp table places as {QUERIES['merge_places']}",
-            {"stream": self.stream.name, "month": self.month},
-        )
-
     def _is_worth(self) -> bool:
-        """Whether more rows lie in files that were not merged than show.
-
-        Of a month that is no longer read every night a tenth of that will do, if it lies there
-        twice: nothing more would come to make it worth it.
-        """
+        """Whether merging the month is worth it; sql/queries/is_worth_merging.sql says when."""
         found = self.connection.execute(
             QUERIES["is_worth_merging"],
             {"quiet_days": _QUIET_DAYS, "stream": self.stream.name},

@@ -1,8 +1,20 @@
--- Pulls of a month of accounts in whole, and the place that each has among those that
--- were ever merged, or gets. Reads the temporary table of whole_targets.sql.
+-- Pulls of a month that can be merged, and the place that each has among those of its account that
+-- were ever merged, or gets. Accounts whose days several pulls speak for are left out.
 --
 -- grain: one row per pull
-with known as (
+with whole as (
+
+    select
+        parent_id,
+        min(pull_id) as newest_id
+    from claims
+    where stream = $stream and month = $month
+    group by parent_id
+    having count(*) = 1
+
+),
+
+known as (
 
     select
         pulls.parent_id,
