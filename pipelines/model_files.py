@@ -55,25 +55,19 @@ def read(root: Path = ROOT) -> Models:
             name = file.stem
             found[name], headers[name], queries[name] = _read(file, layer)
     with empty_lake(macros.values(), seeds) as connection:
-        known = relations(connection, seeds)
-        _refuse_unknown(found, known)
-        ordered = {name: found[name] for name in _order(found)}
-        schema = {name: dict(relation.types) for name, relation in known.items()}
-        for name, model in ordered.items():
-            bound = _bind(connection, model, headers[name])
-            schema[name] = bound
-            traces = trace(queries[name], {one: schema[one] for one in model.reads})
-            ordered[name] = _described(model, headers[name], bound, traces, known, ordered)
-        checks = tuple(
-            _check(file, ordered, known, connection)
-            for file in sorted((root / "checks").glob("*.sql"))
-        )
-        _try_samples(connection, ordered, headers)
+        reading = _Reading(connection, relations(connection, seeds))
+        reading.refuse_unknown(found)
+        for name in _order(found):
+            reading.add(found[name], headers[name], queries[name])
+        checks = tuple(reading.check(file) for file in sorted((root / "checks").glob("*.sql")))
+        for name, model in reading.models.items():
+            if model.sample:
+                line = headers[name].lines["sample"]
+                reading.ask(model.file, f"explain {model.sample}", line)
         table_macros = tuple(
-            _table_macro(file, ordered, known, connection)
-            for file in sorted((root / "table_macros").glob("*.sql"))
+            reading.table_macro(file) for file in sorted((root / "table_macros").glob("*.sql"))
         )
-    return Models(ordered, checks, known, macros, seeds, table_macros)
+    return Models(reading.models, checks, reading.known, macros, seeds, table_macros)
 
 
 def _read(file: Path, layer: str) -> tuple[Model, Header, exp.Query]:
@@ -143,19 +137,6 @@ def _tables(query: exp.Expr) -> set[str]:
     return {table.name for table in query.find_all(exp.Table) if table.name} - inner
 
 
-def _refuse_unknown(found: Mapping[str, Model], known: Mapping[str, Relation]) -> None:
-    for model in found.values():
-        if model.name in known:
-            raise ModelError(model.file, 1, f"{model.name} is the name of a stream or of the lake")
-        for name in model.reads:
-            if name not in found and name not in known:
-                line = _line_of(model.body, name)
-                raise ModelError(model.file, line, f"there is no stream, model or seed {name}")
-            if name in found and LAYERS.index(found[name].layer) > LAYERS.index(model.layer):
-                line = _line_of(model.body, name)
-                raise ModelError(model.file, line, f"{model.layer} may not read {name}")
-
-
 def _line_of(body: str, word: str) -> int:
     """The first line of the SELECT with a word in it."""
     for number, line in enumerate(body.splitlines(), 1):
@@ -180,88 +161,6 @@ def _order(found: Mapping[str, Model]) -> list[str]:
         ) from None
 
 
-def _bind(connection: duckdb.DuckDBPyConnection, model: Model, header: Header) -> dict[str, str]:
-    """Create the model without rows; its columns and their types."""
-    try:
-        rows = connection.execute(f"describe {model.body}").fetchall()
-    except duckdb.Error as error:
-        match = _LINE.search(str(error))
-        # What DuckDB counts from 1 is the line of the statement, which begins with the header.
-        line = int(match[1]) if match else header.length + 1
-        raise ModelError(model.file, line, str(error).splitlines()[0]) from None
-    bound = {str(row[0]): str(row[1]) for row in rows}
-    # A table rather than a view, because whoever reads a view binds all that is behind it anew.
-    connection.execute(f"create table {model.name} as {typed_nothing(bound.items())}")
-    return bound
-
-
-def _described(
-    model: Model,
-    header: Header,
-    bound: Mapping[str, str],
-    traces: Mapping[str, Trace],
-    known: Mapping[str, Relation],
-    models: Mapping[str, Model],
-) -> Model:
-    """The model with its columns, held against its header."""
-    for name, (_, _, line) in header.columns.items():
-        if name not in bound:
-            raise ModelError(model.file, line, f"the SELECT has no column {name}")
-    for name in (*model.key, *([model.stored.month] if model.stored.month else ())):
-        if name not in bound:
-            line = header.lines["key" if name in model.key else "stored"]
-            raise ModelError(model.file, line, f"the SELECT has no column {name}")
-    cleared = set(_CLEARED.findall(header.entries.get("cleared", "")))
-    if unknown := cleared - set(bound):
-        line = header.lines["cleared"]
-        raise ModelError(model.file, line, f"the SELECT has no column {min(unknown)}")
-    columns = []
-    for name, kind in bound.items():
-        traced = traces.get(name, Trace(frozenset(), None))
-        doc, pii = _meaning(model, header, name, traced, known, models)
-        columns.append(ModelColumn(name, kind, doc, pii, tuple(sorted(traced.sources))))
-        is_personal = any(_is_personal(source, known, models) for source in traced.sources)
-        line = _column_place(header, name)
-        if is_personal and not pii and name not in cleared:
-            raise ModelError(
-                model.file,
-                line,
-                f"{name} is made of personal columns: mark it (pii), or list it under cleared"
-                " with what makes it impersonal",
-            )
-        if name in cleared and not is_personal:
-            raise ModelError(
-                model.file, header.lines["cleared"], f"{name} is made of nothing personal"
-            )
-        if pii and model.layer == "marts":
-            raise ModelError(model.file, line, f"{name} is personal, and marts hold none")
-    return replace(model, columns=tuple(columns))
-
-
-def _meaning(
-    model: Model,
-    header: Header,
-    name: str,
-    traced: Trace,
-    known: Mapping[str, Relation],
-    models: Mapping[str, Model],
-) -> tuple[str, bool]:
-    """Meaning of a column and whether it is personal, its own or that of what it passes on."""
-    line = _column_place(header, name)
-    if name in header.columns:
-        doc, pii, _ = header.columns[name]
-    else:
-        passed = _upstream(traced, known, models)
-        if passed is None:
-            raise ModelError(
-                model.file, line, f"column {name} has no meaning: give it a line under columns"
-            )
-        doc, pii = passed
-    if not doc.endswith("."):
-        raise ModelError(model.file, line, f"{name}: its meaning is not a sentence")
-    return doc, pii
-
-
 def _column_place(header: Header, name: str) -> int:
     """The line of the header that a complaint about a column points to."""
     if name in header.columns:
@@ -269,131 +168,190 @@ def _column_place(header: Header, name: str) -> int:
     return header.lines.get("columns", header.length)
 
 
-def _upstream(
-    traced: Trace, known: Mapping[str, Relation], models: Mapping[str, Model]
-) -> tuple[str, bool] | None:
-    """Meaning and mark of the column that is passed on unchanged, or None."""
-    if traced.passed_on is None:
-        return None
-    table, column = traced.passed_on
-    if table in known:
-        doc = known[table].docs.get(column)
-        return None if doc is None else (doc, column in known[table].pii)
-    return next((one.doc, one.pii) for one in models[table].columns if one.name == column)
+class _Reading:
+    """What has been read so far: models in their order, and what they may read.
 
+    Args:
+        connection: A lake without rows, to which models are added.
+        known: What is no model: streams, seeds and relations of the lake.
+    """
 
-def _is_personal(
-    source: tuple[str, str], known: Mapping[str, Relation], models: Mapping[str, Model]
-) -> bool:
-    table, column = source
-    if table in known:
-        return column in known[table].pii
-    return column not in models[table].public
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, known: Mapping[str, Relation]
+    ) -> None:
+        self.models: dict[str, Model] = {}
+        self.known = known
+        self._connection = connection
+        self._schema = {name: dict(relation.types) for name, relation in known.items()}
 
+    def refuse_unknown(self, found: Mapping[str, Model]) -> None:
+        """Refuse models that read what is not there, or what their layer may not read."""
+        for model in found.values():
+            if model.name in self.known:
+                message = f"{model.name} is the name of a stream or of the lake"
+                raise ModelError(model.file, 1, message)
+            for name in model.reads:
+                line = _line_of(model.body, name)
+                if name not in found and name not in self.known:
+                    raise ModelError(model.file, line, f"there is no stream, model or seed {name}")
+                if name in found and LAYERS.index(found[name].layer) > LAYERS.index(model.layer):
+                    raise ModelError(model.file, line, f"{model.layer} may not read {name}")
 
-def _check(
-    file: Path,
-    models: Mapping[str, Model],
-    known: Mapping[str, Relation],
-    connection: duckdb.DuckDBPyConnection,
-) -> Check:
-    model, _, claim = file.stem.partition("__")
-    if model not in models or not claim:
-        raise ModelError(file, 1, "a check is named <model>__<claim>.sql after a model")
-    text = file.read_text(encoding="utf-8")
-    header = _header(file, text)
-    if not header.description.endswith("."):
-        raise ModelError(file, 1, "the first comment is not the claim as a sentence")
-    severity = header.entries.get("severity", "error")
-    if severity not in {"error", "warning"}:
-        raise ModelError(file, header.lines["severity"], "severity is error or warning")
-    each = header.entries.get("each")
-    if each is not None and (each != "month" or models[model].stored.month is None):
-        raise ModelError(file, header.lines["each"], "each is month, of a model kept by month")
-    query, reads = _select_of_known(file, text, models, known)
-    try:
-        rows = connection.execute(f"describe {text}").fetchall()
-    except duckdb.Error as error:
-        match = _LINE.search(str(error))
-        raise ModelError(file, int(match[1]) if match else 1, str(error).splitlines()[0]) from None
-    _refuse_personal(file, text, query, reads, models, known, [str(row[0]) for row in rows])
-    return Check(
-        name=claim,
-        model=model,
-        claim=header.description,
-        is_error=severity == "error",
-        is_monthly=each is not None,
-        body=text,
-        reads=reads,
-        file=file,
-    )
+    def add(self, model: Model, header: Header, query: exp.Query) -> None:
+        """Bind a model whose relations are there, and hold its columns against its header."""
+        # What DuckDB counts from 1 is the line of the statement, which begins with the header.
+        rows = self.ask(model.file, f"describe {model.body}", header.length + 1, is_body=True)
+        bound = {str(row[0]): str(row[1]) for row in rows}
+        # A table rather than a view, because whoever reads a view binds all behind it anew.
+        self._connection.execute(f"create table {model.name} as {typed_nothing(bound.items())}")
+        self._schema[model.name] = bound
+        traces = trace(query, {name: self._schema[name] for name in model.reads})
+        self.models[model.name] = self._described(model, header, bound, traces)
 
+    def ask(
+        self, file: Path, statement: str, line: int, *, is_body: bool = False
+    ) -> list[tuple[object, ...]]:
+        """What DuckDB answers.
 
-def _select_of_known(
-    file: Path, text: str, models: Mapping[str, Model], known: Mapping[str, Relation]
-) -> tuple[exp.Query, tuple[str, ...]]:
-    """The SELECT of a file and what it reads, all of which is there."""
-    query, reads = _select(file, text)
-    for name in reads:
-        if name not in models and name not in known:
-            raise ModelError(file, _line_of(text, name), f"there is no stream or model {name}")
-    return query, reads
+        Args:
+            file: Where the statement stands.
+            statement: One statement.
+            line: The line to name where DuckDB names none.
+            is_body: Whether its lines are those of the file.
 
-
-def _table_macro(
-    file: Path,
-    models: Mapping[str, Model],
-    known: Mapping[str, Relation],
-    connection: duckdb.DuckDBPyConnection,
-) -> TableMacro:
-    text = file.read_text(encoding="utf-8")
-    header = _header(file, text)
-    parameters, sample = header.entries.get("parameters"), header.entries.get("sample")
-    if not header.description.endswith(".") or not parameters or not sample:
-        raise ModelError(file, 1, "the header is a sentence, parameters and a sample")
-    _, reads = _select_of_known(file, text, models, known)
-    statement = f"create or replace macro {file.stem}({parameters}) as table {text}"
-    try:
-        connection.execute(statement)
-        connection.execute(sample)
-    except duckdb.Error as error:
-        raise ModelError(file, header.length + 1, str(error).splitlines()[0]) from None
-    return TableMacro(file.stem, statement, reads)
-
-
-def _refuse_personal(
-    file: Path,
-    text: str,
-    query: exp.Query,
-    reads: tuple[str, ...],
-    models: Mapping[str, Model],
-    known: Mapping[str, Relation],
-    names: list[str],
-) -> None:
-    """Refuse a check whose offenders, which are shown, would hold personal values."""
-    schema = {
-        name: {column.name: column.type for column in models[name].columns}
-        if name in models
-        else dict(known[name].types)
-        for name in reads
-    }
-    traces = trace(query, schema)
-    for name in names:
-        sources = traces[name].sources if name in traces else ()
-        if any(_is_personal(source, known, models) for source in sources):
-            raise ModelError(file, _line_of(text, name), f"{name} is personal and would be shown")
-
-
-def _try_samples(
-    connection: duckdb.DuckDBPyConnection,
-    models: Mapping[str, Model],
-    headers: Mapping[str, Header],
-) -> None:
-    for name, model in models.items():
-        if not model.sample:
-            continue
+        Raises:
+            ModelError: It cannot be executed.
+        """
         try:
-            connection.execute(f"explain {model.sample}")
+            return self._connection.execute(statement).fetchall()
         except duckdb.Error as error:
-            line = headers[name].lines["sample"]
-            raise ModelError(model.file, line, str(error).splitlines()[0]) from None
+            match = _LINE.search(str(error)) if is_body else None
+            where = int(match[1]) if match else line
+            raise ModelError(file, where, str(error).splitlines()[0]) from None
+
+    def _described(
+        self,
+        model: Model,
+        header: Header,
+        bound: Mapping[str, str],
+        traces: Mapping[str, Trace],
+    ) -> Model:
+        """The model with its columns, held against its header."""
+        month = model.stored.month
+        cleared = set(_CLEARED.findall(header.entries.get("cleared", "")))
+        named = [(name, line) for name, (_, _, line) in header.columns.items()]
+        named += [(name, header.lines["key"]) for name in model.key]
+        named += [(month, header.lines["stored"])] if month else []
+        named += [(name, header.lines["cleared"]) for name in sorted(cleared)]
+        for name, line in named:
+            if name not in bound:
+                raise ModelError(model.file, line, f"the SELECT has no column {name}")
+        columns = []
+        for name, kind in bound.items():
+            traced = traces.get(name, Trace(frozenset(), None))
+            doc, pii = self._meaning(model, header, name, traced)
+            columns.append(ModelColumn(name, kind, doc, pii, tuple(sorted(traced.sources))))
+            is_personal = any(map(self._is_personal, traced.sources))
+            line = _column_place(header, name)
+            if is_personal and not pii and name not in cleared:
+                raise ModelError(
+                    model.file,
+                    line,
+                    f"{name} is made of personal columns: mark it (pii), or list it under cleared"
+                    " with what makes it impersonal",
+                )
+            if name in cleared and not is_personal:
+                raise ModelError(
+                    model.file, header.lines["cleared"], f"{name} is made of nothing personal"
+                )
+            if pii and model.layer == "marts":
+                raise ModelError(model.file, line, f"{name} is personal, and marts hold none")
+        return replace(model, columns=tuple(columns))
+
+    def _meaning(self, model: Model, header: Header, name: str, traced: Trace) -> tuple[str, bool]:
+        """Meaning of a column and whether it is personal: its own or that of what it passes on."""
+        line = _column_place(header, name)
+        if name in header.columns:
+            doc, pii, _ = header.columns[name]
+        else:
+            passed = self._upstream(traced)
+            if passed is None:
+                raise ModelError(
+                    model.file, line, f"column {name} has no meaning: give it a line under columns"
+                )
+            doc, pii = passed
+        if not doc.endswith("."):
+            raise ModelError(model.file, line, f"{name}: its meaning is not a sentence")
+        return doc, pii
+
+    def _upstream(self, traced: Trace) -> tuple[str, bool] | None:
+        """Meaning and mark of the column that is passed on unchanged, or None."""
+        if traced.passed_on is None:
+            return None
+        table, column = traced.passed_on
+        if table in self.known:
+            doc = self.known[table].docs.get(column)
+            return None if doc is None else (doc, column in self.known[table].pii)
+        columns = self.models[table].columns
+        return next((one.doc, one.pii) for one in columns if one.name == column)
+
+    def _is_personal(self, source: tuple[str, str]) -> bool:
+        table, column = source
+        if table in self.known:
+            return column in self.known[table].pii
+        return column not in self.models[table].public
+
+    def _select(self, file: Path, text: str) -> tuple[exp.Query, tuple[str, ...]]:
+        """The SELECT of a file and what it reads, all of which is there."""
+        query, reads = _select(file, text)
+        for name in reads:
+            if name not in self._schema:
+                raise ModelError(file, _line_of(text, name), f"there is no stream or model {name}")
+        return query, reads
+
+    def check(self, file: Path) -> Check:
+        """The check of a file, whose offenders hold nothing personal, because they are shown."""
+        model, _, claim = file.stem.partition("__")
+        if model not in self.models or not claim:
+            raise ModelError(file, 1, "a check is named <model>__<claim>.sql after a model")
+        text = file.read_text(encoding="utf-8")
+        header = _header(file, text)
+        if not header.description.endswith("."):
+            raise ModelError(file, 1, "the first comment is not the claim as a sentence")
+        severity = header.entries.get("severity", "error")
+        if severity not in {"error", "warning"}:
+            raise ModelError(file, header.lines["severity"], "severity is error or warning")
+        each = header.entries.get("each")
+        if each is not None and (each != "month" or self.models[model].stored.month is None):
+            raise ModelError(file, header.lines["each"], "each is month, of a model kept by month")
+        query, reads = self._select(file, text)
+        rows = self.ask(file, f"describe {text}", 1, is_body=True)
+        traces = trace(query, {name: self._schema[name] for name in reads})
+        for name in (str(row[0]) for row in rows):
+            sources = traces[name].sources if name in traces else ()
+            if any(map(self._is_personal, sources)):
+                message = f"{name} is personal and would be shown"
+                raise ModelError(file, _line_of(text, name), message)
+        return Check(
+            name=claim,
+            model=model,
+            claim=header.description,
+            is_error=severity == "error",
+            is_monthly=each is not None,
+            body=text,
+            reads=reads,
+            file=file,
+        )
+
+    def table_macro(self, file: Path) -> TableMacro:
+        """The table macro of a file, tried with its sample."""
+        text = file.read_text(encoding="utf-8")
+        header = _header(file, text)
+        parameters, sample = header.entries.get("parameters"), header.entries.get("sample")
+        if not header.description.endswith(".") or not parameters or not sample:
+            raise ModelError(file, 1, "the header is a sentence, parameters and a sample")
+        _, reads = self._select(file, text)
+        statement = f"create or replace macro {file.stem}({parameters}) as table {text}"
+        for one in (statement, sample):
+            self.ask(file, one, header.length + 1)
+        return TableMacro(file.stem, statement, reads)
