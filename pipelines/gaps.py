@@ -177,14 +177,10 @@ def _states_of_read(read: PagedRead) -> dict[str, _State]:
 def _states_of_lake(lake: Lake) -> dict[str, _State]:
     with lake.connect(tuple(_COMPARED)) as connection:
         tables = [
-            connection.execute(f"select {', '.join(columns)} from {name}").fetchall()
+            connection.sql(f"select {', '.join(columns)} from {name}").to_arrow_table()
             for name, columns in _COMPARED.items()
         ]
-    entities, consents = (
-        [dict(zip(columns, row, strict=True)) for row in table]
-        for columns, table in zip(_COMPARED.values(), tables, strict=True)
-    )
-    return _states(entities, consents)
+    return _states(*(table.to_pylist() for table in tables))
 
 
 def _refreshes_of_lake(lake: Lake) -> set[str]:
