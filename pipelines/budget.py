@@ -66,15 +66,6 @@ class Budget:
             if self._create(self._folder / f"{number:010}.parquet", granted, now, run_id):
                 return granted
 
-    def next_allowed_at(self, now: dt.datetime) -> dict[str, dt.datetime]:
-        """From when on each entity may have another refresh, those left out that may have one now.
-
-        Args:
-            now: Lean's clock.
-        """
-        allowed = self._allowed(sorted(self._folder.glob("*.parquet")), now)
-        return {entity_id: at for entity_id, at in allowed.items() if at > now}
-
     def _allowed(self, files: list[Path], now: dt.datetime) -> dict[str, dt.datetime]:
         """From when on each entity that used up its budget may have another refresh."""
         spent: dict[str, list[dt.datetime]] = {}
