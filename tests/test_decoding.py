@@ -340,7 +340,7 @@ def test_the_fast_path_agrees_with_the_reader(records):
 
 
 @pytest.mark.conformance
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(_records(), max_size=4))
 def test_both_ways_through_the_gate_agree_on_many_records(records):
     """The same, over many more of them."""

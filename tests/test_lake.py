@@ -197,7 +197,7 @@ def test_each_day_belongs_to_the_newest_pull_that_claims_it(tmp_path_factory, hi
 
 
 @pytest.mark.conformance
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(history=_histories())
 def test_each_day_belongs_to_the_newest_of_many_histories(tmp_path_factory, history):
     """The same, over many more of them."""

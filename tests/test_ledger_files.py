@@ -186,7 +186,7 @@ def test_whatever_happens_each_pull_is_told_once(tmp_path_factory, steps):
 
 
 @pytest.mark.conformance
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(steps=STEPS)
 def test_whatever_happens_in_many_orders_each_pull_is_told_once(tmp_path_factory, steps):
     """The same, in many more of them."""
