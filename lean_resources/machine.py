@@ -66,7 +66,7 @@ _TROUBLES = (
         "NOT_A_FOLDER",
         "a file lies where a folder has to be",
         "Move the file away, or set LEANHOUSE_HOME to another folder.",
-        (errno.ENOTDIR,),
+        (errno.ENOTDIR, errno.EEXIST),
     ),
     _Trouble(
         "NAME_TOO_LONG",

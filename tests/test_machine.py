@@ -76,6 +76,10 @@ TROUBLE = {
         "NOT_PERMITTED",
     ),
     "a file for a folder": (lambda p: ((p / "f").touch(), (p / "f" / "g").mkdir()), "NOT_A_FOLDER"),
+    "a file in a folder's place": (
+        lambda p: ((p / "f").touch(), (p / "f").mkdir()),
+        "NOT_A_FOLDER",
+    ),
     "a long name": (lambda p: (p / ("x" * 300)).mkdir(), "NAME_TOO_LONG"),
     "a failing disk": (lambda _: _raise(OSError(errno.EIO, "io")), "DISK_FAILED"),
     "DuckDB's memory": (lambda _: _out_of_memory(), "OUT_OF_MEMORY"),

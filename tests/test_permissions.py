@@ -26,9 +26,8 @@ WORDS_OF_NOBODY = (
 def consented(tmp_path_factory):
     """Ask an empty lake what values of a consent and an entity grant: the code of the refusal."""
     columns = [f"permits_{name}" for name in PERMISSIONS]
-    with Lake(tmp_path_factory.mktemp("lake"), "sandbox").connect(
-        ("banks", "entities", "consents", "accounts")
-    ) as connection:
+    lake = Lake(tmp_path_factory.mktemp("lake"), "sandbox")
+    with lake.connect(("readable_entities", "accounts")) as connection:
 
         def ask(of_consent, of_entity, wanted):
             for stream, given, more in (

@@ -1,13 +1,14 @@
 """What did not fit is not known, says so, and takes nothing else with it."""
 
 import json
+import re
 import shutil
 import sys
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from conftest import TODAY, showing
+from conftest import RELATIONS, TODAY
 
 sys.path[:0] = [str(Path(__file__).parent / name) for name in ("conformance", "marts")]
 from known import KEY, closure, models
@@ -62,9 +63,7 @@ def sync(sandbox, lake, change=None, names=("entities", "accounts", "transaction
 
 def ask(lake, query, **given):
     """What the lake answers, with no more of it connected than the query needs."""
-    is_wide = "account_days" in query or "quarantine" in query
-    names = [name for name in ("accounts", "balances", "transactions") if name in query]
-    with lake.connect() if is_wide else showing(lake, names) as connection:
+    with lake.connect(set(re.findall(r"\w+", query)) & RELATIONS) as connection:
         return connection.execute(query, given or None).fetchall()
 
 
