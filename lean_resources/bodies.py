@@ -1,4 +1,4 @@
-"""The body of an answer, unpacked within a limit: a small body never becomes a huge one."""
+"""The body of an answer, unpacked within a limit, so that a small body never becomes huge."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _EITHER_FORMAT = zlib.MAX_WBITS | 32
 
 
 async def body_of(response: httpx.Response, limit: int) -> bytes:
-    """Read the whole body of an answer, which is not read any further once it is too large.
+    """Read the whole body of an answer, up to a limit.
 
     Args:
         response: An answer whose stream was not read yet.
-        limit: The most bytes of it, as sent and as unpacked; no more than that is held.
+        limit: Most bytes, as sent and as unpacked.
 
     Raises:
-        SchemaError: It is larger, packed more than once, or packed in a way nobody asked for.
-        httpx.DecodingError: It cannot be unpacked.
+        SchemaError: The body is larger, packed more than once, or in an unknown format.
+        httpx.DecodingError: The body cannot be unpacked.
     """
     unpacker = _unpacker(response.headers)
     chunks = []
     sent = size = 0
-    # httpx unpacks without a limit, and what it does to each chunk of a plain body is dear.
+    # httpx unpacks without a limit, and its work on each chunk of a plain body is expensive.
     async for chunk in cast(httpx.AsyncByteStream, response.stream):
         sent += len(chunk)
         try:
@@ -51,13 +51,13 @@ async def body_of(response: httpx.Response, limit: int) -> bytes:
 
 
 def _unpacker(headers: httpx.Headers) -> _Decompress | None:
-    """What unpacks a body; None where it is sent as it is."""
+    """The unpacker of a body; None where the body is not packed."""
     if "content-encoding" not in headers:
         return None
     named = headers.get_list("content-encoding", split_commas=True)
-    packed = [name for name in (one.strip().lower() for one in named) if name not in _PLAIN]
+    packed = [name for name in (part.strip().lower() for part in named) if name not in _PLAIN]
     if not packed:
         return None
     if len(packed) > 1 or packed[0] not in _PACKED:
-        raise SchemaError(f"an answer is packed otherwise than once by {ENCODING}")
+        raise SchemaError(f"an answer is not packed once by {ENCODING}")
     return zlib.decompressobj(_EITHER_FORMAT)

@@ -33,7 +33,6 @@ from lean_resources.errors import (
     IncompleteError,
     LeanError,
     NetworkError,
-    SchemaError,
     UnavailableError,
 )
 from lean_resources.limits import CircuitBreaker, Limits, retry_after
@@ -72,7 +71,7 @@ class Refresh:
     """A refresh that Lean was asked for.
 
     Args:
-        refresh_id: Its id, or None when Lean says that one is already running.
+        refresh_id: Its id; None where a refresh of the entity is already running.
         is_new: Whether this call started it.
     """
 
@@ -82,7 +81,7 @@ class Refresh:
 
 @dataclass(slots=True)
 class Tally:
-    """Requests made within one block of one task, repeated ones included."""
+    """Number of requests within a block of a task, with those that were repeated."""
 
     requests: int = 0
 
@@ -316,15 +315,11 @@ class LeanClient:
             return Refresh(None, is_new=False)
         refresh_id = _object(response).get("refresh_id")
         if not isinstance(refresh_id, str):
-            raise SchemaError(
-                "a started refresh has no refresh_id",
-                correlation_id=response.correlation_id,
-                trace_id=response.trace_id,
-            )
+            raise response.unexpected("a started refresh has no refresh_id")
         return Refresh(refresh_id, is_new=True)
 
     async def refresh_state(self, refresh_id: str) -> dict[str, Any]:
-        """The state of one refresh as Lean states it, `data_status` included.
+        """The state of a refresh by Lean, with `data_status`.
 
         Raises:
             LeanError: As `read`.
@@ -357,11 +352,7 @@ class LeanClient:
             try:
                 found = msgspec.json.decode(response.body, type=_Events)
             except msgspec.DecodeError:
-                raise SchemaError(
-                    "the answer is not a page of events",
-                    correlation_id=response.correlation_id,
-                    trace_id=response.trace_id,
-                ) from None
+                raise response.unexpected("the answer is not a page of events") from None
             events += found.data
             number += 1
             if not found.data or number >= found.page.total_pages:
@@ -411,7 +402,7 @@ class LeanClient:
     def _log_retry(self, state: tenacity.RetryCallState) -> None:
         again = state.outcome.exception() if state.outcome else None
         if isinstance(again, _AgainError):
-            self.log_wait(f"Lean cannot be read now ({again.error.code})", state.upcoming_sleep)
+            self.log_wait(f"Lean cannot answer now ({again.error.code})", state.upcoming_sleep)
 
     def log_wait(self, reason: str, seconds: float) -> None:
         """Log what is waited for and until when, unless it is short or was logged just now."""
@@ -619,7 +610,7 @@ def _unreachable(
 def _object(response: Response) -> dict[str, Any]:
     found = msgspec.json.decode(response.body)
     if not isinstance(found, dict):
-        raise SchemaError("the answer is not an object")
+        raise response.unexpected("the answer is not an object")
     return found
 
 

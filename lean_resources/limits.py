@@ -86,16 +86,16 @@ class Limits:
         self._closed_until = -math.inf
 
     def pause(self, seconds: float) -> None:
-        """Let nobody begin for that many seconds; a longer pause that runs already stands."""
+        """Start no request for that many seconds; a longer pause that runs already stays."""
         if seconds > 0:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def limited(self, seconds: float, patience: float) -> None:
-        """Take note that the server limits requests: everybody waits, or nobody asks for a while.
+        """Note that the server limits requests: all wait, or no request is sent for a while.
 
         Args:
             seconds: How long the server asks to wait; zero where it does not say.
-            patience: Seconds since the last answer after which nobody waits any longer.
+            patience: Seconds since the last answer after which requests fail instead of waiting.
         """
         now = self._clock()
         if self._limited_at is None:
@@ -106,14 +106,14 @@ class Limits:
             self.pause(min(seconds, _LONGEST_PAUSE_SECONDS))
 
     def answered(self) -> None:
-        """Take note of an answer that is no limit."""
+        """Note an answer that is not a limit."""
         self._limited_at = None
 
     def check(self, stream: str | None) -> None:
         """Return if a request may be sent now, after waiting for its turn.
 
         Raises:
-            UnavailableError: The server has asked for a wait that is too long to sit through.
+            UnavailableError: The server has asked for a wait that is too long.
         """
         left = self._closed_until - self._clock()
         if left > 0:
@@ -127,7 +127,7 @@ class Limits:
 
     @property
     def paused_seconds(self) -> float:
-        """Seconds that the pause still lasts; zero when there is none."""
+        """Seconds until the pause ends; zero without a pause."""
         return max(0.0, self._paused_until - self._clock())
 
     async def __aenter__(self) -> Self:
@@ -160,18 +160,17 @@ class Limits:
 
 
 class CircuitOpenError(BankPausedError):
-    """A bank failed several times in a row and is left alone for a while."""
+    """A bank failed several times in a row and is not asked for a while."""
 
     remedy = (
-        "Nothing to repair here; the bank is tried again after the pause, and the next sync pulls "
-        "what is missing."
+        "Wait: the bank is asked again after the pause, and the next sync pulls what is missing."
     )
     default_code: ClassVar[str] = "CIRCUIT_OPEN"
 
 
 @dataclass(slots=True)
 class _Circuit:
-    """What is known of one bank.
+    """State of a bank.
 
     `retry_at` is None while the circuit is closed; else the instant of the next probe.
     """
@@ -183,11 +182,11 @@ class _Circuit:
 
 
 class CircuitBreaker:
-    """Leaves a bank alone that keeps failing, and asks with one request whether it is back.
+    """Stops requests to a bank that keeps failing, and probes it with a single request.
 
-    Closed, until `failures` in a row open it; open for `cooldown_seconds`; then half open: one
-    request goes through, and its success closes the circuit while its failure opens it again. A
-    probe that reports neither within another cooldown is taken for lost, and the next one goes.
+    A circuit is closed until `failures` in a row open it. It is open for `cooldown_seconds`, then
+    half open: a single request is the probe. Its success closes the circuit, its failure opens it
+    again. A probe without a report within another cooldown is lost, and the next request probes.
 
     Args:
         failures: Failures in a row that open the circuit.
@@ -214,7 +213,7 @@ class CircuitBreaker:
         """Return if a request to the bank may begin; when half open, it is the probe.
 
         Raises:
-            CircuitOpenError: The bank is left alone; `retry_after` tells for how long.
+            CircuitOpenError: The circuit is open; `retry_after` is the time left in seconds.
             BankPausedError: The bank was paused with `pause`.
         """
         circuit = self._circuits.get(bank)
@@ -236,10 +235,10 @@ class CircuitBreaker:
         circuit.retry_at = now + self._cooldown_seconds
 
     def succeeded(self, bank: str) -> None:
-        """Take note of an answer; any that is not the bank's own failure counts.
+        """Note an answer; every answer counts that is not a failure of the bank itself.
 
-        It closes a half-open circuit. While open it changes nothing, for then it is the late end
-        of a request that began before.
+        It closes a half-open circuit. It does not change an open circuit, since it is then the late
+        answer of a request that began before.
         """
         circuit = self._circuits.get(bank)
         if circuit is None or circuit.is_paused:
@@ -248,7 +247,7 @@ class CircuitBreaker:
             del self._circuits[bank]
 
     def failed(self, bank: str) -> None:
-        """Take note of a failure of the bank: an error of its own, a timeout, maintenance."""
+        """Note a failure of the bank: an error of its own, a timeout, maintenance."""
         circuit = self._circuits.setdefault(bank, _Circuit())
         if circuit.is_paused or self.state(bank) == "open":
             return
@@ -258,11 +257,11 @@ class CircuitBreaker:
             circuit.is_probing = False
 
     def pause(self, bank: str) -> None:
-        """Leave the bank alone for the life of this breaker, as when Lean has disabled it."""
+        """Stop requests to the bank for the life of this breaker, as when Lean has disabled it."""
         self._circuits.setdefault(bank, _Circuit()).is_paused = True
 
     def state(self, bank: str) -> BankState:
-        """Tell whether the bank is asked, left alone, probed or paused."""
+        """State of the bank's circuit."""
         circuit = self._circuits.get(bank)
         if circuit is None:
             return "closed"

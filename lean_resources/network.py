@@ -1,4 +1,4 @@
-"""Why no answer came: what stands between this machine and Lean, and who has to mend it."""
+"""Errors of requests without an answer from Lean, with their remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NUMBERS = (
     (
         {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENONET},
         "NO_ROUTE",
-        "there is no way to {host} from this machine: check its network, VPN and firewall",
+        "this machine cannot reach {host}: check its network, VPN and firewall",
     ),
     (
         {errno.EMFILE, errno.ENFILE},
@@ -38,7 +38,7 @@ _NUMBERS = (
         {errno.EADDRNOTAVAIL},
         "NO_PORTS",
         (
-            "this machine has no local port left for another connection: close what holds them, or "
+            "this machine has no local port left for a connection: close other connections, or "
             "widen net.ipv4.ip_local_port_range"
         ),
     ),
@@ -67,13 +67,13 @@ _NUMBERS = (
         ),
     ),
 )
-"""Numbers, code and message of what the operating system says."""
+"""Error numbers of the operating system, with code and message."""
 
 
 def is_web_page(status_code: int, body: bytes) -> bool:
-    """Whether an answer is a page of a proxy or a login, and not of Lean, which answers in JSON.
+    """Whether an answer is a page of a proxy or a login. Lean itself answers in JSON.
 
-    What stands before Lean's own servers sends pages too, while they cannot answer; those pass.
+    The edge of Lean's own servers sends pages too while they cannot answer; those do not count.
     """
     passes = 500 <= status_code != HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED
     is_redirect = 300 <= status_code < 400
@@ -81,7 +81,7 @@ def is_web_page(status_code: int, body: bytes) -> bool:
 
 
 def web_page(error: LeanError) -> NetworkError:
-    """The error of a web page in place of an answer, which something before Lean has sent."""
+    """The error of a web page in place of an answer, from a proxy or a login before Lean."""
     return NetworkError(
         f"HTTP {error.status_code} with a web page instead of JSON: check LEAN_API_URL, and the "
         "proxies and login pages between here and Lean",
@@ -96,11 +96,11 @@ def web_page(error: LeanError) -> NetworkError:
 def redirected(
     request: httpx.Request, response: httpx.Response, stream: str | None, correlation_id: str
 ) -> ConfigError:
-    """A redirect: Lean's API has none, and credentials do not follow it to another host."""
+    """The error of a redirect: Lean's API has none, and credentials go to no other host."""
     where = ""
     if location := response.headers.get("location"):
         with suppress(httpx.InvalidURL, ValueError):
-            # The rest of the address may hold what was meant for its owner only.
+            # The rest of the address may contain secrets.
             url = request.url.join(location)
             where = f" to {url.scheme}://{url.netloc.decode('ascii')}"
     return ConfigError(
@@ -115,15 +115,15 @@ def redirected(
 
 
 def unanswered(error: httpx.RequestError, url: httpx.URL) -> LeanError:
-    """The error behind a request that no answer came to.
+    """The error of a request without an answer.
 
     Args:
-        error: What the transport raised.
-        url: Where the request was sent; its host is named.
+        error: The error of the transport.
+        url: Address of the request; the message names its host.
 
     Returns:
-        A `ConfigError` where another try cannot help, else an `UnavailableError`; a `NetworkError`
-        where it is this machine or its network that has to be looked at.
+        A `ConfigError` where another try cannot help. A `NetworkError` where this machine or its
+        network is the cause. Else an `UnavailableError`.
     """
     host = url.host
     for cause in causes(error):
@@ -145,7 +145,7 @@ def unanswered(error: httpx.RequestError, url: httpx.URL) -> LeanError:
             )
         if isinstance(cause, OSError) and (known := _of_number(cause.errno, host)) is not None:
             return known
-    # Over aiohttp a refused connection is a ConnectTimeout too, so only reading tells slowness.
+    # Over aiohttp a refused connection is a ConnectTimeout too, so that is not slowness.
     is_slow = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout)
     return UnavailableError(
         "no answer in time" if is_slow else f"the connection failed: {type(error).__name__}",
@@ -167,7 +167,7 @@ def _refused_by_proxy(status_code: int, host: str) -> LeanError:
             code="PROXY",
         )
     return NetworkError(
-        f"the proxy cannot connect to {host} (HTTP {status_code}): check the proxy's own way to it",
+        f"the proxy cannot connect to {host} (HTTP {status_code}): check the proxy's own network",
         code="PROXY",
     )
 

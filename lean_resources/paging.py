@@ -67,6 +67,22 @@ class Response(msgspec.Struct):
     received_at: dt.datetime
     preflight: Preflight = UNSEEN
 
+    def answer(self, page: Page, envelope: Envelope) -> Answer:
+        """The answer with its page and envelope."""
+        return Answer(
+            page=page,
+            envelope=envelope,
+            asked_path=self.path,
+            status_code=self.status_code,
+            correlation_id=self.correlation_id,
+            trace_id=self.trace_id,
+            received_at=self.received_at,
+        )
+
+    def unexpected(self, message: str) -> SchemaError:
+        """The error of an answer that does not have its documented shape."""
+        return SchemaError(message, correlation_id=self.correlation_id, trace_id=self.trace_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -98,10 +114,10 @@ class PagedRead:
     Args:
         stream: The stream that was read.
         request: Parameters of the read.
-        answers: Its pages in order; one page only when nothing had changed.
+        answers: Its pages in order; only the first page where nothing has changed.
         is_unchanged: Whether Lean's copy of the bank's data is the one of the read before.
         asked_at: When the first request of the successful attempt was sent, by this machine.
-        requests: Requests that it took, repeated ones included.
+        requests: Requests that it took, with those that were repeated.
     """
 
     stream: Stream
@@ -130,8 +146,8 @@ class _PagedRequest:
         stream: The stream.
         request: Parameters of the read.
         series_id: Id of the read, as the lake's column names it.
-        target: Path and query, up to the page's number if there is one.
-        is_paged: Whether there is one.
+        target: Path and query, up to the page's number where the stream has pages.
+        is_paged: Whether the stream has pages.
         page_size: Records per page.
     """
 
@@ -281,22 +297,15 @@ class PagedReader:
         envelope = _opened(stream, response)
         if envelope.is_pending:
             response, envelope = await self._result(paged, response, envelope, number)
-        return Answer(
-            page=Page(
-                paged.series_id,
-                number,
-                first_record,
-                response.body,
-                paged.request,
-                preflight=response.preflight,
-            ),
-            envelope=envelope,
-            asked_path=response.path,
-            status_code=response.status_code,
-            correlation_id=response.correlation_id,
-            trace_id=response.trace_id,
-            received_at=response.received_at,
+        page = Page(
+            paged.series_id,
+            number,
+            first_record,
+            response.body,
+            paged.request,
+            preflight=response.preflight,
         )
+        return response.answer(page, envelope)
 
     async def _result(
         self, paged: _PagedRequest, promise: Response, pending: Envelope, number: int
@@ -310,13 +319,13 @@ class PagedReader:
             {"page": str(number), "size": str(paged.page_size)},
         )
         waited, deadline = 0.0, self.settings.pending_deadline_seconds
-        self._log_wait(f"Lean works on answers about {stream.name}", deadline)
+        self._log_wait(f"Lean prepares the answers of {stream.name}", deadline)
         while waited < deadline:
             waited += await self._announced(pending.results_id, self.settings.pending_poll_seconds)
             try:
                 response = await self._get(target, stream)
             except RequestError as error:
-                # Lean answers so for a result that it has not finished.
+                # Lean answers this for a result that is not ready.
                 if error.code != "UNKNOWN_RESULTS_ID":
                     raise
                 continue
@@ -346,8 +355,8 @@ class PagedReader:
         seen: int,
         newest: str,
     ) -> Answer:
-        """What the stream's detail path says of one record."""
-        assert stream.detail is not None  # noqa: S101 - the caller has asked
+        """The answer of the stream's detail path for the record `newest`."""
+        assert stream.detail is not None  # noqa: S101 - the caller has checked
         key = stream.key[0]
         path = stream.detail.format(**{key: checked_id(newest, key)})
         response = await self._get(path, stream)
@@ -355,15 +364,7 @@ class PagedReader:
             first.page.series_id, number, seen, response.body, dict(request), is_detail=True
         )
         envelope = Envelope("OK", None, None, None, 1, None, None, is_older=False)
-        return Answer(
-            page=page,
-            envelope=envelope,
-            asked_path=response.path,
-            status_code=response.status_code,
-            correlation_id=response.correlation_id,
-            trace_id=response.trace_id,
-            received_at=response.received_at,
-        )
+        return response.answer(page, envelope)
 
 
 def _refreshed_at(envelope: Envelope) -> dt.datetime | None:

@@ -1,4 +1,4 @@
-"""The quarantine: what could not be read, told by place and reason and never by value."""
+"""The quarantine: values that do not fit, by place and reason and without the value."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUARANTINE_SCHEMA = pa.schema(
         pa.field("is_lost", pa.bool_(), nullable=False),
     ]
 )
-"""What did not fit, without its values: those stay in the raw page.
+"""Records and values that do not fit, without the values, which stay in the raw page.
 
 One row per record that is left out (`is_lost`), and one per optional value that became null, or
 was read in another way than it was written, while its record was kept. `path` is the place in the
@@ -41,12 +41,12 @@ of `placed_by`; null where none can be read, and in streams without months.
 
 
 def key_text(values: Sequence[str | int | None]) -> str | None:
-    """The key of a record as text; None where a part of it is not known."""
+    """The key of a record as JSON text; None where a part of it is unknown."""
     if any(value is None for value in values):
         return None
     return json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
 
 
 def lost(quarantine: pa.Table) -> pa.Table:
-    """The rows of records that were left out; older files, which tell of no others, say null."""
+    """Rows of records that were left out; older files have only those, with null in `is_lost`."""
     return quarantine.filter(pc.fill_null(quarantine["is_lost"], fill_value=True))

@@ -1,4 +1,4 @@
-"""Records that share a key within one read: what is kept of them, and what it says of the read."""
+"""Records that share a key within a paged read: which are kept, and what that says of the read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["is_null_like", "without_repeats"]
 _NAMELESS = re.compile(
     r"0*|null|none|nil|na|nan|undefined|unknown|notprovided|notavailable|notapplicable"
 )
-"""What banks write where they have no id, but for case and marks: zeros, nothing, or a word."""
+"""Texts of banks that have no id, without case and marks: zeros, nothing, or a word."""
 _MARKS = re.compile(r"[\W_]+")
 
 _ALIKE = "came twice alike, and is kept once"
@@ -27,7 +27,7 @@ _NO_ID = "shares an id that names nothing with another record"
 
 
 def is_null_like(text: Any) -> bool:
-    """Whether an id says that there is none, such as `NOTPROVIDED`, `N/A`, `null`, `0` or ``."""
+    """Whether an id means that there is no id, such as `NOTPROVIDED`, `N/A`, `null` or `0`."""
     return isinstance(text, str) and (
         _NAMELESS.fullmatch(_MARKS.sub("", text).casefold()) is not None
     )
@@ -38,15 +38,15 @@ def without_repeats(
 ) -> tuple[pa.Table, pa.Table, Mapping[str, frozenset[str]]]:
     """Rows in which no key of a paged read stands twice.
 
-    Records that are alike under one key are kept once. Those that differ under it, and all that
-    share an id that names nothing, are left out: which of them it names cannot be known.
+    Equal records with the same key are kept once. Records that differ but share a key are left out,
+    and so are all that share an id that names nothing: which of them is right is unknown.
 
     Args:
         stream: The stream.
         rows: Rows of its schema and of `TRACE_SCHEMA`, in the order of the answers or not.
 
     Returns:
-        The rows; what is told of the others, as rows of `QUARANTINE_SCHEMA`; the keys that came on
+        The rows; the others, as rows of `QUARANTINE_SCHEMA`; the keys that came on
         two pages, by `series_id`, as happens when the pages move while they are read.
     """
     none = QUARANTINE_SCHEMA.empty_table()
@@ -61,7 +61,7 @@ def without_repeats(
     for place, key in zip(places.to_pylist(), keys, strict=True):
         groups[tuple(key.values())].append(place)
     out: list[int] = []
-    told: list[dict[str, Any]] = []
+    quarantined: list[dict[str, Any]] = []
     shifted: defaultdict[str, set[str]] = defaultdict(set)
     for group in groups.values():
         if len(group) == 1:
@@ -69,13 +69,13 @@ def without_repeats(
         found = rows.take(pa.array(group)).to_pylist()
         gone, notes = _judged(stream, found)
         out += [group[place] for place in gone]
-        told += notes
+        quarantined += notes
         if len({row["page_number"] for row in found}) > 1 and not _is_nameless(stream, found[0]):
             shifted[found[0]["series_id"]].add(notes[0]["record_key"])
     keep = pc.invert(pc.is_in(pa.array(range(rows.num_rows)), value_set=pa.array(out, pa.int64())))
-    told.sort(key=lambda note: [note[name] for name in TRACE_SCHEMA.names])
+    quarantined.sort(key=lambda note: [note[name] for name in TRACE_SCHEMA.names])
     found_twice = {series_id: frozenset(keys) for series_id, keys in shifted.items()}
-    return rows.filter(keep), pa.Table.from_pylist(told, QUARANTINE_SCHEMA), found_twice
+    return rows.filter(keep), pa.Table.from_pylist(quarantined, QUARANTINE_SCHEMA), found_twice
 
 
 def _doubled(stream: Stream, rows: pa.Table) -> set[str]:
@@ -91,7 +91,7 @@ def _doubled(stream: Stream, rows: pa.Table) -> set[str]:
 
 
 def _is_nameless(stream: Stream, row: dict[str, Any]) -> bool:
-    """Whether the id of a record, where it brings one itself, names nothing."""
+    """Whether the id that a record itself has names nothing."""
     given = [name for name in stream.key if stream.column(name).request is None]
     return any(is_null_like(row[name]) for name in given)
 
@@ -99,7 +99,7 @@ def _is_nameless(stream: Stream, row: dict[str, Any]) -> bool:
 def _judged(
     stream: Stream, found: Sequence[dict[str, Any]]
 ) -> tuple[Sequence[int], list[dict[str, Any]]]:
-    """The places of records that are left out among those that share a key, and what is told."""
+    """Places of the records that are left out among those that share a key, and their notes."""
     contents = [{name: row[name] for name in stream.schema.names} for row in found]
     everything = range(len(found))
     if _is_nameless(stream, found[0]):

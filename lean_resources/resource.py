@@ -1,4 +1,4 @@
-"""LeanResource: one application at Lean, as steps of Dagster are given it."""
+"""LeanResource: an application at Lean, as a resource of Dagster."""
 
 import copy
 from collections.abc import Callable, Coroutine, Iterator
@@ -18,8 +18,8 @@ Done = TypeVar("Done")
 class LeanResource:
     """One application at Lean.
 
-    A plain object: Dagster shows every field of a configurable resource, and lets a run's
-    configuration replace it. There is no field here that a page could show or a run could move.
+    A plain object, since Dagster shows every field of a configurable resource and lets a run's
+    configuration replace it. This has no field that a page could show or a run could replace.
 
     Args:
         settings: The settings; credentials may be missing until a client is asked for.
@@ -63,7 +63,7 @@ class LeanResource:
         work: Callable[[LeanClient], Coroutine[Any, Any, Done]],
         announced: Announced | None = None,
     ) -> Done:
-        """Run work with the client of the run, or with a client of its own outside of one.
+        """Run work with the client of the run, or outside a run with a client of its own.
 
         Args:
             work: Made from the open client.

@@ -1,7 +1,7 @@
-"""One client for many pieces of work: a token, a pool of connections, and one look at the clock.
+"""A client shared by the steps of a run: one token, one pool of connections, one clock reading.
 
-A client belongs to one event loop, and the steps of a run are plain functions, one after the other.
-So the loop runs in a thread of its own, from the first use until the session is closed.
+A client belongs to one event loop, but the steps of a run are plain functions. So the loop runs in
+a thread of its own, from the first use until the session is closed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _CANCEL_SECONDS = 60.0
 class Session:
     """Runs work with a client that is opened once.
 
-    Use it as a context manager. Nothing is opened before the first work, so that a process which
-    does none pays nothing. One piece of work at a time.
+    Use it as a context manager, for one piece of work at a time. It opens nothing before the first
+    work.
 
     Args:
         client: Makes the client.
@@ -60,7 +60,7 @@ class Session:
         work: Callable[[LeanClient], Coroutine[Any, Any, Done]],
         announced: Announced | None = None,
     ) -> Done:
-        """What some work with the client gives.
+        """The result of work with the client.
 
         An interrupt, as when the run is cancelled, cancels the work and waits until it has ended.
 
@@ -96,7 +96,7 @@ class Session:
         return tasks[0].result()
 
     def close(self) -> None:
-        """Close the client and end the loop; whatever still runs in it is cancelled."""
+        """Close the client and end the loop; work that still runs is cancelled."""
         loop, self._loop = self._loop, None
         thread, self._thread = self._thread, None
         if loop is None or thread is None:

@@ -1,8 +1,8 @@
-"""The way to Lean over the network: aiohttp behind httpx's interface.
+"""The transport over the network: aiohttp behind httpx's interface.
 
-It is httpx-aiohttp with other ways to read a body and to build a session. That library hands a body
-on in pieces of 16 kB, each through two generators, which together with cookies and with parsing
-addresses twice costs as much as aiohttp itself does.
+It is httpx-aiohttp, but reads a body and builds a session differently. That library passes a body
+on in pieces of 16 kB through two generators, keeps cookies and parses addresses twice. This costs
+as much CPU as aiohttp itself.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from lean_resources.settings import LeanSettings
 __all__ = ["Transport", "network_transport"]
 
 _READ_BYTES = 1024 * 1024
-"""What may wait to be read before the socket is left alone; pages are smaller."""
+"""Bytes that are buffered before the socket is no longer read; pages are smaller."""
 
 
 class Transport(AiohttpTransport):
     """Sends requests over aiohttp, through the proxies that the environment names.
 
     Args:
-        verify: What the server's certificate is judged by.
-        limits: Connections, and for how long they are kept.
+        verify: Context that verifies the server's certificate.
+        limits: Number of connections, and for how long they are kept.
     """
 
     def __init__(self, verify: ssl.SSLContext | bool, limits: httpx.Limits) -> None:
         super().__init__(verify=verify, limits=limits, trust_env=False)
-        # aiohttp's own look at the environment would also take passwords from ~/.netrc.
+        # aiohttp would also read passwords from ~/.netrc if it read the environment itself.
         self._given = getproxies_environment()
         self._proxies: dict[bytes, yarl.URL | None] = {}
 

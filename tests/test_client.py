@@ -514,10 +514,10 @@ def test_a_wait_says_what_for_and_until_when(sandbox, statement, caplog):
     told = [one.getMessage() for one in caplog.records if "waiting until" in one.getMessage()]
     assert len(told) == 2
     assert re.fullmatch(
-        r"Lean cannot be read now \(RATE_LIMIT_EXCEEDED\): waiting until [\d:]{8} UTC at most",
+        r"Lean cannot answer now \(RATE_LIMIT_EXCEEDED\): waiting until [\d:]{8} UTC at most",
         told[0],
     )
-    assert told[1].startswith("Lean works on answers about transactions: waiting until ")
+    assert told[1].startswith("Lean prepares the answers of transactions: waiting until ")
 
 
 def test_an_answer_that_comes_a_byte_at_a_time_ends(sandbox, statement):

@@ -35,13 +35,13 @@ __all__ = ["FastPath"]
 
 _VECTOR_PAGES = 8
 _VIEW = np.dtype([("length", "<i4"), ("prefix", "S4"), ("buffer", "<i4"), ("offset", "<i4")])
-"""One text of Arrow's string views: its length and first bytes, and where the whole of it lies."""
+"""A text of Arrow's string views: its length, its first bytes and the place of the whole text."""
 _INLINE_BYTES = 12
 """Texts up to this length lie in the view itself."""
-# A number whose text fits both scales without a look at its value.
+# Numbers whose text fits both scales, whatever their value.
 _PLAIN_NUMBERS = re.compile(rb"(?:(?:-?(?:0|[1-9]\d{0,18})(?:\.\d{1,9})?|null),)*")
 _LEAF_TYPES: dict[Kind, Any] = {
-    # Banks send ids as numbers; others than these could be written in more than one way.
+    # Banks send ids as numbers. Other numbers have more than one text.
     Kind.TEXT: str | Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None,
     Kind.INTEGER: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None,
     Kind.BOOLEAN: bool | None,
@@ -56,7 +56,7 @@ _NULL = msgspec.Raw(b"null")
 _ENCODER = msgspec.json.Encoder()
 _QUOTE, _COLON, _SPACE = b'": '
 _HIDDEN = re.compile(rb"\\u00(?:22|3[aA])")
-"""A quotation mark or a colon that is written otherwise than the encoder writes it."""
+"""A quotation mark or a colon as an escape, which the encoder never writes."""
 _SPACED = re.compile(rb'"[ \t\r\n]+:')
 _NANOSECONDS = pa.timestamp("ns", tz="UTC")
 _BARE_NANOSECONDS, _BARE_MICROSECONDS = pa.timestamp("ns"), pa.timestamp("us")
@@ -102,7 +102,7 @@ class FastPath:
         try:
             envelope = envelope_of(self._stream, found, _lacks)
         except SchemaError:
-            envelope = None  # no reason to doubt the records
+            envelope = None  # the records are fine all the same
         return Preflight(self.shape, frozenset(bare), envelope)
 
     def _is_plain(self, body: bytes, found: Any, records: Sequence[Any], bare: set[Place]) -> bool:
@@ -117,14 +117,14 @@ class FastPath:
     def _has_keys_once(self, body: bytes, found: Any, records: Sequence[Any]) -> bool:
         """Whether no object of the records has a key twice.
 
-        Of such keys the validator takes the last value and DuckDB the first. What was decoded and
-        is written again has each key once, so the number of keys tells.
+        Of such keys the validator takes the last value and DuckDB the first. The decoded page,
+        encoded again, has each key once. So both texts must have the same number of keys.
         """
         if _hides_keys(body):
             return False
         if _keys(body) == _keys(_ENCODER.encode(found)):
             return True
-        # Keys around the records that the envelope does not know.
+        # The envelope may have keys that are not documented; compare the records alone.
         return _keys(self._list_decoder(body)) == _keys(_ENCODER.encode(records))
 
     def read(
@@ -201,15 +201,15 @@ def _struct(name: str, node: Node, leaves: Mapping[Kind, Any]) -> type[msgspec.S
 
 
 def _keys(text: bytes) -> int:
-    """How many keys the objects of a JSON text have that the encoder wrote."""
+    """Number of keys in a JSON text that the encoder wrote."""
     array = np.frombuffer(text, np.uint8)
     return int(np.count_nonzero((array[1:] == _COLON) & (array[:-1] == _QUOTE)))
 
 
 def _hides_keys(text: bytes) -> bool:
-    """Whether a JSON text is written so that `_keys` may count too few in it.
+    """Whether `_keys` may count too few keys in a JSON text.
 
-    A text that begins with a colon counts as a key, but does so too when it is written again.
+    It counts a text that begins with a colon as a key, but does so in both texts.
     """
     array = np.frombuffer(text, np.uint8)
     if ((array[1:] == _COLON) & (array[:-1] <= _SPACE)).any() and _SPACED.search(text):
@@ -248,7 +248,7 @@ class _Unjudged:
             elif child.kind is Kind.TEXTS and has_bare:
                 self._texts.append(here)
         self._keys = [*objects, *(here[-1] for here in self._texts), *numbers]
-        # One call per record for all of them; a lone name would give a bare value.
+        # One call per record reads all keys. With a single key attrgetter would return no tuple.
         self._values = attrgetter("__class__", "__class__", *self._keys)
 
     def __bool__(self) -> bool:
@@ -297,7 +297,7 @@ _TRANSFORM: dict[Kind, Any] = {
 
 
 def _structure(node: Node, place: Place, bare: frozenset[Place]) -> Any:
-    """The shape in the words of DuckDB's `json_transform`."""
+    """The shape as DuckDB's `json_transform` takes it."""
     if not node.fields:
         assert node.kind is not None  # noqa: S101 - a leaf is made by a column
         return "VARCHAR" if place in bare else _TRANSFORM[node.kind]
@@ -323,7 +323,7 @@ class _Columns:
         self._records = records
         self._paths = paths
         self._nulls: dict[pa.DataType, pa.Array] = {}
-        # Columns share the objects on their way, and taking a field out costs as much as typing it.
+        # Columns share the objects of their paths. To take a field out costs as much as to type it.
         self._seen: dict[str, pa.Array | None] = {"": records}
 
     def typed(self, column: Column, asked: pa.Array | None) -> pa.Array:
@@ -402,9 +402,9 @@ class _Columns:
             except pa.ArrowInvalid:
                 pass
             else:
-                # Digits beyond the microsecond are cut as the reader cuts them: towards the past.
-                # Without the zone meanwhile: Arrow would look for UTC among the machine's zones,
-                # and some machines have none.
+                # Digits beyond the microsecond are cut towards the past, as the reader cuts them.
+                # The type has no zone meanwhile: Arrow would search UTC among the machine's time
+                # zones, which not every machine has.
                 bare = pc.floor_temporal(nanos.view(_BARE_NANOSECONDS), 1, "microsecond")
                 return bare.cast(_BARE_MICROSECONDS).view(kind)
         found: list[dt.date | None] = []
@@ -425,7 +425,7 @@ class _Columns:
 
 
 def _inner(outer: pa.Array, step: Segment) -> pa.Array | None:
-    """A field of some objects; None where they have none of that name."""
+    """A field of objects; None where they have no field of that name."""
     if not pa.types.is_struct(outer.type) or outer.type.get_field_index(step.name) < 0:
         return None
     found = pc.struct_field(outer, step.name)
@@ -433,7 +433,7 @@ def _inner(outer: pa.Array, step: Segment) -> pa.Array | None:
 
 
 def _best(lists: pa.ListArray) -> pa.Array:
-    """Of each list the identification that is shown; null of an empty one."""
+    """The identification of each list that is shown; null of an empty list."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     chosen = lists.offsets.to_numpy()[:-1].copy()
     for place in np.flatnonzero(lengths > 1):

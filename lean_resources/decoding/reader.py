@@ -1,4 +1,4 @@
-"""The definition of decoding: records become typed columns one by one, in Python.
+"""The definition of decoding: Python types the records, one after the other.
 
 A record that does not fit goes to quarantine with its reason. The fast path gives the same rows,
 and tests hold both equal.
@@ -45,7 +45,7 @@ class DecodeResult:
 
 
 class Reader:
-    """Decodes records one by one, and reports what does not fit and what is not known.
+    """Decodes records one after the other; reports values that do not fit and unknown fields.
 
     Args:
         stream: The stream whose records the pages hold.
@@ -111,7 +111,7 @@ class _Record:
     Args:
         stream: Its stream.
         record: The record as `documents.parse` reads it.
-        request: What fills a column where the record is silent.
+        request: Values for columns that the record leaves out.
     """
 
     def __init__(self, stream: Stream, record: Any, request: Mapping[str, Any]) -> None:
@@ -144,11 +144,11 @@ class _Record:
             self._notes.append((path, path, "holds a key that stands twice in its object"))
 
     def _read(self) -> None:
-        # What places a record is not guessed from another field because it cannot be read.
+        # Where the first placing date cannot be read, no other field replaces it.
         places = (name for name in self._stream.placed_by if self._is_filled(name))
         placing = next(places, None)
         for column in self._stream.columns:
-            # The request knows what it asked for, but does not vouch for the key of a record.
+            # The request supplies what it asked for, but never the key of a record.
             is_known = column.request is not None and column.name not in self._stream.key
             is_strict = (column.required and not is_known) or column.name == placing
             notes: list[Note] = []
@@ -202,7 +202,7 @@ def _columns(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[pa.Arra
 
 
 def _unknown(record: Any, node: Node, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Paths of a record that the catalogue does not know, lists as `[]`, and what lies there."""
+    """Paths of a record that the catalogue does not know, with their values; lists are `[]`."""
     if isinstance(record, list):
         items = [item for item in record if isinstance(item, dict)]
         yield from dict(chain.from_iterable(_unknown(i, node, f"{place}[]") for i in items)).items()
