@@ -1,8 +1,8 @@
-"""JSON as banks send it: read so that one odd value costs no more than itself.
+"""JSON as banks send it, read so that an odd value costs no other value.
 
-What JSON cannot mean plainly, such as NaN or a key that stands twice in its object, becomes an
-`Odd` with its reason. Numbers keep their text. A page that is not JSON as a whole is split at the
-records of its list, so that each of them stands or falls alone.
+A value without a plain meaning in JSON, such as NaN or a doubled key of an object, becomes an `Odd`
+with its reason. Numbers keep their text. A page that is not JSON as a whole is split into the
+records of its list, so that each record is read on its own.
 """
 
 from __future__ import annotations
@@ -95,14 +95,14 @@ def flaw(text: str) -> str | None:
 
 
 def text_of(value: Any) -> str:
-    """The JSON text of a value that was parsed, without spaces, its numbers as they were sent.
+    """The JSON text of a parsed value, without spaces and with numbers as they were sent.
 
     Raises:
-        ValueError: Something in it cannot be read; the message is the reason.
+        ValueError: A part of it cannot be read; the message is the reason.
     """
     try:
         return _dumped(value).decode()
-    except TypeError:  # orjson's own errors are such
+    except TypeError:  # orjson's own errors are of this class
         raise ValueError(next(_flaws(value), _TOO_DEEP)) from None
 
 
@@ -132,19 +132,19 @@ def _flaws(value: Any) -> Iterator[str]:
 
 
 def is_twice(value: Any) -> bool:
-    """Whether a value, or something in it, stands twice in its object."""
+    """Whether a value, or a part of it, belongs to a doubled key."""
     return _TWICE.reason in _flaws(value)
 
 
 def split(body: bytes, steps: Sequence[str]) -> list[Any] | None:
-    """The records of a page that is not JSON as a whole, each read alone.
+    """The records of a page that is not JSON as a whole, each read on its own.
 
     Args:
         body: The page.
         steps: Keys from the top to the list of records.
 
     Returns:
-        The records, an `Odd` for each that is not JSON; None where no list can be made out.
+        The records, with an `Odd` for each that is not JSON; None where no list is found.
     """
     text = body.decode("utf-8", "surrogateescape")
     spans = _spans(text, steps)
@@ -152,7 +152,7 @@ def split(body: bytes, steps: Sequence[str]) -> list[Any] | None:
 
 
 def mended(body: bytes, steps: Sequence[str]) -> bytes | None:
-    """A page whose envelope can be read: `null` in the place of each record and of what is odd.
+    """A page whose envelope can be read, with `null` for each record and each odd value.
 
     Args:
         body: The page.
@@ -167,7 +167,7 @@ def mended(body: bytes, steps: Sequence[str]) -> bytes | None:
         nulls = ",".join(["null"] * len(spans))
         text = f"{text[: spans[0][0]]}{nulls}{text[spans[-1][1] :]}"
     if _NO_UTF8.search(text):
-        return None  # a status that is guessed would be worse than none
+        return None  # a guessed status would be worse
     try:
         return _dumped(_cleaned(parse(_pruned(text))))
     except (ValueError, TypeError):
@@ -175,7 +175,7 @@ def mended(body: bytes, steps: Sequence[str]) -> bytes | None:
 
 
 def _cleaned(value: Any) -> Any:
-    """A value without what JSON cannot mean."""
+    """A value without odd values and without broken characters."""
     if isinstance(value, dict):
         return {_cleaned(key): _cleaned(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -199,7 +199,7 @@ def _alone(text: str) -> Any:
 
 
 def _spans(text: str, steps: Sequence[str]) -> list[tuple[int, int]] | None:
-    """Where the elements of the list at some keys begin and end."""
+    """Start and end of each element of the list at some keys."""
     tokens = _TOKEN.finditer(text)
     begun = _begun(tokens, list(steps))
     if begun is None:
@@ -223,7 +223,7 @@ def _spans(text: str, steps: Sequence[str]) -> list[tuple[int, int]] | None:
 
 
 def _begun(tokens: Iterator[re.Match[str]], wanted: Sequence[str]) -> int | None:
-    """Behind which character the list at some keys begins; tokens are taken up to it."""
+    """Position after the `[` of the list at some keys; consumes the tokens up to it."""
     keys: list[str | None] = []  # of each object that is open; None for a list
     last = ""
     for token in tokens:
@@ -242,7 +242,7 @@ def _begun(tokens: Iterator[re.Match[str]], wanted: Sequence[str]) -> int | None
 
 
 def _pruned(text: str) -> str:
-    """A record without what lies too deep in it."""
+    """A record without the values that are nested too deeply."""
     kept: list[str] = []
     depth = start = 0
     for token in _TOKEN.finditer(text):

@@ -1,4 +1,4 @@
-"""What of this machine is in the way, told from the errors of the system and of libraries."""
+"""Errors of this machine, recognized in the errors of the system and of libraries."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lean_resources.errors import MachineError, causes
 __all__ = ["machine_error", "raise_machine_error"]
 
 _TEXTUAL = frozenset({"duckdb", "_duckdb", "sqlite3", "sqlalchemy", "pyarrow", "zoneinfo"})
-"""Libraries whose errors hold the system's words in place of its number."""
+"""Libraries whose errors contain the system's message but not its number."""
 
 _QUOTED_FILE = re.compile(r'"(/[^"\n]+)"')
 
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
-    """One kind of trouble, and how it is known."""
+    """A kind of trouble, and how it is recognized."""
 
     code: str
     message: str
@@ -28,9 +28,9 @@ class _Trouble:
     words: tuple[str, ...] = ()
 
     def is_in(self, text: str) -> bool:
-        """Whether the words of a library mean it."""
-        told = (*map(os.strerror, self.numbers), *self.words)
-        return any(words.lower() in text for words in told)
+        """Whether the message of a library, in lower case, means it."""
+        known = (*map(os.strerror, self.numbers), *self.words)
+        return any(words.lower() in text for words in known)
 
 
 _TROUBLES = (
@@ -44,7 +44,7 @@ _TROUBLES = (
     ),
     _Trouble(
         "FILE_TOO_LARGE",
-        "a file may not grow as large as it has to",
+        "a file exceeds the largest size that is allowed",
         "Raise the limit of file sizes (ulimit -f), or use another file system, and run it again.",
         (errno.EFBIG,),
     ),
@@ -64,7 +64,7 @@ _TROUBLES = (
     ),
     _Trouble(
         "NOT_A_FOLDER",
-        "a file lies where a folder has to be",
+        "there is a file in the place of a folder",
         "Move the file away, or set LEANHOUSE_HOME to another folder.",
         (errno.ENOTDIR, errno.EEXIST),
     ),
@@ -89,7 +89,7 @@ _TROUBLES = (
     ),
     _Trouble(
         "OUT_OF_MEMORY",
-        "the memory does not suffice",
+        "there is not enough memory",
         "Give this process more memory, or run less beside it; what was committed stays.",
         (errno.ENOMEM,),
         ("out of memory",),
@@ -103,12 +103,12 @@ _TROUBLES = (
     _Trouble(
         "PORT_IN_USE",
         "the address is in use already",
-        "Choose another port, or stop what listens there.",
+        "Choose another port, or stop the program that listens there.",
         (errno.EADDRINUSE,),
     ),
     _Trouble(
         "NO_ADDRESS",
-        "the address is none of this machine",
+        "the address is not an address of this machine",
         "Choose an address of this machine, such as 127.0.0.1.",
         (errno.EADDRNOTAVAIL,),
     ),
@@ -129,11 +129,11 @@ _BY_NUMBER = {number: trouble for trouble in _TROUBLES for number in trouble.num
 
 
 def machine_error(error: BaseException, place: str | None = None) -> MachineError | None:
-    """What of this machine is behind an error; None where it is something else.
+    """The error of this machine behind an error; None where the cause is something else.
 
     Args:
-        error: Any error; its causes and the members of groups are looked at too.
-        place: A file or folder to name where the error names none.
+        error: Any error; its causes and the members of groups count too.
+        place: A file or folder to name if the error does not name any.
     """
     for cause in causes(error):
         if isinstance(cause, MachineError):
@@ -149,10 +149,10 @@ def machine_error(error: BaseException, place: str | None = None) -> MachineErro
 
 
 def raise_machine_error(error: BaseException) -> None:
-    """Return if an error is none of this machine's.
+    """Return if an error is not an error of this machine.
 
     Raises:
-        MachineError: It is one.
+        MachineError: This machine is the cause.
     """
     found = machine_error(error)
     if found is not None:
@@ -160,7 +160,7 @@ def raise_machine_error(error: BaseException) -> None:
 
 
 def _file_in(error: BaseException) -> str | None:
-    """The file that DuckDB's words name."""
+    """The file that DuckDB's message names."""
     is_duckdb = type(error).__module__ in {"duckdb", "_duckdb"}
     found = _QUOTED_FILE.search(str(error)) if is_duckdb else None
     return found[1] if found else None

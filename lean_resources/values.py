@@ -1,7 +1,7 @@
-"""What lies in a record, and what of it fits a column.
+"""Values of records, converted to the kind of their column.
 
-This is the definition of typed decoding, one value at a time. A value that cannot be read has a
-reason, which holds no part of it.
+This is the definition of typed decoding, one value at a time. For a value that cannot be read there
+is a reason, which contains no part of the value.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ __all__ = [
 SCALE = {Kind.MONEY: 9, Kind.RATE: 18}
 PRECISION = 38
 _MOST_DIGITS = 1000
-"""No number of a bank is longer; what is longer would cost time before it is refused."""
+"""A longer number is refused at once, since its conversion would take long."""
 _WAS_HIJRI = "was a Hijri date and was converted"
 _IBAN = re.compile(r"\s*[A-Za-z]{2}\s*\d{2}[A-Za-z0-9\s]{11,40}")
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something about a value that is told beside its record.
+    """A note for the quarantine about a value of a record that is kept.
 
     Args:
-        path: Where it lies.
-        reason: What about it.
+        path: Place of the value in the record.
+        reason: Why it became null or was converted.
     """
 
     path: str
@@ -52,7 +52,7 @@ class Note:
 
 
 class MisfitError(Exception):
-    """A value cannot be read; the message is the reason and holds no value."""
+    """A value cannot be read; the message is the reason, without the value."""
 
     def __init__(self, path: str | None, reason: str) -> None:
         super().__init__(reason)
@@ -61,7 +61,7 @@ class MisfitError(Exception):
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value is a text without a word, which means nothing where no text belongs."""
+    """Whether a value is a blank text, which means nothing where no text belongs."""
     return isinstance(value, str) and not value.strip()
 
 
@@ -85,12 +85,12 @@ def best_place(items: Sequence[Mapping[str, Any]]) -> int:
 
 
 def look_up(column: Column, record: Any) -> tuple[str, Any] | None:
-    """The first of a column's places that holds something, and what it holds.
+    """The first path of a column with a value, and that value; None without any.
 
-    A text without a word is nothing where the column is not text.
+    A blank text is a value only for a column of text.
 
     Raises:
-        MisfitError: Something on the way is no object.
+        MisfitError: A part of the path is not an object.
     """
     for path in column.paths:
         value = record
@@ -111,7 +111,7 @@ def look_up(column: Column, record: Any) -> tuple[str, Any] | None:
 
 
 def _best(items: Sequence[Any]) -> Any:
-    """The identification of a list that is shown; what is not an object only for want of one."""
+    """The identification of a list that is shown; another value only where no object is there."""
     known = [item for item in items if isinstance(item, dict)]
     if not known:
         return next((item for item in items if item is not None), None)
@@ -121,17 +121,17 @@ def _best(items: Sequence[Any]) -> Any:
 def convert(
     column: Column, path: str, value: Any, notes: list[Note], *, exact: bool = False
 ) -> Any:
-    """A value as its column holds it.
+    """A value as its column takes it.
 
     Args:
         column: The column.
-        path: Where the value lies.
-        value: It, as JSON has it.
-        notes: Takes what is to be told of parts that could not be read, or of another calendar.
+        path: Place of the value in the record.
+        value: The value as `documents.parse` reads it.
+        notes: Gets a note for each part that cannot be read or has another calendar.
         exact: Whether a date of another calendar is refused instead of converted.
 
     Raises:
-        MisfitError: It cannot be read.
+        MisfitError: The value cannot be read.
     """
     if isinstance(value, Odd):
         raise MisfitError(path, value.reason)
@@ -158,7 +158,7 @@ def _to_text(column: Column, value: Any) -> str:
 
 
 def _decimal(value: Any) -> Decimal | None:
-    """A number exactly; None where it is none."""
+    """The exact number; None where the value is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | Number):
         return None
     if isinstance(value, int):
@@ -244,7 +244,7 @@ def _to_json(_: Column, value: Any) -> str:
 def _to_items(
     column: Column, path: str, value: Any, notes: list[Note]
 ) -> list[dict[str, Any]] | None:
-    """Objects of a list; what is none in it is left out, and told."""
+    """Objects of a list; other elements are left out, each with a note."""
     if not isinstance(value, list):
         raise ValueError("is not a list")  # noqa: TRY004 - a reason, not a bug
     items = []
@@ -255,7 +255,7 @@ def _to_items(
             notes.append(Note(here, odd))
             continue
         items.append({inner.name: _inner(inner, here, item, notes) for inner in column.fields})
-    # Of what could not be read nothing is known, which an empty list would deny.
+    # Elements that cannot be read are unknown. An empty list would say that there are none.
     is_nothing = bool(value) and not items
     return None if is_nothing or len(items) < column.fewest else items
 

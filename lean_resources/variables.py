@@ -1,7 +1,7 @@
-"""Settings that are read from variables: how values are cleaned, and how problems are worded.
+"""Settings from variables: how values are cleaned, and how problems are worded.
 
-The composition root reads the environment and passes a mapping; nothing here does. Every problem
-ends in one `ConfigError` that names the variables and never quotes a value.
+Nothing here reads the environment: the caller passes a mapping. All problems become a single
+`ConfigError` that names the variables and never quotes a value.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SWITCH = {
     **dict.fromkeys(("false", "0", "no", "off"), False),
 }
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
-"""What Python makes of bytes that are not UTF-8."""
+"""Characters that Python puts in the place of bytes that are not UTF-8."""
 
 
 def _switch(value: Any) -> Any:
@@ -58,7 +58,7 @@ def _switch(value: Any) -> Any:
 
 
 def _file_path(value: Any) -> Any:
-    """A path as a shell would give it, whoever read the file of variables."""
+    """A path as a shell would give it, even where no shell has read the file of variables."""
     if not isinstance(value, str):
         return value
     if value[:1] in _QUOTES or value[-1:] in _QUOTES.values():
@@ -66,7 +66,7 @@ def _file_path(value: Any) -> Any:
     if re.search(r"\$[A-Za-z_{(]", value):
         raise PydanticCustomError("path", "names a variable ($…): write the path out")
     if any(unicodedata.category(character) == "Cc" for character in value):
-        raise PydanticCustomError("path", "holds a control character: write it anew")
+        raise PydanticCustomError("path", "contains a control character: write it again")
     try:
         return Path(value).expanduser()
     except RuntimeError:
@@ -81,7 +81,7 @@ FilePath = Annotated[Path, BeforeValidator(_file_path)]
 
 
 class _Loading(NamedTuple):
-    """What `load` tells the validator: how variables begin, and the problems found so far."""
+    """Context of the validator: the prefix of the variables, and the problems found so far."""
 
     prefix: str
     problems: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class _Loading(NamedTuple):
 
 
 class VariableSettings(BaseModel):
-    """Settings that are read from names with a prefix, and whose problems make one error."""
+    """Settings from variables with a prefix; all their problems become a single error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -97,7 +97,7 @@ class VariableSettings(BaseModel):
     verbatim: ClassVar[frozenset[str]] = frozenset()
     """Fields whose values keep the spaces around them."""
     foreign: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of names that have the prefix too, and belong to other settings."""
+    """Longer prefixes of names that belong to other settings."""
 
     @classmethod
     def load(
@@ -109,18 +109,18 @@ class VariableSettings(BaseModel):
     ) -> Self:
         """Read the settings from a mapping like an environment.
 
-        Blank values count as unset, and white space around a value is dropped, a carriage return
-        included (of the key's password only line ends). A value between quotes is refused, since
-        whoever read it left them there. Names without the prefix are left alone, and so are those
-        with it that resemble no known one, since other parts may own them.
+        Blank values count as unset. White space around a value is removed, carriage returns too;
+        from the key's password only line ends are. A value between quotes is refused, since they
+        became part of it. Names without the prefix are ignored, and so are names with it that
+        resemble no known name, since other parts may own them.
 
         Args:
             values: Variable names to values, e.g. `{"LEAN_CLIENT_ID": "…"}`.
-            prefix: What the names begin with; the settings' own when left.
-            is_complete: Whether what `complete` asks for has to be there already.
+            prefix: Prefix of the names; by default that of the settings.
+            is_complete: Whether the settings must be complete, as `complete` checks.
 
         Raises:
-            ConfigError: Any problem, all of them in one message.
+            ConfigError: There are problems; the message has all of them.
         """
         prefix = prefix or cls.prefix
         known = {variable(field, prefix): field for field in cls.model_fields}
@@ -154,7 +154,7 @@ class VariableSettings(BaseModel):
         except ValidationError as error:
             problems += _problems(cls, error, loading.prefix)
         else:
-            # What is missing may be what a problem above kept out.
+            # A value may be missing only because of a problem above.
             is_complete = loading.is_complete and not problems
             problems += settings.contradictions(loading.prefix)
             if is_complete:
@@ -166,18 +166,18 @@ class VariableSettings(BaseModel):
         return settings
 
     def contradictions(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - for those who have any
-        """What is wrong with values that are right on their own."""
+        """Problems of values that are valid on their own."""
         yield from ()
 
     def missing(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - as `contradictions`
-        """What has to be set, or to be there, before the settings can be used, and is not."""
+        """Problems of values and files that the use of the settings needs and that are missing."""
         yield from ()
 
     def complete(self) -> Self:
-        """These settings, when nothing that their use needs is missing.
+        """These settings, if nothing is missing that their use needs.
 
         Raises:
-            ConfigError: Something is; the message names its variables.
+            ConfigError: A value or file is missing; the message names its variables.
         """
         if problems := list(self.missing(self.prefix)):
             raise ConfigError("; ".join(problems))
@@ -192,13 +192,13 @@ def variable(field: str, prefix: str) -> str:
 def misspelt(
     values: Mapping[str, str | None], known: Collection[str], owned: Collection[str]
 ) -> Iterator[str]:
-    """What is wrong with the names of an environment, one sentence each.
+    """Problems with the names of an environment, one sentence each.
 
     Args:
-        values: Variable names to values; a blank one is as if it were not there.
-        known: The names that settings have, of every prefix.
-        owned: Prefixes under which every unknown name is refused. Under others, one is refused
-            when it resembles a known one.
+        values: Variable names to values; names with a blank value are ignored.
+        known: The names of all settings, with every prefix.
+        owned: Prefixes under which every unknown name is refused. Under other prefixes a name is
+            refused if it resembles a known name.
     """
     stems = {name: _stem(name, owned) for name in sorted(known)}
     for name, value in values.items():
@@ -218,7 +218,7 @@ def misspelt(
 
 
 def _stem(name: str, owned: Iterable[str]) -> str:
-    """A name without its prefix, however that is spelt."""
+    """A name without its prefix, even a misspelt prefix."""
     for prefix in sorted((*owned, "LEAN_HOUSE_", "LEAN_"), key=len, reverse=True):
         words = prefix.strip("_")
         if name.startswith(words) and len(name) > len(words):
@@ -227,21 +227,21 @@ def _stem(name: str, owned: Iterable[str]) -> str:
 
 
 def _unreadable(value: str) -> str | None:
-    """What is wrong with a value whatever it means, or None."""
+    """Why a value cannot be right, whatever it means; None if it can."""
     if len(value) > 1 and _QUOTES.get(value[0]) == value[-1]:
         return "is between quotes, which are part of the value as it arrived: remove them"
     if _NOT_UTF8.search(value):
-        return "holds bytes that are not UTF-8: write it anew"
+        return "contains bytes that are not UTF-8: write it again"
     return None
 
 
 def _nearest(name: str, stem: str, stems: Mapping[str, str]) -> str | None:
-    """The known name that was probably meant: a slip away, or one of which a part was written.
+    """The known name that was probably meant: a similar name, or a name that contains this one.
 
     Args:
-        name: What was written.
-        stem: The same without its prefix.
-        stems: Known names, with theirs.
+        name: The name as written.
+        stem: The name without its prefix.
+        stems: Known names, each with its stem.
     """
 
     def likeness(known: str) -> tuple[float, float]:
@@ -281,9 +281,9 @@ def _problems(of: type[BaseModel], error: ValidationError, prefix: str) -> Itera
 def _problem(of: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
     field = str(detail["loc"][0]) if detail["loc"] else ""
     if field not in of.model_fields:
-        return f"there is no setting {field}: .env.example lists those there are"
+        return f"there is no setting {field}: .env.example lists the settings"
     name, description = variable(field, prefix), of.model_fields[field].description or ""
-    # Worded here rather than by pydantic, whose messages name types instead of remedies.
+    # pydantic's own messages name types instead of remedies.
     match detail["type"]:
         case "literal_error":
             what = "is not one of its values"
@@ -298,7 +298,7 @@ def _problem(of: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
         case "url" | "header" | "network" | "switch" | "path":
             what = detail["msg"]
         case _:
-            what = "is not of its type"
+            what = "has the wrong type"
     return f"{name} {what} ({description.removesuffix('.')})"
 
 
