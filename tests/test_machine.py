@@ -76,7 +76,7 @@ TROUBLE = {
         "NOT_PERMITTED",
     ),
     "a file for a folder": (lambda p: ((p / "f").touch(), (p / "f" / "g").mkdir()), "NOT_A_FOLDER"),
-    "a file in a folder's place": (
+    "a file in its place": (
         lambda p: ((p / "f").touch(), (p / "f").mkdir()),
         "NOT_A_FOLDER",
     ),
