@@ -28,10 +28,10 @@ from harness import machine, write
 from usage import Usage, size_of
 
 from lean_resources.streams import STREAMS
-from pipelines.compaction import compact
-from pipelines.lake import Lake, lake_schema
-from pipelines.ledger import Outcome, Pull, new_id
-from pipelines.vacuum import vacuum
+from pipelines.lake.compaction import compact
+from pipelines.lake.lake import Lake, lake_schema
+from pipelines.lake.ledger import Outcome, Pull, new_id
+from pipelines.operate.vacuum import vacuum
 
 TRANSACTIONS = STREAMS["transactions"]
 FIRST_NIGHT = dt.date(2025, 1, 31)

@@ -30,18 +30,18 @@ import dagster as dg
 from harness import write
 from pydantic import SecretStr
 
-from lean_resources.inbox import Inbox
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import LeanSettings, WebhookSettings
 from lean_resources.webhooks import event_of
-from pipelines.doorbell import JOB, PULLS, TABLES
+from pipelines.dagster_defs.in_process import instance_at, prepare_home, sync_all
+from pipelines.dagster_defs.resources import InboxResource, LakeResource, silent
+from pipelines.dagster_defs.webhook_job import JOB, PULLS, TABLES
+from pipelines.dagster_defs.webhook_sensor import CLAIM_TAG
 from pipelines.environment import child_of
-from pipelines.receiver import PATH, receiving
-from pipelines.resources import InboxResource, LakeResource, silent
-from pipelines.run import instance_at, prepare_home, sync_all
-from pipelines.sensors import CLAIM_TAG
-from pipelines.warehouse import connect
+from pipelines.publish.warehouse import connect
+from pipelines.webhooks.inbox import Inbox
+from pipelines.webhooks.receiver import PATH, receiving
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 240.0

@@ -16,8 +16,8 @@ import duckdb
 import pyarrow as pa
 
 from lean_resources.streams import STREAMS, Stream
-from pipelines.lake import Lake, lake_schema
-from pipelines.ledger import LEDGER_SCHEMA
+from pipelines.lake.lake import Lake, lake_schema
+from pipelines.lake.ledger import LEDGER_SCHEMA
 
 __all__ = ["add_day", "make"]
 

@@ -19,9 +19,9 @@ import model_lake
 from harness import CACHE, Figures, machine, write
 from usage import Usage, size_of
 
-from pipelines.build import build
-from pipelines.lake import Lake
-from pipelines.models import load
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.models.loader import load
 
 _GOAL_ROWS = 10_000_000
 _COLD_SECONDS = 120.0

@@ -30,9 +30,9 @@ from usage import Usage
 from lean_resources import LeanClient
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.lake import Lake
-from pipelines.policy import Policy
-from pipelines.sync import Report, Selection, sync
+from pipelines.lake.lake import Lake
+from pipelines.sync.engine import Report, Selection, sync
+from pipelines.sync.policy import Policy
 
 _TODAY = "2026-03-15"
 _ACCOUNTS_PER_CUSTOMER = 2.4  # of this world, about

@@ -21,9 +21,9 @@ from lean_resources import LeanClient, LeanSettings
 from lean_resources.sandbox import Sandbox
 from lean_resources.sandbox.banks import BANKS
 from lean_resources.streams import STREAMS
-from pipelines.lake import Lake
-from pipelines.policy import Policy
-from pipelines.sync import Selection, sync
+from pipelines.lake.lake import Lake
+from pipelines.sync.engine import Selection, sync
+from pipelines.sync.policy import Policy
 
 __all__ = ["POLICY", "Pages", "Recorder", "pages", "settings_of"]
 
@@ -41,8 +41,8 @@ _SOURCES = (
     "lean_resources/streams/*.py",
     "lean_resources/client.py",
     "lean_resources/paging.py",
-    "pipelines/planner.py",
-    "pipelines/parents.py",
+    "pipelines/sync/planner.py",
+    "pipelines/sync/read_targets.py",
     "benchmarks/pages.py",
 )
 

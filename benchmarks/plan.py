@@ -21,9 +21,9 @@ import harness
 from usage import Usage, own_peak_bytes
 
 from lean_resources.streams import STREAMS
-from pipelines.lake import Lake
-from pipelines.policy import Policy
-from pipelines.sync import Selection, Task, tasks_of
+from pipelines.lake.lake import Lake
+from pipelines.sync.engine import Selection, Task, tasks_of
+from pipelines.sync.policy import Policy
 
 NOW = dt.datetime(2026, 3, 15, 2, tzinfo=dt.UTC)
 

@@ -17,10 +17,10 @@ from usage import Usage, size_of
 
 from lean_resources import LeanClient
 from lean_resources.streams import STREAMS, Stream
-from pipelines import sync as sync_module
-from pipelines.lake import Lake
-from pipelines.parents import Parent
-from pipelines.sync import Selection, Task, sync, tasks_of
+from pipelines.lake.lake import Lake
+from pipelines.sync.engine import Selection, Task, sync, tasks_of
+from pipelines.sync.engine import engine as sync_module
+from pipelines.sync.read_targets import Parent
 
 
 async def pull(url: str, told: dict[str, Any], lake: Lake, copies: int, concurrency: int) -> Usage:

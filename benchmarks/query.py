@@ -23,9 +23,9 @@ from harness import CACHE, Figures, machine, write
 from usage import Usage, size_of
 
 from lean_resources.streams import STREAMS
-from pipelines.compaction import compact
-from pipelines.lake import Lake
-from pipelines.vacuum import vacuum
+from pipelines.lake.compaction import compact
+from pipelines.lake.lake import Lake
+from pipelines.operate.vacuum import vacuum
 
 TRANSACTIONS = STREAMS["transactions"]
 _ROWS_PER_ACCOUNT = 95

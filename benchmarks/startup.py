@@ -25,15 +25,15 @@ from typing import NamedTuple
 
 from harness import ROOT, machine, write
 
-from pipelines.run import instance_at
+from pipelines.dagster_defs.in_process import instance_at
 
 PYTHON = sys.executable
 LEANHOUSE = str(Path(PYTHON).with_name("leanhouse"))
 A_RUN = (
     "from pipelines.definitions import defs;"
-    "from pipelines.doorbell import PULLS;"
+    "from pipelines.dagster_defs.webhook_job import PULLS;"
     "from pipelines.environment import settings;"
-    "from pipelines.run import instance_at;"
+    "from pipelines.dagster_defs.in_process import instance_at;"
     "config = {'ops': {PULLS: {'config': {'streams': [], 'entity_ids': []}}}};"
     "instance = instance_at(settings().home / 'dagster');"
     "job = defs.resolve_job_def('doorbell');"

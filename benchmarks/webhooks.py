@@ -38,9 +38,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 import harness  # noqa: E402 - the path is set first
 from cluster import running  # noqa: E402 - lies beside the tests that need it
 
-from lean_resources.inbox import Inbox  # noqa: E402 - the path is set first
 from lean_resources.webhooks import sign  # noqa: E402 - as above
-from pipelines.receiver import PATH  # noqa: E402 - as above
+from pipelines.webhooks.inbox import Inbox  # noqa: E402 - the path is set first
+from pipelines.webhooks.receiver import PATH  # noqa: E402 - as above
 
 SECRET = "whsec_made_up_for_a_benchmark"
 CONNECTIONS = 64

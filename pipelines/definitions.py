@@ -3,23 +3,23 @@
 import dagster as dg
 
 from lean_resources.resource import LeanResource
-from pipelines.assets import (
+from pipelines.dagster_defs.model_assets import compaction_asset, model_assets
+from pipelines.dagster_defs.processes import recorded
+from pipelines.dagster_defs.resources import InboxResource, LakeResource, bound, silent
+from pipelines.dagster_defs.schedules import schedules
+from pipelines.dagster_defs.stream_assets import (
     integrity,
     missed_events,
     reconciliation,
     refresh,
     stream_assets,
 )
-from pipelines.doorbell import doorbell_job
+from pipelines.dagster_defs.webhook_job import doorbell_job
+from pipelines.dagster_defs.webhook_sensor import doorbell
 from pipelines.environment import settings
-from pipelines.model_assets import compaction_asset, model_assets
-from pipelines.models import load as load_models
-from pipelines.permissions import open_home
-from pipelines.policy import load
-from pipelines.processes import recorded
-from pipelines.resources import InboxResource, LakeResource, bound, silent
-from pipelines.schedules import schedules
-from pipelines.sensors import doorbell
+from pipelines.lake.permissions import open_home
+from pipelines.models.loader import load as load_models
+from pipelines.sync.policy import load
 
 __all__ = ["defs", "inbox", "lake", "lean", "models", "policy"]
 

@@ -34,6 +34,7 @@ from lean_resources.variables import (
     variables_of,
 )
 from pipelines.keys import SANDBOX_KEY
+from pipelines.shipped import DEFAULT_HOME
 
 __all__ = [
     "HOUSE_VARIABLES",
@@ -47,7 +48,6 @@ __all__ = [
 
 AnySettings = TypeVar("AnySettings", bound=VariableSettings)
 
-_ROOT = Path(__file__).resolve().parent.parent
 _UNSAFE = re.compile(r"[*?\[\]\\%\x00-\x1f\x7f]")
 """Characters of a path that DuckDB or Dagster read as patterns or escapes, not as themselves."""
 
@@ -107,10 +107,10 @@ class HouseSettings(VariableSettings):
     prefix: ClassVar[str] = "LEANHOUSE_"
 
     home: Annotated[FilePath, AfterValidator(_folder)] = Field(
-        default_factory=lambda: _ROOT / "var",
+        default_factory=lambda: DEFAULT_HOME,
         validate_default=True,
         description="Folder of the lake and of everything else that is kept, without any of"
-        " * ? [ ] \\ % in its path; var in the checkout when unset.",
+        " * ? [ ] \\ % in its path; when unset, var in the checkout, or ~/.leanhouse without one.",
     )
     hash_key: SecretStr | None = Field(
         default=None,

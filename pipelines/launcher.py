@@ -11,7 +11,7 @@ from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, Wor
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._serdes.config_class import ConfigurableClassData
 
-from pipelines.processes import Process
+from pipelines.dagster_defs.processes import Process
 
 __all__ = ["Launcher"]
 

@@ -146,7 +146,7 @@ def command(asked):
         if asked["code"] is not None:
             exec(asked["code"], {"__name__": "command"})
         else:
-            from pipelines.cli import main
+            from pipelines.cli.main import main
 
             main()
     except SystemExit as ended:
@@ -162,7 +162,13 @@ def command(asked):
 
 if __name__ == "__main__":
     # What all commands need, without `pipelines.definitions`, which reads the environment.
-    for name in ("build", "cli", "compaction", "replay", "run", "schedules"):
+    for name in (
+        "models.build",
+        "cli.main",
+        "lake.compaction",
+        "sync.replay",
+        "dagster_defs.schedules",
+    ):
         importlib.import_module(f"pipelines.{name}")
 
     serve()

@@ -20,11 +20,11 @@ from xdist.scheduler import LoadScopeScheduling
 from lean_resources import LeanClient, LeanSettings
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.lake import Lake
-from pipelines.lake_views import LAKE_VIEWS
-from pipelines.ledger import VIEW_DOCS
-from pipelines.policy import Policy
-from pipelines.sync import Selection, sync
+from pipelines.lake.lake import Lake
+from pipelines.lake.ledger import VIEW_DOCS
+from pipelines.lake.views import LAKE_VIEWS
+from pipelines.sync.engine import Selection, sync
+from pipelines.sync.policy import Policy
 
 TODAY = "2026-03-15"
 DIRECTORY = ("banks", "entities", "consents", "accounts")

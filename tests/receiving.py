@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lean_resources.inbox import Inbox
 from lean_resources.settings import WebhookSettings
-from pipelines import receiver
+from pipelines.webhooks import receiver
+from pipelines.webhooks.inbox import Inbox
 
 __all__ = ["SECRET", "Receiving", "receiving"]
 

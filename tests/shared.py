@@ -41,7 +41,7 @@ def filled(lake, names=None, *, sandbox, **selected):
     from conftest import client_of, sync_everything
 
     from lean_resources.sandbox import Sandbox
-    from pipelines.lake import Lake
+    from pipelines.lake.lake import Lake
 
     def make(folder):
         made = Lake(folder, lake.folder.name)

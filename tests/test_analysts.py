@@ -16,12 +16,12 @@ from conftest import TODAY
 from typer.testing import CliRunner
 
 from lean_resources.errors import ConfigError
-from pipelines.analysts import LeakError, publish_copy
-from pipelines.build import build
-from pipelines.cli import app
-from pipelines.lake import Lake
-from pipelines.models import load
-from pipelines.warehouse import connect, publish
+from pipelines.cli.main import app
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.models.loader import load
+from pipelines.publish.analysts import LeakError, publish_copy
+from pipelines.publish.warehouse import connect, publish
 
 MODELS = load()
 KEY = "made-up-key-of-tests"
@@ -50,9 +50,9 @@ qualify row_number() over (partition by account_id order by pull_id) = 1
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipelines import analysts
-from pipelines.lake import Lake
-from pipelines.models import load
+from pipelines.publish import analysts
+from pipelines.lake.lake import Lake
+from pipelines.models.loader import load
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 analysts.swap_in = die

@@ -8,14 +8,14 @@ from test_dagster import values_of
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import LeanSettings
-from pipelines.build import build
-from pipelines.compaction import compact
+from pipelines.dagster_defs.in_process import instance_at, sync_all
+from pipelines.dagster_defs.resources import InboxResource, LakeResource, silent
 from pipelines.environment import Settings
-from pipelines.lake import Lake
-from pipelines.models import load
-from pipelines.resources import InboxResource, LakeResource, silent
-from pipelines.run import instance_at, sync_all
-from pipelines.warehouse import connect, publish
+from pipelines.lake.compaction import compact
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.models.loader import load
+from pipelines.publish.warehouse import connect, publish
 
 NAME = 'o\'k {a,b} #1 ;&=+@! مجلد "q" month=2026 100 $ ~'
 

@@ -10,12 +10,12 @@ from conftest import TODAY, Slept, client_of, rows_of, settings_of, sync_everyth
 
 from lean_resources import LeanClient
 from lean_resources.errors import UnavailableError
-from lean_resources.inbox import Inbox
 from lean_resources.sandbox import Sandbox
 from lean_resources.webhooks import Event, event_of
-from pipelines.bell import Bell
-from pipelines.policy import Policy
-from pipelines.refresh import refresh
+from pipelines.sync.policy import Policy
+from pipelines.sync.refresh import refresh
+from pipelines.webhooks.event_waiter import Bell
+from pipelines.webhooks.inbox import Inbox
 
 REFRESHED = "entity.data.refresh.updated"
 

@@ -8,8 +8,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.budget import Budget
-from pipelines.lake import Lake
+from pipelines.lake.lake import Lake
+from pipelines.sync.refresh_budget import Budget
 
 NOW = dt.datetime(2026, 3, 15, tzinfo=dt.UTC)
 DAY = dt.timedelta(hours=24)
@@ -54,8 +54,8 @@ def test_the_next_refresh_is_allowed_a_day_after_the_oldest(lake):
 _RACE = """
 import datetime as dt, sys
 from pathlib import Path
-from pipelines.budget import Budget
-from pipelines.lake import Lake
+from pipelines.sync.refresh_budget import Budget
+from pipelines.lake.lake import Lake
 budget = Budget(Lake(Path(sys.argv[1]), "sandbox"), 4)
 sys.stdin.readline()
 now = dt.datetime(2026, 3, 15, tzinfo=dt.UTC)

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks processes
 PARENT = """
 import os, sys
 from pathlib import Path
-from pipelines.children import child
-from pipelines.signals import end_on_signals
+from pipelines.cli.children import child
+from pipelines.cli.signals import end_on_signals
 end_on_signals()
 with child([sys.executable, "-c", sys.argv[1]], cwd=Path.cwd(), env=os.environ) as process:
     sys.exit(process.wait())
@@ -154,7 +154,7 @@ def listens(port):
 def test_no_dagster_outlives_dev():
     """Daemon, webserver and code server end with the command, and the port is free."""
     port = free_port()
-    code = "from pipelines.cli import main; main()"
+    code = "from pipelines.cli.main import main; main()"
     options = ["--port", str(port), "--customers", "1", "--months", "1"]
     parent = started([sys.executable, "-c", code, "dev", *options])
     try:

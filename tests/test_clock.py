@@ -10,7 +10,7 @@ from conftest import Slept, rows_of, settings_of, sync_everything
 from sqlglot import exp
 
 from lean_resources import LeanClient
-from pipelines.models import load
+from pipelines.models.loader import load
 
 DAY = dt.timedelta(days=1)
 LISTED = {"banks", "entities"}

@@ -11,12 +11,12 @@ import pytest
 
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.compaction import compact
-from pipelines.lake import Batch, Lake
-from pipelines.models import load
-from pipelines.replay import replay
-from pipelines.vacuum import Reason, vacuum
-from pipelines.warehouse import connect, publish
+from pipelines.lake.compaction import compact
+from pipelines.lake.lake import Batch, Lake
+from pipelines.models.loader import load
+from pipelines.operate.vacuum import Reason, vacuum
+from pipelines.publish.warehouse import connect, publish
+from pipelines.sync.replay import replay
 
 sys.path.insert(0, str(Path(__file__).parent / "conformance"))
 
@@ -154,7 +154,7 @@ def test_the_last_read_of_a_month_is_merged_once_the_month_is_quiet(nights, lake
     assert compact(lake).months == 0
 
     # A negative number makes every month quiet, however short the test.
-    monkeypatch.setattr("pipelines.compaction._QUIET_DAYS", -1)
+    monkeypatch.setattr("pipelines.lake.compaction._QUIET_DAYS", -1)
     done = compact(lake)
     vacuum(lake, older_than_seconds=-1)
 
@@ -184,7 +184,7 @@ def test_a_crash_before_the_ledger_changes_nothing(lake, monkeypatch):
     """Merged files that the ledger does not name yet are strays like any other."""
     before = answers(lake)
     monkeypatch.setattr(
-        "pipelines.lake.to_table", lambda *_: (_ for _ in ()).throw(OSError("full"))
+        "pipelines.lake.lake.to_table", lambda *_: (_ for _ in ()).throw(OSError("full"))
     )
     with pytest.raises(OSError, match="full"):
         compact(lake)

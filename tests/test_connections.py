@@ -9,10 +9,10 @@ import pytest
 from receiving import SECRET, receiving
 from test_receiver import HTTP, body_of, head, signed, stored
 
-import pipelines.connections as connecting
-import pipelines.receiver as receivers
+import pipelines.webhooks.connections as connecting
+import pipelines.webhooks.receiver as receivers
 from lean_resources.webhooks import sign
-from pipelines.receiver import PATH
+from pipelines.webhooks.receiver import PATH
 
 PIECE = b"a" * 65_536
 

@@ -11,8 +11,8 @@ from conftest import TODAY, client_of, rows_of, sync_everything
 from shared import filled
 
 from lean_resources.sandbox import Sandbox
-from pipelines.lake import Lake
-from pipelines.lake_views import LAKE_VIEWS
+from pipelines.lake.lake import Lake
+from pipelines.lake.views import LAKE_VIEWS
 
 NAMES = {"banks", "entities", "accounts", "transactions"}
 TOLD = NAMES | {"refreshes"}

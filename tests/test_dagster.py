@@ -20,14 +20,14 @@ from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Window
-from pipelines.assets import MONTHS, OWNERS, attempts_of, resumed_by
+from pipelines.dagster_defs.in_process import SyncFailedError, prepare_home, sync_all
+from pipelines.dagster_defs.resources import LakeResource, silent
+from pipelines.dagster_defs.stream_assets import MONTHS, OWNERS, attempts_of, resumed_by
 from pipelines.definitions import defs
 from pipelines.environment import child_of
-from pipelines.lake import Lake
-from pipelines.policy import Policy
-from pipelines.resources import LakeResource, silent
-from pipelines.run import SyncFailedError, prepare_home, sync_all
-from pipelines.warehouse import connect
+from pipelines.lake.lake import Lake
+from pipelines.publish.warehouse import connect
+from pipelines.sync.policy import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 

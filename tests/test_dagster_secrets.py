@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import serialization
 from test_dagster import _ask, _free_port, _until, values_of
 
 from lean_resources.sandbox import Sandbox, serve
+from pipelines.dagster_defs.in_process import prepare_home
 from pipelines.environment import child_of
-from pipelines.run import prepare_home
 
 ROOT = Path(__file__).resolve().parent.parent
 HASH_KEY = "made-up-hash-key-0123456789-abcdefghij"

@@ -15,14 +15,14 @@ from conftest import showing
 from damages import HOWS, KINDS, TRANSACTIONS, Base, damage, sentence, shown
 
 from lean_resources.streams import STREAMS
-from pipelines.build import Manifest, keep_manifest
-from pipelines.compaction import compact
-from pipelines.digests import DamageError
-from pipelines.fsck import check, repair
-from pipelines.lake import Lake
-from pipelines.policy import Policy
-from pipelines.tasks import Selection, Task, tasks_of
-from pipelines.vacuum import plan_vacuum
+from pipelines.lake.compaction import compact
+from pipelines.lake.digests import DamageError
+from pipelines.lake.lake import Lake
+from pipelines.models.build import Manifest, keep_manifest
+from pipelines.operate.fsck import check, repair
+from pipelines.operate.vacuum import plan_vacuum
+from pipelines.sync.policy import Policy
+from pipelines.sync.tasks import Selection, Task, tasks_of
 
 SOME_HOWS = [
     pytest.param(how, marks=() if how in ("delete", "flip") else pytest.mark.conformance)
@@ -192,7 +192,7 @@ def test_repair_that_was_killed_goes_on(base, lake, monkeypatch):
     """Rows count no more before they are typed again; the next repair types them."""
     spoil(lake, ["typed rows", "merged rows"], "delete")
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.fsck.replay", lambda *_, **__: 1 / 0)
+        patched.setattr("pipelines.operate.fsck.replay", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             repair(lake)
 
@@ -222,7 +222,7 @@ def test_foreign_files_are_put_aside(lake, name):
 def test_nothing_is_merged_with_a_file_that_has_changed(lake, monkeypatch):
     """Damage would be written along, with a checksum that fits it."""
     spoil(lake, ["typed rows"], "flip")
-    monkeypatch.setattr("pipelines.compaction._MOST_FILES", 0)
+    monkeypatch.setattr("pipelines.lake.compaction._MOST_FILES", 0)
 
     words = sentence(lambda: compact(lake))
 
@@ -233,7 +233,7 @@ def test_the_command_says_what_is_lost_and_ends_with_1(base, lake):
     """And with 0 once it is mended."""
     home = lake.folder.parent.parent
 
-    code = "from pipelines.cli import main; main()"
+    code = "from pipelines.cli.main import main; main()"
 
     def fsck(*options):
         return subprocess.run(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from pipelines.cli import app
-from pipelines.dictionary import env_example
-from pipelines.policy import load
+from pipelines.cli.main import app
+from pipelines.models.dictionary import env_example
+from pipelines.sync.policy import load
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -97,7 +97,8 @@ def test_the_readmes_policy_is_one():
 
 def test_what_is_not_there_is_found():
     """An invented module is missing."""
-    assert missing_files(["pipelines/nothing.py", "pipelines/lake.py"]) == {"pipelines/nothing.py"}
+    named = ["pipelines/nothing.py", "pipelines/lake/lake.py"]
+    assert missing_files(named) == {"pipelines/nothing.py"}
 
 
 def test_each_control_has_its_test():

@@ -12,12 +12,12 @@ from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
-from pipelines.build import current_manifest
+from pipelines.dagster_defs.in_process import SyncFailedError, read_events, sync_all
+from pipelines.dagster_defs.resources import InboxResource, LakeResource, silent
+from pipelines.dagster_defs.webhook_job import PULLS
+from pipelines.dagster_defs.webhook_sensor import CLAIM_TAG, LISTED, REFRESHED, request_of, settle
 from pipelines.definitions import defs
-from pipelines.doorbell import PULLS
-from pipelines.resources import InboxResource, LakeResource, silent
-from pipelines.run import SyncFailedError, read_events, sync_all
-from pipelines.sensors import CLAIM_TAG, LISTED, REFRESHED, request_of, settle
+from pipelines.models.build import current_manifest
 
 
 class House:
@@ -307,7 +307,7 @@ def test_a_batch_that_never_got_its_run_is_given_back(house, monkeypatch):
     lake = house.lake.lake()
 
     assert settle(house.instance, house.box, lake) == 1
-    monkeypatch.setattr("pipelines.sensors._ORPHANED_SECONDS", -1)
+    monkeypatch.setattr("pipelines.dagster_defs.webhook_sensor._ORPHANED_SECONDS", -1)
     assert settle(house.instance, house.box, lake) == 0
 
     [row] = [row for row in house.box.rows() if row["event_id"] == "orphan"]

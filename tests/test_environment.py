@@ -51,7 +51,7 @@ def refused(values):
 def ran(*arguments, **environment):
     """A command that ended by itself, with nothing of this process's environment."""
     return subprocess.run(
-        [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from pipelines.cli.main import main; main()", *arguments],
         check=False,
         capture_output=True,
         text=True,

@@ -9,14 +9,14 @@ from test_lake import NOW
 from test_models import FEBRUARY, brought
 from typer.testing import CliRunner
 
-from pipelines import cli
-from pipelines import models as models_module
-from pipelines.build import build
+from pipelines.cli.main import main as cli
+from pipelines.dagster_defs.model_assets import model_assets
+from pipelines.dagster_defs.resources import LakeResource, silent
 from pipelines.keys import SANDBOX_KEY
-from pipelines.lake import Lake
-from pipelines.model_assets import model_assets
-from pipelines.models import load
-from pipelines.resources import LakeResource, silent
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.models.loader import load
+from pipelines.models.loader import loader as models_module
 
 MODELS = load()
 VALUE = "SA03 8000 0000 6080 1016 7519"

@@ -8,14 +8,14 @@ import pytest
 from conftest import TODAY, client_of, rows_of, sync_everything
 
 from lean_resources.errors import UnavailableError
-from lean_resources.inbox import Inbox
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import LeanSettings
 from lean_resources.webhooks import event_of
-from pipelines.assets import missed_events
-from pipelines.gaps import repair
-from pipelines.resources import InboxResource, LakeResource
+from pipelines.dagster_defs.resources import InboxResource, LakeResource
+from pipelines.dagster_defs.stream_assets import missed_events
+from pipelines.webhooks.gap_repair import repair
+from pipelines.webhooks.inbox import Inbox
 
 NAMES = {"entities", "consents", "refreshes"}
 

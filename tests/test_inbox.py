@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lean_resources.errors import ConfigError, UnavailableError
-from lean_resources.inbox import ATTEMPTS, Inbox
 from lean_resources.webhooks import LISTED_DAYS, Event
+from pipelines.webhooks.inbox import ATTEMPTS, Inbox
 
 NOW = dt.datetime(2026, 3, 15, 7, 15, tzinfo=dt.UTC)
 
@@ -330,7 +330,7 @@ def test_writers_and_claimers_at_once_lose_and_double_nothing(inbox, inbox_url):
 
 _KILLED = """
 import sys
-from lean_resources.inbox import Inbox
+from pipelines.webhooks.inbox import Inbox
 from lean_resources.webhooks import Event
 inbox = Inbox(sys.argv[1], "sandbox")
 for number in range(10**6):

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lean_resources.streams import STREAMS
-from pipelines.lake import Lake, lake_schema
-from pipelines.ledger import Outcome, Pull, new_id
-from pipelines.models import load
-from pipelines.vacuum import VacuumRefusedError, vacuum
-from pipelines.warehouse import connect, publish
+from pipelines.lake.lake import Lake, lake_schema
+from pipelines.lake.ledger import Outcome, Pull, new_id
+from pipelines.models.loader import load
+from pipelines.operate.vacuum import VacuumRefusedError, vacuum
+from pipelines.publish.warehouse import connect, publish
 
 TRANSACTIONS, CUSTOMERS = STREAMS["transactions"], STREAMS["customers"]
 NOW = dt.datetime(2026, 3, 15, 7, tzinfo=dt.UTC)

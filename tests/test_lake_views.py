@@ -4,8 +4,8 @@ import pytest
 from conftest import RELATIONS
 
 from lean_resources.streams import STREAMS
-from pipelines.lake_views import LAKE_VIEWS
-from pipelines.relations import empty_lake, relations
+from pipelines.lake.views import LAKE_VIEWS
+from pipelines.models.relations import empty_lake, relations
 
 
 @pytest.mark.parametrize("name", sorted(RELATIONS))

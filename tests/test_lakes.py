@@ -18,13 +18,13 @@ from worlds import CHAIN, DAY, pull_with
 
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
-from pipelines.build import build
-from pipelines.compaction import compact
-from pipelines.lake import Lake
-from pipelines.lake_format import FORMAT
-from pipelines.replay import replay
-from pipelines.vacuum import vacuum
-from pipelines.warehouse import connect, publish
+from pipelines.lake.compaction import compact
+from pipelines.lake.format import FORMAT
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.operate.vacuum import vacuum
+from pipelines.publish.warehouse import connect, publish
+from pipelines.sync.replay import replay
 
 ARCHIVES = sorted((HERE / "lakes").glob("format-*.tar.gz"))
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.lake import Lake
-from pipelines.ledger import Outcome, Pull, new_id, to_table
-from pipelines.ledger_files import LedgerFiles, batch_of
-from pipelines.vacuum import vacuum
+from pipelines.lake.lake import Lake
+from pipelines.lake.ledger import Outcome, Pull, new_id, to_table
+from pipelines.lake.ledger_files import LedgerFiles, batch_of
+from pipelines.operate.vacuum import vacuum
 
 NOON = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)

@@ -20,15 +20,15 @@ import pyarrow as pa
 import pytest
 from conftest import client_of, rows_of, sync_everything
 
-import pipelines.sync as syncing
+import pipelines.sync.engine as syncing
 from lean_resources.errors import LeanError, MachineError, UnavailableError
 from lean_resources.machine import machine_error
 from lean_resources.sandbox import Sandbox
-from pipelines.budget import Budget
-from pipelines.failures import explained
-from pipelines.files import place
-from pipelines.lake import Lake
-from pipelines.ledger_files import LedgerFiles
+from pipelines.dagster_defs.failures import explained
+from pipelines.lake.files import place
+from pipelines.lake.lake import Lake
+from pipelines.lake.ledger_files import LedgerFiles
+from pipelines.sync.refresh_budget import Budget
 
 ROOT = Path(__file__).resolve().parent.parent
 NOW = dt.datetime(2026, 3, 15, tzinfo=dt.UTC)
@@ -177,7 +177,7 @@ import asyncio, sys
 from pathlib import Path
 from conftest import client_of, rows_of, sync_everything
 from lean_resources.sandbox import Sandbox
-from pipelines.lake import Lake
+from pipelines.lake.lake import Lake
 
 lake = Lake(Path(sys.argv[1]), "sandbox")
 world = Sandbox(customers=1, months=1, seed=7, today="2026-03-15")

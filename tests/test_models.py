@@ -16,20 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lake import DAY, NOW, commit, customers, movements, pull
 
-import pipelines.models
+import pipelines.models.loader
 from lean_resources import streams
 from lean_resources.streams import STREAMS
-from pipelines import build as building
-from pipelines.build import build, current_manifest, stored_rows
-from pipelines.lake import Lake
-from pipelines.lineage import trace
-from pipelines.model_assets import model_assets
-from pipelines.model_files import read
-from pipelines.models import CODE, ROOT, ModelError, load
-from pipelines.relations import add_macros
-from pipelines.resources import LakeResource, silent
-from pipelines.vacuum import Reason, vacuum
-from pipelines.warehouse import connect, publish
+from pipelines.dagster_defs.model_assets import model_assets
+from pipelines.dagster_defs.resources import LakeResource, silent
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build, current_manifest, stored_rows
+from pipelines.models.lineage import trace
+from pipelines.models.loader import CODE, ROOT, ModelError, load
+from pipelines.models.loader import build as building
+from pipelines.models.model_files import read
+from pipelines.models.relations import add_macros
+from pipelines.operate.vacuum import Reason, vacuum
+from pipelines.publish.warehouse import connect, publish
 
 JANUARY, FEBRUARY = dt.date(2026, 1, 10), dt.date(2026, 2, 10)
 
@@ -914,7 +914,7 @@ def test_what_was_read_is_read_again_when_code_changes(tmp_path, monkeypatch):
     (code / "deep").mkdir(parents=True)
     (code / "deep" / "module.py").write_text("one = 1\n")
     assert {Path(pipelines.__file__).parent, Path(streams.__file__).parent} == set(CODE)
-    monkeypatch.setattr(pipelines.models, "CODE", (code,))
+    monkeypatch.setattr(pipelines.models.loader, "CODE", (code,))
     load(root)
     [kept] = (root / "__pycache__").iterdir()
 

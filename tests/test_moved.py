@@ -11,10 +11,10 @@ import pytest
 import shared
 from typer.testing import CliRunner
 
-from pipelines.cli import app
-from pipelines.lake import Lake
-from pipelines.models import load
-from pipelines.warehouse import publish
+from pipelines.cli.main import app
+from pipelines.lake.lake import Lake
+from pipelines.models.loader import load
+from pipelines.publish.warehouse import publish
 
 WORLD = {"customers": 1, "months": 1, "seed": 7, "today": "2026-03-15"}
 QUERY = "select count(*) as n from transactions"

@@ -6,7 +6,7 @@ import pytest
 from conftest import TODAY
 
 from lean_resources.streams import PERMISSIONS, STREAMS
-from pipelines.lake import Lake
+from pipelines.lake.lake import Lake
 
 NOW = f"timestamptz '{TODAY} 12:00:00+00'"
 REFUSED = "USER_PERMISSIONS_NOT_GRANTED"

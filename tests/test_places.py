@@ -12,27 +12,27 @@ import shared
 from conftest import TODAY
 
 from lean_resources.errors import ConfigError
-from lean_resources.inbox import Inbox
 from lean_resources.streams import STREAMS
-from pipelines.build import build
+from pipelines.dagster_defs.in_process import instance_at
+from pipelines.dagster_defs.model_assets import compaction_asset
+from pipelines.dagster_defs.resources import LakeResource, bound
 from pipelines.environment import Settings
-from pipelines.lake import Lake
-from pipelines.model_assets import compaction_asset
-from pipelines.models import load
-from pipelines.permissions import open_home
-from pipelines.places import PLACES, find, walk
-from pipelines.replay import replay
-from pipelines.resources import LakeResource, bound
-from pipelines.run import instance_at
-from pipelines.warehouse import publish
-from pipelines.writers import Writer, writers
+from pipelines.lake.lake import Lake
+from pipelines.lake.permissions import open_home
+from pipelines.lake.places import PLACES, find, walk
+from pipelines.lake.writers import Writer, writers
+from pipelines.models.build import build
+from pipelines.models.loader import load
+from pipelines.publish.warehouse import publish
+from pipelines.sync.replay import replay
+from pipelines.webhooks.inbox import Inbox
 
 MODELS = load()
 WORLD = {"customers": 2, "months": 2, "seed": 7, "today": TODAY}
 LEFT = """
 import os, signal, sys
 from pathlib import Path
-from pipelines.lake import Lake
+from pipelines.lake.lake import Lake
 lake = Lake(Path(sys.argv[1]), "sandbox")
 with lake.planning(("entities",)):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -124,7 +124,7 @@ def test_every_process_sets_its_umask(tmp_path):
     environment = os.environ | {"LEANHOUSE_HOME": str(tmp_path / "home")}
     for code in (
         "import pipelines.definitions",
-        "from pipelines.cli import app; app(['vacuum'], standalone_mode=False)",
+        "from pipelines.cli.main import app; app(['vacuum'], standalone_mode=False)",
     ):
         script = f"import os; os.umask(0o022)\n{code}\nprint(oct(os.umask(0)))"
         command = [sys.executable, "-c", script]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.planner import Claim, Depth, Window, months, plan
-from pipelines.policy import Policy
+from pipelines.sync.planner import Claim, Depth, Window, months, plan
+from pipelines.sync.policy import Policy
 
 DAY = dt.timedelta(days=1)
 POLICY = Policy(lookback_days=30, longest_read_months=12)

@@ -13,19 +13,19 @@ from conftest import settings_of
 from dagster._core.launcher import WorkerStatus
 
 from lean_resources.sandbox import Sandbox, serve
-from pipelines import run
+from pipelines.dagster_defs import in_process as run
+from pipelines.dagster_defs.in_process import instance_at, prepare_home
+from pipelines.dagster_defs.processes import PROCESS_TAG, Process, end_dead_runs
 from pipelines.environment import child_of
 from pipelines.launcher import Launcher
-from pipelines.processes import PROCESS_TAG, Process, end_dead_runs
-from pipelines.run import instance_at, prepare_home
 
 STEP = """
 import os, time
 from pathlib import Path
 import dagster as dg
-from pipelines.processes import Process
-from pipelines.run import instance_at
-from pipelines.signals import end_on_signals
+from pipelines.dagster_defs.processes import Process
+from pipelines.dagster_defs.in_process import instance_at
+from pipelines.cli.signals import end_on_signals
 
 end_on_signals()
 
@@ -148,7 +148,7 @@ def test_the_daemon_sees_whose_process_is_gone(tmp_path):
 def test_homes_are_made_by_one_at_a_time(commands, tmp_path):
     """Of many first commands at once, each finds a whole home."""
     code = (
-        f"from pathlib import Path; from pipelines.run import instance_at\n"
+        f"from pathlib import Path; from pipelines.dagster_defs.in_process import instance_at\n"
         f"with instance_at(Path({str(tmp_path / 'home')!r})) as one: one.get_runs()"
     )
     started = [commands.start(code=code) for _ in range(4)]
@@ -171,7 +171,7 @@ def test_a_home_whose_first_command_was_killed_heals(commands, tmp_path):
     """Whenever that was; and one that was stamped twice, or half, is put aside and made anew."""
     drawn = random.Random(20261130)
     code = (
-        "from pathlib import Path; from pipelines.run import prepare_home\n"
+        "from pathlib import Path; from pipelines.dagster_defs.in_process import prepare_home\n"
         f"prepare_home(Path({str(tmp_path / 'home')!r}))"
     )
     for _ in range(6):
@@ -260,7 +260,7 @@ def until(holds, seconds=60):
 
 STUCK = """
 import signal, time
-from pipelines.signals import end_on_signals
+from pipelines.cli.signals import end_on_signals
 end_on_signals()
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.queries import QUERIES
+from pipelines.lake.queries import QUERIES
 
 ROOT = Path(__file__).resolve().parent.parent
 

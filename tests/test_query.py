@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pipelines.cli import app
-from pipelines.console import plain_console, show, visible
-from pipelines.lake import Lake
-from pipelines.results import write_csv, write_json
+from pipelines.cli.console import plain_console, show, visible
+from pipelines.cli.main import app
+from pipelines.cli.results import write_csv, write_json
+from pipelines.lake.lake import Lake
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE = "select " + ", ".join(f"'value {n} of a wide row' as column_{n}" for n in range(30))
@@ -265,7 +265,7 @@ def test_csv_tells_null_from_empty(home):
 
 def command(home, *arguments, **env):
     """The command's arguments and environment as a process of its own."""
-    code = "from pipelines.cli import main; main()"
+    code = "from pipelines.cli.main import main; main()"
     return (
         [sys.executable, "-c", code, "query", "--home", str(home), *arguments],
         {"PATH": os.defpath, "PYTHONPATH": str(ROOT), **env},
@@ -333,7 +333,7 @@ def test_tables_of_other_commands_show_values_too(home, capsys):
 def test_no_command_needs_more_than_an_ascii_terminal(home, arguments):
     """Help and the dictionary are written whole."""
     ended = subprocess.run(
-        [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from pipelines.cli.main import main; main()", *arguments],
         env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         timeout=60,

@@ -9,12 +9,12 @@ import pytest
 import shared
 from typer.testing import CliRunner
 
-import pipelines.query as querying
-from pipelines.cli import app
-from pipelines.lake import Lake
-from pipelines.models import load
-from pipelines.read_only import close_off
-from pipelines.warehouse import connect, publish
+import pipelines.cli.query as querying
+from pipelines.cli.main import app
+from pipelines.lake.lake import Lake
+from pipelines.models.loader import load
+from pipelines.publish.read_only import close_off
+from pipelines.publish.warehouse import connect, publish
 
 WORLD = {"customers": 1, "months": 1, "seed": 7, "today": "2026-03-15"}
 

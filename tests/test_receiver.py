@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from receiving import SECRET, receiving
 
-from lean_resources.inbox import Inbox
 from lean_resources.settings import WebhookSettings
 from lean_resources.webhooks import sign
 from pipelines.environment import child_of
-from pipelines.receiver import PATH
+from pipelines.webhooks.inbox import Inbox
+from pipelines.webhooks.receiver import PATH
 
 # One client for all: each would read the system's authorities anew, which nobody is shown here.
 HTTP = httpx.Client(

@@ -10,10 +10,10 @@ import shared
 from conftest import TODAY, client_of, rows_of, sync_everything
 
 from lean_resources.sandbox import Sandbox
-from pipelines.lake import Lake
-from pipelines.planner import PlannedMonth
-from pipelines.policy import Policy
-from pipelines.reconcile import reconcile
+from pipelines.lake.lake import Lake
+from pipelines.sync.planner import PlannedMonth
+from pipelines.sync.policy import Policy
+from pipelines.sync.reconcile import reconcile
 
 NAMES = {"banks", "entities", "accounts", "transactions"}
 TOLD = NAMES | {"refreshes"}

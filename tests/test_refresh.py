@@ -10,9 +10,9 @@ from conftest import TODAY, Slept, client_of, rows_of, sync_everything
 
 from lean_resources.errors import AuthError
 from lean_resources.sandbox import Sandbox
-from pipelines.budget import Budget
-from pipelines.policy import Policy
-from pipelines.refresh import refresh
+from pipelines.sync.policy import Policy
+from pipelines.sync.refresh import refresh
+from pipelines.sync.refresh_budget import Budget
 
 DAY = dt.timedelta(days=1)
 

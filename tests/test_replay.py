@@ -8,15 +8,15 @@ from conftest import TODAY, client_of, rows_of, showing, sync_everything
 
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.digests import DamageError
-from pipelines.fsck import repair
-from pipelines.replay import replay
+from pipelines.lake.digests import DamageError
+from pipelines.operate.fsck import repair
+from pipelines.sync.replay import replay
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
     """A lake that holds everything of a small world, as it was pulled."""
-    from pipelines.lake import Lake
+    from pipelines.lake.lake import Lake
 
     sandbox = Sandbox(customers=3, months=3, seed=7, today=TODAY)
     lake = Lake(tmp_path_factory.mktemp("lake"), "sandbox")

@@ -11,10 +11,10 @@ from lean_resources.errors import ConfigError
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import LeanSettings
+from pipelines.dagster_defs.resources import LakeResource, silent
+from pipelines.dagster_defs.schedules import schedules
 from pipelines.definitions import defs
-from pipelines.policy import Policy, Schedules, load
-from pipelines.resources import LakeResource, silent
-from pipelines.schedules import schedules
+from pipelines.sync.policy import Policy, Schedules, load
 
 NOW = dt.datetime(2026, 11, 24, 23, tzinfo=dt.UTC)
 

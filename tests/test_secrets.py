@@ -18,7 +18,7 @@ from lean_resources import LeanClient, LeanSettings
 from lean_resources.errors import LeanError
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.streams import STREAMS, Kind
-from pipelines.lake import Lake
+from pipelines.lake.lake import Lake
 
 IBAN = re.compile(r"SA\d{2}[0-9A-Z]{20}")
 FAULTS = [

@@ -17,9 +17,9 @@ from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox
 from lean_resources.session import Session
 from lean_resources.streams import STREAMS
-from pipelines.policy import Policy
-from pipelines.resources import bound
-from pipelines.sync import Selection, sync
+from pipelines.dagster_defs.resources import bound
+from pipelines.sync.engine import Selection, sync
+from pipelines.sync.policy import Policy
 
 TOKEN = "POST /oauth2/token"
 BANKS = "GET /banks/v1"

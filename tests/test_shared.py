@@ -9,7 +9,7 @@ from conftest import TODAY, client_of, rows_of
 from shared import filled, once
 
 from lean_resources.sandbox import Sandbox
-from pipelines.lake import Lake
+from pipelines.lake.lake import Lake
 
 WORLD = {"customers": 3, "months": 1, "seed": 7, "today": TODAY}
 NAMES = {"entities", "accounts"}

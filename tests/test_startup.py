@@ -47,14 +47,14 @@ def loaded(code: str, home: Path, *arguments: str) -> set[str]:
 @pytest.mark.parametrize("arguments", NEEDED, ids=" ".join)
 def test_a_command_loads_what_it_needs(arguments, tmp_path):
     """No command waits for Dagster, nor for a library that it does not use."""
-    found = loaded("from pipelines.cli import main; main()", tmp_path, *arguments)
+    found = loaded("from pipelines.cli.main import main; main()", tmp_path, *arguments)
 
     assert found == NEEDED[arguments]
 
 
 def test_definitions_load_without_parsing_models(tmp_path):
     """Dagster's code server loads no SQL parser once models were read, nor what an inbox takes."""
-    code = "from pipelines.models import load; load()"
+    code = "from pipelines.models.loader import load; load()"
     loaded(code, tmp_path)
 
     found = loaded("import pipelines.definitions", tmp_path)
@@ -68,10 +68,10 @@ def test_a_sync_does_not_load_the_offline_lean(tmp_path):
     (tmp_path / "dagster").touch()
     report = (
         "import atexit, sys\n"
-        "atexit.register(lambda: print(*(m for m in sys.modules if m.count('.') == 1)))\n"
+        "atexit.register(lambda: print(*(m for m in sys.modules if m.count('.') <= 2)))\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", f"{report}from pipelines.cli import main; main()", "sync"],
+        [sys.executable, "-c", f"{report}from pipelines.cli.main import main; main()", "sync"],
         check=False,
         capture_output=True,
         text=True,
@@ -82,5 +82,5 @@ def test_a_sync_does_not_load_the_offline_lean(tmp_path):
 
     assert ended.returncode != 0
     found = set(ended.stdout.split())
-    assert {"pipelines.run", "lean_resources.client"} <= found
-    assert not found & {"lean_resources.sandbox", "pipelines.demo"}
+    assert {"pipelines.dagster_defs.in_process", "lean_resources.client"} <= found
+    assert not found & {"lean_resources.sandbox", "pipelines.cli.demo"}

@@ -22,13 +22,13 @@ from lean_resources.errors import ConsentError, IncompleteError, NotGrantedError
 from lean_resources.limits import CircuitOpenError
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.digests import DamageError
-from pipelines.fsck import repair
-from pipelines.lake import Lake
-from pipelines.ledger import Outcome
-from pipelines.policy import Policy
-from pipelines.refresh import refresh as refresh_stale
-from pipelines.sync import Selection, sync
+from pipelines.lake.digests import DamageError
+from pipelines.lake.lake import Lake
+from pipelines.lake.ledger import Outcome
+from pipelines.operate.fsck import repair
+from pipelines.sync.engine import Selection, sync
+from pipelines.sync.policy import Policy
+from pipelines.sync.refresh import refresh as refresh_stale
 
 TRANSACTIONS = STREAMS["transactions"]
 CHAIN = ("entities", "accounts", "transactions")

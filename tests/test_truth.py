@@ -9,7 +9,7 @@ from oracle import comparable, true_rows
 from lean_resources import LeanClient
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.streams import STREAMS
-from pipelines.lake import Lake
+from pipelines.lake.lake import Lake
 
 
 def held(stream, connection):

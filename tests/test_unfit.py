@@ -18,12 +18,12 @@ from lean_resources import values
 from lean_resources.documents import Number
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS, Kind
-from pipelines.assets import checks_of
-from pipelines.build import build
-from pipelines.lake import Lake
-from pipelines.policy import Policy
-from pipelines.replay import replay
-from pipelines.warehouse import connect, publish
+from pipelines.dagster_defs.stream_assets import checks_of
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.publish.warehouse import connect, publish
+from pipelines.sync.policy import Policy
+from pipelines.sync.replay import replay
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from test_dagster import values_of
 
 from lean_resources.sandbox import Sandbox, serve
 from pipelines.environment import child_of
-from pipelines.lake import Lake
-from pipelines.models import load
-from pipelines.warehouse import publish
+from pipelines.lake.lake import Lake
+from pipelines.models.loader import load
+from pipelines.publish.warehouse import publish
 
 WORLD = {"customers": 1, "months": 1, "seed": 7, "today": "2026-03-15"}
-_MAIN = "from pipelines.cli import main; main()"
+_MAIN = "from pipelines.cli.main import main; main()"
 FULL = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)); {_MAIN}"
 # Without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, in threads that begin later too.
 STRANGER = f"""

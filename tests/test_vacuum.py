@@ -14,22 +14,24 @@ import pytest
 from test_lake import CUSTOMERS, commit, customers, pull
 from typer.testing import CliRunner
 
-from pipelines.build import build, current_manifest
-from pipelines.cli import app
-from pipelines.lake import Lake
-from pipelines.models import load
-from pipelines.vacuum import Reason, VacuumRefusedError, plan_vacuum, vacuum
-from pipelines.writers import Writer
+from pipelines.cli.main import app
+from pipelines.lake.lake import Lake
+from pipelines.lake.writers import Writer
+from pipelines.models.build import build, current_manifest
+from pipelines.models.loader import load
+from pipelines.operate.vacuum import Reason, VacuumRefusedError, plan_vacuum, vacuum
 
 DAYS = 2 * 86_400
 WORK = """
 import os, signal, sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from pipelines import files, lake as lakes, warehouse, build as builds
-from pipelines.lake import Lake
-from pipelines.ledger import new_id
-from pipelines.models import load
+from pipelines.lake.lake import files, lake as lakes
+from pipelines.publish import warehouse
+from pipelines.models.loader import build as builds
+from pipelines.lake.lake import Lake
+from pipelines.lake.ledger import new_id
+from pipelines.models.loader import load
 from test_lake import CUSTOMERS, NOW, customers, pull
 
 def die(*_, **__):

@@ -12,12 +12,12 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from pipelines import warehouse
-from pipelines.cli import app
-from pipelines.lake import Lake
-from pipelines.models import load
-from pipelines.vacuum import vacuum
-from pipelines.warehouse import WarehouseError, connect, publish
+from pipelines.cli.main import app
+from pipelines.lake.lake import Lake
+from pipelines.models.loader import load
+from pipelines.operate.vacuum import vacuum
+from pipelines.publish import warehouse
+from pipelines.publish.warehouse import WarehouseError, connect, publish
 
 MODELS = load()
 WRITER = """

@@ -18,15 +18,15 @@ from worlds import PULLED, Wire, next_day, pull, pull_with, wired
 from lean_resources.errors import LeanError
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.build import build
-from pipelines.compaction import compact
-from pipelines.console import plain_console
-from pipelines.digests import damage_error
-from pipelines.lake import Lake
-from pipelines.query import Form, QueryError, ask
-from pipelines.replay import replay
-from pipelines.vacuum import vacuum
-from pipelines.warehouse import connect, publish
+from pipelines.cli.console import plain_console
+from pipelines.cli.query import Form, QueryError, ask
+from pipelines.lake.compaction import compact
+from pipelines.lake.digests import damage_error
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.operate.vacuum import vacuum
+from pipelines.publish.warehouse import connect, publish
+from pipelines.sync.replay import replay
 
 TRANSACTIONS = STREAMS["transactions"]
 TABLES = ("fct_transactions", "fct_account_coverage")

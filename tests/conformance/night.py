@@ -21,10 +21,10 @@ import httpx
 
 from lean_resources import LeanClient, LeanSettings
 from lean_resources.streams import STREAMS
-from pipelines.lake import Lake
-from pipelines.policy import Policy
-from pipelines.refresh import refresh
-from pipelines.sync import Selection, sync
+from pipelines.lake.lake import Lake
+from pipelines.sync.engine import Selection, sync
+from pipelines.sync.policy import Policy
+from pipelines.sync.refresh import refresh
 
 PATIENCE_SECONDS = 4.0
 """How long an answer of the offline Lean may take: less than its slow ones."""

@@ -27,9 +27,9 @@ from worlds import PULLED
 
 from lean_resources.sandbox import Sandbox, reading, serve
 from lean_resources.sandbox.store import ACCOUNT_STREAMS, PERMISSION_OF
-from pipelines.lake import Lake
-from pipelines.policy import Policy
-from pipelines.vacuum import vacuum
+from pipelines.lake.lake import Lake
+from pipelines.operate.vacuum import vacuum
+from pipelines.sync.policy import Policy
 
 DAY = dt.timedelta(days=1)
 NIGHT = Path(__file__).with_name("night.py")

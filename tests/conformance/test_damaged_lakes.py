@@ -10,7 +10,7 @@ sys.path[:0] = [str(HERE.parent / "marts"), str(HERE.parent / "lakes")]
 
 from damages import HOWS, KINDS, Base, commands, damage, shown
 
-from pipelines.fsck import check, repair
+from pipelines.operate.fsck import check, repair
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(1800)]
 

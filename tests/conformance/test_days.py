@@ -10,9 +10,9 @@ from laws import broken_keys, uncounted, wrong_rows
 from worlds import CHAIN, PULLED, Wire, new_sandbox, next_day, pull, wired
 
 from lean_resources.paging import PagedReader
-from pipelines import tasks as tasks_module
-from pipelines.lake import Batch, Lake
-from pipelines.lake_views import LAKE_VIEWS
+from pipelines.lake.lake import Batch, Lake
+from pipelines.lake.views import LAKE_VIEWS
+from pipelines.sync.engine import tasks as tasks_module
 
 LONG = pytest.mark.conformance
 
@@ -49,7 +49,7 @@ def test_the_shorter_story_holds_too(lake):
 def from_the_future(monkeypatch):
     """What Lean says of its store is taken as it is."""
     monkeypatch.setattr(
-        "pipelines.coverage._credible", lambda refreshed_at, _latest_at: refreshed_at
+        "pipelines.sync.coverage._credible", lambda refreshed_at, _latest_at: refreshed_at
     )
 
 

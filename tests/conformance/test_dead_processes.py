@@ -18,13 +18,13 @@ from conftest import rows_of
 from test_dagster import _ask, _free_port, _launch, _until, values_of
 from test_processes import STEP
 
-from lean_resources.inbox import Inbox
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.webhooks import Event
+from pipelines.dagster_defs.in_process import instance_at
+from pipelines.dagster_defs.processes import Process
 from pipelines.environment import child_of
-from pipelines.lake import Lake
-from pipelines.processes import Process
-from pipelines.run import instance_at
+from pipelines.lake.lake import Lake
+from pipelines.webhooks.inbox import Inbox
 
 SEED = 20261130
 KILLS = {"sync": 16, "build": 9, "replay": 9, "compact": 10}

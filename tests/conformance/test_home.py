@@ -19,7 +19,7 @@ from test_dagster import _ask, _backfill, _free_port, _until, values_of
 
 from lean_resources.sandbox import Sandbox, serve
 from pipelines.environment import child_of
-from pipelines.places import walk
+from pipelines.lake.places import walk
 
 ROOT = Path(__file__).resolve().parents[2]
 LEANHOUSE = [sys.executable, "-m", "pipelines.cli"]

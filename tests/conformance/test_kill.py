@@ -19,8 +19,8 @@ from conftest import settings_of, showing
 from lean_resources import LeanClient
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.streams import STREAMS
-from pipelines.lake import Lake
-from pipelines.vacuum import vacuum
+from pipelines.lake.lake import Lake
+from pipelines.operate.vacuum import vacuum
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
 SEED = 20261124

@@ -7,9 +7,9 @@ from conftest import rows_of
 from worlds import Wire, new_sandbox, pull, wired
 
 from lean_resources.streams import STREAMS
-from pipelines.build import build
-from pipelines.lake import Lake
-from pipelines.models import load
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.models.loader import load
 
 
 @pytest.fixture(scope="module")

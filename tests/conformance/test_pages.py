@@ -16,8 +16,8 @@ from lean_resources.decoding import Page
 from lean_resources.errors import ConsentError, UnavailableError
 from lean_resources.paging import Answer, PagedReader
 from lean_resources.streams import STREAMS
-from pipelines import sync as sync_module
-from pipelines.lake import Lake
+from pipelines.lake.lake import Lake
+from pipelines.sync.engine import engine as sync_module
 
 TRANSACTIONS = STREAMS["transactions"]
 PAGE_SIZE = 7

@@ -5,9 +5,9 @@ from conftest import TODAY
 from worlds import PULLED, next_day, pull
 
 from lean_resources.sandbox import Sandbox
-from pipelines.build import build, current_manifest, stored_rows
-from pipelines.lake import Lake
-from pipelines.models import load
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build, current_manifest, stored_rows
+from pipelines.models.loader import load
 
 
 @pytest.mark.conformance

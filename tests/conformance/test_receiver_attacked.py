@@ -12,9 +12,9 @@ import pytest
 from receiving import SECRET
 from test_receiver import body_of, head
 
-from lean_resources.inbox import Inbox
 from lean_resources.webhooks import sign
 from pipelines.environment import child_of
+from pipelines.webhooks.inbox import Inbox
 
 pytestmark = pytest.mark.conformance
 

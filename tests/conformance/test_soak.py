@@ -5,8 +5,8 @@ from laws import overspent, uncounted, wrong_rows
 from soak import soak
 from worlds import CHAIN
 
-from pipelines.digests import DamageError
-from pipelines.policy import Policy
+from pipelines.lake.digests import DamageError
+from pipelines.sync.policy import Policy
 
 SHORT = {"entities": 4, "days": 2, "kills": 1, "seed": 7, "names": ("banks", *CHAIN, "identity")}
 

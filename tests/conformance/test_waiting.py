@@ -10,9 +10,9 @@ from laws import impatient, overspent, wrong_rows
 from worlds import CHAIN, DAY, Wire, new_sandbox, next_day, pull, wired
 
 from lean_resources import LeanClient
-from pipelines.budget import Budget
-from pipelines.policy import Policy
-from pipelines.refresh import refresh
+from pipelines.sync.policy import Policy
+from pipelines.sync.refresh import refresh
+from pipelines.sync.refresh_budget import Budget
 
 STEP = dt.timedelta(hours=3)
 POLICY = Policy(fresh_hours={"balances": 0.01}, refreshes_per_day=3)
@@ -121,7 +121,7 @@ def test_a_spend_that_is_recorded_after_the_call_breaks_a_law(lake, monkeypatch)
         keep.extend(({row["entity_id"]}, row["asked_at"]) for row in rows)
 
     monkeypatch.setattr(Budget, "spend", later)
-    monkeypatch.setattr("pipelines.refresh._keep", kept)
+    monkeypatch.setattr("pipelines.sync.refresh._keep", kept)
 
     assert spending(lake) == []
     assert spending(type(lake)(lake.folder / "crashing", "sandbox"), crash_every=2)

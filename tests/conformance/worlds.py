@@ -9,8 +9,8 @@ from conftest import TODAY, Slept, client_of, settings_of
 from lean_resources import LeanClient
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.policy import Policy
-from pipelines.sync import Selection, sync
+from pipelines.sync.engine import Selection, sync
+from pipelines.sync.policy import Policy
 
 DAY = dt.timedelta(days=1)
 MINUTE = dt.timedelta(minutes=1)

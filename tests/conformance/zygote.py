@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 
 from lean_resources import LeanClient, LeanSettings
 from lean_resources.streams import STREAMS
-from pipelines.compaction import compact
-from pipelines.lake import Batch, Lake
-from pipelines.ledger import to_table
-from pipelines.policy import Policy
-from pipelines.sync import Selection, sync
-from pipelines.vacuum import vacuum
+from pipelines.lake.compaction import compact
+from pipelines.lake.lake import Batch, Lake
+from pipelines.lake.ledger import to_table
+from pipelines.operate.vacuum import vacuum
+from pipelines.sync.engine import Selection, sync
+from pipelines.sync.policy import Policy
 
 EAGER = Policy(reread_hours={})
 

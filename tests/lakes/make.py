@@ -25,10 +25,10 @@ from worlds import DAY, EAGER, PULLED, Wire, next_day, pull, wired
 
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.build import build
-from pipelines.compaction import compact
-from pipelines.lake import Lake
-from pipelines.refresh import refresh
+from pipelines.lake.compaction import compact
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.sync.refresh import refresh
 
 CUSTOMERS, MONTHS, SEED, NIGHTS = 2, 2, 7, 4
 MERGED_AFTER = 2

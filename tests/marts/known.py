@@ -19,10 +19,10 @@ from oracle import true_rows
 
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.build import build
-from pipelines.lake import Lake
-from pipelines.models import load
-from pipelines.warehouse import connect, publish
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.models.loader import load
+from pipelines.publish.warehouse import connect, publish
 
 KEY = "made-up-key-of-tests"
 DAY = dt.timedelta(days=1)

@@ -28,10 +28,10 @@ from lean_resources.sandbox.money import dump
 from lean_resources.sandbox.records import balance_records
 from lean_resources.sandbox.transactions import TransactionWriter
 from lean_resources.streams import STREAMS
-from pipelines.build import build
-from pipelines.lake import Lake, lake_schema
-from pipelines.ledger import LEDGER_SCHEMA
-from pipelines.warehouse import connect, publish
+from pipelines.lake.lake import Lake, lake_schema
+from pipelines.lake.ledger import LEDGER_SCHEMA
+from pipelines.models.build import build
+from pipelines.publish.warehouse import connect, publish
 
 FIRST = dt.datetime(2025, 9, 10, 23, tzinfo=dt.UTC)
 NIGHTS = 184

@@ -18,9 +18,9 @@ from truth import account_keys, counterparty, movements, own_numbers
 from lean_resources import LeanClient
 from lean_resources.sandbox import Sandbox
 from lean_resources.sandbox.people import iban
-from pipelines.build import build
-from pipelines.lake import Lake
-from pipelines.warehouse import connect, publish
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.publish.warehouse import connect, publish
 
 IBAN = "SA0380000000608010167519"
 WIDE = {sign: sign + 0xFEE0 for sign in range(0x21, 0x7F)}

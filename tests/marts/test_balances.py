@@ -17,9 +17,9 @@ from known import DAY, KEY, known, models, riyadh_date
 from tiny import run
 from truth import account_keys, movements, placed_at, signed, whole_days
 
-from pipelines.build import build
-from pipelines.lake import Lake
-from pipelines.warehouse import connect, publish
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.publish.warehouse import connect, publish
 
 
 def booked(world):

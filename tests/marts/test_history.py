@@ -8,7 +8,7 @@ from known import models, riyadh_date
 from tiny import run
 from truth import account_keys, movements, placed_at, signed
 
-from pipelines.warehouse import connect, publish
+from pipelines.publish.warehouse import connect, publish
 
 
 def told(row):

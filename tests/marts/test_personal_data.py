@@ -10,10 +10,10 @@ from oracle import find
 from truth import account_keys
 
 from lean_resources.streams import STREAMS, Kind
-from pipelines.build import build, current_manifest
-from pipelines.lake import Lake
-from pipelines.models import ModelError, load
-from pipelines.warehouse import connect, publish
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build, current_manifest
+from pipelines.models.loader import ModelError, load
+from pipelines.publish.warehouse import connect, publish
 
 IBAN = re.compile(rb"SA\d{2}[0-9A-Z]{20}")
 NATIONAL_ID = re.compile(rb"(?<![0-9A-Za-z])[12]\d{9}(?![0-9A-Za-z])")

@@ -5,7 +5,7 @@ from functools import cache
 
 from known import KEY, models
 
-from pipelines.relations import add_macros, empty_lake
+from pipelines.models.relations import add_macros, empty_lake
 
 
 def run(name, *, changed=None, **tables):

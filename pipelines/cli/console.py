@@ -1,0 +1,211 @@
+"""What people see on a terminal: plain text, tables of results, progress bars.
+
+Values are shown as they are: no text is read as markup, and what a terminal would obey rather than
+show (control characters, escape sequences, marks of direction) is spelt out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.cli.results import as_text, names_of
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from pipelines.cli.results import Writer
+    from pipelines.dagster_defs.in_process import Line
+
+__all__ = [
+    "lines_table",
+    "plain_console",
+    "progress_bars",
+    "say",
+    "show",
+    "standard_output",
+    "visible",
+]
+
+_MOST_ROWS = 200
+_PIPED_WIDTH = 200
+"""A pipe has no width of its own, and a table folded at eighty columns cannot be read."""
+_BETWEEN = 3
+"""Width of what stands between two columns."""
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """A console that shows text as it is, on terminals of any encoding.
+
+    Args:
+        stderr: Whether it writes to standard error instead of standard output.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    # What an ASCII terminal cannot show is spelt out there rather than an error.
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return Console(
+        stderr=stderr,
+        width=None if stream.isatty() else shutil.get_terminal_size((_PIPED_WIDTH, 0)).columns,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def say(text: str, *, style: str | None = None) -> None:
+    """Print a message, whose lines are left as long as they are."""
+    plain_console().print(Text(visible(text, keeps="\n")), style=style, soft_wrap=True)
+
+
+def visible(text: str, *, keeps: str = "") -> str:
+    r"""The text with what cannot be printed spelt out, as in `\x1b` or `\u202e`.
+
+    Args:
+        text: Any text.
+        keeps: Characters that stay although they cannot be printed.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one
+        if one.isprintable() or one in keeps
+        else one.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for one in text
+    )
+
+
+def standard_output() -> Writer:
+    """Standard output: exact in UTF-8, but for a terminal, which is shown what it would obey."""
+    if sys.stdout.isatty():
+        return _VisibleText()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+    return sys.stdout
+
+
+class _VisibleText:
+    """Writes to the terminal what `visible` makes of a text, lines kept."""
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        return sys.stdout.write(visible(text, keeps="\n"))
+
+
+def show(result: duckdb.DuckDBPyConnection, console: Console) -> None:
+    """Print at most 200 rows of a result: as a table, or a column per line where that is wide.
+
+    Args:
+        result: What was executed.
+        console: Where to print; a table wider than this is turned.
+    """
+    names = [visible(name) for name in names_of(result)]
+    rows = result.fetchmany(_MOST_ROWS + 1) if names else []
+    cells = [[_cell(value) for value in row] for row in rows[:_MOST_ROWS]]
+    widths = [
+        max(map(cell_len, column)) for column in zip(names, *cells, strict=True) if any(column)
+    ]
+    if sum(widths) + _BETWEEN * (len(names) - 1) <= console.width:
+        console.print(_table(names, rows[:_MOST_ROWS], cells))
+    else:
+        _turned(names, cells)
+    if names and not rows:
+        say("(no rows)")
+    if len(rows) > _MOST_ROWS:
+        say(f"(the first {_MOST_ROWS} rows; --csv, --json or --parquet FILE take all)")
+
+
+def _table(
+    names: Sequence[str], rows: Sequence[Sequence[Any]], cells: Sequence[Sequence[str]]
+) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    for number, name in enumerate(names):
+        values = [row[number] for row in rows]
+        is_number = any(value is not None for value in values) and all(
+            value is None or _is_number(value) for value in values
+        )
+        table.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _turned(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print one column per line, as psql does in its expanded form."""
+    if not rows:
+        say(", ".join(names))
+    widest = max(map(cell_len, names))
+    for number, row in enumerate(rows, start=1):
+        head = f"-[ RECORD {number} ]"
+        lines = [f"{head:-<{widest + 1}}+{'-' * 10}"]
+        lines += [
+            f"{name}{' ' * (widest - cell_len(name))} | {value}".rstrip(" ")
+            for name, value in zip(names, row, strict=True)
+        ]
+        say("\n".join(lines))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    """A value as people read it; money without the zeros that its type has room for."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, Decimal) and value.is_finite():
+        whole, point, places = f"{value:f}".partition(".")
+        return f"{whole}{point}{places.rstrip('0').ljust(min(2, len(places)), '0')}"
+    return visible(as_text(value))
+
+
+@contextlib.contextmanager
+def progress_bars(console: Console) -> Iterator[Any]:
+    """One bar per stream, driven by the sync."""
+    bars = Progress(
+        TextColumn("{task.description:<20}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    tasks: dict[str, Any] = {}
+
+    def tell(stream: str, done: int, total: int) -> None:
+        if stream not in tasks:
+            tasks[stream] = bars.add_task(stream, total=total)
+        bars.update(tasks[stream], completed=done, total=total)
+
+    with bars:
+        yield tell
+
+
+def lines_table(lines: Sequence[Line]) -> Table:
+    """What a sync did, one line per stream."""
+    table = Table(title="Pulled")
+    table.add_column("stream")
+    for name in ("parents", "pulls", "rows", "requests", "seconds"):
+        table.add_column(name, justify="right")
+    for line in lines:
+        table.add_row(
+            line.stream,
+            f"{line.parents:,}",
+            f"{sum(line.pulls.values()):,}",
+            f"{line.rows:,}",
+            f"{line.requests:,}",
+            f"{line.seconds:.1f}",
+        )
+    return table

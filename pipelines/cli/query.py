@@ -1,0 +1,176 @@
+"""One question to the warehouse, given as text, as a file or on standard input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from lean_resources.machine import raise_machine_error
+from pipelines.cli.console import say, show, standard_output
+from pipelines.cli.results import write_csv, write_json, write_parquet
+from pipelines.lake.digests import DamageError, damage_error
+from pipelines.publish.read_only import QueryError, close_off, refuse_unless_reading
+from pipelines.publish.warehouse import connect
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipelines.lake.lake import Lake
+
+__all__ = ["Form", "QueryError", "ask", "statement"]
+
+_REMEDY = "Run leanhouse build: it publishes anew, or says what is lost."
+
+
+class Form(StrEnum):
+    """How a result is written to standard output."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def statement(given: str) -> str:
+    """The one statement that an argument is or names.
+
+    Args:
+        given: SQL, the path of a file that holds it, or `-` for standard input.
+
+    Raises:
+        QueryError: There is no statement, more than one, or the file cannot be read.
+    """
+    sql = _text(given)
+    try:
+        found = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        # What DuckDB says quotes the text, and a file of another kind may hold secrets.
+        is_quoted = given in {sql, "-"} or given.lower().endswith(".sql")
+        raise QueryError(str(error) if is_quoted else f"{given} holds no SQL") from None
+    if not found:
+        raise QueryError("the query is empty: give one SELECT, or a file that holds one")
+    if len(found) > 1:
+        raise QueryError(f"there are {len(found)} statements: give one at a time")
+    return sql
+
+
+def _text(given: str) -> str:
+    try:
+        if given == "-":
+            return sys.stdin.buffer.read().decode("utf-8-sig")
+        if (file := _file(given)) is not None:
+            return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise QueryError(f"{given} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise QueryError(f"{given} is not text in UTF-8") from None
+    return given
+
+
+def _file(given: str) -> Path | None:
+    """The file that an argument names, or None where it is SQL."""
+    # Not every SELECT could be a path: some are too long, or hold a zero byte.
+    try:
+        is_there = bool(given.strip()) and Path(given).exists()
+    except (OSError, ValueError):
+        return None
+    is_name = given.lower().endswith(".sql") and len(given.split()) == 1
+    return Path(given) if is_there or is_name else None
+
+
+def ask(
+    lake: Lake,
+    sql: str,
+    console: Console,
+    form: Form,
+    parquet: Path | None = None,
+    *,
+    is_unsafe: bool = False,
+) -> None:
+    """Ask the warehouse, and write what it answers.
+
+    Args:
+        lake: The lake whose warehouse is asked.
+        sql: One statement.
+        console: Where a table goes.
+        form: How it is written to standard output.
+        parquet: A file to write instead, as Parquet.
+        is_unsafe: Whether any statement is asked, with all that DuckDB can reach; for operators.
+
+    Raises:
+        QueryError: The statement does more than read tables, DuckDB refused it, or the file cannot
+            be written.
+        FileNotFoundError: Nothing was published yet.
+    """
+    if parquet is not None:
+        _refuse_inside(lake, parquet)
+    try:
+        with connect(lake) as connection:
+            _refuse_outdated(lake, connection)
+            if not is_unsafe:
+                refuse_unless_reading(sql, _own_functions(connection))
+                close_off(connection, lake)
+            if parquet is not None:
+                say(f"{_keep(connection, sql, parquet):,} rows in {parquet}")
+            elif form is Form.TABLE:
+                show(connection.execute(sql), console)
+            else:
+                write = write_csv if form is Form.CSV else write_json
+                write(connection.execute(sql), standard_output())
+    except duckdb.Error as error:
+        if isinstance(error, duckdb.IOException):
+            raise_machine_error(error)
+        if (damage := damage_error(error)) is not None:
+            raise QueryError(f"{damage.message}. {_REMEDY}") from None
+        raise QueryError(str(error)) from None
+
+
+def _refuse_outdated(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
+    """Return if all files are there that the warehouse reads.
+
+    Raises:
+        QueryError: One is not, so that its rows would be left out without a word.
+    """
+    try:
+        lake.check_files(connection)
+    except DamageError as error:
+        raise QueryError(f"{error.message}. {_REMEDY}") from None
+    except (duckdb.BinderException, duckdb.CatalogException):
+        # An earlier version published it, whose ledger did not name files.
+        return
+
+
+def _refuse_inside(lake: Lake, file: Path) -> None:
+    """Return if a result may be written there: not among what leanhouse keeps."""
+    root = lake.folder.parent
+    kept = (root, root.parent / "inbox", root.parent / "dagster")
+    if any(file.resolve().is_relative_to(folder) for folder in kept):
+        raise QueryError(f"{file} lies among what leanhouse keeps: choose another folder")
+
+
+def _own_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
+    """The table functions that were published with the tables."""
+    found = connection.execute(
+        "select function_name from duckdb_functions()"
+        " where database_name = 'leanhouse' and function_type = 'table_macro' and not internal"
+    ).fetchall()
+    return frozenset(name for (name,) in found)
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, sql: str, file: Path) -> int:
+    import pyarrow as pa  # noqa: PLC0415 - other forms need none of it
+
+    relation = connection.sql(sql)
+    if relation is None:
+        raise QueryError("the statement has no result")
+    try:
+        return write_parquet(relation, file)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise QueryError(f"{file} cannot be written: {reason}. Choose another place") from None
+    except pa.ArrowException as error:
+        raise QueryError(f"cast a column that Parquet does not know: {error}") from None

@@ -1,0 +1,144 @@
+"""Results of queries as CSV, JSON and Parquet: exact, with null told from empty text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipelines.lake.files import beside, reveal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import duckdb
+
+__all__ = ["as_text", "names_of", "write_csv", "write_json", "write_parquet"]
+
+_ROWS_AT_ONCE = 10_000
+_NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$|^$')
+
+
+class Writer(Protocol):
+    """Whatever a text can be written to."""
+
+    def write(self, text: str, /) -> int:
+        """Write a text."""
+        ...
+
+
+def names_of(result: duckdb.DuckDBPyConnection) -> list[str]:
+    """Names of the columns of what was executed; none where it has no result."""
+    return [column[0] for column in result.description or ()]
+
+
+def as_text(value: Any) -> str:
+    """A value that is not null as text, nothing of it rounded."""
+    plain = _plain(value)
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def write_csv(result: duckdb.DuckDBPyConnection, to: Writer) -> None:
+    """Write all rows as CSV with a header; null is an empty field, and an empty text is `""`."""
+    to.write(_csv_line(names_of(result)))
+    for row in _rows(result):
+        to.write(_csv_line(None if value is None else as_text(value) for value in row))
+
+
+def _csv_line(fields: Any) -> str:
+    return ",".join("" if field is None else _csv_field(field) for field in fields) + "\n"
+
+
+def _csv_field(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text
+
+
+def write_json(result: duckdb.DuckDBPyConnection, to: Writer) -> None:
+    """Write all rows as one array of objects, a row per line; decimals are text.
+
+    A name that comes twice has `_1`, `_2`, … behind it from the second time on.
+    """
+    names = _apart(names_of(result))
+    to.write("[")
+    between = "\n"
+    for row in _rows(result):
+        line = dict(zip(names, map(_plain, row), strict=True))
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+        if not text.isprintable():
+            # JSON allows more in a text than a terminal shows.
+            text = "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+        to.write(between + text)
+        between = ",\n"
+    to.write("\n]\n")
+
+
+def write_parquet(relation: duckdb.DuckDBPyRelation, file: Path) -> int:
+    """Write all rows into a file, whole or not at all; how many they are.
+
+    Args:
+        relation: What to write; decimals stay decimals, large integers become such.
+        file: Where to; what was there before is replaced.
+
+    Raises:
+        OSError: It cannot be written.
+        pyarrow.ArrowException: Parquet has no such type.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - other results need none of it
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    rows = 0
+    part = beside(file)
+    try:
+        with relation.to_arrow_reader(_ROWS_AT_ONCE) as reader:
+            names = _apart(reader.schema.names)
+            fields = zip(reader.schema, names, strict=True)
+            schema = pa.schema([field.with_name(name) for field, name in fields])
+            with pq.ParquetWriter(part, schema) as writer:
+                for batch in reader:
+                    rows += batch.num_rows
+                    writer.write_batch(batch.rename_columns(names))
+        reveal(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+    return rows
+
+
+def _rows(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
+    while rows := result.fetchmany(_ROWS_AT_ONCE) if result.description else []:
+        yield from rows
+
+
+def _plain(value: Any) -> Any:
+    """A value in JSON's types; all that could be rounded is text."""
+    plain: Any
+    match value:
+        case None | bool() | int() | str():
+            plain = value
+        case float() if math.isfinite(value):
+            plain = value
+        case Decimal():
+            plain = f"{value:f}"
+        case bytes():
+            plain = value.hex()
+        case dict():
+            plain = {str(name): _plain(one) for name, one in value.items()}
+        case list() | tuple():
+            plain = [_plain(one) for one in value]
+        case _:
+            plain = str(value)
+    return plain
+
+
+def _apart(names: list[str]) -> list[str]:
+    """Names of which none comes twice."""
+    found: list[str] = []
+    for name in names:
+        number, apart = 0, name
+        while apart in found or (number and apart in names):
+            number += 1
+            apart = f"{name}_{number}"
+        found.append(apart)
+    return found

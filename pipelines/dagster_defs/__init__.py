@@ -1,0 +1,1 @@
+"""What Dagster sees: assets, jobs, sensors, schedules, resources."""

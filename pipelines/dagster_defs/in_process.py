@@ -1,0 +1,293 @@
+"""One whole sync in this process, through Dagster: the same assets that schedules use."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import shutil
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+from filelock import FileLock, Timeout
+
+from lean_resources.errors import UnavailableError
+from lean_resources.resource import LeanResource
+from lean_resources.streams import STREAMS
+from lean_resources.webhooks import Event
+from pipelines.dagster_defs.model_assets import model_assets
+from pipelines.dagster_defs.processes import Process, end_dead_runs, wait_aloud
+from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress, bound, silent
+from pipelines.dagster_defs.stream_assets import all_months, refresh, stream_assets
+from pipelines.dagster_defs.webhook_job import PULLS, doorbell_job
+from pipelines.dagster_defs.webhook_sensor import batch, request_of, settle
+from pipelines.lake.files import put_text
+from pipelines.lake.ledger import new_id
+from pipelines.models.loader import load
+from pipelines.shipped import DAGSTER_YAML
+from pipelines.sync.policy import Policy
+
+__all__ = ["Line", "SyncFailedError", "instance_at", "prepare_home", "read_events", "sync_all"]
+
+_LOG = logging.getLogger(__name__)
+_CREATION_SECONDS = 60
+"""How long a command waits for the one that makes the home."""
+_STORAGE = {"history": ("runs.db", "runs/index.db"), "schedules": ("schedules.db",)}
+"""Databases that Dagster keeps in a home, by folder."""
+_LOG_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class SyncFailedError(Exception):
+    """A step of the sync failed; the message is its reason, without personal values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a sync did for one stream.
+
+    Args:
+        stream: The stream.
+        parents: Parents looked at.
+        pulls: Pulls by outcome.
+        rows: Rows committed.
+        unfit: Records in quarantine, whenever they were read, by column and reason.
+        requests: Requests made.
+        seconds: Wall time.
+    """
+
+    stream: str
+    parents: int
+    pulls: Mapping[str, int]
+    rows: int
+    unfit: Mapping[str, int]
+    requests: int
+    seconds: float
+
+
+def sync_all(
+    lean: LeanResource,
+    lake: LakeResource,
+    progress: Progress,
+    *,
+    instance: dg.DagsterInstance,
+    policy: Policy | None = None,
+    inbox: InboxResource | None = None,
+    entity_ids: Sequence[str] = (),
+) -> list[Line]:
+    """Bring every stream and every model up to date, and publish the warehouse.
+
+    Args:
+        lean: The application at Lean.
+        lake: Where to write.
+        progress: Is told of every stream, and of the models.
+        instance: Where the run is recorded.
+        policy: How eagerly to pull; the usual one when left.
+        inbox: Where webhooks arrive that may wake it; nowhere when left.
+        entity_ids: Only these entities; none means all.
+
+    Returns:
+        One line per stream, in the order of the catalogue.
+
+    Raises:
+        SyncFailedError: A step failed.
+    """
+    narrowed = {"entity_ids": list(entity_ids)} if entity_ids else {}
+    ops = {
+        asset.node_def.name: {"config": dict(narrowed)}
+        for asset in (*stream_assets, refresh)
+        if narrowed or asset.node_def.name == "pull_transactions"
+    }
+    ops["pull_transactions"]["config"]["only_missing"] = True  # type: ignore[assignment]
+    result = dg.materialize(
+        [*stream_assets, refresh, *model_assets(load())],
+        instance=instance,
+        resources=bound(
+            lean=lean,
+            lake=lake,
+            inbox=inbox or InboxResource(),
+            policy=policy or Policy(),
+            progress=progress,
+        ),
+        run_config={**_LOG_CONFIG, "ops": ops},
+        tags=all_months(dt.datetime.now(dt.UTC)) | Process.current(instance).tags(),
+        raise_on_error=False,
+    )
+    instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
+    if not result.success:
+        raise SyncFailedError("; ".join(_reasons(result)))
+    return [_line(result, name) for name in STREAMS]
+
+
+def read_events(
+    lean: LeanResource,
+    lake: LakeResource,
+    inbox: InboxResource,
+    *,
+    instance: dg.DagsterInstance,
+    has_tables: bool = True,
+) -> list[Event]:
+    """Read what the next batch of webhooks announces, in this process.
+
+    Args:
+        lean: The application at Lean.
+        lake: Where to write.
+        inbox: Where webhooks arrive.
+        instance: Where the run is recorded.
+        has_tables: Whether models and the warehouse follow what was read.
+
+    Returns:
+        The events of the batch; none when none came within a few seconds.
+
+    Raises:
+        SyncFailedError: A step failed; the events are given back.
+    """
+    box = inbox.inbox()
+    if box is None:
+        return []
+    claim_id = new_id()
+    events = list(batch(instance, box, lake.lake(), claim_id))
+    if not events:
+        return []
+    request = request_of(events, claim_id, lake.lake())
+    result = doorbell_job(load()).execute_in_process(
+        instance=instance,
+        resources=bound(lean=lean, lake=lake, inbox=inbox, policy=Policy(), progress=silent),
+        run_config={**_LOG_CONFIG, **request.run_config},
+        tags={**request.tags, **Process.current(instance).tags()},
+        op_selection=None if has_tables else [PULLS],
+        raise_on_error=False,
+    )
+    instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
+    settle(instance, box, lake.lake())
+    if not result.success:
+        raise SyncFailedError("; ".join(_reasons(result)))
+    return events
+
+
+def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
+    """Why steps failed, each reason once with the steps that it stopped."""
+    steps: dict[str, list[str]] = {}
+    for event in result.get_step_failure_events():
+        data = event.step_failure_data
+        error = data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        described = data.user_failure_data.description if data.user_failure_data else None
+        reason = described or (error.message.strip() if error is not None else "unknown reason")
+        steps.setdefault(reason, []).append(str(event.step_key))
+    if not steps:
+        return ["the run did not start"]
+    return [f"{', '.join(names)}: {reason}" for reason, names in steps.items()]
+
+
+def _line(result: dg.ExecuteInProcessResult, name: str) -> Line:
+    for event in result.get_asset_materialization_events():
+        if event.asset_key == dg.AssetKey(name):
+            metadata = event.materialization.metadata
+            break
+    else:
+        raise SyncFailedError(f"{name} was not materialised")
+    rows = metadata.get("dagster/row_count") or metadata["dagster/partition_row_count"]
+    return Line(
+        stream=name,
+        parents=int(_value(metadata["parents"])),
+        pulls=_value(metadata["pulls"]),
+        rows=int(_value(rows)),
+        unfit=_value(metadata["in_quarantine"]),
+        requests=int(_value(metadata["requests"])),
+        seconds=float(_value(metadata["seconds"])),
+    )
+
+
+def _value(found: Any) -> Any:
+    return found.value
+
+
+def prepare_home(home: Path) -> None:
+    """Make a folder a Dagster home with this project's settings, unless it has its own.
+
+    Dagster's databases are made beside and renamed into place, one command at a time: two at once
+    would stamp them twice, and one that is killed would leave half of one.
+
+    Raises:
+        UnavailableError: Another process makes the home, and does not come to an end.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(home / "creation.lock", timeout=_CREATION_SECONDS):
+            _make_whole(home)
+    except Timeout:
+        raise UnavailableError(
+            f"another process has been making {home} for {_CREATION_SECONDS} s: end it"
+        ) from None
+
+
+def _make_whole(home: Path) -> None:
+    """Put settings and databases into a home that lacks them; what is half made goes aside."""
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        put_text(settings, DAGSTER_YAML.read_text(encoding="utf-8"))
+    lacking = [
+        home / name
+        for name, databases in _STORAGE.items()
+        if not all(_is_whole(home / name / database) for database in databases)
+    ]
+    if not lacking or not _is_sqlite(home):
+        return
+    beside = home / "creation"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    shutil.copy(settings, beside)
+    dg.DagsterInstance.from_config(str(beside)).dispose()
+    for folder in lacking:
+        if folder.exists():
+            folder.rename(f"{folder}.damaged-{new_id()}")
+        (beside / folder.name).rename(folder)
+    shutil.rmtree(beside)
+
+
+def _is_whole(database: Path) -> bool:
+    """Whether a database of Dagster was made to its end: only then it bears one version."""
+    if not database.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+        try:
+            found = connection.execute("select * from alembic_version").fetchall()
+        except sqlite3.DatabaseError:
+            return False
+    return len(found) == 1
+
+
+def _is_sqlite(home: Path) -> bool:
+    """Whether Dagster keeps its databases in the home, as it does unless its settings say else."""
+    storage = InstanceRef.from_dir(str(home)).storage_data
+    return (
+        storage is not None
+        and storage.class_name == "DagsterSqliteStorage"
+        and Path(storage.config_dict["base_dir"]) == home
+    )
+
+
+def instance_at(home: Path, tell: Callable[[str], object] = _LOG.warning) -> dg.DagsterInstance:
+    """The Dagster instance that keeps its runs in a folder, made when it does not exist.
+
+    Runs of dead processes are ended, and steps that wait for a slot of a pool do so in words.
+
+    Args:
+        home: The folder.
+        tell: Is told of both.
+
+    Raises:
+        UnavailableError: As `prepare_home`.
+    """
+    prepare_home(home)
+    instance = dg.DagsterInstance.from_config(str(home))
+    for sentence in end_dead_runs(instance):
+        tell(sentence)
+    wait_aloud(instance, tell)
+    return instance

@@ -1,0 +1,285 @@
+"""One asset per model, with its lineage and its checks, all made by one step in order."""
+
+import datetime as dt
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import dagster as dg
+
+from lean_resources.errors import ConfigError
+from lean_resources.streams import STREAMS
+from pipelines.dagster_defs.failures import explained
+from pipelines.dagster_defs.resources import LakeResource, Progress
+from pipelines.dagster_defs.stream_assets import OWNERS
+from pipelines.lake.compaction import compact
+from pipelines.lake.ledger import VIEW_DOCS
+from pipelines.lake.views import LAKE_VIEWS
+from pipelines.models.build import Built, CheckResult, build
+from pipelines.models.loader import Check, Model, Models
+from pipelines.operate.vacuum import vacuum
+from pipelines.publish.warehouse import publish
+
+__all__ = [
+    "FOLLOW",
+    "compaction_asset",
+    "key_of",
+    "metadata_of_model",
+    "model_assets",
+    "publish_warehouse",
+    "refuse_problems",
+    "verdict_of",
+]
+
+FOLLOW = (
+    dg.AutomationCondition.any_deps_updated().since_last_handled()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+)
+"""Rebuild when what is read has changed. Unlike `eager`, months that were never pulled do not
+hold it up."""
+
+_LEDGER = {"pulls", *VIEW_DOCS, *LAKE_VIEWS} - {"clock"}
+
+
+def model_assets(models: Models) -> list[dg.AssetsDefinition]:
+    """The assets of all models, and the warehouse that shows them."""
+
+    @dg.multi_asset(
+        name="models",
+        specs=[_spec(model, models) for model in models],
+        check_specs=[*map(_key_spec, models), *map(_claim, models.checks)],
+        can_subset=True,
+        pool="warehouse",
+    )
+    def build_models(
+        context: dg.AssetExecutionContext,
+        lake: dg.ResourceParam[LakeResource],
+        progress: dg.ResourceParam[Progress],
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        wanted = {key.to_user_string() for key in context.selected_asset_keys}
+        with explained():
+            built = build(
+                lake.lake(),
+                models,
+                hash_key=key_of(lake),
+                only=wanted,
+                tell=lambda _name, done, total: progress("models", done, total),
+            )
+        yield from (_result(one) for one in built if one.problem is None)
+        refuse_problems(built)
+
+    @dg.asset(
+        deps=[*STREAMS, *(model.name for model in models if model.layer != "pii")],
+        group_name="warehouse",
+        owners=OWNERS,
+        kinds={"duckdb"},
+        pool="warehouse",
+        automation_condition=FOLLOW,
+        description="The DuckDB file that analysts open: every stream and every model.",
+    )
+    def warehouse(lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """Build the file beside the old one and swap it in."""
+        return dg.MaterializeResult(metadata=publish_warehouse(lake, models))
+
+    return [build_models, warehouse]
+
+
+def compaction_asset(models: Models) -> dg.AssetsDefinition:
+    """The asset that merges files, publishes again what reads them, and deletes old ones."""
+
+    @dg.asset(
+        deps=["warehouse"],
+        group_name="warehouse",
+        owners=OWNERS,
+        kinds={"parquet"},
+        pool="warehouse",
+        description="Files of months that were read again merged, each version of a row kept once"
+        " with the pulls that brought it, and the warehouse published over them. What killed"
+        " processes left is deleted, and what was merged or replaced a day ago.",
+    )
+    def compaction(
+        context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """Delete what nobody needs any more, and merge what was read again."""
+        with explained():
+            deleted = vacuum(lake.lake())
+            done = compact(lake.lake(), run_id=context.run.run_id)
+        if lake.lake().warehouse.exists():
+            publish_warehouse(lake, models)
+        return dg.MaterializeResult(
+            metadata={
+                "months": done.months,
+                "pulls": done.pulls,
+                "rows": done.rows,
+                "superseded": done.superseded,
+                "files_before": done.files_before,
+                "files_after": done.files_after,
+                "ledger_files": done.ledger_files,
+                "files_deleted": len(deleted.deletions),
+                "deleted": dg.MetadataValue.json(
+                    {
+                        f"{place}: {reason}": files
+                        for (place, reason), (files, _) in deleted.summary().items()
+                    }
+                ),
+            }
+        )
+
+    return compaction
+
+
+def publish_warehouse(lake: LakeResource, models: Models) -> dict[str, Any]:
+    """Build the file beside the old one and swap it in; what Dagster shows of it."""
+    started = dt.datetime.now(dt.UTC)
+    with explained():
+        published = publish(lake.lake(), models, pii=lake.pii)
+    return {
+        "path": dg.MetadataValue.path(published.path),
+        "rows": dg.MetadataValue.json(dict(published.rows)),
+        "personal columns": lake.pii,
+        "seconds": (dt.datetime.now(dt.UTC) - started).total_seconds(),
+    }
+
+
+def refuse_problems(built: Collection[Built]) -> None:
+    """Fail when a model stays as it was.
+
+    Raises:
+        Failure: One does.
+    """
+    problems = [one for one in built if one.problem is not None]
+    if problems:
+        raise dg.Failure(
+            "; ".join(dict.fromkeys(str(one.problem) for one in problems)),
+            metadata={"stay as they were": dg.MetadataValue.json([p.model.name for p in problems])},
+            allow_retries=False,
+        )
+
+
+def key_of(lake: LakeResource) -> str:
+    """The key of hashed account numbers.
+
+    Raises:
+        Failure: It is none for this environment.
+    """
+    try:
+        return lake.key()
+    except ConfigError as error:
+        raise dg.Failure(f"{error.message}. {error.remedy}", allow_retries=False) from None
+
+
+def _spec(model: Model, models: Models) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key=model.name,
+        deps=sorted(_assets_of(model, models)),
+        description=f"{model.description}\n\nGrain: {model.grain}.",
+        group_name=model.layer,
+        owners=OWNERS,
+        kinds={"duckdb", "sql", *([] if model.stored.is_view else ["parquet"])},
+        automation_condition=FOLLOW,
+        metadata={
+            "dagster/column_schema": _schema(model),
+            "dagster/column_lineage": _lineage(model, models),
+            "grain": model.grain,
+            "key": ", ".join(model.key),
+            "sample": dg.MetadataValue.md(f"```sql\n{model.sample or f'from {model.name}'}\n```"),
+            **dict(model.notes),
+        },
+    )
+
+
+def _assets_of(model: Model, models: Models) -> set[str]:
+    """Assets that a model reads; the ledger is written by every stream."""
+    found: set[str] = set()
+    for name in model.reads:
+        if name in models or name in STREAMS:
+            found.add(name)
+        elif name.removesuffix("_history") in STREAMS:
+            found.add(name.removesuffix("_history"))
+        elif name in _LEDGER:
+            found |= set(STREAMS)
+    return found
+
+
+def _schema(model: Model) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=column.type,
+                description=column.doc,
+                constraints=dg.TableColumnConstraints(
+                    nullable=column.name not in model.key, unique=(column.name,) == model.key
+                ),
+                tags={"pii": "true"} if column.pii else None,
+            )
+            for column in model.columns
+        ]
+    )
+
+
+def _lineage(model: Model, models: Models) -> dg.TableColumnLineage:
+    """Where each column comes from, among what is an asset."""
+    return dg.TableColumnLineage(
+        deps_by_column={
+            column.name: [
+                dg.TableColumnDep(asset_key=asset, column_name=source)
+                for table, source in column.sources
+                for asset in [table.removesuffix("_history")]
+                if asset in models or asset in STREAMS
+            ]
+            for column in model.columns
+        }
+    )
+
+
+def _key_spec(model: Model) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        "key_is_unique",
+        asset=model.name,
+        description=f"({', '.join(model.key)}) is never null and never occurs twice; a model that"
+        " breaks this stays as it was.",
+    )
+
+
+def _claim(check: Check) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(check.name, asset=check.model, description=check.claim)
+
+
+def metadata_of_model(built: Built) -> dict[str, Any]:
+    """What Dagster shows of a model that was brought up to date."""
+    metadata: dict[str, Any] = {
+        "parts": built.parts,
+        "parts_written": built.written,
+        "parts_changed": built.changed,
+        "seconds": round(built.seconds, 3),
+    }
+    if not built.model.stored.is_view:
+        metadata["dagster/row_count"] = built.rows
+    return metadata
+
+
+def verdict_of(check: Check, found: CheckResult) -> dict[str, Any]:
+    """What Dagster is given of a check, for a result of a step and for an evaluation alike."""
+    return {
+        "check_name": check.name,
+        "passed": not found.offenders,
+        "severity": dg.AssetCheckSeverity.ERROR if check.is_error else dg.AssetCheckSeverity.WARN,
+        "metadata": {"offenders": found.offenders, "first": dg.MetadataValue.json(found.shown)},
+    }
+
+
+def _result(built: Built) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    return dg.MaterializeResult(
+        asset_key=built.model.name,
+        metadata=metadata_of_model(built),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="key_is_unique", asset_key=built.model.name, passed=True
+            ),
+            *(
+                dg.AssetCheckResult(asset_key=built.model.name, **verdict_of(check, found))
+                for check, found in built.checks.items()
+            ),
+        ],
+    )

@@ -1,0 +1,239 @@
+"""Which process executes a run of Dagster, so that what a dead process held is freed at once.
+
+A process that executes runs holds a lock on a file of its own in Dagster's home, and its runs carry
+a tag that names the file, the process and its machine. The kernel gives the lock up when the
+process ends, however it ends, in a container too. A run is dead if its lock is free: its age proves
+nothing, nor does a number that another process may have by now.
+"""
+
+import datetime as dt
+import functools
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import dagster as dg
+
+from pipelines.lake.writers import Writer, forget, writers
+
+__all__ = [
+    "PROCESS_TAG",
+    "Process",
+    "end_dead_runs",
+    "end_with_run",
+    "recorded",
+    "wait_aloud",
+]
+
+PROCESS_TAG = "leanhouse/process"
+"""Tag of a run with the process that executes it."""
+
+Tell = Callable[[str], object]
+
+_LOG = logging.getLogger(__name__)
+_LOOK_SECONDS = 1.0
+_TELL_SECONDS = 30.0
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that executes runs.
+
+    Args:
+        lock: Name of the file that it holds a lock on.
+        pid: Its number on its machine.
+        host: Its machine's name.
+        since: When it first executed a run, UTC.
+    """
+
+    lock: str
+    pid: int
+    host: str
+    since: str
+
+    @classmethod
+    def current(cls, instance: dg.DagsterInstance) -> Self:
+        """This process, its lock taken."""
+        lock = _held(_folder(instance), os.getpid()).id
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        return cls(lock, os.getpid(), socket.gethostname(), now)
+
+    @classmethod
+    def of(cls, run: dg.DagsterRun) -> Self | None:
+        """The process of a run; None where none has recorded itself yet, in this form."""
+        try:
+            found = json.loads(run.tags.get(PROCESS_TAG, ""))
+            run_id = found.pop("run_id")
+            process = cls(**found)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        # Dagster copies the tags of a run to another try of it.
+        is_own = run_id == run.run_id if run_id is not None else run.parent_run_id is None
+        return process if is_own else None
+
+    def tags(self, run_id: str | None = None) -> dict[str, str]:
+        """Tags of a run that this process executes.
+
+        Args:
+            run_id: The run; None where it is about to be made, in this process.
+        """
+        return {PROCESS_TAG: json.dumps({**asdict(self), "run_id": run_id})}
+
+    def is_gone(self, instance: dg.DagsterInstance) -> bool:
+        """Whether the process has ended; False where this home has never seen its lock."""
+        _, killed = writers(_folder(instance))
+        return self.lock in killed
+
+
+def _folder(instance: dg.DagsterInstance) -> Path:
+    return Path(instance.root_directory) / "processes"
+
+
+@functools.cache
+def _held(folder: Path, _pid: int) -> Writer:
+    """A lock that this process holds until it ends, however it ends; a fork takes its own."""
+    return Writer(folder)
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs whose process is gone as ended, and free the slots of pools that they held.
+
+    Returns:
+        A sentence for each run that was ended.
+    """
+    _, killed = writers(_folder(instance))
+    if not killed:
+        return []
+    storage = instance.event_log_storage
+    holding = storage.get_concurrency_run_ids()
+    said = []
+    runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))}
+    if finished := sorted(holding - runs.keys()):
+        runs |= {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=finished))}
+    for run in runs.values():
+        process = Process.of(run)
+        if process is None or process.lock not in killed:
+            continue
+        # Slots first: whoever is killed in between leaves a run that is ended once more.
+        storage.free_concurrency_slots_for_run(run.run_id)
+        if run.is_finished:
+            continue
+        reason = f"its process ({process.pid} on {process.host}) is gone"
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, message=f"The run is over: {reason}.")
+        else:
+            instance.report_run_failed(run, message=f"The run is over: {reason}.")
+        said.append(f"run {run.run_id} is marked as failed: {reason}; what it committed is kept")
+    # Only now: a run whose lock is gone is never ended.
+    forget(_folder(instance), killed)
+    return said
+
+
+def end_with_run(instance: dg.DagsterInstance, run_id: str) -> None:
+    """End this process as soon as its run's has ended, where it executes a step for that one."""
+    parent = multiprocessing.parent_process()
+    run = instance.get_run_by_id(run_id)
+    process = Process.of(run) if run is not None else None
+    if parent is None or process is None or process.pid != os.getppid():
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="run", daemon=True).start()
+
+
+def wait_aloud(instance: dg.DagsterInstance, tell: Tell) -> None:
+    """Let steps that this process executes wait for a slot of a pool in words.
+
+    Dagster's own wait keeps a core busy, says nothing, and does not end by a signal.
+
+    Args:
+        instance: Whose pools; its steps have to be executed one by one.
+        tell: Is told whom a step waits for, and how to end it, twice a minute.
+    """
+    storage = instance.event_log_storage
+    claim = storage.claim_concurrency_slot
+    told_at = -_TELL_SECONDS
+
+    def claim_patiently(
+        concurrency_key: str, run_id: str, step_key: str, priority: int | None = None
+    ) -> Any:
+        nonlocal told_at
+        while not (status := claim(concurrency_key, run_id, step_key, priority)).is_claimed:
+            ended = end_dead_runs(instance)
+            for sentence in ended:
+                tell(sentence)
+            if ended:
+                continue
+            if time.monotonic() - told_at >= _TELL_SECONDS:
+                told_at = time.monotonic()
+                tell(f"{step_key} waits for {_holders(instance, concurrency_key, run_id)}")
+            with dg.raise_execution_interrupts():
+                time.sleep(_LOOK_SECONDS)
+        return status
+
+    storage.claim_concurrency_slot = claim_patiently  # type: ignore[method-assign]
+
+
+def _holders(instance: dg.DagsterInstance, pool: str, waiting: str) -> str:
+    """Whom a step waits for, and how to end them."""
+    info = instance.event_log_storage.get_concurrency_info(pool)
+    others = sorted((info.active_run_ids | info.assigned_run_ids) - {waiting})
+    return "; ".join(_holder(instance, run_id) for run_id in others) or f"its turn in {pool}"
+
+
+def _holder(instance: dg.DagsterInstance, run_id: str) -> str:
+    run = instance.get_run_by_id(run_id)
+    process = Process.of(run) if run is not None else None
+    forget = f"DAGSTER_HOME={instance.root_directory} dagster run delete --force {run_id}"
+    if process is None:
+        return f"run {run_id}, whose process is not known; if it is gone: {forget}"
+    words = f"run {run_id} (process {process.pid} on {process.host}, since {process.since})"
+    if process.host == socket.gethostname():
+        return f"{words}; to end it: kill {process.pid}"
+    return f"{words}; to end it, end that process there; if that machine is gone: {forget}"
+
+
+def recorded(definition: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
+    """An executor whose runs say which process executes them, before they claim a slot."""
+    creation = definition.executor_creation_fn
+    assert creation is not None  # noqa: S101 - each executor that can run has it
+
+    def create(context: dg.InitExecutorContext) -> dg.Executor:
+        executor = creation(context)
+        execute = executor.execute
+
+        def execute_recorded(plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+            instance: dg.DagsterInstance = plan_context.instance
+            run_id = plan_context.run_id
+            instance.add_run_tags(run_id, Process.current(instance).tags(run_id))
+            for sentence in end_dead_runs(instance):
+                _LOG.warning("%s", sentence)
+            yield from execute(plan_context, execution_plan)
+
+        executor.execute = execute_recorded  # type: ignore[method-assign]
+        return executor
+
+    return dg.ExecutorDefinition(
+        name=definition.name,
+        config_schema=cast("Any", definition.config_schema),
+        requirements=definition.get_requirements,
+        executor_creation_fn=create,
+    )

@@ -1,0 +1,130 @@
+"""What assets are given besides Lean and the policy: the lake, and somebody to tell of progress."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from lean_resources.errors import UnavailableError
+from lean_resources.resource import LeanResource
+from pipelines.dagster_defs.processes import end_with_run
+from pipelines.keys import SANDBOX_KEY, checked_key
+from pipelines.lake.lake import Lake
+from pipelines.webhooks.event_waiter import Bell
+
+if TYPE_CHECKING:
+    from pipelines.webhooks.inbox import Inbox
+
+__all__ = ["InboxResource", "LakeResource", "Progress", "bound", "silent"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stream, the paged reads that are done, and the number of all."""
+
+
+def silent(_stream: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+class LakeResource:
+    """The lake of one environment.
+
+    Args:
+        root: Folder that holds one lake per environment.
+        environment: `sandbox` or `production`; part of every path.
+        hash_key: Key of hashed account numbers.
+        pii: Whether the warehouse has a schema with personal columns.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        environment: str,
+        *,
+        hash_key: str = SANDBOX_KEY,
+        pii: bool = False,
+    ) -> None:
+        self._lake = Lake(Path(root), environment)
+        self._hash_key = hash_key
+        self.pii = pii
+
+    def key(self) -> str:
+        """The key of hashed account numbers.
+
+        Raises:
+            ConfigError: It is the one that everybody knows, or too weak, in production.
+        """
+        return checked_key(self._hash_key, self._lake.environment)
+
+    def lake(self) -> Lake:
+        """The lake."""
+        return self._lake
+
+
+class InboxResource:
+    """The inbox of webhooks of one environment.
+
+    Args:
+        url: Where it lies, as an SQLAlchemy URL; empty where webhooks are not set up.
+        environment: `sandbox` or `production`; part of its tables' names.
+    """
+
+    def __init__(self, url: str = "", environment: str = "sandbox") -> None:
+        self._url = url
+        self._environment = environment
+
+    def inbox(self) -> "Inbox | None":
+        """The inbox, its tables created where they are missing; None without webhooks.
+
+        Raises:
+            ConfigError: The URL is none of a database that is supported.
+            UnavailableError: The database does not answer.
+        """
+        return _opened(self._url, self._environment) if self._url else None
+
+    def bell(self) -> Bell:
+        """Wakes whoever waits for an event; without an inbox to look into, time does.
+
+        Raises:
+            ConfigError: As `inbox`.
+        """
+        try:
+            return Bell(self.inbox())
+        except UnavailableError:
+            return Bell(None)
+
+
+def bound(**resources: Any) -> dict[str, dg.ResourceDefinition]:
+    """Objects as Dagster's resources, by name, without a field of configuration.
+
+    Dagster has nothing of them to show, and refuses a run that brings configuration for one.
+    """
+    return {name: _bound(resource) for name, resource in resources.items()}
+
+
+def _bound(resource: Any) -> dg.ResourceDefinition:
+    # Dagster enters this once per run in one process, and once per step where each step has its
+    # own; also in the process that only starts those, which is why nothing is opened here.
+    @contextlib.contextmanager
+    def held(context: dg.InitResourceContext) -> Iterator[Any]:
+        if isinstance(resource, LeanResource):
+            if context.run is not None and context.instance is not None:
+                end_with_run(context.instance, context.run.run_id)
+            with resource.for_run() as of_run:
+                yield of_run
+        else:
+            yield resource
+
+    return dg.ResourceDefinition(held, config_schema={})
+
+
+@functools.cache
+def _opened(url: str, environment: str) -> "Inbox":
+    """The inbox of a URL, opened once per process."""
+    from pipelines.webhooks.inbox import Inbox  # noqa: PLC0415 - whoever has none need not wait for it
+
+    inbox = Inbox(url, environment)
+    inbox.create()
+    return inbox

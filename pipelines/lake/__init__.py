@@ -1,0 +1,1 @@
+"""The lake: files of rows, which of them count, and what keeps them whole."""

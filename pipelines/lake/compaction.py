@@ -1,0 +1,312 @@
+"""Compaction: many small files of a month become few large ones, and no answer is lost.
+
+A month is read again each night while it is open, so that its rows lie in as many copies. Merged,
+each version of a row is kept once, with the pulls that brought it. The merged rows
+are committed like any other pull, by the ledger's file: it claims what the newest of them claimed
+and says which pulls it covers. Readers of the older files are not disturbed, because those stay
+until a vacuum a day later; writers neither, because a pull that knows more wins as ever. The
+ledger's own files are merged day by day.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lean_resources.streams import STREAMS, Stream, Window
+from pipelines.lake.lake import Lake, merged_schema
+from pipelines.lake.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
+from pipelines.lake.queries import QUERIES
+
+__all__ = ["Compacted", "compact"]
+
+_MOST_FILES = 8
+"""Files of a month above which it is merged, however little of it was read twice."""
+_QUIET_DAYS = 3
+"""Days since the last read of a month after which it counts as read no more."""
+_ROWS_AT_ONCE = 400_000
+"""Rows, counted once for every pull that brought them, that are merged in one commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What a compaction did.
+
+    Args:
+        months: Months that were merged.
+        pulls: Pulls whose rows were merged.
+        rows: Rows that show, in merged files.
+        superseded: Versions of rows that show no more.
+        files_before: Files of those months before, and
+        files_after: what will be left of them after the next vacuum.
+        ledger_files: Files of the ledger that were merged.
+    """
+
+    months: int = 0
+    pulls: int = 0
+    rows: int = 0
+    superseded: int = 0
+    files_before: int = 0
+    files_after: int = 0
+    ledger_files: int = 0
+
+
+def compact(
+    lake: Lake,
+    *,
+    run_id: str | None = None,
+    rows_at_once: int = _ROWS_AT_ONCE,
+    today: dt.date | None = None,
+) -> Compacted:
+    """Merge the files of months of which much was read again, or that lie in many files.
+
+    The ledger's files are merged too, those of days that are over.
+
+    An account whose days of a month are spoken for by several pulls, as after a consent that starts
+    later, is left as it is.
+
+    Args:
+        lake: The lake.
+        run_id: The run, for the ledger.
+        rows_at_once: Bound on memory: rows of all versions that are merged together.
+        today: The UTC day it is; by this machine's clock unless it is given.
+
+    Raises:
+        DamageError: A file is missing or does not hold what it held; nothing is merged with it.
+    """
+    done = Compacted(ledger_files=lake.ledger.merge(today or dt.datetime.now(dt.UTC).date()))
+    folders = []
+    # One look at the ledger for all months: what is merged of one changes nothing of another.
+    with lake.connect(("claims",)) as connection:
+        mark = Mark(run_id, lake.next_generation())
+        for stream in STREAMS.values():
+            if stream.window is Window.MONTHS:
+                lake.check_folders(connection, [lake.place(stream), lake.superseded(stream)])
+                for month in _grown(connection, stream):
+                    one = _Month(lake, connection, stream, month, mark, rows_at_once)
+                    merged = one.merge()
+                    done = _sum(done, merged)
+                    if merged.months:
+                        folders.append(one.folder)
+    return replace(done, files_after=_left(lake, folders))
+
+
+def _left(lake: Lake, folders: Collection[Path]) -> int:
+    """How many files of some months the next vacuum leaves; one look at the lake for all."""
+    if not folders:
+        return 0
+    replaced = {file for file, *_ in lake.merged_files()}
+    return len({file for folder in folders for file in folder.glob("*.parquet")} - replaced)
+
+
+def _grown(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[str]:
+    """Months with pulls that no merge has covered; of the others there is nothing to merge."""
+    rows = connection.execute(
+        QUERIES["unmerged_months"],
+        {"stream": stream.name},
+    ).fetchall()
+    return [month for (month,) in rows]
+
+
+def _sum(one: Compacted, other: Compacted) -> Compacted:
+    names = Compacted.__slots__
+    return Compacted(*(getattr(one, name) + getattr(other, name) for name in names))
+
+
+@dataclass(frozen=True, slots=True)
+class _Month:
+    """One month of a stream that is being merged."""
+
+    lake: Lake
+    connection: duckdb.DuckDBPyConnection
+    stream: Stream
+    month: str
+    mark: Mark
+    rows_at_once: int
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.lake.place(self.stream) / f"month={self.month}"
+
+    def merge(self) -> Compacted:
+        """Merge what is worth it, some accounts at a time, each time as one commit."""
+        files = len(list(self.folder.glob("*.parquet")))
+        done = Compacted()
+        history = self.lake.history(self.stream, [self.month])
+        self.connection.execute(f"create or replace temp view versions as {history}")
+        self.connection.execute(
+            f"create or replace temp table places as {QUERIES['merge_places']}",
+            {"stream": self.stream.name, "month": self.month},
+        )
+        if files > _MOST_FILES or self._is_worth():
+            earlier = self.lake.superseded(self.stream) / f"month={self.month}"
+            self.lake.verify(self.connection, [self.folder, earlier])
+            for parents in self._groups():
+                done = _sum(done, self._merge(parents))
+        if not done.pulls:
+            return done
+        return replace(done, months=1, files_before=files)
+
+    def _is_worth(self) -> bool:
+        """Whether merging the month is worth it; sql/queries/is_worth_merging.sql says when."""
+        found = self.connection.execute(
+            QUERIES["is_worth_merging"],
+            {"quiet_days": _QUIET_DAYS, "stream": self.stream.name},
+        ).fetchone()
+        return found is not None and bool(found[0])
+
+    def _groups(self) -> Iterator[Sequence[str]]:
+        """Accounts in groups of bounded size."""
+        rows = self.connection.execute(
+            "select parent_id, sum(rows) filter (where not is_merged) from places"
+            " group by all order by all"
+        ).fetchall()
+        group: list[str] = []
+        size = 0
+        for parent_id, count in rows:
+            if group and size + count > self.rows_at_once:
+                yield group
+                group, size = [], 0
+            group.append(parent_id)
+            size += count or 0
+        if group:
+            yield group
+
+    def _merge(self, parents: Sequence[str]) -> Compacted:
+        columns = [*self.stream.schema.names, "last_good_at"]
+        names = ", ".join(f'versions."{name}"' for name in columns)
+        key = ", ".join(f'"{name}"' for name in self.stream.key)
+        versions_key = ", ".join(f'versions."{name}"' for name in self.stream.key)
+        same = " and ".join(f'stretches."{name}" = versions."{name}"' for name in self.stream.key)
+        order = ", ".join(f'versions."{name}"' for name in self.stream.placed_by)
+        self.connection.execute(
+            "create or replace temp table chosen as select unnest($1) as parent_id", [list(parents)]
+        )
+        # Narrow first: a row's content as two hashes, and the stretches of pulls that brought it.
+        self.connection.execute(
+            f"""
+            create or replace temp table stretches as
+            with seen as (
+
+                select
+                    {versions_key},
+                    versions.pull_id,
+                    places.place,
+                    places.newest_place,
+                    hash({names}) as content,
+                    hash('again', {names}) as again
+                from versions
+                inner join places
+                    on versions.pull_id = places.pull_id
+                    and versions.{self.stream.parent_key} = places.parent_id
+                inner join chosen on places.parent_id = chosen.parent_id
+
+            ),
+
+            counted as (
+
+                select
+                    *,
+                    place - row_number() over (
+                        partition by {key}, content, again
+                        order by place
+                    ) as stretch
+                from seen
+
+            )
+
+            select
+                arg_max(pull_id, place) as pull_id,
+                {key},
+                min(place)::integer as seen_from,
+                max(place)::integer as seen_to,
+                any_value(newest_place) between min(place) and max(place) as is_shown
+            from counted
+            group by {key}, content, again, stretch
+            """
+        )
+        table = self.connection.sql(
+            f"""
+            select
+                {names},
+                places.newest_id as pull_id,
+                versions.page_number,
+                versions.record_number,
+                stretches.seen_from,
+                stretches.seen_to,
+                stretches.is_shown
+            from stretches
+            inner join versions
+                on stretches.pull_id = versions.pull_id
+                and {same}
+            inner join places
+                on versions.pull_id = places.pull_id
+                and versions.{self.stream.parent_key} = places.parent_id
+            order by versions.{self.stream.parent_key}, {order}
+            """
+        ).to_arrow_table()
+        return self._commit(table)
+
+    def _commit(self, table: pa.Table) -> Compacted:
+        """Write merged rows under new pulls, and let the ledger say which ones those cover."""
+        shown = table.filter(table["is_shown"])
+        counts = {
+            one["values"]: one["counts"] for one in pc.value_counts(shown["pull_id"]).to_pylist()
+        }
+        pulls = {}
+        merged = 0
+        for pull, before, since, others, first in self._newest():
+            covers = [*before, *since, *others]
+            merged += len(since)
+            pulls[pull.pull_id] = replace(
+                pull,
+                pull_id=new_id(),
+                rows=counts.get(pull.pull_id, 0),
+                quarantined=0,
+                requests=0,
+                bytes=0,
+                run_id=self.mark.run_id,
+                covers=covers,
+                covers_from=first,
+                generation=self.mark.generation,
+            )
+        renamed = pa.array(
+            [pulls[one].pull_id for one in table["pull_id"].to_pylist()], pa.string()
+        )
+        table = table.set_column(table.schema.get_field_index("pull_id"), "pull_id", renamed)
+        schema = merged_schema(self.stream)
+        is_shown = table["is_shown"]
+        table = table.select(schema.names)
+        superseded = table.filter(pc.invert(is_shown))
+        batch = self.lake.batch()
+        batch.merged(self.stream, table.filter(is_shown), superseded, month=self.month)
+        batch.commit(list(pulls.values()))
+        return Compacted(pulls=merged, rows=shown.num_rows, superseded=superseded.num_rows)
+
+    def _newest(
+        self,
+    ) -> Iterator[tuple[Pull, Sequence[str], Sequence[str], Sequence[str], int]]:
+        """For each chosen account the pull that speaks for it, and what its successor covers.
+
+        That is the pull that stood for merged files before, if any, the new pulls in the order of
+        their places, pulls that stood for the same files because two compactions overlapped, and
+        the place of the first of the new ones.
+        """
+        made = {"covers", "covers_from", "generation"}
+        names = [name for name in PULL_COLUMNS if name not in made]
+        columns = ", ".join(f"pulls.{name}" for name in names)
+        result = self.connection.execute(
+            f"select {columns}, before, since, others, first from ({QUERIES['merge_heads']})"
+            " inner join pulls on newest_id = pulls.pull_id"
+        )
+        for *row, before, since, others, first in result.fetchall():
+            fields = dict(zip(names, row, strict=True))
+            pull = Pull(**fields | {"outcome": Outcome(fields["outcome"])})
+            yield pull, before, since, others, first

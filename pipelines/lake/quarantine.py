@@ -1,0 +1,34 @@
+"""What of a stream does not fit now: the alarm that stays until the records fit or are gone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lean_resources.streams import Stream
+from pipelines.lake.lake import Lake
+from pipelines.lake.views import LAKE_VIEWS
+
+__all__ = ["standing"]
+
+
+def standing(lake: Lake, stream: Stream) -> Counter[str]:
+    """Records of a stream that were left out and still count, by column and reason.
+
+    Args:
+        lake: The lake.
+        stream: The stream.
+    """
+    # Nearly every lake is without: it need not be planned with to know that.
+    if not any(lake.quarantine(stream).glob("*/*.parquet")):
+        return Counter()
+    with lake.planning({stream.name}) as connection:
+        lake.check_folders(connection, [lake.quarantine(stream)])
+        connection.execute(
+            "create view quarantined_records as"
+            f" select '{stream.name}' as stream, * from ({lake.quarantined(stream)})"
+        )
+        rows = connection.execute(
+            "select column_name || ' ' || reason, sum(record_count)::bigint"
+            f" from ({LAKE_VIEWS['quarantine'].sql}) where is_record_lost group by all order by all"
+        ).fetchall()
+    return Counter({str(reason): int(count) for reason, count in rows})

@@ -1,0 +1,1 @@
+"""The models: SQL files that become Parquet files."""

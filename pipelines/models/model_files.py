@@ -1,0 +1,357 @@
+"""Model files: SQL with a comment on top, taken apart, bound and held against each other."""
+
+from __future__ import annotations
+
+import graphlib
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import ParseError
+
+from pipelines.lake.lake import typed_nothing
+from pipelines.lake.sql_header import Header, HeaderError, header_of
+from pipelines.models.lineage import Trace, trace
+from pipelines.models.loader import (
+    LAYERS,
+    ROOT,
+    Check,
+    Model,
+    ModelColumn,
+    ModelError,
+    Models,
+    Stored,
+    TableMacro,
+)
+from pipelines.models.relations import Relation, empty_lake, relations
+
+__all__ = ["read"]
+
+_STORED = re.compile(r"(view|table)|by (\w+)(?:, reading (-\d+|0) to (\+\d+|0))?")
+_ENTRIES = {"grain", "key", "stored", "columns", "cleared", "sample"}
+_CLEARED = re.compile(r"(\w+) \([^()]+\)")
+_LINE = re.compile(r"LINE (\d+):")
+
+
+def read(root: Path = ROOT) -> Models:
+    """Read every model, check, macro and seed below a folder, whatever was kept.
+
+    Raises:
+        ModelError: As `pipelines.models.loader.load`.
+    """
+    macros = {file.stem: file.read_text() for file in sorted((root / "macros").glob("*.sql"))}
+    seeds = {file.stem: file for file in sorted((root / "seeds").glob("*.csv"))}
+    found: dict[str, Model] = {}
+    headers: dict[str, Header] = {}
+    queries: dict[str, exp.Query] = {}
+    for layer in LAYERS:
+        for file in sorted((root / layer).glob("*.sql")):
+            if file.stem in found:
+                raise ModelError(file, 1, f"{found[file.stem].file.parent.name} has that name too")
+            name = file.stem
+            found[name], headers[name], queries[name] = _read(file, layer)
+    with empty_lake(macros.values(), seeds) as connection:
+        reading = _Reading(connection, relations(connection, seeds))
+        reading.refuse_unknown(found)
+        for name in _order(found):
+            reading.add(found[name], headers[name], queries[name])
+        checks = tuple(reading.check(file) for file in sorted((root / "checks").glob("*.sql")))
+        for name, model in reading.models.items():
+            if model.sample:
+                line = headers[name].lines["sample"]
+                reading.ask(model.file, f"explain {model.sample}", line)
+        table_macros = tuple(
+            reading.table_macro(file) for file in sorted((root / "table_macros").glob("*.sql"))
+        )
+    return Models(reading.models, checks, reading.known, macros, seeds, table_macros)
+
+
+def _read(file: Path, layer: str) -> tuple[Model, Header, exp.Query]:
+    text = file.read_text(encoding="utf-8")
+    header = _header(file, text)
+    for name in ("grain", "key", "stored"):
+        if not header.entries.get(name):
+            raise ModelError(file, 1, f"the header has no {name}")
+    if not header.description.endswith("."):
+        raise ModelError(file, 1, "the header does not start with a sentence")
+    query, reads = _select(file, text)
+    return (
+        Model(
+            name=file.stem,
+            layer=layer,
+            file=file,
+            description=header.description,
+            grain=header.entries["grain"],
+            key=tuple(name.strip() for name in header.entries["key"].split(",")),
+            stored=_stored(file, header),
+            notes={k: v for k, v in header.entries.items() if k not in _ENTRIES},
+            sample=header.entries.get("sample", ""),
+            body=text,
+            reads=reads,
+        ),
+        header,
+        query,
+    )
+
+
+def _header(file: Path, text: str) -> Header:
+    try:
+        return header_of(text)
+    except HeaderError as error:
+        raise ModelError(file, error.line, error.problem) from None
+
+
+def _stored(file: Path, header: Header) -> Stored:
+    match = _STORED.fullmatch(header.entries["stored"])
+    if match is None:
+        raise ModelError(
+            file,
+            header.lines["stored"],
+            "stored is `view`, `table` or `by <column>, reading -1 to +1`",
+        )
+    if match[1]:
+        return Stored(is_view=match[1] == "view")
+    return Stored(month=match[2], before=int(match[3] or 0), after=int(match[4] or 0))
+
+
+def _select(file: Path, text: str) -> tuple[exp.Query, tuple[str, ...]]:
+    """The one SELECT of a file, and the relations that it names."""
+    try:
+        statements = sqlglot.parse(text, dialect="duckdb")
+    except ParseError as error:
+        line = error.errors[0].get("line") or 1 if error.errors else 1
+        what = error.errors[0].get("description", "") if error.errors else ""
+        raise ModelError(file, line, f"the SELECT does not parse: {what}") from None
+    query = statements[0]
+    if len(statements) != 1 or not isinstance(query, exp.Query):
+        raise ModelError(file, 1, "a file holds one SELECT and nothing else")
+    return query, tuple(sorted(_tables(query)))
+
+
+def _tables(query: exp.Expr) -> set[str]:
+    inner = {cte.alias_or_name for cte in query.find_all(exp.CTE)}
+    return {table.name for table in query.find_all(exp.Table) if table.name} - inner
+
+
+def _line_of(body: str, word: str) -> int:
+    """The first line of the SELECT with a word in it."""
+    for number, line in enumerate(body.splitlines(), 1):
+        if not line.startswith("--") and re.search(rf"\b{word}\b", line):
+            return number
+    return 1
+
+
+def _order(found: Mapping[str, Model]) -> list[str]:
+    graph = {
+        name: [other for other in model.reads if other in found] for name, model in found.items()
+    }
+    try:
+        return list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        circle = error.args[1]
+        model = found[circle[0]]
+        raise ModelError(
+            model.file,
+            _line_of(model.body, circle[-2]),
+            f"models read each other in a circle: {' <- '.join(circle)}",
+        ) from None
+
+
+def _column_place(header: Header, name: str) -> int:
+    """The line of the header that a complaint about a column points to."""
+    if name in header.columns:
+        return header.columns[name][2]
+    return header.lines.get("columns", header.length)
+
+
+class _Reading:
+    """What has been read so far: models in their order, and what they may read.
+
+    Args:
+        connection: A lake without rows, to which models are added.
+        known: What is no model: streams, seeds and relations of the lake.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, known: Mapping[str, Relation]
+    ) -> None:
+        self.models: dict[str, Model] = {}
+        self.known = known
+        self._connection = connection
+        self._schema = {name: dict(relation.types) for name, relation in known.items()}
+
+    def refuse_unknown(self, found: Mapping[str, Model]) -> None:
+        """Refuse models that read what is not there, or what their layer may not read."""
+        for model in found.values():
+            if model.name in self.known:
+                message = f"{model.name} is the name of a stream or of the lake"
+                raise ModelError(model.file, 1, message)
+            for name in model.reads:
+                line = _line_of(model.body, name)
+                if name not in found and name not in self.known:
+                    raise ModelError(model.file, line, f"there is no stream, model or seed {name}")
+                if name in found and LAYERS.index(found[name].layer) > LAYERS.index(model.layer):
+                    raise ModelError(model.file, line, f"{model.layer} may not read {name}")
+
+    def add(self, model: Model, header: Header, query: exp.Query) -> None:
+        """Bind a model whose relations are there, and hold its columns against its header."""
+        # What DuckDB counts from 1 is the line of the statement, which begins with the header.
+        rows = self.ask(model.file, f"describe {model.body}", header.length + 1, is_body=True)
+        bound = {str(row[0]): str(row[1]) for row in rows}
+        # A table rather than a view, because whoever reads a view binds all behind it anew.
+        self._connection.execute(f"create table {model.name} as {typed_nothing(bound.items())}")
+        self._schema[model.name] = bound
+        traces = trace(query, {name: self._schema[name] for name in model.reads})
+        self.models[model.name] = self._described(model, header, bound, traces)
+
+    def ask(
+        self, file: Path, statement: str, line: int, *, is_body: bool = False
+    ) -> list[tuple[object, ...]]:
+        """What DuckDB answers.
+
+        Args:
+            file: Where the statement stands.
+            statement: One statement.
+            line: The line to name where DuckDB names none.
+            is_body: Whether its lines are those of the file.
+
+        Raises:
+            ModelError: It cannot be executed.
+        """
+        try:
+            return self._connection.execute(statement).fetchall()
+        except duckdb.Error as error:
+            match = _LINE.search(str(error)) if is_body else None
+            where = int(match[1]) if match else line
+            raise ModelError(file, where, str(error).splitlines()[0]) from None
+
+    def _described(
+        self,
+        model: Model,
+        header: Header,
+        bound: Mapping[str, str],
+        traces: Mapping[str, Trace],
+    ) -> Model:
+        """The model with its columns, held against its header."""
+        month = model.stored.month
+        cleared = set(_CLEARED.findall(header.entries.get("cleared", "")))
+        named = [(name, line) for name, (_, _, line) in header.columns.items()]
+        named += [(name, header.lines["key"]) for name in model.key]
+        named += [(month, header.lines["stored"])] if month else []
+        named += [(name, header.lines["cleared"]) for name in sorted(cleared)]
+        for name, line in named:
+            if name not in bound:
+                raise ModelError(model.file, line, f"the SELECT has no column {name}")
+        columns = []
+        for name, kind in bound.items():
+            traced = traces.get(name, Trace(frozenset(), None))
+            doc, pii = self._meaning(model, header, name, traced)
+            columns.append(ModelColumn(name, kind, doc, pii, tuple(sorted(traced.sources))))
+            is_personal = any(map(self._is_personal, traced.sources))
+            line = _column_place(header, name)
+            if is_personal and not pii and name not in cleared:
+                raise ModelError(
+                    model.file,
+                    line,
+                    f"{name} is made of personal columns: mark it (pii), or list it under cleared"
+                    " with what makes it impersonal",
+                )
+            if name in cleared and not is_personal:
+                raise ModelError(
+                    model.file, header.lines["cleared"], f"{name} is made of nothing personal"
+                )
+            if pii and model.layer == "marts":
+                raise ModelError(model.file, line, f"{name} is personal, and marts hold none")
+        return replace(model, columns=tuple(columns))
+
+    def _meaning(self, model: Model, header: Header, name: str, traced: Trace) -> tuple[str, bool]:
+        """Meaning of a column and whether it is personal: its own or that of what it passes on."""
+        line = _column_place(header, name)
+        if name in header.columns:
+            doc, pii, _ = header.columns[name]
+        else:
+            passed = self._upstream(traced)
+            if passed is None:
+                raise ModelError(
+                    model.file, line, f"column {name} has no meaning: give it a line under columns"
+                )
+            doc, pii = passed
+        if not doc.endswith("."):
+            raise ModelError(model.file, line, f"{name}: its meaning is not a sentence")
+        return doc, pii
+
+    def _upstream(self, traced: Trace) -> tuple[str, bool] | None:
+        """Meaning and mark of the column that is passed on unchanged, or None."""
+        if traced.passed_on is None:
+            return None
+        table, column = traced.passed_on
+        if table in self.known:
+            doc = self.known[table].docs.get(column)
+            return None if doc is None else (doc, column in self.known[table].pii)
+        columns = self.models[table].columns
+        return next((one.doc, one.pii) for one in columns if one.name == column)
+
+    def _is_personal(self, source: tuple[str, str]) -> bool:
+        table, column = source
+        if table in self.known:
+            return column in self.known[table].pii
+        return column not in self.models[table].public
+
+    def _select(self, file: Path, text: str) -> tuple[exp.Query, tuple[str, ...]]:
+        """The SELECT of a file and what it reads, all of which is there."""
+        query, reads = _select(file, text)
+        for name in reads:
+            if name not in self._schema:
+                raise ModelError(file, _line_of(text, name), f"there is no stream or model {name}")
+        return query, reads
+
+    def check(self, file: Path) -> Check:
+        """The check of a file, whose offenders hold nothing personal, because they are shown."""
+        model, _, claim = file.stem.partition("__")
+        if model not in self.models or not claim:
+            raise ModelError(file, 1, "a check is named <model>__<claim>.sql after a model")
+        text = file.read_text(encoding="utf-8")
+        header = _header(file, text)
+        if not header.description.endswith("."):
+            raise ModelError(file, 1, "the first comment is not the claim as a sentence")
+        severity = header.entries.get("severity", "error")
+        if severity not in {"error", "warning"}:
+            raise ModelError(file, header.lines["severity"], "severity is error or warning")
+        each = header.entries.get("each")
+        if each is not None and (each != "month" or self.models[model].stored.month is None):
+            raise ModelError(file, header.lines["each"], "each is month, of a model kept by month")
+        query, reads = self._select(file, text)
+        rows = self.ask(file, f"describe {text}", 1, is_body=True)
+        traces = trace(query, {name: self._schema[name] for name in reads})
+        for name in (str(row[0]) for row in rows):
+            sources = traces[name].sources if name in traces else ()
+            if any(map(self._is_personal, sources)):
+                message = f"{name} is personal and would be shown"
+                raise ModelError(file, _line_of(text, name), message)
+        return Check(
+            name=claim,
+            model=model,
+            claim=header.description,
+            is_error=severity == "error",
+            is_monthly=each is not None,
+            body=text,
+            reads=reads,
+            file=file,
+        )
+
+    def table_macro(self, file: Path) -> TableMacro:
+        """The table macro of a file, tried with its sample."""
+        text = file.read_text(encoding="utf-8")
+        header = _header(file, text)
+        parameters, sample = header.entries.get("parameters"), header.entries.get("sample")
+        if not header.description.endswith(".") or not parameters or not sample:
+            raise ModelError(file, 1, "the header is a sentence, parameters and a sample")
+        _, reads = self._select(file, text)
+        statement = f"create or replace macro {file.stem}({parameters}) as table {text}"
+        for one in (statement, sample):
+            self.ask(file, one, header.length + 1)
+        return TableMacro(file.stem, statement, reads)

@@ -1,0 +1,1 @@
+"""What keeps a lake healthy: damage found and mended, leftovers deleted."""

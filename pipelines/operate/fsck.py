@@ -1,0 +1,469 @@
+"""What of a lake is damaged or lost, and what can be done about it.
+
+Everything is read: files are compared with the size and checksum that the ledger, a manifest or
+their own name says they had. What is mended comes from a copy or from the answers as received. What
+can be mended from nothing counts no more: its days are unknown, and the next sync reads them again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lean_resources.errors import LeanError
+from lean_resources.streams import STREAMS
+from pipelines.lake.digests import DamageError, Digest, digest
+from pipelines.lake.lake import Lake, put
+from pipelines.lake.ledger import LOST_SCHEMA, new_id
+from pipelines.lake.ledger_files import MissingCommit
+from pipelines.lake.missing_files import described, foreign_files, listed, missing_files
+from pipelines.lake.places import walk
+from pipelines.lake.queries import QUERIES
+from pipelines.lake.writers import Writer
+from pipelines.models.build import current_manifest, keep_manifest, next_number, read_manifest
+from pipelines.publish.warehouse import connect
+from pipelines.sync.replay import replay
+
+__all__ = ["Finding", "Report", "check", "repair"]
+
+_KEPT_SECONDS = 48 * 3600
+"""How long the log of refreshes is needed to keep to the budget."""
+_UNREADABLE = (OSError, pa.ArrowException, duckdb.Error)
+_ROUNDS = 4
+"""What is mended may show what else was lost behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Args:
+        path: The file, below the lake's folder.
+        kind: `rows`, `answers`, `quarantine`, `ledger`, `checkpoint`, `refreshes`, `lost`, `part`,
+            `manifest`, `warehouse` or `foreign`.
+        problem: What is the matter with it.
+        of_what: Stream, accounts and days that are concerned, where that is known.
+    """
+
+    path: str
+    kind: str
+    problem: str
+    of_what: str = ""
+
+    def __str__(self) -> str:
+        concerned = f": {self.of_what}" if self.of_what else ""
+        return f"{self.path} {self.problem}{concerned}"
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found.
+
+    Args:
+        findings: What is damaged, lost or foreign.
+        verified: Files that hold what they held.
+        unverified: Files that an earlier format wrote, of which nothing says what they held.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    verified: int = 0
+    unverified: int = 0
+
+
+def check(lake: Lake) -> Report:
+    """Read everything and compare it with what it was.
+
+    Raises:
+        ConfigError: The lake has a newer format than this code knows.
+    """
+    lake.format.check()
+    work = _Check(lake)
+    if not work.logs(lake.lost, "lost"):
+        return work.report
+    bad = work.ledger()
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        lake.attach_ledger(connection, lake.ledger.sound(bad))
+        work.data(connection)
+    work.logs(lake.attempts, "refreshes")
+    work.logs(lake.spends.parent, "refreshes")
+    work.models()
+    work.warehouse()
+    return work.report
+
+
+class _Check:
+    """One look at everything."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.report = Report()
+        self._lake = lake
+        self._root = lake.folder
+
+    def _add(self, file: Path | str, kind: str, problem: str, of_what: str = "") -> None:
+        path = file if isinstance(file, str) else file.relative_to(self._root).as_posix()
+        self.report.findings.append(Finding(path, kind, problem, of_what))
+
+    def _compare(self, files: Iterable[tuple[Path, Digest | None, str, str]]) -> set[Path]:
+        """Compare files with what they held; those that differ."""
+        wanted = list(files)
+        with ThreadPoolExecutor() as pool:
+            problems = list(pool.map(lambda one: _problem(one[0], one[1]), wanted))
+        for (file, was, kind, of_what), problem in zip(wanted, problems, strict=True):
+            if problem is not None:
+                self._add(file, kind, problem, of_what)
+            elif was is None:
+                self.report.unverified += 1
+            else:
+                self.report.verified += 1
+        return {one[0] for one, problem in zip(wanted, problems, strict=True) if problem}
+
+    def ledger(self) -> set[Path]:
+        """Look at the ledger; its files that are damaged."""
+        ledger = self._lake.ledger
+        missing = ledger.missing()
+        for one in missing:
+            self._add(f"pulls/{one.name}", "ledger", one.problem, self._of_batch(one))
+        bad = {one.file for one in missing if one.file is not None}
+        rest = (f for f in sorted(self._lake.pulls.glob("*/*.parquet")) if f not in bad)
+        bad |= self._compare((file, ledger.written(file), "ledger", "") for file in rest)
+        copies = sorted(ledger.checkpoints.glob("*.parquet"))
+        self._compare((file, ledger.written(file), "checkpoint", "") for file in copies)
+        return bad
+
+    def _of_batch(self, one: MissingCommit) -> str:
+        """What a commit brought that is missing, as far as its rows tell."""
+        if one.copy is not None:
+            return "a checkpoint has a copy"
+        if one.batch_id is None:
+            return "what it brought is not known; the next sync reads what is not covered"
+        names = {
+            stream.name
+            for stream in STREAMS.values()
+            if any(self._lake.place(stream).glob(f"*/{one.batch_id}.parquet"))
+        }
+        return f"rows of {', '.join(sorted(names)) or 'no stream'}"
+
+    def data(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Look at typed rows, earlier versions, quarantine and answers."""
+        folders = list(_folders(self._lake))
+        there = listed(self._root, folders)
+        lost = self._lake.lost_files()
+        below = [folder.relative_to(self._root).as_posix() for folder in folders]
+        missing = {one.path: one for one in missing_files(connection, there, below, lost)}
+        for one in missing.values():
+            self._add(one.path, _kind_of(one.path), one.problem, one.of_what)
+        named = {
+            path: Digest(size, checksum)
+            for path, size, checksum in connection.execute(
+                "select file.path, file.bytes, file.crc32 from"
+                " (select unnest(files) as file from pulls where files is not null)"
+            ).fetchall()
+        }
+        batches = {
+            row[0] for row in connection.execute("select distinct batch_id from pulls").fetchall()
+        }
+        foreign = set(foreign_files(connection, there))
+        wanted = [
+            path
+            for path in there
+            if path not in missing
+            and path not in foreign
+            and Path(path).stem in batches
+            and not (path in named and there[path] != named[path].bytes)
+        ]
+        of_what = described(connection, wanted)
+        self._compare(
+            (self._root / path, named.get(path), _kind_of(path), of_what.get(path, ""))
+            for path in sorted(wanted)
+        )
+        for file in _strangers(self._lake):
+            path = file.relative_to(self._root).as_posix()
+            if path in foreign or Path(path).stem not in batches:
+                self._add(path, "foreign", "is not a file of the lake's own")
+
+    def logs(self, folder: Path, kind: str) -> bool:
+        """Look at files of which nothing says what they held; whether all can be read."""
+        files = [
+            one.path
+            for one in walk(folder, f"lake/{self._lake.environment}/{folder.name}/")
+            if one.place is not None and not one.is_leftover
+        ]
+        return not self._compare((file, None, kind, "") for file in sorted(files))
+
+    def models(self) -> None:
+        """Look at the manifests, and at the parts that the newest one names."""
+        for file in sorted(self._lake.manifests.glob("*.json")):
+            try:
+                read_manifest(file)
+            except (OSError, DamageError):
+                self._add(file, "manifest", "cannot be read")
+        self._compare(
+            (
+                self._root / part.file,
+                Digest(part.bytes, part.crc32) if part.bytes else None,
+                "part",
+                f"table {name}",
+            )
+            for name, parts in current_manifest(self._lake).parts.items()
+            for part in parts.values()
+            if part.file
+        )
+
+    def warehouse(self) -> None:
+        """Read all tables of the published warehouse, whose blocks have checksums of DuckDB."""
+        if not self._lake.warehouse.exists():
+            return
+        try:
+            with connect(self._lake) as connection:
+                tables = connection.execute(
+                    "select schema_name, table_name from duckdb_tables() where not internal"
+                    " and database_name = 'leanhouse'"
+                ).fetchall()
+                for schema, name in tables:
+                    connection.execute(
+                        f'select sum(hash(it)::hugeint) from leanhouse."{schema}"."{name}" as it'
+                    ).fetchall()
+        except (LeanError, duckdb.Error):
+            self._add(self._lake.warehouse, "warehouse", "cannot be read")
+
+
+def _problem(file: Path, was: Digest | None) -> str | None:
+    """What is the matter with a file; None if nothing is."""
+    try:
+        if was is None:
+            pq.read_table(file, partitioning=None)
+            return None
+        found = digest(file)
+    except FileNotFoundError:
+        return "is missing"
+    except _UNREADABLE:
+        return "cannot be read"
+    if found.bytes != was.bytes:
+        return "is not as long as it was"
+    return None if found == was else "does not hold what it held"
+
+
+def _folders(lake: Lake) -> Iterator[Path]:
+    for stream in STREAMS.values():
+        yield from (lake.place(stream), lake.superseded(stream))
+        yield from (lake.raw(stream), lake.quarantine(stream))
+
+
+def _kind_of(path: str) -> str:
+    first = path.partition("/")[0]
+    return {"raw": "answers", "quarantine": "quarantine"}.get(first, "rows")
+
+
+def _strangers(lake: Lake) -> Iterator[Path]:
+    """Files in the lake's folders that no place of the registry describes."""
+    for one in walk(lake.folder, f"lake/{lake.environment}/"):
+        if one.place is None and one.path.parent != lake.folder:
+            yield one.path
+
+
+def repair(lake: Lake) -> list[str]:
+    """Mend what can be mended, and let nothing rest on the rest.
+
+    It may be run again after a crash, and while a sync runs.
+
+    Returns:
+        What was done, a sentence each.
+    """
+    done: list[str] = []
+    for _ in range(_ROUNDS):
+        report = check(lake)
+        _Repair(lake, done).mend(report.findings)
+        if not report.findings:
+            break
+    return done
+
+
+class _Repair:
+    """One round of mending."""
+
+    def __init__(self, lake: Lake, done: list[str]) -> None:
+        self._lake = lake
+        self._done = done
+        self._aside = lake.folder / "set_aside" / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
+
+    def mend(self, findings: Collection[Finding]) -> None:
+        """Mend what was found, the ledger first, because all else is told from it."""
+        kinds: dict[str, list[Finding]] = {}
+        for finding in findings:
+            kinds.setdefault(finding.kind, []).append(finding)
+        for kind in ("foreign", "lost", "warehouse", "manifest"):
+            self._put_aside(one.path for one in kinds.get(kind, ()))
+        self._checkpoints(kinds.get("checkpoint", ()))
+        self._ledger(kinds.get("ledger", ()))
+        self._refreshes(kinds.get("refreshes", ()))
+        self._parts(kinds.get("part", ()))
+        self._data(
+            [one for name in ("rows", "answers", "quarantine") for one in kinds.get(name, ())]
+        )
+        self._type_again()
+
+    def _say(self, words: str) -> None:
+        self._done.append(words)
+
+    def _put_aside(self, paths: Iterable[str]) -> None:
+        """Move files away, under the path that they had."""
+        for path in paths:
+            file, aside = self._lake.folder / path, self._aside / path
+            if file.exists():
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(aside)
+                self._say(f"{path} was put aside to {aside.relative_to(self._lake.folder).parent}")
+
+    def _checkpoints(self, findings: Collection[Finding]) -> None:
+        """Copy damaged checkpoints again, where what they hold is sound."""
+        self._put_aside(one.path for one in findings)
+        if not findings:
+            return
+        ledger = self._lake.ledger
+        for file in sorted(self._lake.pulls.glob("*/*.parquet")):
+            was = ledger.written(file)
+            if file.name == "merged.parquet":
+                if _problem(file, None) is None:
+                    ledger.check_in(file)
+            elif was is not None and _problem(file, was) is None:
+                ledger.copy(file)
+
+    def _ledger(self, findings: Collection[Finding]) -> None:
+        """Restore files of the ledger from their copies; what has none is known to be lost."""
+        ledger = self._lake.ledger
+        for finding in findings:
+            file = self._lake.folder / finding.path
+            copies = ledger.copies_of(file)
+            sound = [one for one in copies if _problem(one, ledger.written(one)) is None]
+            self._put_aside([finding.path])
+            if sound:
+                ledger.restore(sound[0])
+                self._say(f"{finding.path} was restored from its copy")
+        if lost := [one.key for one in ledger.missing()]:
+            self._note_lost((key, None) for key in lost)
+            self._say(
+                f"{len(lost):,} commits are lost: the next sync reads what no other one covers"
+            )
+
+    def _refreshes(self, findings: Collection[Finding]) -> None:
+        """Put damaged logs of refreshes aside, once the budget rests on them no more."""
+        for one in findings:
+            file = self._lake.folder / one.path
+            is_needed = file.is_relative_to(self._lake.spends)
+            if is_needed and time.time() - file.stat().st_mtime < _KEPT_SECONDS:
+                self._say(f"{one.path} stays for 48 hours: it tells what was spent of the budget")
+            else:
+                self._put_aside([one.path])
+
+    def _parts(self, findings: Collection[Finding]) -> None:
+        """Let the next build make parts anew that are damaged."""
+        if not findings:
+            return
+        bad = {one.path for one in findings}
+        manifest = current_manifest(self._lake)
+        manifest.parts = {
+            model: {name: part for name, part in parts.items() if part.file not in bad}
+            for model, parts in manifest.parts.items()
+        }
+        manifest.number = next_number(self._lake)
+        with Writer(self._lake.writers) as writer:
+            keep_manifest(self._lake, manifest, writer.id)
+        self._put_aside(bad)
+        self._say(f"the next build makes {len(bad):,} parts of tables anew")
+
+    def _data(self, findings: Collection[Finding]) -> None:
+        """Let no pull rest on rows that are gone."""
+        if not findings:
+            return
+        self._put_aside(one.path for one in findings)
+        gone: list[tuple[str, str | None]] = [(one.path, None) for one in findings]
+        again: dict[str, set[str]] = {}
+        with self._lake.connect((), is_checked=False) as connection:
+            for one in findings:
+                stream, place, name = one.path.split("/")[-3:]
+                month = place.removeprefix("month=") if place.startswith("month=") else None
+                batch_id = name.removesuffix(".parquet")
+                ids = _resting_on(self._lake, connection, stream, month, batch_id)
+                if one.kind == "rows":
+                    gone += [(one.path, pull_id) for pull_id in ids]
+                    gone += [("", pull_id) for pull_id in self._without(connection, stream, ids)]
+                elif one.kind == "quarantine":
+                    again.setdefault(stream, set()).update(ids)
+                else:
+                    self._say(
+                        f"{one.path}: the answers are lost; rows that were typed from it stay"
+                    )
+        self._note_lost(gone)
+        for name, chosen in again.items():
+            replay(STREAMS[name], self._lake, only=chosen)
+
+    def _without(
+        self, connection: duckdb.DuckDBPyConnection, stream: str, ids: Collection[str]
+    ) -> list[str]:
+        """Further pulls that must not count, so that the next sync reads what has no answers."""
+        family = _family(stream)
+        raw = self._lake.raw_pages(STREAMS[family[0]])
+        connection.execute(f"create or replace temp view raw_pages as {raw}")
+        rows = connection.execute(
+            QUERIES["pulls_without_answers"],
+            {"ids": list(ids), "family": family},
+        ).fetchall()
+        return [pull_id for (pull_id,) in rows]
+
+    def _note_lost(self, rows: Iterable[tuple[str, str | None]]) -> None:
+        now = dt.datetime.now(dt.UTC)
+        found = [{"file": f, "pull_id": p, "lost_at": now} for f, p in dict.fromkeys(rows)]
+        self._lake.format.carry_forward()
+        put(self._lake.lost / f"lost_on={now:%Y-%m-%d}", pa.Table.from_pylist(found, LOST_SCHEMA))
+
+    def _type_again(self) -> None:
+        """Type pulls again whose rows are lost and whose answers are kept, each once."""
+        if not any(self._lake.lost.glob("*/*.parquet")):
+            return
+        with self._lake.connect((), is_checked=False) as connection:
+            connection.execute(f"create temp view known_lost as {self._lake.known_lost()}")
+            rows = connection.execute(QUERIES["pulls_to_type_again"]).fetchall()
+        for stream, ids in rows:
+            done = replay(STREAMS[stream], self._lake, run_id=f"fsck-{new_id()}", only=ids)
+            if done.pulls:
+                self._say(f"{stream}: {done.pulls:,} pulls were typed again from their answers")
+            if done.without_answers:
+                self._say(
+                    f"{stream}: the answers of {done.without_answers:,} pulls are lost too; what"
+                    " only they covered is unknown until the next sync has read it"
+                )
+
+
+def _family(stream: str) -> list[str]:
+    """The streams that are read together with one, that which is asked for first."""
+    outer = STREAMS[stream].exploded_from or stream
+    return [outer, *(one.name for one in STREAMS.values() if one.exploded_from == outer)]
+
+
+def _resting_on(
+    lake: Lake,
+    connection: duckdb.DuckDBPyConnection,
+    stream: str,
+    month: str | None,
+    batch_id: str,
+) -> list[str]:
+    """Committed pulls whose rows lay in a file that is gone, those that it had merged included."""
+    rows = connection.execute(
+        QUERIES["pulls_of_file"],
+        {"batch_id": batch_id, "stream": stream, "month": month},
+    ).fetchall()
+    place = lake.place(STREAMS[stream])
+    return [
+        pull_id
+        for pull_id, its_batch, its_month in rows
+        if its_batch is None or not (place / f"month={its_month}" / f"{its_batch}.parquet").exists()
+    ]

@@ -1,0 +1,270 @@
+"""Vacuum: files that nobody needs any more are deleted, each for a reason that can be shown.
+
+What a killed process left, what a merge or a later build replaced and no published warehouse reads:
+for these there is evidence. A file of which nothing tells why it is there may be all that is left
+after a loss; of such files few are deleted, and answers as received never.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from lean_resources.errors import ConfigError
+from pipelines.lake.digests import DamageError
+from pipelines.lake.lake import Lake
+from pipelines.lake.places import Found, walk
+from pipelines.lake.writers import forget, writers
+from pipelines.models.build import newest_manifest, read_manifest
+from pipelines.publish.publications import Publications
+
+__all__ = ["Deletion", "Reason", "VacuumPlan", "VacuumRefusedError", "plan_vacuum", "vacuum"]
+
+_DAY_SECONDS = 86_400
+_MOST_SHARE = 10
+"""One file in so many may be deleted without evidence."""
+_ID = re.compile(r"[0-9a-f]{32}")
+_TYPED = {"rows", "superseded", "quarantine"}
+_IN_FOLDERS = {"spill", "warehouse"}
+"""Leftovers that lie in a folder of their own, which goes with them."""
+_LAST = ("manifests", "publications")
+"""Deleted after the files that they name, so that a vacuum that is killed leaves its evidence."""
+
+
+class Reason(StrEnum):
+    """Why a file is deleted."""
+
+    LEFT = "left unfinished by a process that ended"
+    KILLED = "written by a process that was killed before it counted"
+    MERGED = "merged into another file"
+    REPLACED = "replaced by a later build"
+    UNKNOWN = "named by no ledger row and no manifest"
+
+
+class VacuumRefusedError(ConfigError):
+    """Too much would be deleted, or the ledger lacks commits; nothing was deleted."""
+
+    remedy = (
+        "See that all folders of the lake are there: mount them, or bring them back from a backup."
+        " `leanhouse vacuum --dry-run` says what would be deleted."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A file to delete.
+
+    Args:
+        path: The file.
+        place: Its place in the registry.
+        reason: Why.
+        bytes: Its size.
+    """
+
+    path: Path
+    place: str
+    reason: Reason
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VacuumPlan:
+    """What a vacuum deletes.
+
+    Args:
+        deletions: The files.
+        killed: Ids of writers that were killed.
+        refusal: Why nothing may be deleted, or None.
+    """
+
+    deletions: Sequence[Deletion]
+    killed: frozenset[str]
+    refusal: str | None
+
+    def summary(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """How many files and bytes are deleted, by place and reason."""
+        found: dict[tuple[str, str], tuple[int, int]] = {}
+        for one in self.deletions:
+            files, size = found.get((one.place, one.reason), (0, 0))
+            found[one.place, str(one.reason)] = files + 1, size + one.bytes
+        return found
+
+
+def vacuum(
+    lake: Lake, *, older_than_seconds: float = _DAY_SECONDS, yes_delete: int | None = None
+) -> VacuumPlan:
+    """Delete what nobody needs any more.
+
+    Args:
+        lake: The lake.
+        older_than_seconds: As for `plan_vacuum`.
+        yes_delete: How many files may be deleted without evidence, however many others there are:
+            the number that the refusal named.
+
+    Raises:
+        ConfigError: The lake has a newer format than this code knows.
+        VacuumRefusedError: The ledger is shorter than it was, or too much would be deleted.
+    """
+    plan = plan_vacuum(lake, older_than_seconds=older_than_seconds, yes_delete=yes_delete)
+    if plan.refusal is not None:
+        raise VacuumRefusedError(plan.refusal)
+    for one in sorted(plan.deletions, key=lambda one: one.place in _LAST):
+        one.path.unlink(missing_ok=True)
+        if one.place in _IN_FOLDERS:
+            with contextlib.suppress(OSError):
+                one.path.parent.rmdir()
+    for killed in plan.killed:
+        shutil.rmtree(lake.spill / killed, ignore_errors=True)
+    forget(lake.writers, plan.killed)
+    return plan
+
+
+def plan_vacuum(
+    lake: Lake, *, older_than_seconds: float = _DAY_SECONDS, yes_delete: int | None = None
+) -> VacuumPlan:
+    """Find what nobody needs any more.
+
+    Args:
+        lake: The lake.
+        older_than_seconds: What was merged or replaced stays as long for its readers, and so does
+            a file of which it is not known who wrote it. What a killed process left does not.
+        yes_delete: As for `vacuum`.
+
+    Raises:
+        ConfigError: The lake has a newer format than this code knows.
+    """
+    lake.format.check()
+    # In this order: whoever lives no more has committed before the ledger is read, or never will.
+    found = list(walk(lake.folder, f"lake/{lake.environment}/"))
+    living, killed = writers(lake.writers)
+    try:
+        batches = lake.ledger.batches()
+    except DamageError as error:
+        return VacuumPlan((), frozenset(), error.message)
+    look = _Look(lake, older_than_seconds, living, killed, batches)
+    deletions = [*look.deletions(found), *look.merged()]
+    refusal = look.loss(found) or _excess(found, deletions, yes_delete)
+    return VacuumPlan(deletions, frozenset(killed), refusal)
+
+
+def _excess(
+    found: Sequence[Found], deletions: Sequence[Deletion], yes_delete: int | None
+) -> str | None:
+    """Why too much would be deleted without evidence, or None."""
+    unknown = [one for one in deletions if one.reason is Reason.UNKNOWN]
+    committed = [one for one in found if one.place is not None and not one.is_leftover]
+    share = max(
+        len(unknown) / max(1, len(committed)),
+        sum(one.bytes for one in unknown) / max(1, sum(one.bytes for one in committed)),
+    )
+    if share * _MOST_SHARE <= 1 or len(unknown) == yes_delete:
+        return None
+    return (
+        f"{len(unknown):,} files, {share:.0%} of the lake, are {Reason.UNKNOWN}: if they are to go,"
+        f" say --yes-delete {len(unknown)}"
+    )
+
+
+class _Look:
+    """One look at a lake.
+
+    Args:
+        lake: The lake.
+        seconds: How long files stay.
+        living: Writers that live.
+        killed: Writers that were killed.
+        batches: Commits of the ledger.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        seconds: float,
+        living: set[str],
+        killed: set[str],
+        batches: dict[str, float],
+    ) -> None:
+        self._lake = lake
+        self._limit = time.time() - seconds
+        self._living, self._killed, self._batches = living, killed, batches
+        self._publications, self._over = Publications(lake).kept(seconds)
+        self._is_on_record = bool(self._publications) or not lake.warehouse.exists()
+        manifests = {file: read_manifest(file) for file in lake.manifests.glob("*.json")}
+        self._mark = max((one.commits for one in manifests.values()), default=0)
+        published = {one.manifest for one in self._publications}
+        newest = newest_manifest(lake)
+        self._replaced = {
+            file
+            for file in manifests
+            if file != newest
+            and file.name not in published
+            and self._is_on_record
+            and file.stat().st_mtime < self._limit
+        }
+        # Whether what is named, by a manifest for instance, still counts for somebody.
+        self._named = dict.fromkeys((*self._replaced, *self._over), False)
+        for file, manifest in manifests.items():
+            for parts in manifest.parts.values():
+                for part in parts.values():
+                    path = lake.folder / part.file
+                    self._named[path] = self._named.get(path, False) or file not in self._replaced
+
+    def loss(self, found: Sequence[Found]) -> str | None:
+        """Why the ledger cannot be whole, or None."""
+        # What fsck gave up is missed no more.
+        is_given_up = any(name and "/" not in name for name in self._lake.lost_files())
+        if len(self._batches) < self._mark and not is_given_up:
+            return (
+                f"the ledger has {len(self._batches):,} commits and had {self._mark:,}:"
+                " nothing is deleted"
+            )
+        rests = [
+            one.path
+            for one in found
+            if one.place is not None
+            and one.place.name in _TYPED | {"raw"}
+            and not one.is_leftover
+            and one.path.stem not in self._living | self._killed
+        ]
+        if rests and not self._batches:
+            return f"the ledger is empty and there are {len(rests):,} files: nothing is deleted"
+        return None
+
+    def deletions(self, found: Sequence[Found]) -> Iterator[Deletion]:
+        """What was never committed, and what was replaced."""
+        for one in found:
+            if one.place is not None and (reason := self._reason(one)) is not None:
+                yield Deletion(one.path, one.place.name, reason, one.bytes)
+
+    def _reason(self, one: Found) -> Reason | None:
+        ids = set(_ID.findall(str(one.path.relative_to(self._lake.folder))))
+        place = one.place.name if one.place is not None else ""
+        if ids & self._living:
+            return None
+        is_killed = bool(ids & self._killed)
+        is_old = one.written_at < self._limit
+        if one.is_leftover:
+            return Reason.LEFT if is_killed or is_old else None
+        if one.path in self._named:
+            return None if self._named[one.path] else Reason.REPLACED
+        if place == "marts" or (place in _TYPED and one.path.stem not in self._batches):
+            return Reason.KILLED if is_killed else Reason.UNKNOWN if is_old else None
+        return None
+
+    def merged(self) -> Iterator[Deletion]:
+        """Files of which the rows lie in others, and which no published warehouse reads."""
+        if self._is_on_record:
+            for file, since, successors in self._lake.merged_files():
+                is_read = any(not successors <= one.merges for one in self._publications)
+                if since < self._limit and not is_read:
+                    place = "rows" if self._lake.folder == file.parents[2] else "superseded"
+                    yield Deletion(file, place, Reason.MERGED, file.stat().st_size)
+        for file, since in self._lake.ledger.merged_files():
+            if since < self._limit:
+                yield Deletion(file, "ledger", Reason.MERGED, file.stat().st_size)

@@ -1,0 +1,1 @@
+"""What analysts open: the warehouse, its copies, and queries of it."""

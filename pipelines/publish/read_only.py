@@ -1,0 +1,130 @@
+"""What keeps a question to the warehouse from reaching anything but the published tables.
+
+Two bars, each enough for most: DuckDB's own parser says what a statement reads before it runs, and
+the database that runs it opens no file but those of the tables' folders.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from lean_resources.streams import STREAMS
+
+if TYPE_CHECKING:
+    from pipelines.lake.lake import Lake
+
+__all__ = ["QueryError", "close_off", "refuse_unless_reading"]
+
+_CATALOGUE = ("columns", "constraints", "databases", "functions", "keywords", "schemas")
+_TABLE_FUNCTIONS = frozenset(
+    {"generate_series", "json_each", "json_tree", "range", "repeat", "unnest", "icu_calendar_names"}
+    | {"pg_timezone_names", "duckdb_settings", "duckdb_tables", "duckdb_types", "duckdb_views"}
+    | {f"duckdb_{listed}" for listed in _CATALOGUE}
+)
+"""Functions of DuckDB that make rows and open nothing that is given by name."""
+_PRAGMA = re.compile(
+    r"(?is)\s*pragma\s+(collations|database_size|functions|platform|show_databases|show_tables"
+    r"|show_tables_expanded|version|table_info\s*\(\s*('\w+'|\w+)\s*\))\s*;*\s*"
+)
+_SCHEMAS = frozenset({"information_schema", "leanhouse", "main", "pg_catalog", "pii", "system"})
+_NAME = re.compile(r"[\w $-]+")
+_REFUSED = (
+    "the warehouse is read-only: ask SELECT, WITH, VALUES, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
+)
+
+
+class QueryError(Exception):
+    """A question cannot be asked; the message says why."""
+
+
+def refuse_unless_reading(sql: str, published: frozenset[str] = frozenset()) -> None:
+    """Return if a statement reads tables by name and does nothing else.
+
+    Args:
+        sql: One statement that parses.
+        published: Table functions that the warehouse has of its own.
+
+    Raises:
+        QueryError: It writes, sets something, or opens a file; `--unsafe` asks it all the same.
+    """
+    found = duckdb.extract_statements(sql)[0]
+    if found.type == duckdb.StatementType.PRAGMA and _PRAGMA.fullmatch(sql):
+        return
+    asked = _explained(sql) if found.type == duckdb.StatementType.EXPLAIN else _tree(sql)
+    if found.type == duckdb.StatementType.MULTI:
+        raise QueryError("name the values of a PIVOT: pivot … on … in (…)")
+    if asked is None:
+        raise QueryError(f"{_REFUSED} (or --unsafe, as an operator)")
+    for kind, path in _read(asked):
+        name = path[-1].lower() if path else ""
+        if any(part.lower() not in _SCHEMAS for part in path[:-1]):
+            raise QueryError(f"there is no schema {'.'.join(path[:-1])} in the warehouse")
+        if kind == "TABLE_FUNCTION":
+            if name not in _TABLE_FUNCTIONS | published:
+                raise QueryError(f"{name}() is for operators: ask tables by name, or use --unsafe")
+        elif name and not _NAME.fullmatch(name.strip('"')):
+            raise QueryError("a file is for operators: ask tables by name, or use --unsafe")
+
+
+def _tree(sql: str) -> Any | None:
+    """A statement as DuckDB's parser reads it; None where it is no SELECT."""
+    with duckdb.connect() as connection:
+        found = connection.execute("select json_serialize_sql($1)", [sql]).fetchone()
+    try:
+        tree = json.loads(found[0]) if found else {"error": True}
+    except RecursionError:
+        raise QueryError("the query nests too deeply") from None
+    return None if tree["error"] else tree["statements"]
+
+
+def _explained(sql: str) -> Any | None:
+    """The SELECT behind EXPLAIN and its options: the longest part at the end that is one."""
+    text = sql.encode()
+    for start, _ in duckdb.tokenize(sql)[1:]:
+        tree = _tree(text[start:].decode("utf-8", "replace"))
+        if tree is not None:
+            return tree
+    return None
+
+
+def _read(tree: Any) -> Iterator[tuple[str, list[str]]]:
+    """Every table and function that a statement reads, with the parts of its name."""
+    left = [tree]
+    while left:
+        node = left.pop()
+        if isinstance(node, dict):
+            kind = node.get("type")
+            if kind in {"BASE_TABLE", "SHOW_REF", "TABLE_FUNCTION"}:
+                named = node["function"] if kind == "TABLE_FUNCTION" else node
+                yield kind, named["qualified_name"]["path"]
+            left.extend(node.values())
+        elif isinstance(node, list):
+            left.extend(node)
+
+
+def close_off(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    """Let a connection open nothing but the folders that the published views read.
+
+    Neither answers as they were received, nor the ledger's files, nor extensions, and no statement
+    changes that any more.
+    """
+    folders = [lake.place(stream) for stream in STREAMS.values()]
+    folders += [lake.superseded(stream) for stream in STREAMS.values()]
+    folders += [lake.quarantine(stream) for stream in STREAMS.values()]
+    folders += [lake.spends.parent, lake.attempts, lake.marts]
+    listed = ", ".join("'" + str(folder).replace("'", "''") + "'" for folder in folders)
+    for setting in (
+        "allow_persistent_secrets = false",
+        "allow_community_extensions = false",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        f"allowed_directories = [{listed}]",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"set {setting}")

@@ -1,0 +1,323 @@
+"""The warehouse: the DuckDB file that analysts open, built beside the old one and swapped in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from lean_resources.errors import ConfigError
+from lean_resources.streams import STREAMS
+from pipelines.lake.lake import Lake
+from pipelines.lake.ledger import new_id
+from pipelines.lake.views import LAKE_VIEWS
+from pipelines.lake.writers import Writer
+from pipelines.models.build import Manifest, read_manifest, stored_rows
+from pipelines.models.loader import Model, Models
+from pipelines.models.relations import Relation, add_seeds
+from pipelines.publish.publications import Publications
+
+__all__ = ["Published", "WarehouseError", "comments", "connect", "publish", "show", "swap_in"]
+
+_NOT_PUBLISHED = {"keyed_hash", "owns_number"}
+"""Macros that need the key, which stays with who builds."""
+_COPIED = {"pulls", *(name for name, view in LAKE_VIEWS.items() if view.is_table)}
+"""Relations of the lake that are tables in a warehouse; all others are views."""
+
+
+class WarehouseError(ConfigError):
+    """The warehouse cannot be opened or replaced; the message says by whose fault."""
+
+    remedy = "Open it for reading only (duckdb -readonly); leanhouse build makes it anew."
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A warehouse that was swapped in.
+
+    Args:
+        path: The file.
+        rows: Resolved rows of each stream, and rows of each model that is kept.
+    """
+
+    path: Path
+    rows: Mapping[str, int]
+
+
+def publish(lake: Lake, models: Models, *, pii: bool = False) -> Published:
+    """Build the warehouse from the lake and the models as they stand, and swap it in.
+
+    Whoever has the old file open keeps reading the old file; whoever opens it after the swap sees
+    the new one. Each view shows what was committed when the file was built.
+
+    Args:
+        lake: The lake.
+        models: What was built from it; those never built are left out.
+        pii: Whether a schema `pii` holds the personal columns, which are nowhere else.
+
+    Raises:
+        WarehouseError: Something else lies where the file belongs, or nothing can be written there.
+    """
+    lake.format.carry_forward()
+    with Writer(lake.writers) as writer:
+        return _publish(lake, models, writer.id, pii=pii)
+
+
+def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Published:
+    temporary = lake.folder / f"leanhouse.{writer_id}.tmp"
+    publications = Publications(lake)
+    publication = publications.now()
+    named = publication.manifest
+    manifest = read_manifest(lake.manifests / named) if named else Manifest()
+    try:
+        with duckdb.connect(str(temporary)) as connection:
+            connection.execute("set TimeZone = 'UTC'")
+            lake.stand_in(connection)
+            rows = _Shelf(connection, lake.portable(), models, manifest).fill(pii=pii)
+            # Closing would do so too, but keeps a failure to itself.
+            connection.execute("checkpoint")
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        with publications.record(publication, writer_id):
+            swap_in(temporary, lake.warehouse)
+    finally:
+        for left in lake.folder.glob(f"{temporary.name}*"):
+            _remove(left)
+    return Published(lake.warehouse, rows)
+
+
+def swap_in(file: Path, warehouse: Path) -> None:
+    """Put a file in a warehouse's place, with nothing beside it that belonged to the old one.
+
+    What DuckDB leaves beside a file that was opened for writing belongs to the file that lay there
+    then; beside any other one it makes DuckDB refuse to open that.
+
+    Raises:
+        WarehouseError: Something else lies there.
+    """
+    try:
+        _remove_side_files(warehouse)
+        file.replace(warehouse)
+        # Again, because whoever had the old one open for writing may have written some meanwhile.
+        _remove_side_files(warehouse)
+    except OSError as error:
+        raise WarehouseError(f"{error.filename} is in the way: {error.strerror}") from None
+
+
+def _remove_side_files(warehouse: Path) -> None:
+    for file in warehouse.parent.glob(f"{warehouse.name}.wal*"):
+        _remove(file)
+
+
+def _remove(file: Path) -> None:
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
+    """Open the warehouse for reading, with days cut in UTC.
+
+    Raises:
+        FileNotFoundError: Nothing was published yet.
+        WarehouseError: Somebody has it open for writing, or it is no database.
+    """
+    if not lake.warehouse.exists():
+        raise FileNotFoundError(f"{lake.warehouse} does not exist: run a sync first")
+    # Attached rather than opened: within one process DuckDB hands out the database that it has
+    # open under a path, which after a swap would be the old one.
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    # A name that does not exist is an error, not a variable of whoever asks.
+    connection.execute("set python_enable_replacements = false")
+    lake.stand_in(connection)
+    try:
+        _attach(connection, lake.warehouse)
+    except duckdb.Error as error:
+        connection.close()
+        raise WarehouseError(_why_closed(lake.warehouse, error)) from None
+    connection.execute("use leanhouse")
+    return connection
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
+    """Attach the file, by another name where something lies beside it that is not its own."""
+    attach = "attach '{}' as leanhouse (read_only)"
+    try:
+        connection.execute(attach.format(_quoted(str(warehouse))))
+    except duckdb.Error as error:
+        if "WAL file" not in str(error):
+            raise
+        link = warehouse.with_name(f"leanhouse.{new_id()}.tmp")
+        try:
+            link.hardlink_to(warehouse)
+        except OSError:
+            # Not every reader may write here; whoever builds removes what is in the way.
+            raise error from None
+        try:
+            connection.execute(attach.format(_quoted(str(link))))
+        finally:
+            link.unlink()
+
+
+def _why_closed(warehouse: Path, error: duckdb.Error) -> str:
+    if "Could not set lock" in str(error):
+        return f"{warehouse} is open for writing in another program"
+    if "WAL file" in str(error):
+        return f"{warehouse}.wal belongs to another file than the one beside it"
+    return f"{warehouse} cannot be opened ({type(error).__name__})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """A warehouse that is being filled."""
+
+    connection: duckdb.DuckDBPyConnection
+    lake: Lake
+    models: Models
+    manifest: Manifest
+
+    def fill(self, *, pii: bool) -> dict[str, int]:
+        """Create everything that analysts see; rows by stream and model."""
+        # One transaction: each statement on its own would be made durable.
+        self.connection.execute("begin")
+        shown = self.show()
+        if pii:
+            self._show_personal(shown)
+        self.connection.execute("commit")
+        rows = {name: self._count(name) for name in STREAMS}
+        for model in shown:
+            if not model.stored.is_view:
+                parts = self.manifest.parts[model.name]
+                rows[model.name] = sum(part.rows for part in parts.values())
+        return rows
+
+    def show(self) -> list[Model]:
+        """Create everything that is not personal; the models that are there."""
+        for name, macro in self.models.macros.items():
+            if name not in _NOT_PUBLISHED:
+                self.connection.execute(macro)
+        self.lake.attach_to(self.connection)
+        add_seeds(self.connection, self.models.seeds)
+        shown = [model for model in self.models if self._is_there(model)]
+        self._show_public(shown)
+        there = {model.name for model in shown} | set(self.models.relations)
+        for table_macro in self.models.table_macros:
+            if there.issuperset(table_macro.reads):
+                self.connection.execute(table_macro.statement)
+        return shown
+
+    def _show_public(self, shown: Collection[Model]) -> None:
+        for relation in self.models.relations.values():
+            self._put(relation, [name for name in relation.types if name not in relation.pii])
+        for model in shown:
+            if model.layer != "pii":
+                self._put(model, model.public)
+
+    def _show_personal(self, shown: Collection[Model]) -> None:
+        self.connection.execute("create schema pii")
+        for relation in self.models.relations.values():
+            if relation.pii:
+                self._put(relation, relation.types, "pii")
+        for model in shown:
+            if len(model.public) < len(model.columns):
+                self._put(model, [column.name for column in model.columns], "pii")
+
+    def _put(self, shown: Relation | Model, columns: Collection[str], schema: str = "main") -> None:
+        """Show some columns of a relation or a model, with their meanings."""
+        if isinstance(shown, Model):
+            docs: Mapping[str, str] = {column.name: column.doc for column in shown.columns}
+        else:
+            docs = shown.docs
+        if isinstance(shown, Model) or shown.pii:
+            self._view(shown.name, columns, schema)
+        kind = "table" if shown.name in _COPIED or shown.name in self.models.seeds else "view"
+        meanings = {name: docs[name] for name in columns}
+        self.connection.execute(comments(kind, f"{schema}.{shown.name}", shown.doc, meanings))
+
+    def _is_there(self, model: Model) -> bool:
+        """Whether a model can be read: it was built, or is a view over what can be read."""
+        if not model.stored.is_view:
+            return model.name in self.manifest.parts
+        return all(self._is_there(self.models[name]) for name in model.reads if name in self.models)
+
+    def _view(self, name: str, columns: Collection[str], schema: str) -> None:
+        """Show some columns of a stream or a model.
+
+        What a view reads is written into it, because the columns that it needs may not be shown.
+        """
+        inner: dict[str, str] = {}
+        self._spell(name, inner)
+        body = inner.pop(name)
+        parts = ", ".join(f"{one} as ({select}\n)" for one, select in inner.items())
+        shown = ", ".join(f'"{column}"' for column in columns)
+        self.connection.execute(
+            f"create or replace view {schema}.{name} as"
+            f" {f'with {parts}' if parts else ''} select {shown} from ({body}\n)"
+        )
+
+    def _spell(self, name: str, inner: dict[str, str]) -> None:
+        """Add the SELECT of a relation, behind those of what it reads that is not shown whole."""
+        if name in inner:
+            return
+        if name in self.models:
+            model = self.models[name]
+            if model.stored.is_view:
+                for one in model.reads:
+                    if one in self.models or self.models.relations[one].pii:
+                        self._spell(one, inner)
+                inner[name] = model.body
+            else:
+                inner[name] = stored_rows(self.lake, model, self.manifest)
+            return
+        stream = STREAMS[name.removesuffix("_history")]
+        is_history = name.endswith("_history")
+        inner[name] = self.lake.history(stream) if is_history else self.lake.resolved(stream)
+
+    def _count(self, name: str) -> int:
+        found = self.connection.execute(f"select count(*) from {name}").fetchone()
+        return int(found[0]) if found else 0
+
+
+def show(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, models: Models, manifest: Manifest
+) -> list[Model]:
+    """Let a connection see what a warehouse shows, without what is personal.
+
+    Returns:
+        The models that were built or can be read, in the order of building.
+
+    Raises:
+        DamageError: A file that counts is missing, or not as long as it was.
+    """
+    return _Shelf(connection, lake, models, manifest).show()
+
+
+def comments(kind: str, name: str, doc: str, docs: Mapping[str, str]) -> str:
+    """Statements that give a table or view and its columns their meanings.
+
+    Args:
+        kind: `table` or `view`.
+        name: Its name.
+        doc: Its meaning.
+        docs: Meanings of its columns.
+    """
+    # One call for all: two thousand of their own are a sixth of what publishing costs.
+    return "; ".join(
+        [
+            f"comment on {kind} {name} is '{_quoted(doc)}'",
+            *(
+                f"""comment on column {name}."{column}" is '{_quoted(text)}'"""
+                for column, text in docs.items()
+            ),
+        ]
+    )
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

@@ -1,0 +1,1 @@
+"""The sync: what to read, reading it, and what the read covers."""

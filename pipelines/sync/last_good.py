@@ -1,0 +1,90 @@
+"""What the lake shows of a stream now: the versions that stay when a newer one does not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from contextlib import ExitStack
+
+import duckdb
+import pyarrow as pa
+
+from lean_resources.streams import Stream
+from pipelines.lake.lake import Lake
+
+__all__ = ["LastGood"]
+
+
+class LastGood:
+    """Rows of a stream as the lake showed them when they were first asked for.
+
+    Nothing is opened before the first question, because nearly every record fits. Use it from one
+    thread, and close it.
+
+    Args:
+        stream: The stream.
+        lake: The lake.
+    """
+
+    def __init__(self, stream: Stream, lake: Lake) -> None:
+        self._stream = stream
+        self._lake = lake
+        self._stack = ExitStack()
+        self._opened: duckdb.DuckDBPyConnection | None = None
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._stack.close()
+        self._opened = None
+
+    def targets(self, parent_ids: Collection[str]) -> set[tuple[str, str | None]]:
+        """Read targets, with the month where the stream has months, that a pull covers."""
+        rows = (
+            self._connection.execute(
+                "select distinct parent_id, month from claims"
+                " where stream = $stream and list_contains($parents, parent_id)",
+                {"stream": self._stream.name, "parents": sorted(parent_ids)},
+            )
+        ).fetchall()
+        return {(str(parent_id), month) for parent_id, month in rows}
+
+    def rows(self, keys: Collection[str]) -> pa.Table:
+        """Rows of the stream's `lake_schema`, and their `record_key`.
+
+        Args:
+            keys: Keys as the quarantine spells them.
+        """
+        names = self._stream.key
+        values = list(zip(*map(json.loads, keys), strict=True))
+        wanted = pa.table(
+            [pa.array(v, self._stream.column(n).type) for n, v in zip(names, values, strict=True)]
+            + [pa.array(list(keys), pa.string())],
+            names=[*names, "record_key"],
+        )
+        connection = self._connection
+        connection.register("wanted", wanted)
+        same = " and ".join(f'wanted."{name}" = shown."{name}"' for name in names)
+        try:
+            return connection.sql(
+                f"""
+                select
+                    shown.* replace (
+                        coalesce(
+                            shown.last_good_at,
+                            pulls.refreshed_at, pulls.known_at, pulls.asked_at
+                        ) as last_good_at
+                    ),
+                    wanted.record_key
+                from "{self._stream.name}" as shown
+                inner join wanted on {same}
+                inner join pulls on shown.pull_id = pulls.pull_id
+                """
+            ).to_arrow_table()
+        finally:
+            connection.unregister("wanted")
+
+    @property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        if self._opened is None:
+            self._opened = self._stack.enter_context(self._lake.planning({self._stream.name}))
+        return self._opened

@@ -1,0 +1,290 @@
+"""The refresh step: banks are asked again for what is too old, within the budget."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from lean_resources.client import LeanClient
+from lean_resources.errors import AuthError, ConsentError, LeanError
+from lean_resources.webhooks import FINISHED
+from pipelines.lake.lake import Lake, put
+from pipelines.lake.ledger import ATTEMPTS_SCHEMA, new_id
+from pipelines.sync.policy import Policy
+from pipelines.sync.refresh_budget import Budget
+from pipelines.webhooks.event_waiter import Bell
+
+__all__ = ["RefreshReport", "refresh"]
+
+_GROUP = 50
+"""Entities that are spent together: a crash right after wastes at most so many refreshes."""
+_AT_ONCE = 200
+"""Refreshes that are waited for at once; waiting costs little."""
+_LONGEST_POLL_SECONDS = 60.0
+
+Progress = Callable[[int, int], None]
+Sleep = Callable[[float], Awaitable[None]]
+_Entity = tuple[str, str | None]
+"""An entity's id and its bank."""
+
+
+@dataclass(slots=True)
+class RefreshReport:
+    """What a refresh step did.
+
+    Args:
+        stale: Entities whose data was too old.
+        over_budget: Those that had no refresh left; the next step may have one.
+        outcomes: What became of the others: `FINISHED`, `OVERDUE`, or the code of the failure.
+        requests: Requests made.
+        seconds: Wall time.
+    """
+
+    stale: int = 0
+    over_budget: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A refresh that is over, or waited for no longer."""
+
+    outcome: str
+    refresh_id: str | None = None
+    data_status: Any = None
+    error: LeanError | None = None
+
+
+async def refresh(
+    client: LeanClient,
+    lake: Lake,
+    *,
+    policy: Policy,
+    entity_ids: Collection[str] | None = None,
+    run_id: str | None = None,
+    progress: Progress = lambda _done, _total: None,
+    sleep: Sleep = asyncio.sleep,
+    bell: Bell | None = None,
+) -> RefreshReport:
+    """Ask banks again for entities whose data is older than wanted, and wait until they answered.
+
+    A refresh is recorded in the budget before Lean is asked, and what became of it afterwards.
+    One entity's failure stops no other. A refresh that is not over in time is left to itself: what
+    it brings, the next sync reads.
+
+    Args:
+        client: An open client.
+        lake: Where the ledger, the budget and the outcomes lie.
+        policy: What is too old, and how much may be spent.
+        entity_ids: Only these entities, when given.
+        run_id: The run, for the records.
+        progress: Is told how many refreshes are over, of how many.
+        sleep: Waits for so many seconds.
+        bell: Wakes when a webhook says that a refresh is over; while webhooks arrive, Lean is
+            looked at after them instead of time and again.
+
+    Raises:
+        AuthError: Lean refuses the application.
+        UnavailableError: Lean cannot be reached at all.
+    """
+    started = time.monotonic()
+    before = client.requests
+    now = await client.server_time()
+    stale, unread = await asyncio.to_thread(_stale, lake, policy, now, entity_ids)
+    stale += await _old_at_first_sight(client, unread, policy, now)
+    step = _Step(client, lake, policy, run_id, bell or Bell(None, sleep))
+    report = RefreshReport(stale=len(stale))
+    progress(0, len(stale))
+    for start in range(0, len(stale), _AT_ONCE):
+        wave = stale[start : start + _AT_ONCE]
+        rows = await step.wave(wave, report)
+        await asyncio.to_thread(_keep, lake, rows)
+        progress(min(start + _AT_ONCE, len(stale)), len(stale))
+    report.requests = client.requests - before
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _stale(
+    lake: Lake, policy: Policy, now: dt.datetime, entity_ids: Collection[str] | None
+) -> tuple[list[_Entity], list[_Entity]]:
+    """Entities that are too old, longest ago first, and those of which nothing was read yet."""
+    with lake.connect(("unread_entities", "stale_entities")) as connection:
+        unread = connection.execute("from unread_entities($now)", {"now": now}).fetchall()
+        found = connection.execute(
+            "from stale_entities(map($streams, $hours), $now)",
+            {
+                "streams": list(policy.fresh_hours),
+                "hours": list(policy.fresh_hours.values()),
+                "now": now,
+            },
+        ).fetchall()
+    stale, new = (
+        [row for row in rows if entity_ids is None or row[0] in entity_ids]
+        for rows in (found, unread)
+    )
+    return stale, new
+
+
+async def _old_at_first_sight(
+    client: LeanClient, unread: Sequence[_Entity], policy: Policy, now: dt.datetime
+) -> list[_Entity]:
+    """Entities that nobody has read yet and whose bank data copy is too old already.
+
+    Lean asks the bank when a customer connects; what connected long ago is older than that. Where
+    Lean does not answer, the pull of the accounts will say why.
+
+    Raises:
+        AuthError: Lean refuses the application.
+    """
+    if not unread or not policy.fresh_hours:
+        return []
+    oldest = now - dt.timedelta(hours=min(policy.fresh_hours.values()))
+
+    async def is_old(entity: _Entity) -> bool:
+        try:
+            read = await client.read("accounts", {"entity_id": entity[0]})
+        except AuthError:
+            raise
+        except LeanError:
+            return False
+        return read.refreshed_at is not None and read.refreshed_at < oldest
+
+    old: list[_Entity] = []
+    for start in range(0, len(unread), _AT_ONCE):
+        some = unread[start : start + _AT_ONCE]
+        looks = await asyncio.gather(*map(is_old, some))
+        old += [entity for entity, is_it in zip(some, looks, strict=True) if is_it]
+    return old
+
+
+class _Step:
+    """One refresh step under way."""
+
+    def __init__(
+        self, client: LeanClient, lake: Lake, policy: Policy, run_id: str | None, bell: Bell
+    ) -> None:
+        self._client = client
+        self._policy = policy
+        self._run_id = run_id
+        self._bell = bell
+        self._budget = Budget(lake, policy.refreshes_per_day)
+
+    async def wave(
+        self, wave: Sequence[tuple[str, str | None]], report: RefreshReport
+    ) -> list[dict[str, Any]]:
+        """Refresh some entities side by side; the rows of those that Lean was asked for."""
+        rows: list[dict[str, Any]] = []
+        is_live = await self._bell.is_live()
+
+        async def one(entity_id: str, bank: str | None) -> None:
+            row = await self._attempt(entity_id, bank, is_live=is_live)
+            report.outcomes[row["outcome"]] += 1
+            rows.append(row)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for start in range(0, len(wave), _GROUP):
+                    some = dict(wave[start : start + _GROUP])
+                    now = await self._client.server_time()
+                    granted = await asyncio.to_thread(self._budget.spend, some, now, self._run_id)
+                    report.over_budget += len(some) - len(granted)
+                    for entity_id in sorted(granted):
+                        group.create_task(one(entity_id, some[entity_id]))
+        except ExceptionGroup as ended:
+            await self._bell.end(_refresh_ids(rows), is_over=False)
+            raise ended.exceptions[0] from None
+        # What a refresh brought that is over, the pulls of this run read; the events of the others
+        # find their way on their own.
+        is_over = [row for row in rows if row["outcome"] == "FINISHED"]
+        await self._bell.end(_refresh_ids(is_over), is_over=True)
+        await self._bell.end(_refresh_ids(rows), is_over=False)
+        return rows
+
+    async def _attempt(self, entity_id: str, bank: str | None, *, is_live: bool) -> dict[str, Any]:
+        """Ask for one refresh and wait for it; the row that tells of it."""
+        asked_at = await self._client.server_time()
+        ended = await self._refreshed(entity_id, is_live=is_live)
+        error = ended.error
+        return {
+            "attempt_id": new_id(),
+            "entity_id": entity_id,
+            "bank_identifier": bank,
+            "refresh_id": ended.refresh_id,
+            "outcome": ended.outcome,
+            "code": error.code if error else None,
+            "remedy": error.remedy if error else None,
+            "data_status": json.dumps(ended.data_status) if ended.data_status else None,
+            "asked_at": asked_at,
+            "finished_at": await self._client.server_time(),
+            "correlation_id": error.correlation_id if error else None,
+            "trace_id": error.trace_id if error else None,
+            "run_id": self._run_id,
+        }
+
+    async def _refreshed(self, entity_id: str, *, is_live: bool) -> _Ended:
+        refresh_id = None
+        try:
+            refresh_id = (await self._client.refresh(entity_id)).refresh_id
+            if refresh_id is None:
+                refresh_id = await self._running(entity_id)
+            if refresh_id is None:
+                return _Ended("FINISHED")
+            await self._bell.expect(refresh_id, 2 * self._policy.refresh_alarm_seconds)
+            return await self._wait(refresh_id, is_live=is_live)
+        except AuthError:
+            raise
+        except ConsentError as error:
+            is_known = error.code in {"RECONNECT_REQUIRED", "CONSENT_EXPIRED"}
+            return _Ended(error.code if is_known else "FAILED", refresh_id, error=error)
+        except LeanError as error:
+            return _Ended("FAILED", refresh_id, error=error)
+
+    async def _running(self, entity_id: str) -> str | None:
+        """The refresh that Lean says is running already; None when it is over by now."""
+        table = await self._client.table("refreshes", entity_id=entity_id)
+        running = [row for row in table.to_pylist() if row["status"] not in FINISHED]
+        newest = max(running, key=lambda row: row["created_at"], default=None)
+        return newest["refresh_id"] if newest is not None else None
+
+    async def _wait(self, refresh_id: str, *, is_live: bool) -> _Ended:
+        """Look at a refresh until it is over or overdue: when the bell rings, and ever less often.
+
+        While webhooks arrive, the first look waits for one, and the others are rare.
+        """
+        pause = _LONGEST_POLL_SECONDS if is_live else self._policy.refresh_poll_seconds
+        waited = 0.0
+        while True:
+            left = self._policy.refresh_alarm_seconds - waited
+            self._client.log_wait("Lean asks banks again", left)
+            # Before the first look too: no bank answers at once, and each look is a request.
+            waited += await self._bell.refresh(refresh_id, pause)
+            pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
+            state = await self._client.refresh_state(refresh_id)
+            if state.get("status") in FINISHED:
+                return _Ended("FINISHED", refresh_id, state.get("data_status"))
+            if waited >= self._policy.refresh_alarm_seconds:
+                return _Ended("OVERDUE", refresh_id, state.get("data_status"))
+
+
+def _refresh_ids(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [row["refresh_id"] for row in rows if row["refresh_id"] is not None]
+
+
+def _keep(lake: Lake, rows: Sequence[dict[str, Any]]) -> None:
+    """Write what became of refreshes."""
+    if not rows:
+        return
+    lake.format.carry_forward()
+    table = pa.Table.from_pylist(list(rows), schema=ATTEMPTS_SCHEMA)
+    put(lake.attempts / f"attempted_on={dt.datetime.now(dt.UTC):%Y-%m-%d}", table)

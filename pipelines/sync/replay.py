@@ -1,0 +1,254 @@
+"""Replay: typed rows made again from the answers as received, without asking Lean.
+
+Used when the catalogue has learnt a column, or a mistake in typing was mended. Each pull whose rows
+count gets a successor with the same days, the same bank data copy and the same instants, whose rows
+come from the raw pages; being of a later generation, it takes the place of the old one. A read that
+replaced nothing, because too much of it did not fit, counts once it fits.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lean_resources.decoding import Decoder, DecodeResult, Page
+from lean_resources.quarantine import lost
+from lean_resources.streams import STREAMS, Stream, Window
+from pipelines.lake.lake import Lake, lake_schema
+from pipelines.lake.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
+from pipelines.lake.queries import QUERIES
+from pipelines.sync.coverage import too_many, unplaced
+from pipelines.sync.last_good import LastGood
+from pipelines.sync.policy import Policy
+
+__all__ = ["Replayed", "replay"]
+
+_READS_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay of one stream did.
+
+    Args:
+        pulls: Pulls that were made again.
+        rows: Their rows.
+        without_answers: Pulls that stay as they are, because their answers are not kept.
+    """
+
+    pulls: int
+    rows: int
+    without_answers: int
+
+
+def replay(
+    stream: Stream,
+    lake: Lake,
+    *,
+    policy: Policy | None = None,
+    run_id: str | None = None,
+    only: Collection[str] | None = None,
+) -> Replayed:
+    """Type a stream's answers again, as far as their pulls still count.
+
+    Args:
+        stream: The stream; one that is exploded from another reads the other's answers.
+        lake: The lake.
+        policy: How much of a read may not fit; the usual one when left.
+        run_id: The run, for the ledger.
+        only: These pulls, whether they still count or not; None means all that do.
+
+    Raises:
+        DamageError: A file that is read is missing, or not as long as it was.
+        SchemaError: An answer cannot be typed any more; nothing of its group is committed.
+    """
+    outer = STREAMS[stream.exploded_from or stream.name]
+    with lake.connect(("claims",)) as connection:
+        lake.check_folders(connection, [lake.raw(outer)])
+        lake.verify(connection, [lake.raw(outer)])
+        connection.execute(f"create temp view raw_pages as {lake.raw_pages(outer)}")
+        pulls = _pulls(connection, stream, only)
+        known = {
+            row[0]
+            for row in connection.execute("select distinct series_id from raw_pages").fetchall()
+        }
+        kept = [pull for pull in pulls if pull.series_id in known]
+        series_ids = sorted({pull.series_id for pull in kept})
+        rows = 0
+        decoder = Decoder(stream)
+        mark = Mark(run_id, lake.next_generation())
+        unfit_share = (policy or Policy()).unfit_share
+        with closing(LastGood(stream, lake)) as last_good:
+            for start in range(0, len(series_ids), _READS_AT_ONCE):
+                some = set(series_ids[start : start + _READS_AT_ONCE])
+                group = [pull for pull in kept if pull.series_id in some]
+                decoded = decoder.decode(_pages(connection, sorted(some)))
+                misfits = _Misfits(stream, decoded, last_good, unfit_share)
+                rows += _commit(stream, lake, group, decoded, misfits, mark)
+    return Replayed(len(kept), rows, len(pulls) - len(kept))
+
+
+def _pulls(
+    connection: duckdb.DuckDBPyConnection, stream: Stream, only: Collection[str] | None
+) -> list[Pull]:
+    """Pulls to make again, in the order of their ids: `only` some, or all that still count."""
+    ids = QUERIES["replayable_pulls"]
+    given: dict[str, Any] = {"stream": stream.name}
+    if only is not None:
+        ids, given = "select unnest($only)", {**given, "only": list(only)}
+    result = connection.execute(
+        f"select {', '.join(PULL_COLUMNS)} from pulls"
+        f" where stream = $stream and pull_id in ({ids}) order by pull_id",
+        given,
+    )
+    return [Pull(**dict(zip(PULL_COLUMNS, row, strict=True))) for row in result.fetchall()]
+
+
+def _pages(connection: duckdb.DuckDBPyConnection, series_ids: Sequence[str]) -> list[Page]:
+    found = connection.execute(
+        "select series_id, page_number, first_record, body, request, is_detail from raw_pages"
+        " where list_contains($series_ids, series_id) order by series_id, page_number",
+        {"series_ids": list(series_ids)},
+    ).fetchall()
+    return [
+        Page(series_id, number, first, bytes(body), dict(request), is_detail=is_detail)
+        for series_id, number, first, body, request, is_detail in found
+    ]
+
+
+def _commit(
+    stream: Stream,
+    lake: Lake,
+    pulls: Sequence[Pull],
+    decoded: DecodeResult,
+    misfits: _Misfits,
+    mark: Mark,
+) -> int:
+    """Write successors of some pulls, all at once; how many rows they hold."""
+    batch = lake.batch()
+    total = 0
+    made: list[Pull] = []
+    for pull in pulls:
+        is_refused = pull.outcome == Outcome.FAILED
+        if is_refused and misfits.are_too_many(pull.series_id):
+            continue
+        chosen = _of(stream, decoded.rows, pull)
+        kept = misfits.kept(pull)
+        successor = replace(
+            pull,
+            pull_id=new_id(),
+            outcome=Outcome.COMMITTED,
+            code=None,
+            remedy=None,
+            rows=chosen.num_rows + kept.num_rows,
+            quarantined=misfits.count(pull),
+            unfit_dates=misfits.dates(pull),
+            requests=0,
+            bytes=0,
+            run_id=mark.run_id,
+            covers=None,
+            covers_from=None,
+            generation=mark.generation,
+        )
+        total += successor.rows
+        made.append(successor)
+        schema = lake_schema(stream)
+        for rows in (chosen, kept):
+            ids = pa.array([successor.pull_id] * rows.num_rows, pa.string())
+            columns = [
+                ids
+                if field.name == "pull_id"
+                else rows[field.name]
+                if field.name in rows.column_names
+                else pa.nulls(rows.num_rows, field.type)
+                for field in schema
+            ]
+            batch.rows(stream, pa.Table.from_arrays(columns, schema=schema), month=pull.month)
+    batch.quarantine(stream, decoded.quarantine)
+    batch.commit(made)
+    return total
+
+
+class _Misfits:
+    """What of some answers does not fit, typed as it is now.
+
+    Args:
+        stream: The stream.
+        decoded: The answers' rows and quarantine.
+        last_good: What the lake shows.
+        unfit_share: Share of a read that may not fit before it replaces nothing.
+    """
+
+    def __init__(
+        self, stream: Stream, decoded: DecodeResult, last_good: LastGood, unfit_share: float
+    ) -> None:
+        self._stream = stream
+        self._rows = Counter(decoded.rows["series_id"].to_pylist())
+        self._found: dict[str, list[tuple[dt.date | None, str | None]]] = defaultdict(list)
+        found = unplaced(stream, lost(decoded.quarantine))
+        names = ("series_id", "placed_on", "record_key")
+        for series_id, day, key in zip(*(found[n].to_pylist() for n in names), strict=True):
+            self._found[series_id].append((day, key))
+        self._told: set[str] = set()
+        self._last_good = last_good
+        self._unfit_share = unfit_share
+
+    def are_too_many(self, series_id: str) -> bool:
+        """Whether the read still replaces nothing."""
+        count = len(self._found[series_id])
+        return too_many(count, count + self._rows[series_id], self._unfit_share)
+
+    def count(self, pull: Pull) -> int:
+        """Records that were left out: of the pull's days, on a read's first pull all others too."""
+        is_first = pull.series_id not in self._told
+        self._told.add(pull.series_id)
+        return sum(
+            _covers(pull, day) if day is not None and pull.month is not None else is_first
+            for day, _ in self._found[pull.series_id]
+        )
+
+    def dates(self, pull: Pull) -> list[dt.date] | None:
+        """The pull's unfit days; None where every record of the read fits."""
+        found = self._found[pull.series_id]
+        if not found:
+            return None
+        if pull.month is None or pull.claimed_from is None or pull.claimed_to is None:
+            return []
+        if any(day is None for day, _ in found):
+            count = (pull.claimed_to - pull.claimed_from).days + 1
+            return [pull.claimed_from + dt.timedelta(days=n) for n in range(count)]
+        return sorted({day for day, _ in found if day is not None and _covers(pull, day)})
+
+    def kept(self, pull: Pull) -> pa.Table:
+        """Versions that the pull showed of records that do not fit now."""
+        keys = {key for _, key in self._found[pull.series_id] if key is not None}
+        if not keys:
+            return lake_schema(self._stream).empty_table()
+        shown = self._last_good.rows(keys)
+        return shown.filter(pc.equal(shown["pull_id"], pull.pull_id))
+
+
+def _covers(pull: Pull, day: dt.date) -> bool:
+    first, last = pull.claimed_from or dt.date.min, pull.claimed_to or dt.date.min
+    return first <= day <= last
+
+
+def _of(stream: Stream, rows: pa.Table, pull: Pull) -> pa.Table:
+    """Rows of a pull: those of its paged read that stand on days it claims."""
+    mine = rows.filter(pc.equal(rows["series_id"], pull.series_id))
+    if stream.window is Window.SNAPSHOT:
+        return mine
+    instants = pc.coalesce(*(mine[name] for name in stream.placed_by))
+    days = instants.cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
+    first, last = pull.claimed_from or dt.date.min, pull.claimed_to or dt.date.min
+    return mine.filter(
+        pc.and_(pc.greater_equal(days, pa.scalar(first)), pc.less_equal(days, pa.scalar(last)))
+    )

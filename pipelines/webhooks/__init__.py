@@ -1,0 +1,1 @@
+"""Lean's webhooks: received, kept, and acted on."""

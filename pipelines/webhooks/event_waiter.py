@@ -1,0 +1,114 @@
+"""The bell: somebody who waits for Lean is woken by the event that says it is done.
+
+An event only wakes; what is true is then read from Lean. Without an inbox, or while it cannot be
+reached, waiting takes as long as it would have taken anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING
+
+from lean_resources.errors import UnavailableError
+from lean_resources.webhooks import FINISHED
+
+if TYPE_CHECKING:
+    from pipelines.webhooks.inbox import Inbox
+
+__all__ = ["Bell"]
+
+_LOOK_SECONDS = 0.5
+"""Between two looks into the inbox; one look is for all who wait."""
+_LIVE = dt.timedelta(hours=1)
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Bell:
+    """Wakes whoever waits, within one event loop.
+
+    Args:
+        inbox: Where events arrive; None where webhooks are not set up.
+        sleep: Waits for so many seconds.
+    """
+
+    def __init__(self, inbox: Inbox | None, sleep: Sleep = asyncio.sleep) -> None:
+        self._inbox = inbox
+        self._sleep = sleep
+        self._results: dict[str, asyncio.Event] = {}
+        self._refreshes: dict[str, asyncio.Event] = {}
+        self._rung: set[str] = set()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def is_live(self) -> bool:
+        """Whether Lean's webhooks have arrived lately, so that waiting for one is worth it."""
+        if self._inbox is None:
+            return False
+        try:
+            last = await asyncio.to_thread(self._inbox.last_received_at)
+        except UnavailableError:
+            return False
+        return last is not None and dt.datetime.now(dt.UTC) - last < _LIVE
+
+    async def result(self, results_id: str, seconds: float) -> float:
+        """Wait until a result is announced, so many seconds at most; how long it took."""
+        return await self._wait(self._results, results_id, seconds)
+
+    async def refresh(self, refresh_id: str, seconds: float) -> float:
+        """Wait until a refresh is announced to be over, as long at most; how long it took."""
+        return await self._wait(self._refreshes, refresh_id, seconds)
+
+    async def expect(self, refresh_id: str, seconds: float) -> None:
+        """Say that this process reads what a refresh brings, unless it is gone by then."""
+        if self._inbox is not None:
+            until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+            await self._told(self._inbox.await_refresh, refresh_id, until)
+
+    async def end(self, refresh_ids: Collection[str], *, is_over: bool) -> None:
+        """Say that nobody waits for some refreshes any more, and whether they are over."""
+        if self._inbox is not None and refresh_ids:
+            inbox = self._inbox
+            await self._told(lambda: inbox.end_refreshes(refresh_ids, is_over=is_over))
+
+    async def _told(self, tell: Callable[..., None], *args: object) -> None:
+        """Tell the inbox; when it cannot be reached, an entity is read once more than needed."""
+        try:
+            await asyncio.to_thread(tell, *args)
+        except UnavailableError:
+            return
+
+    async def _wait(self, waiting: dict[str, asyncio.Event], key: str, seconds: float) -> float:
+        if self._inbox is None or key in self._rung:
+            # Announced once, and not there yet: from here on only time helps.
+            await self._sleep(seconds)
+            return seconds
+        rung = waiting.setdefault(key, asyncio.Event())
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(self._inbox))
+        started = time.monotonic()
+        timer = asyncio.ensure_future(self._sleep(seconds))
+        bell = asyncio.ensure_future(rung.wait())
+        try:
+            await asyncio.wait({timer, bell}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            bell.cancel()
+            waiting.pop(key, None)
+        return min(time.monotonic() - started, seconds) if rung.is_set() else seconds
+
+    async def _look(self, inbox: Inbox) -> None:
+        """Look into the inbox as long as somebody waits."""
+        while self._results or self._refreshes:
+            try:
+                found = await asyncio.to_thread(inbox.ready, list(self._results))
+                over = await asyncio.to_thread(inbox.finished, list(self._refreshes), FINISHED)
+            except UnavailableError:
+                found, over = set(), set()
+            for waiting, keys in ((self._results, found), (self._refreshes, over)):
+                for key in keys & set(waiting):
+                    waiting[key].set()
+                    self._rung.add(key)
+            await asyncio.sleep(_LOOK_SECONDS)

@@ -1,0 +1,214 @@
+"""Gap repair: what Lean sent and never arrived is put into the inbox of webhooks.
+
+Lean tries a webhook for three hours and lists events for ninety days. Where an application's region
+lists none, entities and their refreshes are compared with the lake instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from lean_resources.client import LeanClient
+from lean_resources.decoding import Decoder
+from lean_resources.errors import ConsentError, RequestError, SchemaError
+from lean_resources.paging import PagedRead
+from lean_resources.streams import STREAMS
+from lean_resources.webhooks import FINISHED, LISTED_DAYS, Event, event_of
+from pipelines.lake.lake import Lake
+
+if TYPE_CHECKING:
+    from pipelines.webhooks.inbox import Inbox
+
+__all__ = ["Repair", "repair"]
+
+_OVERLAP = dt.timedelta(hours=4)
+"""Read before the last comparison: an event of then may still have been on its way, for three
+hours."""
+_ADD_AT_ONCE = 500
+_FIRST_DAY = "2015-01-01"  # before Lean existed
+_REFRESHED = "entity.data.refresh.updated"
+
+
+@dataclass(slots=True)
+class Repair:
+    """What a comparison found.
+
+    Args:
+        from_at: First instant that was compared, UTC.
+        to_at: Last one.
+        way: `events` where Lean lists them, else `listing`.
+        compared: Events that Lean sent, or entities that it has.
+        repaired: Events that had not arrived, by type.
+        unreadable: Listed events that are of no known shape.
+        requests: Requests made.
+    """
+
+    from_at: dt.datetime
+    to_at: dt.datetime
+    way: Literal["events", "listing"] = "events"
+    compared: int = 0
+    repaired: Counter[str] = field(default_factory=Counter)
+    unreadable: int = 0
+    requests: int = 0
+
+
+async def repair(client: LeanClient, lake: Lake, inbox: Inbox) -> Repair:
+    """Put into the inbox what Lean sent since the last comparison and what never arrived.
+
+    What is found is read as if its webhook had come. The first comparison goes back to the oldest
+    event that the inbox has, or a day.
+
+    Raises:
+        LeanError: Lean or the inbox cannot be reached; the next comparison begins where this did.
+    """
+    before = client.requests
+    now = await client.server_time()
+    read_to = await asyncio.to_thread(inbox.read_to)
+    oldest = await asyncio.to_thread(inbox.first_received_at)
+    # The inbox keeps this machine's time, which may be ahead of Lean's.
+    since = min(read_to or oldest or now - dt.timedelta(days=1), now)
+    from_at = max(since - _OVERLAP, now - dt.timedelta(days=LISTED_DAYS))
+    done = Repair(from_at, now)
+    try:
+        listed = await client.events(from_at, now)
+    except RequestError as error:
+        if error.status_code != 404:
+            raise
+        done.way = "listing"
+        missing = await _from_listing(client, lake, inbox, done)
+    else:
+        done.compared = len(listed)
+        missing = list(_readable(listed, done))
+    for start in range(0, len(missing), _ADD_AT_ONCE):
+        await asyncio.to_thread(_add, inbox, missing[start : start + _ADD_AT_ONCE], done)
+    await asyncio.to_thread(inbox.prune)
+    await asyncio.to_thread(inbox.was_read_to, now)
+    done.requests = client.requests - before
+    return done
+
+
+def _add(inbox: Inbox, events: Sequence[Event], done: Repair) -> None:
+    known = inbox.known([event.event_id for event in events])
+    inbox.add(events, source=done.way)
+    done.repaired.update(event.type for event in events if event.event_id not in known)
+
+
+def _readable(listed: Iterable[object], done: Repair) -> Iterable[Event]:
+    for one in listed:
+        try:
+            yield event_of(one)
+        except SchemaError:
+            done.unreadable += 1
+
+
+async def _from_listing(
+    client: LeanClient, lake: Lake, inbox: Inbox, done: Repair
+) -> Sequence[Event]:
+    """What must have been announced, judged by what Lean has and the lake has not."""
+    read = await client.read(
+        "entities", {"start_date": _FIRST_DAY, "end_date": f"{done.to_at:%Y-%m-%d}"}
+    )
+    listed = await asyncio.to_thread(_states_of_read, read)
+    known = await asyncio.to_thread(_states_of_lake, lake)
+    done.compared = len(listed)
+    missing = [
+        Event(
+            event_id=f"listing:{entity_id}:{_fingerprint(state)}",
+            type="entity.updated" if entity_id in known else "entity.created",
+            entity_id=entity_id,
+        )
+        for entity_id, state in listed.items()
+        if known.get(entity_id) != state
+    ]
+    active = [entity_id for entity_id, state in listed.items() if state.status == "ACTIVE"]
+    limit = asyncio.Semaphore(client.settings.max_concurrency)
+
+    async def refreshes(entity_id: str) -> list[Event]:
+        async with limit:
+            try:
+                table = await client.table("refreshes", entity_id=entity_id)
+            except (ConsentError, RequestError):
+                return []  # gone since it was listed
+        return [
+            Event(
+                event_id=f"listing:{row['refresh_id']}",
+                type=_REFRESHED,
+                entity_id=entity_id,
+                refresh_id=row["refresh_id"],
+                status="FINISHED",
+                sent_at=row["updated_at"],
+            )
+            for row in table.to_pylist()
+            if row["status"] in FINISHED
+            and (row["updated_at"] or row["created_at"]) >= done.from_at
+        ]
+
+    found = [one for part in await asyncio.gather(*map(refreshes, active)) for one in part]
+    ids = [event.refresh_id for event in found if event.refresh_id is not None]
+    arrived = await asyncio.to_thread(inbox.finished, ids, FINISHED)
+    arrived |= await asyncio.to_thread(_refreshes_of_lake, lake)
+    return missing + [event for event in found if event.refresh_id not in arrived]
+
+
+class _State(NamedTuple):
+    """What an event about an entity could have announced: it and its consents as they stand."""
+
+    status: str | None
+    updated_at: dt.datetime | None
+    consents: frozenset[tuple[str, str | None]]
+
+
+def _fingerprint(state: _State) -> str:
+    told = repr((state.status, state.updated_at, sorted(state.consents, key=str)))
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+def _states_of_read(read: PagedRead) -> dict[str, _State]:
+    tables = [Decoder(STREAMS[name]).decode(read.pages).rows for name in ("entities", "consents")]
+    return _states(*(table.to_pylist() for table in tables))
+
+
+def _states_of_lake(lake: Lake) -> dict[str, _State]:
+    with lake.connect(tuple(_COMPARED)) as connection:
+        tables = [
+            connection.sql(f"select {', '.join(columns)} from {name}").to_arrow_table()
+            for name, columns in _COMPARED.items()
+        ]
+    return _states(*(table.to_pylist() for table in tables))
+
+
+def _refreshes_of_lake(lake: Lake) -> set[str]:
+    """Refreshes that the lake knows to be over: a sync has read what they brought."""
+    with lake.connect(("refreshes",)) as connection:
+        rows = connection.execute(
+            "select refresh_id from refreshes where list_contains($over, status)",
+            {"over": sorted(FINISHED)},
+        ).fetchall()
+    return {refresh_id for (refresh_id,) in rows}
+
+
+_COMPARED = {
+    "entities": ("entity_id", "status", "updated_at"),
+    "consents": ("entity_id", "consent_id", "consent_status"),
+}
+
+
+def _states(
+    entities: Sequence[Mapping[str, Any]], consents: Sequence[Mapping[str, Any]]
+) -> dict[str, _State]:
+    of_entity: dict[str, set[tuple[str, str | None]]] = {}
+    for row in consents:
+        pair = row["consent_id"], row["consent_status"]
+        of_entity.setdefault(row["entity_id"], set()).add(pair)
+    return {
+        row["entity_id"]: _State(
+            row["status"], row["updated_at"], frozenset(of_entity.get(row["entity_id"], ()))
+        )
+        for row in entities
+    }

@@ -1,0 +1,535 @@
+"""The receiver: an ASGI application that stores Lean's webhooks and says 200 once they are on disk.
+
+What is refused leaves no trace but a count, and an answer says nothing that was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import logging
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import uvicorn
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from lean_resources.errors import SchemaError, SignatureError, UnavailableError
+from lean_resources.settings import Network, WebhookSettings
+from lean_resources.webhooks import Event, read_event, verify
+from pipelines.webhooks.connections import Connection, Connections
+from pipelines.webhooks.inbox import Inbox
+
+__all__ = ["PATH", "Receiver", "listener", "receiving", "server"]
+
+PATH = "/webhooks/lean"
+_INSIDE = frozenset({"/healthz", "/readyz", "/metrics"})
+_ROOM = 20_000
+"""Events that may wait for the disk; more are turned away, and Lean sends them again."""
+_ROOM_BYTES = 64 * 1024 * 1024
+"""Of bodies that are being read; nobody has signed those yet."""
+_BATCH = 1_000
+_STORE_SECONDS = 8.0
+"""Lean gives up on an answer after ten."""
+_PATIENCE_SECONDS = 30.0
+_PRUNE_SECONDS = 6 * 3600.0
+_SAY_SECONDS = 60.0
+"""From one line of the log about what was turned away to the next."""
+
+_COMMIT_SECONDS = 0.01
+"""From one commit to the next at least, so that a busy inbox commits fewer and fuller batches."""
+
+_SENDER = re.compile(r"(?:\[([^]]*:[^]]*)\]|([^:[]*))(?::[0-9]{1,5})?|([^[].*)")
+"""An IPv6 address in brackets or an IPv4 address, either with a port or without; or an address."""
+
+_Headers = Mapping[bytes, Sequence[bytes]]
+_LOG = logging.getLogger(__name__)
+
+
+class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
+    """A message that is not stored.
+
+    Args:
+        status_code: 400, 401, 413 or 503.
+        reason: One word for the count.
+        why: A sentence for the log.
+    """
+
+    def __init__(self, status_code: int, reason: str, why: str = "") -> None:
+        super().__init__(reason)
+        self.status_code = status_code
+        self.reason = reason
+        self.why = why
+
+
+class _Metrics:
+    """What Prometheus is told."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.answers = Counter(
+            "leanhouse_webhooks",
+            "Webhooks by answer: stored, known already, or the reason of their refusal.",
+            ["status_code", "outcome"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "leanhouse_webhook_seconds",
+            "Seconds from the first byte of a webhook to its answer.",
+            buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+        self.batch = Histogram(
+            "leanhouse_inbox_commit_events",
+            "Events that were committed together.",
+            buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000),
+            registry=self.registry,
+        )
+        self.commit_seconds = Histogram(
+            "leanhouse_inbox_commit_seconds",
+            "Seconds of a commit.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+            registry=self.registry,
+        )
+        self.last = Gauge(
+            "leanhouse_webhook_last_stored_timestamp_seconds",
+            "When an event was last stored.",
+            registry=self.registry,
+        )
+
+
+class _Complaints:
+    """Says what was turned away with 503: at once, and then in one line a minute."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._is_quiet = False
+
+    def note(self, why: str) -> None:
+        """Count one; `why` holds nothing that was sent."""
+        self._counts[why] = self._counts.get(why, 0) + 1
+        if not self._is_quiet:
+            self._say()
+
+    def _say(self) -> None:
+        self._is_quiet = bool(self._counts)
+        if self._counts:
+            told = "; ".join(f"{count:,} times {why}" for why, count in self._counts.items())
+            _LOG.warning("answered 503, so that Lean sends it again: %s", told)
+            self._counts.clear()
+            asyncio.get_running_loop().call_later(_SAY_SECONDS, self._say)
+
+
+class _States(Collector):
+    """Events of the inbox by state, counted when they are asked for."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauge; none while the inbox cannot be reached."""
+        try:
+            counts = self._inbox.counts()
+        except UnavailableError:
+            return
+        gauge = GaugeMetricFamily(
+            "leanhouse_inbox_events", "Events in the inbox.", labels=["state"]
+        )
+        for state, count in counts.items():
+            gauge.add_metric([state], count)
+        yield gauge
+
+
+class _Postbox:
+    """Group commit: events that come while one batch is written make up the next.
+
+    So a commit, which waits for the disk, is shared by all who wait for it, and its cost does not
+    grow with their number.
+    """
+
+    def __init__(self, inbox: Inbox, metrics: _Metrics) -> None:
+        self._inbox = inbox
+        self._metrics = metrics
+        self._waiting: list[tuple[Event, asyncio.Future[None]]] = []
+        self._has_come = asyncio.Event()
+
+    async def put(self, event: Event) -> None:
+        """Store an event; when this returns it is on disk.
+
+        Raises:
+            UnavailableError: It could not be stored.
+            TimeoutError: It may be stored later, when nobody waits for the answer any more.
+        """
+        if len(self._waiting) >= _ROOM:
+            raise UnavailableError("too many events wait for the disk", code="INBOX")
+        stored = asyncio.get_running_loop().create_future()
+        self._waiting.append((event, stored))
+        self._has_come.set()
+        async with asyncio.timeout(_STORE_SECONDS):
+            await stored
+
+    async def run(self) -> None:
+        """Write batches, one after the other, until cancelled."""
+        prune_at = 0.0
+        loop = asyncio.get_running_loop()
+        commit_at = 0.0
+        while True:
+            await self._has_come.wait()
+            if (early := commit_at - loop.time()) > 0:
+                await asyncio.sleep(early)
+            commit_at = loop.time() + _COMMIT_SECONDS
+            batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+            if not self._waiting:
+                self._has_come.clear()
+            await self._store(batch)
+            if time.monotonic() > prune_at:
+                prune_at = time.monotonic() + _PRUNE_SECONDS
+                with contextlib.suppress(UnavailableError):
+                    await asyncio.to_thread(self._inbox.prune)
+
+    async def _store(self, batch: list[tuple[Event, asyncio.Future[None]]]) -> None:
+        started = time.monotonic()
+        events = [event for event, _ in batch]
+        problem: UnavailableError | None = None
+        try:
+            new = await asyncio.to_thread(self._inbox.add, events)
+        except UnavailableError as error:
+            problem, new = error, 0
+        except Exception as error:  # noqa: BLE001 - whoever waits has to be told, and the next batch written
+            _LOG.exception("a batch of events could not be stored")
+            problem, new = UnavailableError(type(error).__name__, code="INBOX"), 0
+        self._metrics.commit_seconds.observe(time.monotonic() - started)
+        self._metrics.batch.observe(len(batch))
+        if new:
+            self._metrics.last.set_to_current_time()
+        for _, stored in batch:
+            if stored.done():
+                continue
+            if problem is None:
+                stored.set_result(None)
+            else:
+                stored.set_exception(problem)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address of a sender as a proxy writes it, with its port or without; None for no address.
+
+    `203.0.113.7`, `203.0.113.7:443`, `2001:db8::5`, `[2001:db8::5]`, `[2001:db8::5]:443`; an IPv4
+    address inside an IPv6 address is the IPv4 address.
+    """
+    found = _SENDER.fullmatch(text.strip())
+    try:
+        sender = ipaddress.ip_address((found[1] or found[2] or found[3]) if found else "")
+    except ValueError:
+        return None
+    return getattr(sender, "ipv4_mapped", None) or sender
+
+
+def _plain(network: Network) -> Network:
+    """A network of IPv4 addresses that is written as one of IPv6 addresses, as the former."""
+    first = network.network_address
+    if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped and network.prefixlen >= 96:
+        return ipaddress.IPv4Network((first.ipv4_mapped, network.prefixlen - 96))
+    return network
+
+
+class Receiver:
+    """Receives webhooks into an inbox.
+
+    Args:
+        settings: Secrets, limits and who may deliver.
+        inbox: Where events are stored; its tables are created on start.
+    """
+
+    def __init__(self, settings: WebhookSettings, inbox: Inbox) -> None:
+        self._settings = settings
+        self._inbox = inbox
+        self._secrets = settings.secrets
+        self._allow = [_plain(network) for network in settings.allow]
+        token = settings.app_token
+        self._app_token = token.get_secret_value().encode() if token is not None else None
+        self._metrics = _Metrics()
+        self._metrics.registry.register(_States(inbox))
+        self._complaints = _Complaints()
+        self._held_bytes = 0
+        self._postbox: _Postbox | None = None
+        self._counts: dict[str, Counter] = {}
+        self._others = Starlette(
+            routes=[
+                Route(PATH, self._health, methods=["POST"]),  # for those who ask with another
+                Route("/healthz", self._health),
+                Route("/readyz", self._ready),
+                Route("/metrics", self._tell),
+            ],
+            lifespan=self._lifespan,
+        )
+        self._others.router.redirect_slashes = False
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        await asyncio.to_thread(self._inbox.create)
+        self._postbox = _Postbox(self._inbox, self._metrics)
+        writing = asyncio.create_task(self._postbox.run())
+        try:
+            yield
+        finally:
+            writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
+            self._inbox.close()
+
+    def connections(self) -> Connections:
+        """The bounds of those who connect."""
+        allow, hops = self._settings.allow, self._settings.trusted_hops
+        return Connections(
+            self._settings.head_seconds,
+            self._settings.max_bytes,
+            is_allowed=lru_cache(4096)(self._is_listed) if allow and not hops else None,
+            is_proxied=hops > 0,
+            count=self._turned_away,
+        )
+
+    def _turned_away(self, status_code: int, reason: str) -> None:
+        self._metrics.answers.labels(str(status_code), reason).inc()
+        if status_code == 503:
+            self._complaints.note(reason)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Webhooks on a short way of their own, which costs half as much, and the rest as usual."""
+        if scope["type"] != "http":
+            await self._others(scope, receive, send)
+            return
+        path = scope["path"]
+        if path != PATH:
+            # A slash too many in the dashboard's URL must not lose webhooks.
+            path = re.sub("/+", "/", path).rstrip("/")
+        if path != PATH or scope["method"] != "POST":
+            if path == PATH:
+                self._metrics.answers.labels("405", "method").inc()
+            elif path not in _INSIDE:
+                self._metrics.answers.labels("404", "path").inc()
+            await self._others({**scope, "path": path}, receive, send)
+            return
+        started = time.monotonic()
+        status_code, outcome = await self._receive(scope, receive)
+        if (count := self._counts.get(outcome)) is None:
+            count = self._metrics.answers.labels(str(status_code), outcome)
+            self._counts[outcome] = count
+        headers = [(b"content-length", b"0")]
+        if status_code in {400, 413} or outcome == "room":
+            # What is left of a refused body would be read as the next request.
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        count.inc()
+        self._metrics.seconds.observe(time.monotonic() - started)
+
+    async def _receive(self, scope: Scope, receive: Receive) -> tuple[int, str]:
+        """Store a webhook; the status code, and one word for the count."""
+        headers: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name, []).append(value)
+        try:
+            self._admit(scope, headers)
+            event = self._read(headers, await self._body(receive))
+            await self._store(event)
+        except _Refused as refused:
+            if refused.status_code == 503:
+                self._complaints.note(refused.why or refused.reason)
+            return refused.status_code, refused.reason
+        return 200, "stored"
+
+    def _admit(self, scope: Scope, headers: _Headers) -> None:
+        """Look at where a message comes from and how long it says it is."""
+        if self._settings.allow and not self._is_allowed(scope, headers):
+            raise _Refused(401, "address")
+        if self._app_token is not None:
+            given = headers.get(b"lean-app-token", [b""])
+            if len(given) != 1 or not hmac.compare_digest(given[0], self._app_token):
+                raise _Refused(401, "app_token")
+        length = headers.get(b"content-length", [b"0"])[-1]
+        # A longer number is no length that anything could have.
+        if not length.isdigit() or len(length) > 18:
+            raise _Refused(400, "content_length")
+        if int(length) > self._settings.max_bytes:
+            raise _Refused(413, "size")
+
+    def _is_allowed(self, scope: Scope, headers: _Headers) -> bool:
+        client = scope.get("client")
+        address = client[0] if client is not None else ""
+        hops = self._settings.trusted_hops
+        if hops:
+            told = b",".join(headers.get(b"x-forwarded-for", [])).decode("latin-1").split(",")
+            address = told[-hops] if len(told) >= hops else ""
+        return self._is_listed(address)
+
+    def _is_listed(self, address: str) -> bool:
+        sender = _address(address)
+        return sender is not None and any(sender in network for network in self._allow)
+
+    async def _body(self, receive: Receive) -> bytes:
+        """The whole body, within its limits of size and time."""
+        chunks = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._settings.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        raise _Refused(400, "cut")
+                    chunk = message.get("body", b"")
+                    size += len(chunk)
+                    self._held_bytes += len(chunk)
+                    if size > self._settings.max_bytes:
+                        raise _Refused(413, "size")
+                    if self._held_bytes > max(_ROOM_BYTES, 2 * self._settings.max_bytes):
+                        raise _Refused(503, "room", "too much is being sent at once")
+                    chunks.append(chunk)
+                    if not message.get("more_body", False):
+                        return b"".join(chunks)
+        except TimeoutError:
+            raise _Refused(400, "slow") from None
+        finally:
+            self._held_bytes -= size
+
+    def _read(self, headers: _Headers, body: bytes) -> Event:
+        """The event of a body that Lean signed."""
+        signatures = headers.get(b"lean-signature", [])
+        # Which of two counts is not left to chance.
+        signature = signatures[0].decode("latin-1") if len(signatures) == 1 else None
+        try:
+            verify(body, signature, self._secrets)
+        except SignatureError:
+            raise _Refused(401, "signature") from None
+        try:
+            return read_event(body)
+        except SchemaError:
+            raise _Refused(400, "shape") from None
+
+    async def _store(self, event: Event) -> None:
+        if self._postbox is None:
+            raise _Refused(503, "starting")
+        try:
+            await self._postbox.put(event)
+        except TimeoutError:
+            raise _Refused(503, "slow_inbox", "the inbox takes too long") from None
+        except UnavailableError as error:
+            raise _Refused(503, "inbox", error.message) from None
+
+    async def _health(self, _: Request) -> Response:
+        return Response(status_code=200)
+
+    async def _ready(self, _: Request) -> Response:
+        """Whether an event that came now would be stored."""
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                await asyncio.to_thread(self._inbox.check)
+        except (UnavailableError, TimeoutError):
+            self._complaints.note("it is not ready")
+            return Response(status_code=503)
+        return Response(status_code=200 if self._postbox is not None else 503)
+
+    async def _tell(self, _: Request) -> Response:
+        told = await asyncio.to_thread(generate_latest, self._metrics.registry)
+        return Response(told, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
+    """The receiver on its address, to be run until it is interrupted.
+
+    Raises:
+        ConfigError: The certificates cannot be read.
+    """
+    secured: dict[str, Any] = {}
+    if settings.tls_cert is not None:
+        authority = settings.tls_client_authority
+        secured = {
+            "ssl_certfile": str(settings.tls_cert),
+            "ssl_keyfile": str(settings.tls_key),
+            "ssl_ca_certs": str(authority) if authority is not None else None,
+            "ssl_cert_reqs": ssl.CERT_REQUIRED if authority is not None else ssl.CERT_NONE,
+        }
+    receiver = Receiver(settings, inbox)
+    protocol: Any = partial(Connection, receiver.connections())
+    return uvicorn.Server(
+        uvicorn.Config(
+            receiver,
+            host=settings.host,
+            port=settings.port,
+            http=protocol,
+            loop="uvloop",
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            # Who delivers is judged by the receiver, which knows how many proxies are ours.
+            proxy_headers=False,
+            backlog=256,
+            timeout_keep_alive=65,
+            timeout_graceful_shutdown=10,
+            **secured,
+        )
+    )
+
+
+def listener(settings: WebhookSettings) -> socket.socket:
+    """A socket that listens on the receiver's address.
+
+    Raises:
+        OSError: The address is taken, or none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return socket.create_server((settings.host, settings.port), family=family)
+
+
+def run_server(inner: uvicorn.Server, sockets: list[socket.socket]) -> None:
+    """Run a server until it ends, or until a signal ends the main thread, which calls this."""
+    thread = threading.Thread(target=inner.run, kwargs={"sockets": sockets}, name="receiver")
+    thread.start()
+    try:
+        thread.join()
+    finally:
+        inner.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def receiving(settings: WebhookSettings, inbox: Inbox) -> Iterator[int]:
+    """Run the receiver in a thread while the block runs, on the port that it yields.
+
+    Raises:
+        OSError: The port is taken.
+        RuntimeError: It did not start.
+    """
+    with listener(settings) as listening:
+        inner = server(settings, inbox)
+        thread = threading.Thread(
+            target=inner.run, kwargs={"sockets": [listening]}, name="receiver", daemon=True
+        )
+        thread.start()
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not inner.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("the receiver did not start")
+            time.sleep(0.005)
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            inner.should_exit = True
+            thread.join(_PATIENCE_SECONDS)
