@@ -14,9 +14,9 @@ from pipelines.dagster_defs.model_assets import model_assets
 from pipelines.dagster_defs.resources import LakeResource, silent
 from pipelines.keys import SANDBOX_KEY
 from pipelines.lake.lake import Lake
+from pipelines.models import loader as models_module
 from pipelines.models.build import build
 from pipelines.models.loader import load
-from pipelines.models.loader import loader as models_module
 
 MODELS = load()
 VALUE = "SA03 8000 0000 6080 1016 7519"

@@ -16,16 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lake import DAY, NOW, commit, customers, movements, pull
 
-import pipelines.models.loader
+import pipelines.models.cache
 from lean_resources import streams
 from lean_resources.streams import STREAMS
 from pipelines.dagster_defs.model_assets import model_assets
 from pipelines.dagster_defs.resources import LakeResource, silent
 from pipelines.lake.lake import Lake
+from pipelines.models import build as building
 from pipelines.models.build import build, current_manifest, stored_rows
+from pipelines.models.cache import CODE
 from pipelines.models.lineage import trace
-from pipelines.models.loader import CODE, ROOT, ModelError, load
-from pipelines.models.loader import build as building
+from pipelines.models.loader import ROOT, load
+from pipelines.models.model import ModelError
 from pipelines.models.model_files import read
 from pipelines.models.relations import add_macros
 from pipelines.operate.vacuum import Reason, vacuum
@@ -914,7 +916,7 @@ def test_what_was_read_is_read_again_when_code_changes(tmp_path, monkeypatch):
     (code / "deep").mkdir(parents=True)
     (code / "deep" / "module.py").write_text("one = 1\n")
     assert {Path(pipelines.__file__).parent, Path(streams.__file__).parent} == set(CODE)
-    monkeypatch.setattr(pipelines.models.loader, "CODE", (code,))
+    monkeypatch.setattr(pipelines.models.cache, "CODE", (code,))
     load(root)
     [kept] = (root / "__pycache__").iterdir()
 

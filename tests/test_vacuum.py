@@ -28,7 +28,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pipelines.lake.lake import files, lake as lakes
 from pipelines.publish import warehouse
-from pipelines.models.loader import build as builds
+from pipelines.models import build as builds
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import new_id
 from pipelines.models.loader import load

@@ -15,7 +15,7 @@ from pipelines.lake.compaction import compact
 from pipelines.lake.ledger import VIEW_DOCS
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.models.build import Built, CheckResult, build
-from pipelines.models.loader import Check, Model, Models
+from pipelines.models.model import Check, Model, Models
 from pipelines.operate.vacuum import vacuum
 from pipelines.publish.warehouse import publish
 

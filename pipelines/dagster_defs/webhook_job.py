@@ -28,7 +28,7 @@ from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progre
 from pipelines.dagster_defs.stream_assets import checks_of, metadata_of, resumed_by
 from pipelines.lake.lake import Lake
 from pipelines.models.build import build
-from pipelines.models.loader import Models
+from pipelines.models.model import Models
 from pipelines.sync.engine import Report, Selection, sync
 from pipelines.sync.policy import Policy
 

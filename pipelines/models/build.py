@@ -29,7 +29,7 @@ from lean_resources.streams import STREAMS, Window
 from pipelines.lake.digests import DamageError, damage_error, digest, sealed, unsealed
 from pipelines.lake.files import beside, create_text, reveal
 from pipelines.lake.lake import Lake, typed_nothing
-from pipelines.models.loader import Check, Model, Models
+from pipelines.models.model import Check, Model, Models
 from pipelines.models.relations import add_macros, add_seeds
 
 __all__ = [

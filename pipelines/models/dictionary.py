@@ -11,7 +11,7 @@ from lean_resources.variables import Variable
 from pipelines.environment import HOUSE_VARIABLES
 from pipelines.lake.lake import TRACE_DOCS
 from pipelines.lake.ledger import PULL_DOCS
-from pipelines.models.loader import Model, ModelColumn, Models
+from pipelines.models.model import Model, ModelColumn, Models
 
 __all__ = ["dictionary", "env_example"]
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from pipelines.lake.lake import Lake
 from pipelines.models.build import Built, Work
-from pipelines.models.loader import Models
+from pipelines.models.model import Models
 
 __all__ = ["Explained", "explain"]
 

@@ -16,9 +16,8 @@ from sqlglot.errors import ParseError
 from pipelines.lake.lake import typed_nothing
 from pipelines.lake.sql_header import Header, HeaderError, header_of
 from pipelines.models.lineage import Trace, trace
-from pipelines.models.loader import (
+from pipelines.models.model import (
     LAYERS,
-    ROOT,
     Check,
     Model,
     ModelColumn,
@@ -37,8 +36,8 @@ _CLEARED = re.compile(r"(\w+) \([^()]+\)")
 _LINE = re.compile(r"LINE (\d+):")
 
 
-def read(root: Path = ROOT) -> Models:
-    """Read every model, check, macro and seed below a folder, whatever was kept.
+def read(root: Path) -> Models:
+    """Read every model, check, macro and seed below a folder, past the cache.
 
     Raises:
         ModelError: As `pipelines.models.loader.load`.

@@ -21,7 +21,7 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.permissions import restrict
 from pipelines.lake.queries import QUERIES
 from pipelines.models.build import current_manifest
-from pipelines.models.loader import Model, Models
+from pipelines.models.model import Model, Models
 from pipelines.publish.warehouse import Published, comments, show, swap_in
 
 __all__ = ["STORAGE_VERSION", "LeakError", "publish_copy"]

@@ -17,7 +17,7 @@ from pipelines.lake.ledger import new_id
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import Writer
 from pipelines.models.build import Manifest, read_manifest, stored_rows
-from pipelines.models.loader import Model, Models
+from pipelines.models.model import Model, Models
 from pipelines.models.relations import Relation, add_seeds
 from pipelines.publish.publications import Publications
 

@@ -12,7 +12,8 @@ from truth import account_keys
 from lean_resources.streams import STREAMS, Kind
 from pipelines.lake.lake import Lake
 from pipelines.models.build import build, current_manifest
-from pipelines.models.loader import ModelError, load
+from pipelines.models.loader import load
+from pipelines.models.model import ModelError
 from pipelines.publish.warehouse import connect, publish
 
 IBAN = re.compile(rb"SA\d{2}[0-9A-Z]{20}")

@@ -1,0 +1,179 @@
+"""What a model, a check and a table macro are, once their files have been read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lean_resources.errors import ConfigError
+from pipelines.models.relations import Relation
+
+__all__ = [
+    "LAYERS",
+    "Check",
+    "Model",
+    "ModelColumn",
+    "ModelError",
+    "Models",
+    "Stored",
+    "TableMacro",
+]
+
+LAYERS = ("staging", "marts", "pii")
+"""Folders of models; what lies in `pii` is published only where that is switched on."""
+
+
+class ModelError(ConfigError):
+    """A file under `sql/` is wrong; the message names the file and the line."""
+
+    def __init__(self, file: Path, line: int, problem: str) -> None:
+        super().__init__(f"{file.parent.name}/{file.name}:{line}: {problem}")
+        self.file = file
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True)
+class ModelColumn:
+    """A column of a model.
+
+    Args:
+        name: Its name.
+        type: DuckDB's name of its type.
+        doc: Its meaning, its own or that of the column it passes on unchanged.
+        pii: Personal; stays out of the marts.
+        sources: Columns that its value is made of, as (relation, column), sorted.
+    """
+
+    name: str
+    type: str
+    doc: str
+    pii: bool
+    sources: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a model's rows are kept.
+
+    Args:
+        month: Column with the month (YYYY-MM) whose rows make a file, or None.
+        before: Months of its inputs that a month reads before itself, as a number below 1.
+        after: Months of its inputs that a month reads after itself.
+        is_view: Whether rows are not kept, but selected anew by each reader.
+    """
+
+    month: str | None = None
+    before: int = 0
+    after: int = 0
+    is_view: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One SQL file: a documented SELECT over streams and other models.
+
+    Args:
+        name: Name of the file, of the table and of the Dagster asset.
+        layer: Folder, one of `LAYERS`.
+        file: Where it was read.
+        description: What it is for, one or more sentences.
+        grain: What one row stands for.
+        key: Columns that identify a row; they are unique and never null.
+        stored: How its rows are kept.
+        notes: What else the header says, such as which rows count and which zone days have.
+        sample: A query that an analyst would start from, or empty.
+        body: The SELECT.
+        reads: Relations that the SELECT names, sorted.
+        columns: The columns, in order.
+    """
+
+    name: str
+    layer: str
+    file: Path
+    description: str
+    grain: str
+    key: tuple[str, ...]
+    stored: Stored
+    notes: Mapping[str, str]
+    sample: str
+    body: str
+    reads: tuple[str, ...]
+    columns: tuple[ModelColumn, ...] = ()
+
+    @property
+    def doc(self) -> str:
+        """What it is for, and what a row stands for."""
+        return f"{self.description} Grain: {self.grain}."
+
+    @cached_property
+    def public(self) -> tuple[str, ...]:
+        """Names of the columns that are not personal."""
+        return tuple(column.name for column in self.columns if not column.pii)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A SQL file that returns the rows which break a claim.
+
+    Args:
+        name: The claim in short, the file's name behind the model's.
+        model: The model that it is about.
+        claim: The claim as a sentence.
+        is_error: Whether a broken claim is an error rather than a warning.
+        is_monthly: Whether it holds month by month, so that it is asked anew only where a month of
+            what it reads is another one; it then sees one month at a time.
+        body: The SELECT of the offenders.
+        reads: Relations that the SELECT names, sorted.
+        file: Where it was read.
+    """
+
+    name: str
+    model: str
+    claim: str
+    is_error: bool
+    is_monthly: bool
+    body: str
+    reads: tuple[str, ...]
+    file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TableMacro:
+    """A question with parameters over models, asked like a table.
+
+    Args:
+        name: Name of the file and of the macro.
+        statement: The statement that creates it.
+        reads: Models and relations that it names, sorted; it is there where all of them are.
+    """
+
+    name: str
+    statement: str
+    reads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Models:
+    """All models and checks of a folder, models in an order in which they can be built."""
+
+    by_name: Mapping[str, Model]
+    checks: tuple[Check, ...]
+    relations: Mapping[str, Relation]
+    macros: Mapping[str, str]
+    seeds: Mapping[str, Path]
+    table_macros: tuple[TableMacro, ...] = ()
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self.by_name.values())
+
+    def __getitem__(self, name: str) -> Model:
+        return self.by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.by_name
+
+    def checks_of(self, name: str) -> tuple[Check, ...]:
+        """The checks about a model."""
+        return tuple(check for check in self.checks if check.model == name)
