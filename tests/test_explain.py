@@ -9,7 +9,7 @@ from test_lake import NOW
 from test_models import FEBRUARY, brought
 from typer.testing import CliRunner
 
-from pipelines.cli.main import main as cli
+from pipelines.cli import main as cli
 from pipelines.dagster_defs.model_assets import model_assets
 from pipelines.dagster_defs.resources import LakeResource, silent
 from pipelines.keys import SANDBOX_KEY
