@@ -18,7 +18,7 @@ from lean_resources.streams import STREAMS
 from pipelines.lake.compaction import compact
 from pipelines.lake.digests import DamageError
 from pipelines.lake.lake import Lake
-from pipelines.models.build import Manifest, keep_manifest
+from pipelines.models.manifest import Manifest, keep_manifest
 from pipelines.operate.fsck import check, repair
 from pipelines.operate.vacuum import plan_vacuum
 from pipelines.sync.policy import Policy

@@ -17,7 +17,7 @@ from pipelines.dagster_defs.resources import InboxResource, LakeResource, silent
 from pipelines.dagster_defs.webhook_job import PULLS
 from pipelines.dagster_defs.webhook_sensor import CLAIM_TAG, LISTED, REFRESHED, request_of, settle
 from pipelines.definitions import defs
-from pipelines.models.build import current_manifest
+from pipelines.models.manifest import current_manifest
 
 
 class House:
@@ -125,7 +125,7 @@ def contents(house):
     """What each model holds, as a hash by part."""
     parts = current_manifest(house.lake.lake()).parts
     return {
-        name: {part: one.content for part, one in found.items() if one.rows}
+        name: {part: one.content_id for part, one in found.items() if one.rows}
         for name, found in parts.items()
     }
 

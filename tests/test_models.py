@@ -23,13 +23,16 @@ from pipelines.dagster_defs.model_assets import model_assets
 from pipelines.dagster_defs.resources import LakeResource, silent
 from pipelines.lake.lake import Lake
 from pipelines.models import build as building
-from pipelines.models.build import build, current_manifest, stored_rows
+from pipelines.models import manifest as manifests
+from pipelines.models.build import build
 from pipelines.models.cache import CODE
 from pipelines.models.lineage import trace
 from pipelines.models.loader import ROOT, load
+from pipelines.models.manifest import current_manifest
 from pipelines.models.model import ModelError
 from pipelines.models.model_files import read
 from pipelines.models.relations import add_macros
+from pipelines.models.session import stored_rows
 from pipelines.operate.vacuum import Reason, vacuum
 from pipelines.publish.warehouse import connect, publish
 
@@ -392,7 +395,7 @@ def test_a_check_that_finds_something_else_is_told_once(lake, tmp_path):
 
     def turned():
         [moves] = build(lake, one, hash_key="k")
-        return [(check.name, moves.checks[check].offenders) for check in moves.turned]
+        return [(check.name, moves.checks[check].offenders) for check in moves.changed_checks]
 
     assert turned() == [("alone", 1)]
     assert turned() == []
@@ -420,7 +423,7 @@ def test_a_build_that_fails_forgets_no_finding(fails, each, lake, tmp_path):
         (moves,) = (one for one in built if one.model.name == "moves")
         (shown,) = moves.checks.values()
         assert shown == kept
-        return problems, kept.offenders, [check.name for check in moves.turned]
+        return problems, kept.offenders, [check.name for check in moves.changed_checks]
 
     commit(lake, first := pull(), customers(first, "c1"))
     assert found(**before) == ([], 2, ["none"])
@@ -615,7 +618,7 @@ def test_a_crash_before_the_manifest_leaves_the_old_build(lake, models, monkeypa
     built(lake, models)
     brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
     with monkeypatch.context() as broken:
-        broken.setattr(building, "create_text", _crash)
+        broken.setattr(manifests, "create_text", _crash)
         with pytest.raises(RuntimeError, match="power cut"):
             build(lake, models, hash_key="k")
 
@@ -639,7 +642,7 @@ def test_two_builds_at_once_lose_nothing_of_each_other(lake, models):
             brought(lake, NOW + 2 * DAY, FEBRUARY, FEBRUARY + DAY, FEBRUARY + 2 * DAY)
             inner.append(built(lake, models, only={"moves", "totals"}))
 
-    outer, problems = built(lake, models, tell=overtaken)
+    outer, problems = built(lake, models, progress=overtaken)
 
     assert inner == [({"moves": 1, "totals": 1}, [])]
     assert (problems, outer["moves"], outer["groups"]) == ([], 0, 0)
@@ -663,7 +666,7 @@ def test_builds_that_are_always_overtaken_end(lake, models):
             built(lake, models, only={"names"})
 
     with pytest.raises(building.BuildError, match="build once more"):
-        build(lake, models, hash_key="k", tell=overtaken)
+        build(lake, models, hash_key="k", progress=overtaken)
     assert current_manifest(lake).number == building._ATTEMPTS
 
 
@@ -830,7 +833,7 @@ def test_readers_neither_wait_nor_see_half_a_build(lake, models):
 
         for step in range(1, 4):
             brought(lake, NOW + step * DAY, *(FEBRUARY + n * DAY for n in range(step + 1)))
-            build(lake, models, hash_key="k", tell=ask)
+            build(lake, models, hash_key="k", progress=ask)
             ask()
             publish(lake, models)
             ask()

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from pipelines.cli.main import app
 from pipelines.lake.lake import Lake
 from pipelines.lake.writers import Writer
-from pipelines.models.build import build, current_manifest
+from pipelines.models.build import build
 from pipelines.models.loader import load
+from pipelines.models.manifest import current_manifest
 from pipelines.operate.vacuum import Reason, VacuumRefusedError, plan_vacuum, vacuum
 
 DAYS = 2 * 86_400
@@ -26,9 +27,11 @@ WORK = """
 import os, signal, sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from pipelines.lake.lake import files, lake as lakes
+from pipelines.lake import files
+from pipelines.lake import lake as lakes
 from pipelines.publish import warehouse
 from pipelines.models import build as builds
+from pipelines.models import manifest as manifests
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import new_id
 from pipelines.models.loader import load
@@ -46,7 +49,7 @@ elif how == "half written":
 elif how == "publishing":
     warehouse.swap_in = die
 elif how == "before the manifest":
-    builds.create_text = die
+    manifests.create_text = die
 if how == "publishing":
     warehouse.publish(lake, load())
 elif how == "before the manifest":

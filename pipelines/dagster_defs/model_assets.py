@@ -14,7 +14,8 @@ from pipelines.dagster_defs.stream_assets import OWNERS
 from pipelines.lake.compaction import compact
 from pipelines.lake.ledger import VIEW_DOCS
 from pipelines.lake.views import LAKE_VIEWS
-from pipelines.models.build import Built, CheckResult, build
+from pipelines.models.build import Built, build
+from pipelines.models.manifest import CheckResult
 from pipelines.models.model import Check, Model, Models
 from pipelines.operate.vacuum import vacuum
 from pipelines.publish.warehouse import publish
@@ -63,7 +64,7 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
                 models,
                 hash_key=key_of(lake),
                 only=wanted,
-                tell=lambda _name, done, total: progress("models", done, total),
+                progress=lambda _name, done, total: progress("models", done, total),
             )
         yield from (_result(one) for one in built if one.problem is None)
         refuse_problems(built)

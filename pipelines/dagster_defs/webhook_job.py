@@ -116,12 +116,12 @@ def doorbell_job(models: Models) -> dg.JobDefinition:
                 lake.lake(),
                 models,
                 hash_key=key_of(lake),
-                tell=lambda _name, done, total: progress("models", done, total),
+                progress=lambda _name, done, total: progress("models", done, total),
             )
         for one in built:
             if one.changed:
                 yield dg.AssetMaterialization(one.model.name, metadata=metadata_of_model(one))
-            for check in one.turned:
+            for check in one.changed_checks:
                 yield dg.AssetCheckEvaluation(
                     asset_key=dg.AssetKey(one.model.name), **verdict_of(check, one.checks[check])
                 )

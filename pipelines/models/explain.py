@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipelines.lake.lake import Lake
-from pipelines.models.build import Built, Work
+from pipelines.models.build import Build, Built
 from pipelines.models.model import Models
 
 __all__ = ["Explained", "explain"]
@@ -47,11 +47,11 @@ def explain(lake: Lake, models: Models, name: str, *, hash_key: str) -> Explaine
     rests_on = [model for model in models if model.name in below and model.name != name]
     with TemporaryDirectory(prefix="leanhouse-explain-") as found:
         folder = Path(found)
-        work = Work(lake, models, hash_key, folder, folder=folder)
-        with work.connection:
+        attempt = Build(lake, models, hash_key, folder, folder=folder)
+        with attempt.session.connection:
             for model in (*rests_on, models[name]):
-                built = work.bring_up(model)
-                if error := work.errors.get(model.name):
+                built = attempt.update(model)
+                if error := attempt.errors.get(model.name):
                     return Explained(built, str(error))
     return Explained(built, "")
 

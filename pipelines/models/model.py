@@ -12,6 +12,7 @@ from pipelines.models.relations import Relation
 
 __all__ = [
     "LAYERS",
+    "BuildError",
     "Check",
     "Model",
     "ModelColumn",
@@ -32,6 +33,10 @@ class ModelError(ConfigError):
         super().__init__(f"{file.parent.name}/{file.name}:{line}: {problem}")
         self.file = file
         self.line = line
+
+
+class BuildError(Exception):
+    """A model or a build cannot be published; the message contains no value of a row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from pipelines.lake.missing_files import described, foreign_files, listed, missi
 from pipelines.lake.places import walk
 from pipelines.lake.queries import QUERIES
 from pipelines.lake.writers import Writer
-from pipelines.models.build import current_manifest, keep_manifest, next_number, read_manifest
+from pipelines.models.manifest import current_manifest, keep_manifest, next_number, read_manifest
 from pipelines.publish.warehouse import connect
 from pipelines.sync.replay import replay
 

@@ -21,7 +21,7 @@ from pipelines.lake.digests import DamageError
 from pipelines.lake.lake import Lake
 from pipelines.lake.places import Found, walk
 from pipelines.lake.writers import forget, writers
-from pipelines.models.build import newest_manifest, read_manifest
+from pipelines.models.manifest import newest_manifest, read_manifest
 from pipelines.publish.publications import Publications
 
 __all__ = ["Deletion", "Reason", "VacuumPlan", "VacuumRefusedError", "plan_vacuum", "vacuum"]

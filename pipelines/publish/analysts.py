@@ -20,7 +20,7 @@ from pipelines.lake.files import synced
 from pipelines.lake.lake import Lake
 from pipelines.lake.permissions import restrict
 from pipelines.lake.queries import QUERIES
-from pipelines.models.build import current_manifest
+from pipelines.models.manifest import current_manifest
 from pipelines.models.model import Model, Models
 from pipelines.publish.warehouse import Published, comments, show, swap_in
 

@@ -20,7 +20,7 @@ from pipelines.lake.files import put_text, synced
 from pipelines.lake.lake import Lake
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import exclusive, writers
-from pipelines.models.build import newest_manifest
+from pipelines.models.manifest import newest_manifest
 
 __all__ = ["Publication", "Publications"]
 

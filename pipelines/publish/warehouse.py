@@ -16,9 +16,10 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import new_id
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import Writer
-from pipelines.models.build import Manifest, read_manifest, stored_rows
+from pipelines.models.manifest import Manifest, read_manifest
 from pipelines.models.model import Model, Models
 from pipelines.models.relations import Relation, add_seeds
+from pipelines.models.session import stored_rows
 from pipelines.publish.publications import Publications
 
 __all__ = ["Published", "WarehouseError", "comments", "connect", "publish", "show", "swap_in"]

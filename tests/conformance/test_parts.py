@@ -6,8 +6,10 @@ from worlds import PULLED, next_day, pull
 
 from lean_resources.sandbox import Sandbox
 from pipelines.lake.lake import Lake
-from pipelines.models.build import build, current_manifest, stored_rows
+from pipelines.models.build import build
 from pipelines.models.loader import load
+from pipelines.models.manifest import current_manifest
+from pipelines.models.session import stored_rows
 
 
 @pytest.mark.conformance

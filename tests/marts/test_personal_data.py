@@ -11,8 +11,9 @@ from truth import account_keys
 
 from lean_resources.streams import STREAMS, Kind
 from pipelines.lake.lake import Lake
-from pipelines.models.build import build, current_manifest
+from pipelines.models.build import build
 from pipelines.models.loader import load
+from pipelines.models.manifest import current_manifest
 from pipelines.models.model import ModelError
 from pipelines.publish.warehouse import connect, publish
 

@@ -1,0 +1,139 @@
+"""Checks of models that were built: the key of each, and claims as SQL that returns offenders."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pipelines.models.fingerprints import Fingerprints, hashed
+from pipelines.models.manifest import CheckResult
+from pipelines.models.model import BuildError, Check, Model
+from pipelines.models.session import Session
+
+__all__ = ["Checker"]
+
+_SHOWN_OFFENDERS = 5
+_RANGE_TYPES = ("DATE", "TIMESTAMP WITH TIME ZONE")
+
+
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """Runs checks within one build.
+
+    Args:
+        session: What checks read.
+        fingerprints: Of this build.
+    """
+
+    session: Session
+    fingerprints: Fingerprints
+
+    def check_key(self, model: Model, changed: Collection[str]) -> None:
+        """Return if the key of a model is unique and never null.
+
+        Args:
+            model: The model, which can be read.
+            changed: Names of its parts whose rows are new; the others were checked before.
+
+        Raises:
+            BuildError: It is null or not unique.
+        """
+        rows = model.name
+        if self._keys_differ_by_part(model):
+            rows = f"({self.session.stored_rows(model, changed)})"
+        key = ", ".join(model.key)
+        is_null = " or ".join(f"{name} is null" for name in model.key)
+        # Keys whose hashes all differ do so too, and hashes take a fraction of the keys' memory.
+        nulls, collisions = self.session.row(
+            f"select count(*) filter (where {is_null}), count(*) - count(distinct hash({key}))"
+            f" from {rows}"
+        )
+        if not nulls and not collisions:
+            return
+        nulls, duplicates = self.session.row(
+            f"select (select count(*) from {rows} where {is_null}),"
+            f" (select count(*) from (select 1 from {rows} group by {key}"
+            " having count(*) > 1))"
+        )
+        if nulls or duplicates:
+            raise BuildError(
+                f"the key ({key}) has to be unique and not null: it is null in {nulls} rows,"
+                f" and {duplicates} of its values occur more than once"
+            )
+
+    def _keys_differ_by_part(self, model: Model) -> bool:
+        """Whether no key can be in two parts: a column of it has a range of its own in each."""
+        if model.stored.month is None or model.stored.month in model.key:
+            return True
+        parts = self.session.manifest.parts[model.name].values()
+        files = [str(self.session.lake.folder / part.file) for part in parts if part.file]
+        if len(files) < 2:
+            return True
+        for column in model.columns:
+            if column.name not in model.key or column.type not in _RANGE_TYPES:
+                continue
+            # Parquet keeps the ranges of a column; no row is read.
+            overlaps = self.session.connection.execute(
+                f"""
+                with ranges as (
+                    select
+                        min(stats_min_value::{column.type}) as low,
+                        max(stats_max_value::{column.type}) as high,
+                        count(*) = count(stats_min_value) and count(*) = count(stats_max_value)
+                            as is_known
+                    from parquet_metadata($files)
+                    where path_in_schema = $column
+                    group by file_name
+                )
+                select 1
+                from (select *, lag(high) over (order by low) as before from ranges)
+                where not is_known or low <= before
+                limit 1
+                """,
+                {"files": files, "column": column.name},
+            ).fetchall()
+            if not overlaps:
+                return True
+        return False
+
+    def run(self, check: Check, before: CheckResult | None) -> CheckResult:
+        """The result of a check: that of before while the check reads what it read then.
+
+        Args:
+            check: The check.
+            before: Its result on record.
+
+        Raises:
+            duckdb.Error: Its SELECT fails.
+        """
+        if not check.is_monthly:
+            return self._run(check, None, before)
+        old = {} if before is None else before.months
+        months = {month for name in check.reads for month in self.session.months(name) or ()}
+        found = {month: self._run(check, (month,), old.get(month)) for month in sorted(months)}
+        return CheckResult(
+            fingerprint=hashed(*(result.fingerprint for result in found.values())),
+            offenders=sum(result.offenders for result in found.values()),
+            shown=[row for result in found.values() for row in result.shown][:_SHOWN_OFFENDERS],
+            months=found,
+        )
+
+    def _run(
+        self, check: Check, months: tuple[str, ...] | None, before: CheckResult | None
+    ) -> CheckResult:
+        """The result of a check in some months; None means all."""
+        fingerprint = self.fingerprints.of(check.body, check.reads, months)
+        if before is not None and before.fingerprint == fingerprint:
+            return before
+        with contextlib.ExitStack() as stack:
+            if months is not None:
+                stack.enter_context(self.session.narrowed(check.reads, months))
+            result = self.session.connection.execute(check.body)
+            names = [column[0] for column in result.description or ()]
+            rows = result.fetchmany(_SHOWN_OFFENDERS)
+            shown = [dict(zip(names, map(str, row), strict=True)) for row in rows]
+            offenders = len(rows)
+            while more := result.fetchmany(10_000):
+                offenders += len(more)
+        return CheckResult(fingerprint=fingerprint, offenders=offenders, shown=shown)

@@ -1,0 +1,117 @@
+"""Input fingerprints: a part or a check is up to date while the hash of what it reads is the same.
+
+A fingerprint covers the SQL, the macros, the key, the version of DuckDB, and each relation that is
+read: a model by the content ids of its parts, a stream by its pulls in the ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+
+import duckdb
+
+from lean_resources.streams import STREAMS
+from pipelines.models.session import Session
+
+__all__ = ["Fingerprints", "hashed"]
+
+_LedgerSums = list[tuple[str | None, str | None, str | None, int, int]]
+"""Stream, outcome, month, number of rows and sum of the rows' hashes of a table of the ledger."""
+
+
+class Fingerprints:
+    """Fingerprints within one build, which sees one state of the ledger.
+
+    Args:
+        session: What models read.
+        hash_key: Key of hashed identifiers; with another key everything is out of date.
+    """
+
+    def __init__(self, session: Session, hash_key: str) -> None:
+        self._session = session
+        self._ledger: dict[str, _LedgerSums] = {}
+        # Fingerprints on record depend on this text.
+        key = hashlib.sha256(b"print of the key\0" + hash_key.encode()).hexdigest()
+        self._common = hashed(*session.models.macros.values(), key, duckdb.__version__)
+
+    def of(self, body: str, reads: Collection[str], months: Collection[str] | None = None) -> str:
+        """The fingerprint of a SELECT.
+
+        Args:
+            body: The SELECT.
+            reads: Relations that it names.
+            months: The months (YYYY-MM) that it sees of relations kept by month; None means all.
+        """
+        return hashed(self._common, body, *(self._relation(name, months) for name in reads))
+
+    def _relation(self, name: str, months: Collection[str] | None) -> str:
+        """Hash of what a relation holds in some months, or in all if it is not kept by month."""
+        session = self._session
+        seen = months if session.months(name) is not None else None
+        if name not in session.models:
+            return self._lake_relation(name, seen)
+        model = session.models[name]
+        if model.stored.is_view:
+            return hashed(model.body, *(self._relation(read, seen) for read in model.reads))
+        # Not remembered, because it changes when the model is built.
+        parts = sorted(session.manifest.parts.get(name, {}).items())
+        ids = (f"{month}={part.content_id}" for month, part in parts if _is_seen(month, seen))
+        return hashed(*ids)
+
+    def _lake_relation(self, name: str, months: Collection[str] | None) -> str:
+        """Hash of a seed, of the clock, or of the rows of the ledger that stand for a relation."""
+        if name in self._session.models.seeds:
+            return hashed(self._session.models.seeds[name].read_text(encoding="utf-8"))
+        if name == "clock":
+            return hashed(*map(str, self._session.row("select * from clock")))
+        if name in {"claims", "account_depths", "refresh_spends", "refresh_attempts"}:
+            return self._ledger_rows(name, months)
+        if name in STREAMS:
+            return self._ledger_rows("claims", months, name)
+        stream = name.removesuffix("_history")
+        if stream in STREAMS:
+            return self._ledger_rows("pulls", months, stream, "COMMITTED")
+        return self._ledger_rows("pulls", months)
+
+    def _ledger_rows(
+        self,
+        table: str,
+        months: Collection[str] | None,
+        stream: str | None = None,
+        outcome: str | None = None,
+    ) -> str:
+        """Hash of the rows of a table of the ledger; None means rows of any month, stream, …."""
+        if table not in self._ledger:
+            self._ledger[table] = self._sums(table)
+        rows = total = 0
+        for its_stream, its_outcome, month, count, its_sum in self._ledger[table]:
+            if (
+                stream in {None, its_stream}
+                and outcome in {None, its_outcome}
+                and _is_seen(month, months)
+            ):
+                rows += count
+                total += its_sum
+        return hashed(str(rows), str(total))
+
+    def _sums(self, table: str) -> _LedgerSums:
+        """Read a table of the ledger, which a build does once."""
+        session = self._session
+        kinds = ", ".join(
+            name if name in session.models.relations[table].types else f"null as {name}"
+            for name in ("stream", "outcome", "month")
+        )
+        return session.connection.execute(
+            f"select {kinds}, count(*), coalesce(sum(hash(it)::hugeint), 0)"
+            f" from {table} as it group by all"
+        ).fetchall()
+
+
+def _is_seen(month: str | None, months: Collection[str] | None) -> bool:
+    return months is None or month in months
+
+
+def hashed(*texts: str) -> str:
+    """Hash of texts in their order."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]

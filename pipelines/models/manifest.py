@@ -1,0 +1,137 @@
+"""Manifests: which files of models count, and what the checks found.
+
+Files of models are only added. A build names those that count in a new manifest, which it creates
+last and only if its number is free. Readers therefore see the result of one whole build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+from pipelines.lake.digests import DamageError, sealed, unsealed
+from pipelines.lake.files import create_text
+from pipelines.lake.lake import Lake
+
+__all__ = [
+    "CheckResult",
+    "Manifest",
+    "Part",
+    "current_manifest",
+    "keep_manifest",
+    "newest_manifest",
+    "next_number",
+    "open_newest",
+    "read_manifest",
+]
+
+_DIGITS = 10
+"""Of a manifest's number. Names from before format 3 of the lake are longer."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Rows of a model that are kept in one file: all of them, or those of one month.
+
+    Args:
+        file: Path of the file below the lake's folder; empty where there are no rows.
+        fingerprint: Hash of the SQL and of what it read.
+        content_id: Identifies the rows, in any order. A part that is rebuilt with the same rows
+            keeps it, so that models that read the part are not rebuilt.
+        rows: Number of rows.
+        bytes: Size of the file; 0 without a file, or where a format before 3 wrote it.
+        crc32: Checksum of the file.
+    """
+
+    file: str
+    fingerprint: str = msgspec.field(name="print")
+    content_id: str = msgspec.field(name="content")
+    rows: int
+    bytes: int = 0
+    crc32: int = 0
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """What a check found.
+
+    Args:
+        fingerprint: Hash of the SQL and of what it read.
+        offenders: Number of rows that break the claim.
+        shown: The first few of them, as text by column.
+        months: The result of each month (YYYY-MM), for a check that runs month by month.
+    """
+
+    fingerprint: str = msgspec.field(name="print")
+    offenders: int
+    shown: list[dict[str, str]]
+    months: dict[str, CheckResult] = {}
+
+
+class Manifest(msgspec.Struct):
+    """Files that count and results of checks.
+
+    Args:
+        number: One more than that of the manifest before; 0 before format 3 of the lake.
+        commits: The most commits that a build ever found in the ledger. Fewer mean a loss.
+        parts: Parts by model and by month; the month is empty for a model that is kept whole.
+        checks: Results by model and by name of the check.
+    """
+
+    number: int = 0
+    commits: int = 0
+    parts: dict[str, dict[str, Part]] = {}
+    checks: dict[str, dict[str, CheckResult]] = {}
+
+
+def newest_manifest(lake: Lake) -> Path | None:
+    """The file of the manifest that counts, or None before the first build."""
+    return open_newest(lake)[0]
+
+
+def current_manifest(lake: Lake) -> Manifest:
+    """The manifest that counts; an empty one before the first build."""
+    return open_newest(lake)[1]
+
+
+def open_newest(lake: Lake) -> tuple[Path | None, Manifest]:
+    """The manifest with the highest number, and its file.
+
+    Names from before format 3 of the lake, which came from this machine's clock, are older than
+    any number. A damaged manifest is passed over, so that the next build repairs it.
+    """
+    files = lake.manifests.glob("*.json")
+    order = sorted(files, key=lambda file: (len(file.stem) == _DIGITS, file.stem), reverse=True)
+    for file in order:
+        with contextlib.suppress(DamageError):
+            return file, read_manifest(file)
+    return None, Manifest()
+
+
+def read_manifest(file: Path) -> Manifest:
+    """The manifest in a file.
+
+    Raises:
+        DamageError: The file is damaged.
+    """
+    try:
+        return msgspec.json.decode(unsealed(file.read_bytes()), type=Manifest)
+    except (ValueError, msgspec.DecodeError):
+        raise DamageError(f"manifests/{file.name} cannot be read") from None
+
+
+def next_number(lake: Lake) -> int:
+    """A number higher than that of any manifest, damaged manifests included."""
+    stems = (file.stem for file in lake.manifests.glob("*.json"))
+    return max((int(stem) for stem in stems if len(stem) == _DIGITS), default=0) + 1
+
+
+def keep_manifest(lake: Lake, manifest: Manifest, writer_id: str) -> None:
+    """Write a manifest. From then on the files that it names count, and no others.
+
+    Raises:
+        FileExistsError: Another process has written a manifest with this number.
+    """
+    lake.format.carry_forward()
+    file = lake.manifests / f"{manifest.number:0{_DIGITS}}.json"
+    create_text(file, sealed(msgspec.json.encode(manifest).decode()), writer_id)

@@ -1,0 +1,164 @@
+"""The DuckDB of one build: what models read, whole or some months of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from lean_resources.streams import STREAMS, Window
+from pipelines.lake.lake import Lake, typed_nothing
+from pipelines.models.manifest import Manifest
+from pipelines.models.model import Model, Models
+from pipelines.models.relations import add_macros, add_seeds
+
+__all__ = ["Session", "stored_rows", "through_views"]
+
+_MEMORY_LIMIT = "3GB"
+"""Beyond this DuckDB spills to disk."""
+_MONTH_STREAMS = {
+    name: stream
+    for stream in STREAMS.values()
+    if stream.window is Window.MONTHS
+    for name in (stream.name, f"{stream.name}_history")
+}
+_LEDGER_BY_MONTH = ("pulls", "claims")
+_BY_MONTH = {*_MONTH_STREAMS, *_LEDGER_BY_MONTH}
+"""Relations of the lake that are kept by month. A month shows no row that has no month."""
+
+
+class Session:
+    """A connection to the lake on which models are built.
+
+    Args:
+        lake: The lake.
+        models: All models that can be read.
+        manifest: Parts of models as far as they are built; whoever builds changes it.
+        hash_key: Key of hashed identifiers.
+        scratch: Folder for files that are thrown away.
+    """
+
+    def __init__(
+        self, lake: Lake, models: Models, manifest: Manifest, *, hash_key: str, scratch: Path
+    ) -> None:
+        self.lake = lake
+        self.models = models
+        self.manifest = manifest
+        self.connection = duckdb.connect()
+        self.connection.execute("set TimeZone = 'UTC'")
+        self.connection.execute(f"set memory_limit = '{_MEMORY_LIMIT}'")
+        self.connection.execute("set preserve_insertion_order = false")
+        self.connection.execute("set temp_directory = $1", [str(scratch / "spill")])
+        add_macros(self.connection, models.macros.values(), hash_key)
+        lake.attach_to(self.connection)
+        add_seeds(self.connection, models.seeds)
+        self.rows_by_month: dict[str, int] = dict(
+            self.connection.execute(
+                "select month, coalesce(sum(rows), 0)::bigint + count(*) from pulls"
+                " where month is not null and outcome = 'COMMITTED' group by month"
+            ).fetchall()
+        )
+        """Rows of the lake by month, and one more for each pull."""
+
+    def row(self, query: str) -> tuple[Any, ...]:
+        """The first row of a result."""
+        found = self.connection.execute(query).fetchone()
+        return found if found is not None else ()
+
+    def show(self, model: Model) -> None:
+        """Make a model readable by its name, for the models that are built after it."""
+        select = model.body if model.stored.is_view else self.stored_rows(model)
+        self.connection.execute(f"create or replace view main.{model.name} as {select}")
+
+    def stored_rows(self, model: Model, months: Collection[str] | None = None) -> str:
+        """The SELECT of a model's rows from its files, of some months or of all."""
+        return stored_rows(self.lake, model, self.manifest, months)
+
+    def months(self, name: str) -> set[str] | None:
+        """The months (YYYY-MM) that a relation holds, or None if it is kept whole."""
+        if name in _BY_MONTH:
+            return set(self.rows_by_month)
+        if name not in self.models:
+            return None
+        model = self.models[name]
+        if model.stored.month is not None:
+            parts = self.manifest.parts.get(name, {})
+            return {month for month, part in parts.items() if part.rows}
+        if model.stored.is_view:
+            inner = [self.months(read) for read in model.reads]
+            known = [months for months in inner if months is not None]
+            return set().union(*known) if known else None
+        return None
+
+    @contextlib.contextmanager
+    def narrowed(self, reads: Collection[str], months: Collection[str]) -> Iterator[None]:
+        """Within the block, relations that are kept by month show some of their months only.
+
+        Args:
+            reads: Relations that are read in the block.
+            months: The months that they show.
+        """
+        self.connection.execute("drop schema if exists part cascade")
+        self.connection.execute("create schema part")
+        for name in through_views(reads, self.models):
+            if self.months(name) is not None:
+                select = self._some_months(name, months)
+                self.connection.execute(f"create view part.{name} as {select}")
+        self.connection.execute("set search_path = 'part,main'")
+        try:
+            yield
+        finally:
+            self.connection.execute("set search_path = 'main'")
+
+    def _some_months(self, name: str, months: Collection[str]) -> str:
+        """The SELECT of some months of a relation that is kept by month."""
+        if name in self.models:
+            model = self.models[name]
+            # What a view reads is narrowed itself.
+            return model.body if model.stored.is_view else self.stored_rows(model, months)
+        if name in _LEDGER_BY_MONTH:
+            listed = ", ".join(f"'{month}'" for month in sorted(months))
+            return f"select * from main.{name} where month in ({listed})"
+        if name.endswith("_history"):
+            return self.lake.history(_MONTH_STREAMS[name], months)
+        return self.lake.resolved(_MONTH_STREAMS[name], months)
+
+
+def stored_rows(
+    lake: Lake, model: Model, manifest: Manifest, months: Collection[str] | None = None
+) -> str:
+    """The SELECT of a model's rows from its files.
+
+    Args:
+        lake: The lake.
+        model: A model that is not a view.
+        manifest: The manifest that names the files.
+        months: The months (YYYY-MM) to read; None means all.
+    """
+    files = [
+        lake.folder / part.file
+        for month, part in sorted(manifest.parts.get(model.name, {}).items())
+        if part.file and (months is None or month in months)
+    ]
+    if not files:
+        return typed_nothing((column.name, column.type) for column in model.columns)
+    return f"select * from read_parquet({lake.listed(files)}, hive_partitioning = false)"
+
+
+def through_views(names: Iterable[str], models: Models) -> list[str]:
+    """Relations and all that the views among them read, what is read before what reads it."""
+    found: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        if name not in found:
+            if name in models and models[name].stored.is_view:
+                for read in models[name].reads:
+                    add(read)
+            found[name] = None
+
+    for name in names:
+        add(name)
+    return list(found)
