@@ -19,7 +19,7 @@ from lean_resources import LeanClient
 from lean_resources.streams import STREAMS, Stream
 from pipelines.lake.lake import Lake
 from pipelines.sync.engine import Selection, Task, sync, tasks_of
-from pipelines.sync.engine import engine as sync_module
+from pipelines.sync import engine as sync_module
 from pipelines.sync.read_targets import Parent
 
 

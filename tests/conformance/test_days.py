@@ -12,7 +12,7 @@ from worlds import CHAIN, PULLED, Wire, new_sandbox, next_day, pull, wired
 from lean_resources.paging import PagedReader
 from pipelines.lake.lake import Batch, Lake
 from pipelines.lake.views import LAKE_VIEWS
-from pipelines.sync.engine import tasks as tasks_module
+from pipelines.sync import tasks as tasks_module
 
 LONG = pytest.mark.conformance
 

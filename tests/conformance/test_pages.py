@@ -17,7 +17,7 @@ from lean_resources.errors import ConsentError, UnavailableError
 from lean_resources.paging import Answer, PagedReader
 from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
-from pipelines.sync.engine import engine as sync_module
+from pipelines.sync import engine as sync_module
 
 TRANSACTIONS = STREAMS["transactions"]
 PAGE_SIZE = 7

@@ -10,7 +10,7 @@ from laws import outside_consent, wrong_rows
 from worlds import CHAIN, DAY, new_sandbox, next_day, pull
 
 from pipelines.lake.lake import Lake
-from pipelines.sync.engine import tasks as tasks_module
+from pipelines.sync import tasks as tasks_module
 
 MONTHS = ("2025-03", "2025-06", "2025-12", "2026-01", "2026-02", "2026-03")
 
