@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     import duckdb
 
     from pipelines.cli.results import Writer
-    from pipelines.dagster_defs.in_process import Line
+    from pipelines.dagster_defs.in_process import StreamSummary
 
 __all__ = [
-    "lines_table",
     "plain_console",
     "progress_bars",
     "say",
     "show",
     "standard_output",
+    "summary_table",
     "visible",
 ]
 
@@ -193,19 +193,19 @@ def progress_bars(console: Console) -> Iterator[Any]:
         yield tell
 
 
-def lines_table(lines: Sequence[Line]) -> Table:
-    """What a sync did, one line per stream."""
+def summary_table(summaries: Sequence[StreamSummary]) -> Table:
+    """What a sync did, one row per stream."""
     table = Table(title="Pulled")
     table.add_column("stream")
     for name in ("parents", "pulls", "rows", "requests", "seconds"):
         table.add_column(name, justify="right")
-    for line in lines:
+    for summary in summaries:
         table.add_row(
-            line.stream,
-            f"{line.parents:,}",
-            f"{sum(line.pulls.values()):,}",
-            f"{line.rows:,}",
-            f"{line.requests:,}",
-            f"{line.seconds:.1f}",
+            summary.stream,
+            f"{summary.parents:,}",
+            f"{sum(summary.pulls.values()):,}",
+            f"{summary.rows:,}",
+            f"{summary.requests:,}",
+            f"{summary.seconds:.1f}",
         )
     return table

@@ -1,4 +1,4 @@
-"""The demo: a whole sync against an offline Lean, and what it brought."""
+"""The demo: a whole sync from the offline Lean, one more customer by webhook, and some queries."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import Any
 
 import dagster as dg
 from pydantic import SecretStr
-from rich.console import Console
 
 from lean_resources.resource import LeanResource
-from lean_resources.sandbox import Sandbox, serve
+from lean_resources.sandbox import Sandbox, Server, serve
 from lean_resources.settings import LeanSettings, WebhookSettings
 from lean_resources.streams import STREAMS
-from pipelines.cli.console import lines_table, progress_bars, say, show
+from pipelines.cli.console import plain_console, progress_bars, say, show, summary_table
 from pipelines.dagster_defs.in_process import instance_at, read_events, sync_all
 from pipelines.dagster_defs.resources import InboxResource, LakeResource
 from pipelines.lake.ledger import Outcome
@@ -25,51 +24,28 @@ from pipelines.lake.queries import QUERIES
 from pipelines.publish.warehouse import connect
 from pipelines.webhooks.receiver import PATH, receiving
 
-__all__ = ["demo"]
+__all__ = ["demo", "settings_of"]
 
 _SAMPLES = ("demo_cash_flow", "demo_reconciliation", "demo_affordability")
-"""Queries that are shown with what they answer; their first lines are titles."""
+"""Queries that are printed with their results; the first line of each is its title."""
 
 
-def demo(
-    home: Path,
-    *,
-    customers: int,
-    months: int,
-    seed: int,
-    mtls: bool,
-    certificate_fault: str | None,
-    console: Console,
-) -> None:
-    """Start the sandbox, sync everything through Dagster, and show what it brought.
+def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | None) -> None:
+    """Serve the sandbox, sync everything through Dagster, and print the result.
 
     Args:
-        home: Folder for the demo's lake and runs.
-        customers: Customers of the offline application.
-        months: Months of history.
-        seed: Of the world.
-        mtls: Whether the sandbox asks for a client certificate.
-        certificate_fault: What to get wrong on purpose under mTLS, or None.
-        console: Where to write.
+        home: Home folder of the demo.
+        sandbox: The offline Lean to read from.
+        mtls: Whether the sandbox requires a client certificate.
+        certificate_fault: Which certificate is wrong on purpose, with `mtls`; None means none.
 
     Raises:
         SyncFailedError: A step failed.
     """
-    started = time.monotonic()
-    sandbox = Sandbox(
-        customers=customers, months=months, seed=seed, today=dt.datetime.now(dt.UTC).date()
-    )
+    started, console = time.monotonic(), plain_console()
     with serve(sandbox, port=0, mtls=mtls) as server:
-        say(f"Offline Lean with {customers} customers at {server.url}")
-        values = {
-            "region": "sa",
-            "environment": "sandbox",
-            "api_url": server.url,
-            "token_url": server.token_url,
-            "client_id": sandbox.client_id,
-            "client_secret": sandbox.client_secret,
-            "requests_per_second": "2000",
-        }
+        say(f"Offline Lean with {sandbox.world.customers} customers at {server.url}")
+        values = settings_of(sandbox, server, requests_per_second=2000)
         if mtls:
             values |= _certificates(server.certificates, certificate_fault)
         lean = LeanResource(LeanSettings.model_validate(values))
@@ -78,8 +54,8 @@ def demo(
             progress_bars(console) as progress,
             instance_at(home / "dagster", say) as instance,
         ):
-            lines = sync_all(lean, lake, progress, instance=instance)
-        console.print(lines_table(lines))
+            summaries = sync_all(lean, lake, progress, instance=instance)
+        console.print(summary_table(summaries))
         with instance_at(home / "dagster", say) as instance:
             _one_more(sandbox, lean, lake, instance)
     with connect(lake.lake()) as connection:
@@ -89,26 +65,36 @@ def demo(
             say(query.strip(), style="dim")
             show(connection.execute(query), console)
         held = connection.execute("select count(*) from transactions").fetchone()
-    skipped = sum(line.pulls.get(Outcome.SKIPPED, 0) for line in lines)
+    skipped = sum(summary.pulls.get(Outcome.SKIPPED, 0) for summary in summaries)
     say(
         "\nNext:\n"
         f'  .venv/bin/leanhouse query --home {_short(home)} "select * from accounts limit 5"\n'
-        "  make demo    again: nothing new is asked for, no row comes twice\n"
-        "  make dev     Dagster's UI, with the offline Lean behind it\n"
-        "  README.md    connecting a real application at Lean\n"
+        "  make demo    the same again: it reads only what is new\n"
+        "  make dev     Dagster's UI over the offline Lean\n"
+        "  README.md    how to connect a real application at Lean\n"
         f"\n{len(STREAMS)} streams, {held[0] if held else 0:,} transactions in the warehouse,"
         f" {skipped} pulls skipped, {time.monotonic() - started:.0f} s.",
     )
 
 
+def settings_of(sandbox: Sandbox, server: Server, *, requests_per_second: int) -> dict[str, str]:
+    """Settings, by field, of a client of the offline Lean."""
+    return {
+        "region": "sa",
+        "environment": "sandbox",
+        "api_url": server.url,
+        "token_url": server.token_url,
+        "client_id": sandbox.client_id,
+        "client_secret": sandbox.client_secret,
+        "requests_per_second": str(requests_per_second),
+    }
+
+
 def _one_more(
-    sandbox: Sandbox,
-    lean: Any,
-    lake: LakeResource,
-    instance: dg.DagsterInstance,
+    sandbox: Sandbox, lean: LeanResource, lake: LakeResource, instance: dg.DagsterInstance
 ) -> None:
-    """One more customer connects, and its rows arrive by webhook."""
-    say("\nOne more customer connects a bank; nobody asks for it", style="bold")
+    """Connect one more customer, and wait for the rows that webhooks announce."""
+    say("\nOne more customer connects a bank, and the rows arrive by webhook", style="bold")
     with tempfile.TemporaryDirectory(prefix="leanhouse-inbox-") as folder:
         inbox = InboxResource(f"sqlite:///{folder}/inbox.db")
         box = inbox.inbox()
@@ -135,12 +121,12 @@ def _one_more(
             ).fetchone()
             for name in ("accounts", "transactions")
         }
-    told = ", ".join(f"{row[0] if row else 0} {name}" for name, row in rows.items())
-    say(f"  {len(events)} events asked for work: {told} in the warehouse, {seconds:.1f} s")
+    brought = " and ".join(f"{row[0] if row else 0} {name}" for name, row in rows.items())
+    say(f"  {len(events)} events brought {brought} into the warehouse in {seconds:.1f} s")
 
 
 def _certificates(issued: Any, fault: str | None) -> dict[str, str]:
-    """Settings of the client certificate and the trust root, with one of them wrong if asked."""
+    """Settings of the client certificate and the trust root, one of them wrong for a fault."""
     right = {
         "trust_root": str(issued.authority),
         "client_cert": str(issued.client_cert),
@@ -156,14 +142,14 @@ def _certificates(issued: Any, fault: str | None) -> dict[str, str]:
         case "foreign-client-certificate":
             wrong = issued.foreign()
         case _:
-            # Another authority's chain as the trust root makes the server a stranger.
+            # With another authority as the trust root, the server's certificate is not trusted.
             issued.foreign()
             return {**right, "trust_root": str(issued.stranger)}
     return {**right, "client_cert": str(wrong.cert), "client_key": str(wrong.key)}
 
 
 def _short(path: Path) -> Path:
-    """The path relative to the working folder, where it lies inside."""
+    """The path, relative to the working folder if it is below that."""
     with contextlib.suppress(ValueError):
         return path.relative_to(Path.cwd())
     return path

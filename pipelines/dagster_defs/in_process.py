@@ -32,7 +32,14 @@ from pipelines.models.loader import load
 from pipelines.shipped import DAGSTER_YAML
 from pipelines.sync.policy import Policy
 
-__all__ = ["Line", "SyncFailedError", "instance_at", "prepare_home", "read_events", "sync_all"]
+__all__ = [
+    "StreamSummary",
+    "SyncFailedError",
+    "instance_at",
+    "prepare_home",
+    "read_events",
+    "sync_all",
+]
 
 _LOG = logging.getLogger(__name__)
 _CREATION_SECONDS = 60
@@ -47,7 +54,7 @@ class SyncFailedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class StreamSummary:
     """What a sync did for one stream.
 
     Args:
@@ -78,7 +85,7 @@ def sync_all(
     policy: Policy | None = None,
     inbox: InboxResource | None = None,
     entity_ids: Sequence[str] = (),
-) -> list[Line]:
+) -> list[StreamSummary]:
     """Bring every stream and every model up to date, and publish the warehouse.
 
     Args:
@@ -91,7 +98,7 @@ def sync_all(
         entity_ids: Only these entities; none means all.
 
     Returns:
-        One line per stream, in the order of the catalogue.
+        One summary per stream, in the order of the catalogue.
 
     Raises:
         SyncFailedError: A step failed.
@@ -120,7 +127,7 @@ def sync_all(
     instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
     if not result.success:
         raise SyncFailedError("; ".join(_reasons(result)))
-    return [_line(result, name) for name in STREAMS]
+    return [_summary(result, name) for name in STREAMS]
 
 
 def read_events(
@@ -185,7 +192,7 @@ def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in steps.items()]
 
 
-def _line(result: dg.ExecuteInProcessResult, name: str) -> Line:
+def _summary(result: dg.ExecuteInProcessResult, name: str) -> StreamSummary:
     for event in result.get_asset_materialization_events():
         if event.asset_key == dg.AssetKey(name):
             metadata = event.materialization.metadata
@@ -193,7 +200,7 @@ def _line(result: dg.ExecuteInProcessResult, name: str) -> Line:
     else:
         raise SyncFailedError(f"{name} was not materialised")
     rows = metadata.get("dagster/row_count") or metadata["dagster/partition_row_count"]
-    return Line(
+    return StreamSummary(
         stream=name,
         parents=int(_value(metadata["parents"])),
         pulls=_value(metadata["pulls"]),

@@ -1,0 +1,62 @@
+"""What all commands share: how they fail, and the home that they work on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from pipelines.cli.console import plain_console, visible
+from pipelines.cli.signals import received
+
+if TYPE_CHECKING:
+    from pipelines.lake.lake import Lake
+
+__all__ = ["Home", "fail", "homes", "lake_of", "not_listening"]
+
+Home = Annotated[
+    Path | None, typer.Option(help="Home folder; LEANHOUSE_HOME when left out, or else var.")
+]
+homes: list[Path] = []
+"""Homes that this process has opened; the last is named where an error names no file."""
+
+
+def fail(message: str) -> typer.Exit:
+    """Print an error, or nothing after a signal; the exception that ends the command."""
+    if (number := received()) is not None:
+        return typer.Exit(128 + number)
+    text = Text.assemble(("error", "red"), " ", visible(message, keeps="\n"))
+    plain_console(stderr=True).print(text, soft_wrap=True)
+    return typer.Exit(1)
+
+
+def not_listening(host: str, port: int, error: OSError) -> typer.Exit:
+    """As `fail`, for a server whose port is taken or not allowed."""
+    reason = error.strerror or error
+    return fail(f"cannot listen on {host}:{port}: {reason}; choose another port")
+
+
+def lake_of(home: Path | None, *, is_written: bool = False) -> Lake:
+    """The lake of a home.
+
+    Args:
+        home: The home; None means the one of the settings.
+        is_written: Whether the command is going to write to it.
+
+    Raises:
+        MachineError: It cannot be read or, if `is_written`, not be written to.
+    """
+    from pipelines.environment import settings, state_folder
+    from pipelines.lake.lake import Lake
+    from pipelines.lake.permissions import check_readable, open_home
+
+    folder = settings().home if home is None else state_folder(home, "--home")
+    homes.append(folder)
+    open_home(folder, settings().house.file_group)
+    lake = Lake(folder / "lake", settings().environment)
+    check_readable(lake.folder)
+    if is_written:
+        lake.check_writable()
+    return lake

@@ -1,0 +1,173 @@
+"""Commands for the tables: building, publishing, asking and describing them."""
+
+import difflib
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from lean_resources.errors import LeanError
+from pipelines.cli.app import Home, fail, lake_of
+from pipelines.cli.console import plain_console, say, standard_output
+
+if TYPE_CHECKING:
+    from pipelines.lake.lake import Lake
+
+__all__ = ["SqlCommand", "build", "build_tables", "dictionary", "publish", "publish_again", "query"]
+
+_OPTION = re.compile(r"--[\w-]*(=|\Z)")
+
+
+class Readers(StrEnum):
+    """For whom `publish` writes a copy."""
+
+    ANALYSTS = "analysts"
+
+
+def build(
+    home: Home = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Change nothing, and show why this model fails. May print values of rows.",
+        ),
+    ] = None,
+) -> None:
+    """Build the tables whose inputs have changed, and publish the warehouse."""
+    if explain is None:
+        build_tables(lake_of(home, is_written=True))
+    else:
+        _explain(lake_of(home), explain)
+
+
+def build_tables(lake: "Lake") -> None:
+    """Build all models and publish the warehouse; fail if a model or a check did."""
+    from pipelines.environment import settings
+    from pipelines.keys import checked_key
+    from pipelines.models.build import build as build_models
+    from pipelines.models.loader import load
+    from pipelines.publish.warehouse import publish
+
+    models = load()
+    built = build_models(lake, models, hash_key=checked_key(settings().hash_key, lake.environment))
+    for one in built:
+        if one.written:
+            say(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
+    publish(lake, models, pii=settings().house.pii)
+    problems = list(dict.fromkeys(one.problem for one in built if one.problem is not None))
+    broken = [
+        f"{one.model.name}: {check.claim} ({found.offenders} rows)"
+        for one in built
+        for check, found in one.checks.items()
+        if found.offenders and check.is_error
+    ]
+    if problems or broken:
+        raise fail("; ".join(problems + broken))
+
+
+def _explain(lake: "Lake", name: str) -> None:
+    """Print what DuckDB says of a model, which belongs on standard output and nowhere else."""
+    from pipelines.environment import settings
+    from pipelines.keys import checked_key
+    from pipelines.models.explain import explain
+    from pipelines.models.loader import load
+
+    models = load()
+    if name not in models:
+        near = difflib.get_close_matches(name, [model.name for model in models], n=1)
+        raise fail(f"there is no model {name}{''.join(f'; did you mean {one}?' for one in near)}")
+    found = explain(lake, models, name, hash_key=checked_key(settings().hash_key, lake.environment))
+    failed = found.built.model.name
+    if not found.words:
+        say(f"{name} can be built from the lake as it is now: {found.built.rows:,} rows")
+        return
+    rests = "" if failed == name else f"{name} rests on {failed}. "
+    say(f"{rests}{failed} cannot be built:\n{found.words}")
+    raise typer.Exit(1)
+
+
+def publish(
+    folder: Annotated[Path, typer.Argument(help="Folder to put leanhouse.duckdb in.")],
+    readers: Annotated[Readers, typer.Option("--for", help="Who is going to read it.")],
+    home: Home = None,
+) -> None:
+    """Write a copy of the warehouse that needs no lake and holds nothing personal."""
+    from pipelines.environment import settings
+    from pipelines.models.loader import load
+    from pipelines.publish.analysts import publish_copy
+
+    lake, group = lake_of(home), settings().house.file_group
+    done = publish_copy(lake, load(), folder, group)
+    say(f"{done.path}: {len(done.rows)} tables, {sum(done.rows.values()):,} rows, for {readers}")
+
+
+def publish_again(lake: "Lake") -> None:
+    """Publish the warehouse over merged files, if there is one."""
+    from pipelines.environment import settings
+    from pipelines.models.loader import load
+    from pipelines.publish.warehouse import publish
+
+    if lake.warehouse.exists():
+        publish(lake, load(), pii=settings().house.pii)
+
+
+class SqlCommand(TyperCommand):
+    """A command whose argument may begin with a comment of SQL, which looks like an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put what cannot be an option behind all options."""
+        if "--" in args:
+            return super().parse_args(ctx, args)
+        is_sql = [arg.startswith("--") and not _OPTION.match(arg) for arg in args]
+        options = [arg for arg, is_it in zip(args, is_sql, strict=True) if not is_it]
+        sql = [arg for arg, is_it in zip(args, is_sql, strict=True) if is_it]
+        return super().parse_args(ctx, [*options, "--", *sql] if sql else options)
+
+
+def query(
+    sql: Annotated[
+        str,
+        typer.Argument(help="One SELECT, or a file that holds it, or - for standard input."),
+    ],
+    home: Home = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print an array of objects; decimals are text.")
+    ] = False,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write the result to this Parquet file instead.")
+    ] = None,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="For operators: allow any statement and any file.")
+    ] = False,
+) -> None:
+    """Ask the warehouse; a query reads its tables and nothing else, and changes nothing."""
+    from pipelines.cli.query import Form, QueryError, ask, statement
+
+    if csv + json + (parquet is not None) > 1:
+        raise fail("give one of --csv, --json and --parquet")
+    form = Form.CSV if csv else Form.JSON if json else Form.TABLE
+    try:
+        asked = statement(sql)
+        ask(lake_of(home), asked, plain_console(), form, parquet, is_unsafe=unsafe)
+    except (FileNotFoundError, QueryError) as error:
+        raise fail(str(error)) from None
+    except LeanError as error:
+        raise fail(f"{error.message}. {error.remedy}") from None
+
+
+def dictionary(
+    settings: Annotated[
+        bool, typer.Option("--settings", help="Print .env.example instead.")
+    ] = False,
+) -> None:
+    """Print the meaning of every table and column, as in docs/dictionary.md."""
+    from pipelines.models.dictionary import dictionary as written
+    from pipelines.models.dictionary import env_example
+    from pipelines.models.loader import load
+
+    standard_output().write(env_example() if settings else written(load()))
