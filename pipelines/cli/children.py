@@ -1,8 +1,8 @@
-"""Processes that end with the one that started them, however that ends.
+"""Child processes that end when their parent ends, even if it is killed.
 
-Between both stands a *keeper*. It leads a process group of its own, and everything that the command
-starts is in it. A pipe tells the keeper when its parent is gone, even by SIGKILL; it then ends the
-group. Should the keeper be killed itself, the parent ends the group.
+Between parent and command runs a *keeper*. It leads a process group of its own, which everything
+belongs to that the command starts. A pipe closes when the parent is gone, even by SIGKILL, and the
+keeper then ends the group. If the keeper itself is killed, the parent ends the group.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 __all__ = ["child"]
 
 _ASKED_SECONDS = 5.0
-"""How long a command has to end after an interrupt, as after Ctrl-C; Dagster then ends its own."""
-_TOLD_SECONDS = 1.5
-"""How long what is left has to end after SIGTERM."""
+"""Time that a command has to end after an interrupt, as by Ctrl-C; Dagster ends its own then."""
+_TERM_SECONDS = 1.5
+"""Time that the rest of the group has to end after SIGTERM."""
 _SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of Linux."""
 
@@ -40,10 +40,10 @@ def child(
         env: Its environment.
 
     Yields:
-        The process to wait for; it ends with the command's exit code.
+        The keeper, which ends with the command's exit code.
     """
     process = subprocess.Popen(  # noqa: S603 - ours
-        # This file on its own: nothing of the package has to be imported.
+        # This file alone, so that nothing of the package is imported.
         [sys.executable, "-I", __file__, *command],
         cwd=cwd,
         env=env,
@@ -56,18 +56,18 @@ def child(
     finally:
         process.stdin.close()
         try:
-            process.wait(_ASKED_SECONDS + 2 * _TOLD_SECONDS)
+            process.wait(_ASKED_SECONDS + 2 * _TERM_SECONDS)
         finally:
-            # A keeper that ended in order has left nothing; one that was killed may have.
+            # A keeper that was killed may have left processes.
             if process.returncode is None or process.returncode < 0:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
 
 
 def _keep(command: Sequence[str]) -> int:
-    """Run a command until it ends, or until standard input or a signal does; its exit code."""
+    """Run a command until it ends, standard input closes or a signal arrives; its exit code."""
     if sys.platform == "linux":
-        # What loses its parent becomes a child of this one, rather than nobody's.
+        # A process that loses its parent becomes a child of the keeper.
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -81,13 +81,13 @@ def _keep(command: Sequence[str]) -> int:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_ASKED_SECONDS)
     os.killpg(0, signal.SIGTERM)
-    if not _are_gone(process, _TOLD_SECONDS):
+    if not _are_gone(process, _TERM_SECONDS):
         os.killpg(0, signal.SIGKILL)
     return process.returncode
 
 
 def _watch(stop: threading.Event) -> None:
-    """Wait for the parent's end of the pipe to close, which it does however the parent ends."""
+    """Set `stop` when the parent has closed its end of the pipe, or is gone."""
     with contextlib.suppress(OSError):
         while os.read(0, 1):
             pass
@@ -95,7 +95,7 @@ def _watch(stop: threading.Event) -> None:
 
 
 def _are_gone(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Whether a process and all that it left to this one end within so many seconds."""
+    """Whether a process, and the children that it leaves, end within so many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -1,7 +1,7 @@
-"""What people see on a terminal: plain text, tables of results, progress bars.
+"""Output on a terminal: plain text, tables of results, progress bars.
 
-Values are shown as they are: no text is read as markup, and what a terminal would obey rather than
-show (control characters, escape sequences, marks of direction) is spelt out.
+Values are shown as they are: no text is read as markup, and characters that a terminal would obey
+(control characters, escape sequences, marks of direction) are spelt out.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ __all__ = [
 
 _MOST_ROWS = 200
 _PIPED_WIDTH = 200
-"""A pipe has no width of its own, and a table folded at eighty columns cannot be read."""
+"""Width of a pipe, which has none of its own; a table folded at 80 columns cannot be read."""
 _BETWEEN = 3
-"""Width of what stands between two columns."""
+"""Width of the space between two columns."""
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """A console that shows text as it is, on terminals of any encoding.
+    """A console that shows text as it is, on a terminal of any encoding.
 
     Args:
         stderr: Whether it writes to standard error instead of standard output.
     """
     stream = sys.stderr if stderr else sys.stdout
-    # What an ASCII terminal cannot show is spelt out there rather than an error.
+    # A character that the encoding lacks is spelt out, instead of an error.
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
     return Console(
@@ -65,16 +65,16 @@ def plain_console(*, stderr: bool = False) -> Console:
 
 
 def say(text: str, *, style: str | None = None) -> None:
-    """Print a message, whose lines are left as long as they are."""
+    """Print a message; long lines are not folded."""
     plain_console().print(Text(visible(text, keeps="\n")), style=style, soft_wrap=True)
 
 
 def visible(text: str, *, keeps: str = "") -> str:
-    r"""The text with what cannot be printed spelt out, as in `\x1b` or `\u202e`.
+    r"""The text with unprintable characters spelt out, as in `\x1b` or `\u202e`.
 
     Args:
         text: Any text.
-        keeps: Characters that stay although they cannot be printed.
+        keeps: Unprintable characters that stay.
     """
     if text.isprintable():
         return text
@@ -87,7 +87,7 @@ def visible(text: str, *, keeps: str = "") -> str:
 
 
 def standard_output() -> Writer:
-    """Standard output: exact in UTF-8, but for a terminal, which is shown what it would obey."""
+    """Standard output: exact text in UTF-8, or on a terminal as `visible` makes it."""
     if sys.stdout.isatty():
         return _VisibleText()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -96,7 +96,7 @@ def standard_output() -> Writer:
 
 
 class _VisibleText:
-    """Writes to the terminal what `visible` makes of a text, lines kept."""
+    """Writes `visible` text to the terminal."""
 
     def write(self, text: str) -> int:
         """Write a text."""
@@ -106,11 +106,11 @@ class _VisibleText:
 
 
 def show(result: duckdb.DuckDBPyConnection, console: Console) -> None:
-    """Print at most 200 rows of a result: as a table, or a column per line where that is wide.
+    """Print at most 200 rows of a result: as a table, or with a line per value if it is too wide.
 
     Args:
-        result: What was executed.
-        console: Where to print; a table wider than this is turned.
+        result: A connection that has executed a query.
+        console: Where to print; its width decides.
     """
     names = [visible(name) for name in names_of(result)]
     rows = result.fetchmany(_MOST_ROWS + 1) if names else []
@@ -121,7 +121,7 @@ def show(result: duckdb.DuckDBPyConnection, console: Console) -> None:
     if sum(widths) + _BETWEEN * (len(names) - 1) <= console.width:
         console.print(_table(names, rows[:_MOST_ROWS], cells))
     else:
-        _turned(names, cells)
+        _expanded(names, cells)
     if names and not rows:
         say("(no rows)")
     if len(rows) > _MOST_ROWS:
@@ -143,8 +143,8 @@ def _table(
     return table
 
 
-def _turned(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print one column per line, as psql does in its expanded form."""
+def _expanded(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a line per value, as psql does in its expanded form."""
     if not rows:
         say(", ".join(names))
     widest = max(map(cell_len, names))
@@ -163,7 +163,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _cell(value: Any) -> str:
-    """A value as people read it; money without the zeros that its type has room for."""
+    """A value for people to read; money without the zeros that only its type has."""
     if value is None:
         return "NULL"
     if isinstance(value, Decimal) and value.is_finite():
@@ -174,7 +174,7 @@ def _cell(value: Any) -> str:
 
 @contextlib.contextmanager
 def progress_bars(console: Console) -> Iterator[Any]:
-    """One bar per stream, driven by the sync."""
+    """Show a bar per stream; yields the function to call with stream, number done and total."""
     bars = Progress(
         TextColumn("{task.description:<20}", markup=False),
         BarColumn(),
@@ -184,17 +184,17 @@ def progress_bars(console: Console) -> Iterator[Any]:
     )
     tasks: dict[str, Any] = {}
 
-    def tell(stream: str, done: int, total: int) -> None:
+    def progress(stream: str, done: int, total: int) -> None:
         if stream not in tasks:
             tasks[stream] = bars.add_task(stream, total=total)
         bars.update(tasks[stream], completed=done, total=total)
 
     with bars:
-        yield tell
+        yield progress
 
 
 def summary_table(summaries: Sequence[StreamSummary]) -> Table:
-    """What a sync did, one row per stream."""
+    """A table of what a sync did, one row per stream."""
     table = Table(title="Pulled")
     table.add_column("stream")
     for name in ("parents", "pulls", "rows", "requests", "seconds"):

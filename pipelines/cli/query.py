@@ -1,4 +1,4 @@
-"""One question to the warehouse, given as text, as a file or on standard input."""
+"""One query of the warehouse, given as text, as a file or on standard input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Form", "QueryError", "ask", "statement"]
 
-_REMEDY = "Run leanhouse build: it publishes anew, or says what is lost."
+_REMEDY = "Run leanhouse build: it publishes the warehouse again, or says what is lost."
 
 
 class Form(StrEnum):
@@ -36,19 +36,19 @@ class Form(StrEnum):
 
 
 def statement(given: str) -> str:
-    """The one statement that an argument is or names.
+    """The one statement in an argument or in the file that it names.
 
     Args:
         given: SQL, the path of a file that holds it, or `-` for standard input.
 
     Raises:
-        QueryError: There is no statement, more than one, or the file cannot be read.
+        QueryError: There is no statement or more than one, or the file cannot be read.
     """
     sql = _text(given)
     try:
         found = duckdb.extract_statements(sql)
     except duckdb.Error as error:
-        # What DuckDB says quotes the text, and a file of another kind may hold secrets.
+        # DuckDB quotes the text, and a file that is not SQL may hold secrets.
         is_quoted = given in {sql, "-"} or given.lower().endswith(".sql")
         raise QueryError(str(error) if is_quoted else f"{given} holds no SQL") from None
     if not found:
@@ -72,8 +72,8 @@ def _text(given: str) -> str:
 
 
 def _file(given: str) -> Path | None:
-    """The file that an argument names, or None where it is SQL."""
-    # Not every SELECT could be a path: some are too long, or hold a zero byte.
+    """The file that an argument names, or None if it is SQL."""
+    # A SELECT may be too long for a path, or contain a zero byte.
     try:
         is_there = bool(given.strip()) and Path(given).exists()
     except (OSError, ValueError):
@@ -91,20 +91,21 @@ def ask(
     *,
     is_unsafe: bool = False,
 ) -> None:
-    """Ask the warehouse, and write what it answers.
+    """Run a statement on the warehouse, and write its result.
 
     Args:
-        lake: The lake whose warehouse is asked.
+        lake: The lake that has the warehouse.
         sql: One statement.
-        console: Where a table goes.
-        form: How it is written to standard output.
-        parquet: A file to write instead, as Parquet.
-        is_unsafe: Whether any statement is asked, with all that DuckDB can reach; for operators.
+        console: Where a table is printed.
+        form: How the result is written to standard output.
+        parquet: A Parquet file to write the result to instead, or None.
+        is_unsafe: Whether to allow any statement, and everything that DuckDB can reach.
 
     Raises:
-        QueryError: The statement does more than read tables, DuckDB refused it, or the file cannot
-            be written.
-        FileNotFoundError: Nothing was published yet.
+        QueryError: The statement does more than read tables, DuckDB refuses it, a file that the
+            warehouse reads is missing, or the Parquet file cannot be written.
+        FileNotFoundError: No warehouse was published yet.
+        WarehouseError: The warehouse cannot be opened.
     """
     if parquet is not None:
         _refuse_inside(lake, parquet)
@@ -130,30 +131,30 @@ def ask(
 
 
 def _refuse_outdated(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
-    """Return if all files are there that the warehouse reads.
+    """Return if all files exist that the warehouse reads.
 
     Raises:
-        QueryError: One is not, so that its rows would be left out without a word.
+        QueryError: A file is missing, and the result would silently lack its rows.
     """
     try:
         lake.check_files(connection)
     except DamageError as error:
         raise QueryError(f"{error.message}. {_REMEDY}") from None
     except (duckdb.BinderException, duckdb.CatalogException):
-        # An earlier version published it, whose ledger did not name files.
+        # An earlier version published it, whose ledger does not list files.
         return
 
 
 def _refuse_inside(lake: Lake, file: Path) -> None:
-    """Return if a result may be written there: not among what leanhouse keeps."""
+    """Refuse to write a result into the lake, the inbox or Dagster's home."""
     root = lake.folder.parent
     kept = (root, root.parent / "inbox", root.parent / "dagster")
     if any(file.resolve().is_relative_to(folder) for folder in kept):
-        raise QueryError(f"{file} lies among what leanhouse keeps: choose another folder")
+        raise QueryError(f"{file} is in a folder of leanhouse: choose another folder")
 
 
 def _own_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
-    """The table functions that were published with the tables."""
+    """Names of the table macros of the warehouse."""
     found = connection.execute(
         "select function_name from duckdb_functions()"
         " where database_name = 'leanhouse' and function_type = 'table_macro' and not internal"
@@ -162,7 +163,7 @@ def _own_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, sql: str, file: Path) -> int:
-    import pyarrow as pa  # noqa: PLC0415 - other forms need none of it
+    import pyarrow as pa  # noqa: PLC0415 - slow, and other forms do not need it
 
     relation = connection.sql(sql)
     if relation is None:
@@ -171,6 +172,6 @@ def _keep(connection: duckdb.DuckDBPyConnection, sql: str, file: Path) -> int:
         return write_parquet(relation, file)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise QueryError(f"{file} cannot be written: {reason}. Choose another place") from None
+        raise QueryError(f"{file} cannot be written: {reason}. Choose another file") from None
     except pa.ArrowException as error:
-        raise QueryError(f"cast a column that Parquet does not know: {error}") from None
+        raise QueryError(f"Parquet does not know the type of a column; cast it: {error}") from None

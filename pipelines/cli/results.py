@@ -1,4 +1,4 @@
-"""Results of queries as CSV, JSON and Parquet: exact, with null told from empty text."""
+"""Results of queries as CSV, JSON and Parquet: exact, and null differs from an empty text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$|^$')
 
 
 class Writer(Protocol):
-    """Whatever a text can be written to."""
+    """Anything that text can be written to."""
 
     def write(self, text: str, /) -> int:
         """Write a text."""
@@ -31,12 +31,12 @@ class Writer(Protocol):
 
 
 def names_of(result: duckdb.DuckDBPyConnection) -> list[str]:
-    """Names of the columns of what was executed; none where it has no result."""
+    """Names of the columns of a result; empty if the statement has no result."""
     return [column[0] for column in result.description or ()]
 
 
 def as_text(value: Any) -> str:
-    """A value that is not null as text, nothing of it rounded."""
+    """A value that is not null, as exact text."""
     plain = _plain(value)
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
 
@@ -59,7 +59,7 @@ def _csv_field(text: str) -> str:
 def write_json(result: duckdb.DuckDBPyConnection, to: Writer) -> None:
     """Write all rows as one array of objects, a row per line; decimals are text.
 
-    A name that comes twice has `_1`, `_2`, … behind it from the second time on.
+    A name that repeats has `_1`, `_2`, … added from the second time on.
     """
     names = _apart(names_of(result))
     to.write("[")
@@ -68,7 +68,7 @@ def write_json(result: duckdb.DuckDBPyConnection, to: Writer) -> None:
         line = dict(zip(names, map(_plain, row), strict=True))
         text = json.dumps(line, ensure_ascii=False, allow_nan=False)
         if not text.isprintable():
-            # JSON allows more in a text than a terminal shows.
+            # JSON allows characters that a terminal would obey.
             text = "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
         to.write(between + text)
         between = ",\n"
@@ -76,17 +76,17 @@ def write_json(result: duckdb.DuckDBPyConnection, to: Writer) -> None:
 
 
 def write_parquet(relation: duckdb.DuckDBPyRelation, file: Path) -> int:
-    """Write all rows into a file, whole or not at all; how many they are.
+    """Write all rows into a file, completely or not at all; returns their number.
 
     Args:
-        relation: What to write; decimals stay decimals, large integers become such.
-        file: Where to; what was there before is replaced.
+        relation: The rows; decimals stay decimals, and large integers become decimals.
+        file: The file, which is replaced if it exists.
 
     Raises:
-        OSError: It cannot be written.
-        pyarrow.ArrowException: Parquet has no such type.
+        OSError: The file cannot be written.
+        pyarrow.ArrowException: Parquet has no such type as a column has.
     """
-    import pyarrow as pa  # noqa: PLC0415 - other results need none of it
+    import pyarrow as pa  # noqa: PLC0415 - slow, and other forms do not need it
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     rows = 0
@@ -112,7 +112,7 @@ def _rows(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value in JSON's types; all that could be rounded is text."""
+    """A value as JSON; whatever a reader of JSON could round is text."""
     plain: Any
     match value:
         case None | bool() | int() | str():
@@ -133,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 def _apart(names: list[str]) -> list[str]:
-    """Names of which none comes twice."""
+    """The names, made unique."""
     found: list[str] = []
     for name in names:
         number, apart = 0, name

@@ -1,7 +1,7 @@
-"""Signals that end a command: in order and within ten seconds, or at once by a second one.
+"""Signals that end a command: in order within ten seconds, or at once at a second signal.
 
-A thread of its own hears of a signal, whatever the main thread does: Python runs handlers between
-its own steps only, DuckDB looks for signals twice a minute, and libraries replace handlers.
+A thread of its own receives signals, whatever the main thread does: Python runs handlers only
+between its own steps, DuckDB looks for signals twice a minute, and libraries replace handlers.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ __all__ = ["end_on_signals", "received"]
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ORDERLY_SECONDS = 9.0
-"""How long a command has to end in order."""
+"""Time that a command has to end in order."""
 
 _received: list[int] = []
 
 
 def received() -> int | None:
-    """Number of the signal that ends this process; None while there was none."""
+    """Number of the signal that ends this process, or None."""
     return _received[0] if _received else None
 
 
 def end_on_signals() -> None:
     """Let SIGINT, SIGTERM and SIGHUP end this process: in order, by SystemExit, or at once.
 
-    The exit code is 128 and the signal's number. To be called in the main thread.
+    The exit code is 128 plus the signal's number. Call it in the main thread.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
     for number in _NUMBERS:
-        # Whoever ignores a signal, as SIGHUP under nohup, goes on to do so.
+        # A signal that is ignored, as SIGHUP is under nohup, stays ignored.
         if signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}:
             signal.signal(number, _end)
 
 
 def _end(number: int, _frame: Any) -> NoReturn:
-    # The thread may hear of it after what this raises has come to the end of the command.
+    # The command may end before the thread has received the signal.
     _received.append(number)
     raise SystemExit(128 + number)
 
 
 def _watch(reading: int) -> None:
-    """Wait for a signal, and then for its end: another one, or too much time."""
+    """Wait for a signal, then for another signal or the deadline, and end the process at once."""
     _received.append(_next(reading, None) or 0)
     another = _next(reading, time.monotonic() + _ORDERLY_SECONDS)
     number = another or _received[0]
@@ -63,7 +63,7 @@ def _watch(reading: int) -> None:
 
 
 def _next(reading: int, deadline: float | None) -> int | None:
-    """The next signal that ends this process; None at a deadline."""
+    """The number of the next signal that ends this process, or None at the deadline."""
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not select.select([reading], [], [], left)[0]:
