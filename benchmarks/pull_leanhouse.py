@@ -18,8 +18,8 @@ from usage import Usage, size_of
 from lean_resources import LeanClient
 from lean_resources.streams import STREAMS, Stream
 from pipelines.lake.lake import Lake
-from pipelines.sync.engine import Selection, Task, sync, tasks_of
 from pipelines.sync import engine as sync_module
+from pipelines.sync.engine import Selection, Task, sync, tasks_of
 from pipelines.sync.read_targets import Parent
 
 

@@ -53,6 +53,7 @@ class LeanError(Exception):
         results_id: Lean's receipt of the answer.
         correlation_id: The id that this client sent and Lean repeats.
         trace_id: The id that Lean's support asks for.
+        retry_after: Seconds that the server asks to wait; None where it does not say.
     """
 
     remedy: str = "Read the message. If the error persists, give Lean the trace id."
@@ -67,6 +68,7 @@ class LeanError(Exception):
         results_id: str | None = None,
         correlation_id: str | None = None,
         trace_id: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -76,6 +78,7 @@ class LeanError(Exception):
         self.results_id = results_id
         self.correlation_id = correlation_id
         self.trace_id = trace_id
+        self.retry_after = retry_after
 
     default_code: ClassVar[str] = "LEAN_ERROR"
 
@@ -126,38 +129,10 @@ class NotGrantedError(ConsentError):
 
 
 class UnavailableError(LeanError):
-    """Lean or the bank cannot answer now.
-
-    Args:
-        retry_after: Seconds that the server asks to wait; None where it does not say.
-        (The other arguments are those of `LeanError`.)
-    """
+    """Lean or the bank cannot answer now."""
 
     remedy = "Wait: the next sync asks again."
     default_code = "UNAVAILABLE"
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        retry_after: float | None = None,
-        stream: str | None = None,
-        status_code: int | None = None,
-        code: str | None = None,
-        results_id: str | None = None,
-        correlation_id: str | None = None,
-        trace_id: str | None = None,
-    ) -> None:
-        super().__init__(
-            message,
-            stream=stream,
-            status_code=status_code,
-            code=code,
-            results_id=results_id,
-            correlation_id=correlation_id,
-            trace_id=trace_id,
-        )
-        self.retry_after = retry_after
 
 
 class BankPausedError(UnavailableError):
