@@ -29,8 +29,9 @@ from usage import Usage, size_of
 
 from lean_resources.streams import STREAMS
 from pipelines.lake.compaction import compact
-from pipelines.lake.lake import Lake, lake_schema
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import Outcome, Pull, new_id
+from pipelines.lake.schemas import lake_schema
 from pipelines.operate.vacuum import vacuum
 
 TRANSACTIONS = STREAMS["transactions"]
@@ -222,9 +223,9 @@ def main() -> None:
             )
             commit(lake, rows, night, months_of(night.date(), first=number == 0))
             begun = time.perf_counter()
-            before = size_of(lake.place(TRANSACTIONS))
+            before = size_of(lake.folder / TRANSACTIONS.name)
             vacuum(lake, older_than_seconds=-1)
-            untouched += before - size_of(lake.place(TRANSACTIONS))
+            untouched += before - size_of(lake.folder / TRANSACTIONS.name)
             compact(lake)
             merging += time.perf_counter() - begun
         fresh = Lake(Path(folder) / "fresh", "sandbox")
@@ -237,12 +238,12 @@ def main() -> None:
             ]
         commit(fresh, rows, night, all_months)
         sizes = {
-            "shown": size_of(lake.place(TRANSACTIONS)),
-            "superseded": size_of(lake.superseded(TRANSACTIONS)),
-            "ledger": size_of(lake.pulls),
+            "shown": size_of(lake.folder / TRANSACTIONS.name),
+            "superseded": size_of(lake.folder / "superseded" / TRANSACTIONS.name),
+            "ledger": size_of(lake.folder / "pulls"),
             "fresh": size_of(fresh.place(TRANSACTIONS)),
         }
-        files = len(list(lake.place(TRANSACTIONS).glob("*/*.parquet")))
+        files = len(list((lake.folder / TRANSACTIONS.name).glob("*/*.parquet")))
         times = asked({"merged": lake, "fresh": fresh})
         used = Usage.since(started)
     held = sizes["shown"] + sizes["superseded"]

@@ -16,8 +16,9 @@ import duckdb
 import pyarrow as pa
 
 from lean_resources.streams import STREAMS, Stream
-from pipelines.lake.lake import Lake, lake_schema
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import LEDGER_SCHEMA
+from pipelines.lake.schemas import lake_schema
 
 __all__ = ["add_day", "make"]
 
@@ -303,7 +304,7 @@ def _pull(
     columns_of_ledger = ", ".join(
         f"{field.name}::{_type(field.type)} as {field.name}" for field in LEDGER_SCHEMA
     )
-    folder_of_ledger = lake.pulls / f"pulled_on={last}"
+    folder_of_ledger = lake.folder / "pulls" / f"pulled_on={last}"
     folder_of_ledger.mkdir(parents=True, exist_ok=True)
     empty = ", ".join(f"null::{_type(field.type)} as {field.name}" for field in LEDGER_SCHEMA)
     union = " union all by name ".join(f"({one})" for one in ledgers)
@@ -336,7 +337,7 @@ def _copy(
     """Write rows of a stream, columns that are not given left out as the lake does; how many."""
     types = {field.name: _type(field.type) for field in lake_schema(stream)}
     chosen = ", ".join(f"({value})::{types[name]} as {name}" for name, value in columns.items())
-    place = lake.place(stream) / folder
+    place = lake.folder / stream.name / folder
     place.mkdir(parents=True, exist_ok=True)
     [(count,)] = connection.execute(
         f"copy (select {chosen} from {source}) to '{place / f'{version}.parquet'}'"

@@ -142,7 +142,7 @@ def _build(folder: Path) -> Figures:
         "seconds": used.seconds,
         "cpu_seconds": used.cpu_seconds,
         "peak_bytes": used.peak_bytes,
-        "disk_bytes": size_of(lake.marts),
+        "disk_bytes": size_of(lake.folder / "marts"),
         "models": [
             {
                 "name": one.model.name,

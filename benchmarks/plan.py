@@ -46,7 +46,7 @@ def write(root: str, accounts: int, months: int) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             connection.execute(f"copy ({query}) to '{folder / name}.parquet' (format parquet)")
 
-        pulled = lake.pulls / "pulled_on=2026-03-14"
+        pulled = lake.folder / "pulls" / "pulled_on=2026-03-14"
         for stream, count, parent in (
             ("banks", 1, "'PERSONAL'"),
             ("entities", 1, "'application'"),
@@ -61,7 +61,7 @@ def write(root: str, accounts: int, months: int) -> None:
                 f" 'COMMITTED' as outcome, {always} as asked_at, {always} as known_at,"
                 f" {always} as finished_at from range({count}) as numbers (n)",
             )
-        place = lake.place(STREAMS["banks"]) / "pulled_on=2026-03-14"
+        place = lake.folder / STREAMS["banks"].name / "pulled_on=2026-03-14"
         put(
             place,
             "banks",
@@ -69,14 +69,14 @@ def write(root: str, accounts: int, months: int) -> None:
             " true as is_enabled_for_data, 'banks-0' as pull_id from range(20) as numbers (n)",
         )
         put(
-            lake.place(STREAMS["entities"]) / "pulled_on=2026-03-14",
+            lake.folder / STREAMS["entities"].name / "pulled_on=2026-03-14",
             "entities",
             f"select {entity} as entity_id, 'BANK' || (n % 20) as bank_identifier,"
             " 'ACTIVE' as status, true as permits_transactions, 'entities-0' as pull_id"
             f" from range({entities}) as numbers (n)",
         )
         put(
-            lake.place(STREAMS["consents"]) / "pulled_on=2026-03-14",
+            lake.folder / STREAMS["consents"].name / "pulled_on=2026-03-14",
             "consents",
             f"select {entity} as entity_id, {_id('c', 'n')} as consent_id,"
             " 'ACTIVE' as consent_status, timestamptz '2026-01-05 08:00:00+00' as created_at,"
@@ -86,7 +86,7 @@ def write(root: str, accounts: int, months: int) -> None:
             f" from range({entities}) as numbers (n)",
         )
         put(
-            lake.place(STREAMS["accounts"]) / "pulled_on=2026-03-14",
+            lake.folder / STREAMS["accounts"].name / "pulled_on=2026-03-14",
             "accounts",
             f"select {_id('a', 'n')} as account_id, {entity} as entity_id,"
             f" 'accounts-' || (n % {entities}) as pull_id from range({accounts}) as numbers (n)",
@@ -97,7 +97,7 @@ def write(root: str, accounts: int, months: int) -> None:
             for place in range(accounts // entities)
         )
         put(
-            lake.place(STREAMS["refreshes"]) / "pulled_on=2026-03-14",
+            lake.folder / STREAMS["refreshes"].name / "pulled_on=2026-03-14",
             "refreshes",
             f"select {_id('f', 'n')} as refresh_id, {entity} as entity_id, 'FINISHED' as status,"
             f" {always} as created_at, [{accounts_of}] as account_statuses,"

@@ -82,7 +82,10 @@ def main(url: str, folder: Path, work: Path, copies: int = 1, concurrency: int =
             "select sum(requests) from pulls where stream = 'transactions'"
         ).fetchall()
     transactions = STREAMS["transactions"]
-    typed, raw = size_of(lake.place(transactions)), size_of(lake.raw(transactions))
+    typed, raw = (
+        size_of(lake.folder / transactions.name),
+        size_of(lake.folder / "raw" / transactions.name),
+    )
     print(
         json.dumps(
             {
@@ -92,7 +95,7 @@ def main(url: str, folder: Path, work: Path, copies: int = 1, concurrency: int =
                 "seconds": used.seconds,
                 "cpu_seconds": used.cpu_seconds,
                 "peak_bytes": used.peak_bytes,
-                "disk_bytes": typed + raw + size_of(lake.pulls),
+                "disk_bytes": typed + raw + size_of(lake.folder / "pulls"),
                 "typed_bytes": typed,
                 "raw_bytes": raw,
             }

@@ -68,9 +68,10 @@ def _measure(folder: Path, given: argparse.Namespace) -> tuple[list[str], Figure
     vacuum(merged, older_than_seconds=-1)
     lakes = {"small": small, "merged": merged}
     files = {
-        name: list(lake.place(TRANSACTIONS).glob("*/*.parquet")) for name, lake in lakes.items()
+        name: list((lake.folder / TRANSACTIONS.name).glob("*/*.parquet"))
+        for name, lake in lakes.items()
     }
-    sizes = {name: size_of(lake.place(TRANSACTIONS)) for name, lake in lakes.items()}
+    sizes = {name: size_of(lake.folder / TRANSACTIONS.name) for name, lake in lakes.items()}
     seconds = _asked(lakes, given.rounds)
     lines = [
         (
@@ -104,10 +105,10 @@ def split(lake: Lake, commits: int) -> None:
     """Split the transactions of a lake into files of so many commits, accounts apart."""
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
-        [ledger] = lake.pulls.glob("*/*.parquet")
+        [ledger] = (lake.folder / "pulls").glob("*/*.parquet")
         connection.execute(f"create table ledger as from read_parquet('{ledger}')")
         connection.execute("create table counts (pull_id varchar, rows bigint)")
-        for file in lake.place(TRANSACTIONS).glob("*/*.parquet"):
+        for file in (lake.folder / TRANSACTIONS.name).glob("*/*.parquet"):
             connection.execute(
                 "create or replace temp table rows as"
                 f" select *, hash(account_id) % {commits} as part from read_parquet('{file}')"

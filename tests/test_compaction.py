@@ -11,8 +11,9 @@ import pytest
 
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
+from pipelines.lake.batch import Batch
 from pipelines.lake.compaction import compact
-from pipelines.lake.lake import Batch, Lake
+from pipelines.lake.lake import Lake
 from pipelines.models.loader import load
 from pipelines.operate.vacuum import Reason, vacuum
 from pipelines.publish.warehouse import connect, publish
@@ -45,7 +46,10 @@ def files(lake):
     """Typed files of transactions, merged and superseded ones included."""
     return sorted(
         file
-        for folder in (lake.place(TRANSACTIONS), lake.superseded(TRANSACTIONS))
+        for folder in (
+            lake.folder / TRANSACTIONS.name,
+            lake.folder / "superseded" / TRANSACTIONS.name,
+        )
         for file in folder.glob("*/*.parquet")
     )
 
@@ -94,7 +98,7 @@ def test_what_is_left_is_counted_by_one_look_at_the_lake(lake, monkeypatch):
             lambda *given, n=name, w=whole, **how: (looks.append(n), w(*given, **how))[1],
         )
 
-    here = lake.place(TRANSACTIONS)
+    here = lake.folder / TRANSACTIONS.name
     before = len(list(here.glob("*/*.parquet")))
 
     done = compact(lake)
@@ -184,7 +188,7 @@ def test_a_crash_before_the_ledger_changes_nothing(lake, monkeypatch):
     """Merged files that the ledger does not name yet are strays like any other."""
     before = answers(lake)
     monkeypatch.setattr(
-        "pipelines.lake.lake.to_table", lambda *_: (_ for _ in ()).throw(OSError("full"))
+        "pipelines.lake.batch.to_table", lambda *_: (_ for _ in ()).throw(OSError("full"))
     )
     with pytest.raises(OSError, match="full"):
         compact(lake)

@@ -146,9 +146,9 @@ def test_a_sync_takes_as_many_requests_files_and_bytes_as_recorded(world, lake):
         files = [file for folder in folders for file in folder.rglob("*.parquet")]
         return len(files), sum(file.stat().st_size for file in files)
 
-    files, typed = size(lake.place(TRANSACTIONS))
-    raw_files, raw = size(lake.raw(TRANSACTIONS))
-    _, ledger = size(lake.pulls)
+    files, typed = size(lake.folder / TRANSACTIONS.name)
+    raw_files, raw = size(lake.folder / "raw" / TRANSACTIONS.name)
+    _, ledger = size(lake.folder / "pulls")
     rows = report.rows["transactions"]
     hold("requests of a sync", report.requests)
     hold("files of a sync", files + raw_files)

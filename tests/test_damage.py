@@ -136,9 +136,9 @@ def test_a_commit_without_its_copy_is_missed_by_its_number(base, lake):
     keep_manifest(lake, Manifest(number=1, commits=10_000), "made-up")
     file = KINDS["ledger"](lake)
     _batch, writer, number, *_ = file.stem.split("-")
-    (other,) = lake.pulls.glob(f"*/*-{writer}-{int(number) - 1}-*.parquet")
+    (other,) = (lake.folder / "pulls").glob(f"*/*-{writer}-{int(number) - 1}-*.parquet")
     other.unlink()
-    (lake.ledger.checkpoints / other.name).unlink()
+    (lake.folder / "checkpoints" / other.name).unlink()
 
     with pytest.raises(DamageError, match=f"{writer}-{int(number) - 1} is missing"):
         lake.connect()
@@ -155,7 +155,7 @@ def test_the_last_commit_of_a_killed_process_is_the_exception(base, lake):
     """Nothing names it: it is not missed, and the next sync reads what it had brought."""
     file = KINDS["ledger"](lake)
     file.unlink()
-    (lake.ledger.checkpoints / file.name).unlink()
+    (lake.folder / "checkpoints" / file.name).unlink()
 
     assert found(lake) == set()
     base.heal(lake)
@@ -165,10 +165,10 @@ def test_the_last_commit_of_a_killed_process_is_the_exception(base, lake):
 
 def test_days_without_rows_and_answers_are_unknown_until_they_are_read(base, lake):
     """No reader takes them as covered, and the next sync reads them."""
-    months = sorted(folder.name[-7:] for folder in lake.place(TRANSACTIONS).iterdir())
+    months = sorted(folder.name[-7:] for folder in (lake.folder / TRANSACTIONS.name).iterdir())
     for name in ("transactions", "identity"):
-        shutil.rmtree(lake.place(STREAMS[name]))
-        shutil.rmtree(lake.raw(STREAMS[name]))
+        shutil.rmtree(lake.folder / STREAMS[name].name)
+        shutil.rmtree(lake.folder / "raw" / STREAMS[name].name)
 
     done = repair(lake)
 

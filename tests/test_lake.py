@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lean_resources.streams import STREAMS
-from pipelines.lake.lake import Lake, lake_schema
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import Outcome, Pull, new_id
+from pipelines.lake.schemas import lake_schema
 from pipelines.models.loader import load
 from pipelines.operate.vacuum import VacuumRefusedError, vacuum
 from pipelines.publish.warehouse import connect, publish
@@ -113,7 +114,7 @@ def test_rows_show_when_their_pull_is_committed_and_not_before(lake):
 def test_a_file_that_no_ledger_row_vouches_for_does_not_count(lake):
     """A file that nothing names is invisible, and vacuum removes it after a day, if it may."""
     commit(lake, kept := pull(), customers(kept, "c1"))
-    stray = lake.place(CUSTOMERS) / "pulled_on=2026-03-15" / f"{new_id()}.parquet"
+    stray = lake.folder / CUSTOMERS.name / "pulled_on=2026-03-15" / f"{new_id()}.parquet"
     pq.write_table(customers(pull(), "c2"), stray)
     (half := stray.with_name("half.parquet.tmp")).write_bytes(b"PAR1")
 
@@ -121,13 +122,13 @@ def test_a_file_that_no_ledger_row_vouches_for_does_not_count(lake):
     assert not vacuum(lake).deletions
 
     long_ago = time.time() - 2 * 86_400
-    for file in lake.place(CUSTOMERS).rglob("*"):
+    for file in (lake.folder / CUSTOMERS.name).rglob("*"):
         os.utime(file, (long_ago, long_ago))
     with pytest.raises(VacuumRefusedError, match=r"--yes-delete 1$"):
         vacuum(lake, yes_delete=2)
     assert half.exists()
     done = vacuum(lake, yes_delete=1)
-    assert {one.path for one in done.deletions} == {stray, half}
+    assert {lake.storage.local(one.key) for one in done.deletions} == {stray, half}
     assert shown(lake, "select customer_id from customers") == [("c1",)]
 
 
@@ -263,7 +264,7 @@ def test_a_column_that_older_files_lack_is_null(lake, monkeypatch):
     """Files written before a column was added are read with it empty."""
     brought = pull()
     table = customers(brought, "c1").drop_columns(["app_user_id"])
-    folder = lake.place(CUSTOMERS) / "pulled_on=2026-03-15"
+    folder = lake.folder / CUSTOMERS.name / "pulled_on=2026-03-15"
     folder.mkdir(parents=True)
     batch = lake.batch(NOW)
     pq.write_table(table, folder / f"{batch.id}.parquet")

@@ -48,7 +48,7 @@ def commit(lake, count=3, at=NOON):
     """Commit some pulls; the file of the ledger that tells of them."""
     batch = lake.batch(at)
     batch.commit(pulls(count))
-    (file,) = lake.pulls.glob(f"*/{batch.id}-*.parquet")
+    (file,) = (lake.folder / "pulls").glob(f"*/{batch.id}-*.parquet")
     return file
 
 
@@ -77,7 +77,7 @@ def test_commits_of_a_day_become_one_file(lake):
     assert [file.name for file in lake.ledger.files()] == ["merged.parquet"]
     assert told(lake) == before
     assert len(vacuum(lake, older_than_seconds=-1).deletions) == 3
-    assert len(list(lake.pulls.glob("*/*"))) == 1
+    assert len(list((lake.folder / "pulls").glob("*/*"))) == 1
     assert told(lake) == before
 
 
@@ -108,7 +108,7 @@ def test_a_commit_that_comes_after_all_counts(lake):
 
     late = commit(lake, count=2)
 
-    assert late in lake.ledger.files()
+    assert late in map(lake.storage.local, lake.ledger.files())
     assert len(told(lake)) == len(before) + 2
     vacuum(lake, older_than_seconds=-1)
     assert lake.ledger.merge(LATER) == 0
@@ -123,7 +123,7 @@ def test_two_that_merge_at_once_end_in_one_file(lake, monkeypatch):
     def late(part, merged):
         monkeypatch.setattr(os, "link", link)
         commit(lake, count=1)
-        assert LedgerFiles(lake.pulls).merge(LATER) == 4
+        assert LedgerFiles(lake.storage).merge(LATER) == 4
         link(part, merged)
 
     monkeypatch.setattr(os, "link", late)
@@ -146,10 +146,10 @@ def test_files_of_merged_commits_are_still_vouched_for(lake):
 
 def test_files_of_an_earlier_version_are_merged(lake):
     """Columns that an old file lacks are null, as for every reader."""
-    for file in lake.ledger.files():
+    for file in map(lake.storage.local, lake.ledger.files()):
         file.rename(file.with_name(f"{batch_of(file.stem)}.parquet"))
-    shutil.rmtree(lake.ledger.checkpoints)
-    (first, *_) = lake.ledger.files()
+    shutil.rmtree(lake.folder / "checkpoints")
+    (first, *_) = map(lake.storage.local, lake.ledger.files())
     table = pq.read_table(first, partitioning=None)
     pq.write_table(table.drop_columns(["covers", "covers_from"]), first)
     before = told(lake)
@@ -208,8 +208,8 @@ def each_pull_is_told_once(tmp_path_factory, steps):
         elif step == "vacuum":
             vacuum(lake, older_than_seconds=-1)
         else:
-            (lake.pulls / "pulled_on=2026-03-10").mkdir(parents=True, exist_ok=True)
-            part = lake.pulls / "pulled_on=2026-03-10" / f"{new_id()}.parquet.tmp"
+            (lake.folder / "pulls" / "pulled_on=2026-03-10").mkdir(parents=True, exist_ok=True)
+            part = lake.folder / "pulls" / "pulled_on=2026-03-10" / f"{new_id()}.parquet.tmp"
             pq.write_table(to_table(pulls(1), "crashed"), part)
         ids = [row[0] for row in told(lake)]
         assert len(ids) == len(set(ids)) == committed

@@ -25,9 +25,9 @@ from lean_resources.errors import LeanError, MachineError, UnavailableError
 from lean_resources.machine import machine_error
 from lean_resources.sandbox import Sandbox
 from pipelines.dagster_defs.failures import explained
-from pipelines.lake.files import place
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger_files import LedgerFiles
+from pipelines.lake.storage import Key, Storage
 from pipelines.sync.refresh_budget import Budget
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,14 +224,13 @@ def test_a_place_is_given_once_also_without_hard_links(monkeypatch, tmp_path, nu
     """The second finds it taken, and the first one's bytes stay."""
     if number:
         _refuse_links(monkeypatch, number)
-    for name in ("first", "second"):
-        (tmp_path / name).write_text(name)
+    storage = Storage(tmp_path)
 
-    place(tmp_path / "first", tmp_path / "place")
-    with pytest.raises(FileExistsError):
-        place(tmp_path / "second", tmp_path / "place")
+    assert storage.create(Key("place"), b"first", "a")
+    assert not storage.create(Key("place"), b"second", "b")
 
-    assert (tmp_path / "place").read_text() == "first"
+    assert storage.read(Key("place")) == b"first"
+    assert [one.key for one in storage.walk()] == [Key("place")]
 
 
 def test_the_budget_and_the_ledger_need_no_hard_links(monkeypatch, tmp_path):
@@ -242,7 +241,7 @@ def test_the_budget_and_the_ledger_need_no_hard_links(monkeypatch, tmp_path):
     assert budget.spend({"a", "b"}, NOW) == {"a", "b"}
     assert budget.spend({"a", "c"}, NOW) == {"c"}
     assert budget.spend({"a", "b", "c"}, NOW) == set()
-    assert LedgerFiles(tmp_path / "none").merge(NOW.date()) == 0
+    assert LedgerFiles(Storage(tmp_path / "none")).merge(NOW.date()) == 0
 
 
 def test_a_file_system_that_can_give_no_place_is_named(monkeypatch, tmp_path):

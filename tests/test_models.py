@@ -378,14 +378,14 @@ def rows(lake, models, query):
 def test_nothing_is_built_again_when_nothing_changed(lake, models):
     """The second build writes no file, whatever was committed in between to no effect."""
     first, _ = built(lake, models)
-    files = sorted(lake.marts.rglob("*.parquet"))
+    files = sorted((lake.folder / "marts").rglob("*.parquet"))
 
     second, problems = built(lake, models)
 
     assert first == {"moves": 2, "totals": 1, "groups": 1, "reader": 1, "names": 1}
     assert set(second.values()) == {0}
     assert problems == []
-    assert sorted(lake.marts.rglob("*.parquet")) == files
+    assert sorted((lake.folder / "marts").rglob("*.parquet")) == files
 
 
 def test_a_check_that_finds_something_else_is_told_once(lake, tmp_path):
@@ -501,13 +501,13 @@ def test_months_are_built_together_while_few_rows_stand_behind_them(lake, models
     query = "select month, count(*), sum(amount) from moves group by all order by all"
     together, _ = built(lake, models)
     first = rows(lake, models, query)
-    for file in lake.manifests.iterdir():
+    for file in (lake.folder / "manifests").iterdir():
         file.unlink()
     alone, _ = built(lake, models, rows_at_once=0)
 
     assert (alone, rows(lake, models, query)) == (together, first)
     assert len(first) == alone["moves"] == 2
-    assert len(list(lake.marts.glob("moves/month=*/*.parquet"))) == 4
+    assert len(list((lake.folder / "marts").glob("moves/month=*/*.parquet"))) == 4
 
 
 def test_a_part_that_is_cut_or_gone_is_built_again(lake, models):
@@ -529,7 +529,7 @@ def test_a_manifest_that_is_damaged_gives_way_to_the_one_before(lake, models, da
     """The next build heals it, from the manifest before or from nothing."""
     built(lake, models)
     before = rows(lake, models, "select * from totals order by all")
-    (manifest,) = lake.manifests.glob("*.json")
+    (manifest,) = (lake.folder / "manifests").glob("*.json")
     held = manifest.read_bytes()
     manifest.write_bytes(data if data is not None else held.replace(b"moves", b"movez", 1))
 
@@ -618,7 +618,7 @@ def test_a_crash_before_the_manifest_leaves_the_old_build(lake, models, monkeypa
     built(lake, models)
     brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
     with monkeypatch.context() as broken:
-        broken.setattr(manifests, "create_text", _crash)
+        broken.setattr(manifests, "sealed", _crash)
         with pytest.raises(RuntimeError, match="power cut"):
             build(lake, models, hash_key="k")
 
@@ -647,7 +647,7 @@ def test_two_builds_at_once_lose_nothing_of_each_other(lake, models):
     assert inner == [({"moves": 1, "totals": 1}, [])]
     assert (problems, outer["moves"], outer["groups"]) == ([], 0, 0)
     assert rows(lake, models, "select sum(moves) from totals") == [(4,)]
-    assert sorted(file.name for file in lake.manifests.iterdir()) == [
+    assert sorted(file.name for file in (lake.folder / "manifests").iterdir()) == [
         f"{number:010}.json" for number in (1, 2, 3)
     ]
     named = {
@@ -673,7 +673,7 @@ def test_builds_that_are_always_overtaken_end(lake, models):
 def test_a_manifest_of_the_future_does_not_freeze_the_tables(lake, models):
     """Until format 3 its name was made of a clock; whatever is built now is newer."""
     built(lake, models)
-    (file,) = lake.manifests.iterdir()
+    (file,) = (lake.folder / "manifests").iterdir()
     file.rename(file.with_name(f"{2**55:014x}{'0' * 18}.json"))
     brought(lake, NOW + DAY, FEBRUARY, FEBRUARY + DAY)
 
@@ -692,9 +692,11 @@ def test_vacuum_keeps_what_a_manifest_names(lake, models):
     }
 
     assert not vacuum(lake).deletions
-    deleted = [one.path for one in vacuum(lake, older_than_seconds=-1).deletions]
+    deleted = [one.key for one in vacuum(lake, older_than_seconds=-1).deletions]
 
-    left = {str(file.relative_to(lake.folder)) for file in lake.marts.rglob("*.parquet")}
+    left = {
+        str(file.relative_to(lake.folder)) for file in (lake.folder / "marts").rglob("*.parquet")
+    }
     assert left == named
     assert {file.parent.name for file in deleted} == {"month=2026-02", "totals", "manifests"}
     assert rows(lake, models, "select sum(moves) from totals") == [(3,)]

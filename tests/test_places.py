@@ -20,6 +20,7 @@ from pipelines.environment import Settings
 from pipelines.lake.lake import Lake
 from pipelines.lake.permissions import open_home
 from pipelines.lake.places import PLACES, find, walk
+from pipelines.lake.storage import Storage
 from pipelines.lake.writers import Writer, writers
 from pipelines.models.build import build
 from pipelines.models.loader import load
@@ -89,8 +90,8 @@ def test_every_file_of_a_home_has_its_place_and_only_its_owner_reads_it(home):
     open_home(home, None)
     cycle(home)
 
-    found = list(walk(home))
-    assert [one.path for one in found if one.place is None or one.is_leftover] == []
+    found = list(walk(Storage(home)))
+    assert [one.key for one in found if one.place is None or one.is_leftover] == []
     assert {one.place.name for one in found} >= {
         *("rows", "raw", "ledger", "marts", "manifests", "warehouse", "publications", "format"),
         *("inbox", "dagster"),
@@ -147,9 +148,9 @@ def test_a_killed_process_is_told_from_a_living_one(tmp_path):
     """By its lock alone: no clock, no process id."""
     lake = Lake(tmp_path, "sandbox")
     subprocess.run([sys.executable, "-c", LEFT, str(tmp_path)], check=False)
-    with Writer(lake.writers) as living:
-        alive, killed = writers(lake.writers)
+    with Writer(lake.folder / "writers") as living:
+        alive, killed = writers(lake.folder / "writers")
 
     assert alive == {living.id}
     assert len(killed) == 1
-    assert [file.name for file in lake.spill.iterdir()] == [*killed]
+    assert [file.name for file in (lake.folder / "spill").iterdir()] == [*killed]

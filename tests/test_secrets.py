@@ -216,7 +216,7 @@ def told(tmp_path_factory):
         logging.captureWarnings(capture=False)
     told.add("logs", written.getvalue())
     told.add("reports", f"{reports} {lake!r}")
-    for file in lake.pulls.glob("*/*.parquet"):
+    for file in (lake.folder / "pulls").glob("*/*.parquet"):
         told.add("ledger", str(pq.read_table(file, partitioning=None).to_pylist()))
     told.secrets = secrets
     return told

@@ -128,7 +128,10 @@ def shown(lake, name="transactions", where="true"):
 
 def last_sync(lake, name):
     """Rows of the ledger that the latest sync of a stream wrote."""
-    tables = [pq.read_table(file, partitioning=None) for file in lake.pulls.glob("*/*.parquet")]
+    tables = [
+        pq.read_table(file, partitioning=None)
+        for file in (lake.folder / "pulls").glob("*/*.parquet")
+    ]
     rows = [row for table in tables for row in table.to_pylist() if row["stream"] == name]
     newest = max(row["batch_id"] for row in rows)
     return [row for row in rows if row["batch_id"] == newest]
@@ -581,9 +584,9 @@ def test_a_sync_of_an_unchanged_store_writes_nothing_but_the_ledger(sandbox, lak
 
     report = pull(sandbox, lake, "transactions")
 
-    copies = lake.ledger.checkpoints
+    copies = lake.folder / "checkpoints"
     written, copy = sorted(files(lake) - before, key=lambda file: file.is_relative_to(copies))
-    assert (written.parent.parent, copy.parent) == (lake.pulls, copies)
+    assert (written.parent.parent, copy.parent) == (lake.folder / "pulls", copies)
     counted = sum(one["requests"] for one in last_sync(lake, "transactions"))
     assert counted == report.requests - 1  # the time is asked for too
     assert set(report.outcomes) == {"UNCHANGED"}

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli.main import app
 from pipelines.lake.lake import Lake
+from pipelines.lake.storage import Key
 from pipelines.lake.writers import Writer
 from pipelines.models.build import build
 from pipelines.models.loader import load
@@ -27,8 +28,7 @@ WORK = """
 import os, signal, sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from pipelines.lake import files
-from pipelines.lake import lake as lakes
+from pipelines.lake import batch as batches
 from pipelines.publish import warehouse
 from pipelines.models import build as builds
 from pipelines.models import manifest as manifests
@@ -43,13 +43,13 @@ def die(*_, **__):
 lake, how = Lake(Path(sys.argv[1]), "sandbox"), sys.argv[2]
 batch = lake.batch(NOW)
 if how == "before the ledger":
-    lakes.to_table = die
+    batches.to_table = die
 elif how == "half written":
-    lakes.Batch._reveal = die
+    batches.Batch._reveal = die
 elif how == "publishing":
     warehouse.swap_in = die
 elif how == "before the manifest":
-    manifests.create_text = die
+    manifests.sealed = die
 if how == "publishing":
     warehouse.publish(lake, load())
 elif how == "before the manifest":
@@ -59,7 +59,7 @@ elif how == "planning":
         die()
 elif how == "living":
     batch.rows(CUSTOMERS, customers(pull(), "c9"))
-    lakes.to_table = lambda *_: (print("ready", flush=True), sys.stdin.read())
+    batches.to_table = lambda *_: (print("ready", flush=True), sys.stdin.read())
 batch.rows(CUSTOMERS, customers(one := pull(), "c9"))
 batch.commit([one])
 """
@@ -106,7 +106,7 @@ def test_without_its_ledger_a_lake_stays_whole(lake):
     """As when it is not mounted; all of it, for ever, and with the ledger back all is as before."""
     age(lake)
     before = state(lake)
-    lake.pulls.rename(lake.folder.parent / "pulls")
+    (lake.folder / "pulls").rename(lake.folder.parent / "pulls")
 
     for more in ((), ("--yes-delete", "12")):
         done = command(lake, *more)
@@ -115,7 +115,7 @@ def test_without_its_ledger_a_lake_stays_whole(lake):
     dry = command(lake, "--dry-run")
     assert (dry.exit_code, "vacuum would refuse" in dry.stdout) == (0, True)
 
-    (lake.folder.parent / "pulls").rename(lake.pulls)
+    (lake.folder.parent / "pulls").rename(lake.folder / "pulls")
     assert state(lake) == before
     assert command(lake).stdout == "0 files deleted\n"
 
@@ -125,8 +125,8 @@ def test_a_ledger_that_is_shorter_than_it_was_stops_a_vacuum(lake):
     models = load()
     build(lake, models, hash_key="k", only=["dim_dates"])
     age(lake)
-    lost = max(lake.pulls.glob("*/*.parquet"))
-    (lake.ledger.checkpoints / lost.name).unlink()
+    lost = max((lake.folder / "pulls").glob("*/*.parquet"))
+    (lake.folder / "checkpoints" / lost.name).unlink()
     lost.rename(lake.folder.parent / lost.name)
     before = state(lake)
 
@@ -141,13 +141,13 @@ def test_a_ledger_that_is_shorter_than_it_was_stops_a_vacuum(lake):
 
 def test_of_files_that_nothing_names_few_are_deleted_and_no_raw_answer(lake):
     """A tenth of the lake at most, by number or by size; the rest needs the very number."""
-    names = sorted(lake.pulls.glob("*/*.parquet"))
-    raw = lake.raw(CUSTOMERS) / "pulled_on=2026-03-15" / names[0].name
+    names = sorted((lake.folder / "pulls").glob("*/*.parquet"))
+    raw = lake.folder / "raw" / CUSTOMERS.name / "pulled_on=2026-03-15" / names[0].name
     raw.parent.mkdir(parents=True)
     shutil.copy(names[0], raw)
     for file in names[-4:]:
         file.unlink()
-        (lake.ledger.checkpoints / file.name).unlink()
+        (lake.folder / "checkpoints" / file.name).unlink()
     age(lake)
     before = state(lake)
 
@@ -165,14 +165,14 @@ def test_of_files_that_nothing_names_few_are_deleted_and_no_raw_answer(lake):
 
 def test_what_nothing_names_is_kept_for_a_day(lake):
     """A file from elsewhere, however its time is written: of the future it is young for ever."""
-    stray = next(lake.place(CUSTOMERS).glob("*")) / "stray.parquet"
+    stray = next((lake.folder / CUSTOMERS.name).glob("*")) / "stray.parquet"
     pq.write_table(customers(pull(), "c9"), stray)
     for seconds in (0, -DAYS):
         os.utime(stray, (time.time() - seconds,) * 2)
         assert not vacuum(lake).deletions
 
     os.utime(stray, (time.time() - DAYS,) * 2)
-    assert plan_vacuum(lake).deletions[0].path == stray
+    assert plan_vacuum(lake).deletions[0].key == Key(stray.relative_to(lake.folder))
     assert stray.exists()
     assert [one.reason for one in vacuum(lake).deletions] == [Reason.UNKNOWN]
     assert not stray.exists()
@@ -193,9 +193,9 @@ def test_what_a_killed_process_left_is_deleted_at_once(lake, how):
     done = vacuum(lake)
 
     assert {one.reason for one in done.deletions} <= {Reason.LEFT, Reason.KILLED}
-    left = {file for file in state(lake) if file.parent != lake.published}
+    left = {file for file in state(lake) if file.parent != lake.folder / "published"}
     assert left == set(before)
-    assert list(lake.writers.iterdir()) == []
+    assert list((lake.folder / "writers").iterdir()) == []
     assert not vacuum(lake).deletions
 
 
@@ -208,7 +208,7 @@ def test_what_a_living_process_writes_stays_however_old_it_looks(lake):
         assert not vacuum(lake).deletions
         assert state(lake) == before
 
-        (sign,) = lake.writers.iterdir()
+        (sign,) = (lake.folder / "writers").iterdir()
         sign.rename(lake.folder.parent / sign.name)
         assert [one.reason for one in plan_vacuum(lake).deletions] == [Reason.UNKNOWN]
         process.kill()

@@ -8,7 +8,7 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipelines.lake.files import beside, reveal
+from pipelines.lake.storage import Key, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,19 +90,17 @@ def write_parquet(relation: duckdb.DuckDBPyRelation, file: Path) -> int:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     rows = 0
-    part = beside(file)
-    try:
-        with relation.to_arrow_reader(_ROWS_AT_ONCE) as reader:
-            names = _apart(reader.schema.names)
-            fields = zip(reader.schema, names, strict=True)
-            schema = pa.schema([field.with_name(name) for field, name in fields])
-            with pq.ParquetWriter(part, schema) as writer:
-                for batch in reader:
-                    rows += batch.num_rows
-                    writer.write_batch(batch.rename_columns(names))
-        reveal(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    storage, key = Storage(file.parent), Key(file.name)
+    storage.root.stat()  # a folder that does not exist is an error, and is not made
+    with storage.staging(key) as part, relation.to_arrow_reader(_ROWS_AT_ONCE) as reader:
+        names = _apart(reader.schema.names)
+        fields = zip(reader.schema, names, strict=True)
+        schema = pa.schema([field.with_name(name) for field, name in fields])
+        with pq.ParquetWriter(part, schema) as writer:
+            for batch in reader:
+                rows += batch.num_rows
+                writer.write_batch(batch.rename_columns(names))
+    storage.reveal(key)
     return rows
 
 

@@ -26,8 +26,8 @@ from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progre
 from pipelines.dagster_defs.stream_assets import all_months, refresh, stream_assets
 from pipelines.dagster_defs.webhook_job import PULLS, doorbell_job
 from pipelines.dagster_defs.webhook_sensor import batch, request_of, settle
-from pipelines.lake.files import put_text
 from pipelines.lake.ledger import new_id
+from pipelines.lake.storage import Key, Storage
 from pipelines.models.loader import load
 from pipelines.shipped import DAGSTER_YAML
 from pipelines.sync.policy import Policy
@@ -238,7 +238,7 @@ def _make_whole(home: Path) -> None:
     """Put settings and databases into a home that lacks them; what is half made goes aside."""
     settings = home / "dagster.yaml"
     if not settings.exists():
-        put_text(settings, DAGSTER_YAML.read_text(encoding="utf-8"))
+        Storage(home).put(Key(settings.name), DAGSTER_YAML.read_bytes())
     lacking = [
         home / name
         for name, databases in _STORAGE.items()

@@ -13,16 +13,18 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.lake.lake import Lake, merged_schema
+from pipelines.lake.folders import rows_of, superseded_of
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
 from pipelines.lake.queries import QUERIES
+from pipelines.lake.schemas import merged_schema
+from pipelines.lake.storage import Key
 
 __all__ = ["Compacted", "compact"]
 
@@ -87,7 +89,7 @@ def compact(
         mark = Mark(run_id, lake.next_generation())
         for stream in STREAMS.values():
             if stream.window is Window.MONTHS:
-                lake.check_folders(connection, [lake.place(stream), lake.superseded(stream)])
+                lake.check_folders(connection, [rows_of(stream), superseded_of(stream)])
                 for month in _grown(connection, stream):
                     one = _Month(lake, connection, stream, month, mark, rows_at_once)
                     merged = one.merge()
@@ -97,12 +99,16 @@ def compact(
     return replace(done, files_after=_left(lake, folders))
 
 
-def _left(lake: Lake, folders: Collection[Path]) -> int:
+def _left(lake: Lake, folders: Collection[Key]) -> int:
     """How many files of some months the next vacuum leaves; one look at the lake for all."""
     if not folders:
         return 0
-    replaced = {file for file, *_ in lake.merged_files()}
-    return len({file for folder in folders for file in folder.glob("*.parquet")} - replaced)
+    replaced = {file.key for file, *_ in lake.merged_files()}
+    return len({key for folder in folders for key in _files(lake, folder)} - replaced)
+
+
+def _files(lake: Lake, folder: Key) -> list[Key]:
+    return [file.key for file in lake.storage.list(f"{folder}/*.parquet")]
 
 
 def _grown(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[str]:
@@ -131,13 +137,13 @@ class _Month:
     rows_at_once: int
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Key:
         """Where its files lie."""
-        return self.lake.place(self.stream) / f"month={self.month}"
+        return rows_of(self.stream) / f"month={self.month}"
 
     def merge(self) -> Compacted:
         """Merge what is worth it, some accounts at a time, each time as one commit."""
-        files = len(list(self.folder.glob("*.parquet")))
+        files = len(_files(self.lake, self.folder))
         done = Compacted()
         history = self.lake.history(self.stream, [self.month])
         self.connection.execute(f"create or replace temp view versions as {history}")
@@ -146,7 +152,7 @@ class _Month:
             {"stream": self.stream.name, "month": self.month},
         )
         if files > _MOST_FILES or self._is_worth():
-            earlier = self.lake.superseded(self.stream) / f"month={self.month}"
+            earlier = superseded_of(self.stream) / f"month={self.month}"
             self.lake.verify(self.connection, [self.folder, earlier])
             for parents in self._groups():
                 done = _sum(done, self._merge(parents))

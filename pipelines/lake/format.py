@@ -9,9 +9,8 @@ lake without a marker has format 1. docs/formats.md says what each format change
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lean_resources.errors import ConfigError
+from pipelines.lake.storage import Key, Storage
 
 __all__ = ["FORMAT", "LakeFormat"]
 
@@ -25,17 +24,17 @@ class LakeFormat:
     """The format of one lake.
 
     Args:
-        folder: The lake's folder, which need not exist.
+        storage: Where the lake lies, which need not exist.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._is_present = False
 
     @property
     def number(self) -> int:
         """The format of the lake as it lies there."""
-        names = [file.stem for file in self._folder.glob(f"*{_SUFFIX}")]
+        names = [file.key.stem for file in self._storage.list(f"*{_SUFFIX}")]
         return max((int(name) for name in names if name.isdecimal()), default=1)
 
     def check(self) -> None:
@@ -60,7 +59,5 @@ class LakeFormat:
         if self._is_present:
             return
         self.check()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # An empty file needs no second name: it is whole as soon as it exists.
-        (self._folder / f"{FORMAT}{_SUFFIX}").touch()
+        self._storage.mark(Key(f"{FORMAT}{_SUFFIX}"))
         self._is_present = True

@@ -13,7 +13,6 @@ among the *checkpoints*: what a checkpoint names and a number that a writer left
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import json
 import os
@@ -23,15 +22,16 @@ import shutil
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.lake.digests import DamageError, Digest, digest
-from pipelines.lake.files import beside, naming, place, put_once, reveal, synced
+from pipelines.lake.folders import CHECKPOINTS, LEDGER
 from pipelines.lake.ledger import LEDGER_SCHEMA, new_id
+from pipelines.lake.storage import Key, Storage, Stored
 
 __all__ = ["LedgerFiles", "MissingCommit", "batch_of", "digest_of"]
 
@@ -42,7 +42,7 @@ _OPEN_DAYS = 2
 _ROWS_AT_ONCE = 100_000
 _UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
 """What reading a damaged file may raise."""
-_Days = Mapping[str, Mapping[str, Path]]
+_Days = Mapping[str, Mapping[str, Stored]]
 """Files by day and by name without its ending."""
 _Number = tuple[str, int]
 """A writer, and how many commits it had made with this one."""
@@ -63,12 +63,12 @@ class _Writer:
 
     id: str = field(default_factory=lambda: secrets.token_hex(6))
     number: int = 0
-    last: Path | None = None
+    last: Key | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 _WRITERS: dict[tuple[int, Path], _Writer] = {}
-"""By process, because a fork goes on with numbers of its own, and by folder."""
+"""By process, because a fork continues with numbers of its own, and by the lake's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,8 @@ class MissingCommit:
 
     name: str
     key: str
-    file: Path | None = None
-    copy: Path | None = None
+    file: Key | None = None
+    copy: Key | None = None
 
     @property
     def batch_id(self) -> str | None:
@@ -103,21 +103,24 @@ class LedgerFiles:
     """The files of the ledger.
 
     Args:
-        folder: Where they lie, in a folder per UTC day on which the commit began.
+        storage: Where the lake lies; the ledger has a folder per UTC day on which a commit began.
         lost: Names of commits that are known to be lost; they are missed no more.
     """
 
-    def __init__(self, folder: Path, lost: frozenset[str] = frozenset()) -> None:
-        self._folder = folder
+    def __init__(self, storage: Storage, lost: frozenset[str] = frozenset()) -> None:
+        self._storage = storage
         self._lost = lost
-        self.checkpoints = folder.parent / "checkpoints"
 
-    def files(self) -> list[Path]:
+    def files(self) -> list[Key]:
         """Files that together hold every row once, in the order of their names.
 
         Raises:
             DamageError: A commit is missing, or its file does not hold what it held.
         """
+        return [file.key for file in self._counting(self._whole())]
+
+    def _whole(self) -> _Days:
+        """The files, if none is missing or damaged."""
         days, missing = self._look()
         if missing:
             first = missing[0]
@@ -126,24 +129,32 @@ class LedgerFiles:
                 f"the ledger's file pulls/{first.name} {first.problem}{more}: the pulls of that"
                 " commit do not count, of whatever stream and account they are"
             )
-        return [file for file, merged in _all(days) if merged is None]
+        return days
 
-    def add(self, part: Path, batch_id: str) -> Path:
-        """Let a commit count whose file was written beside its place; the file."""
-        writer = _WRITERS.setdefault((os.getpid(), self._folder), _Writer())
+    def add(self, staged: Key, batch_id: str) -> int:
+        """Let a commit count.
+
+        Args:
+            staged: The key that its file was staged for, in the folder of its day.
+            batch_id: The commit's batch.
+
+        Returns:
+            Size of the file, in bytes.
+        """
+        writer = _WRITERS.setdefault((os.getpid(), self._storage.root), _Writer())
         with writer.lock:
-            if writer.last is not None and not writer.last.exists():
-                # Merged, or the lake is another one by now: these numbers are not gone on with.
+            if writer.last is not None and self._storage.head(writer.last) is None:
+                # Merged, or the lake is another lake by now: these numbers end here.
                 writer.id, writer.number = _Writer().id, 0
-            found = digest(part)
+            found = digest(self._storage.staged(staged))
             number = writer.number + 1
             tail = f"{writer.id}-{number}-{found.bytes}-{found.crc32:08x}"
-            file = part.with_name(f"{batch_id}-{tail}.parquet")
-            reveal(part, file)
+            file = staged.with_name(f"{batch_id}-{tail}.parquet")
+            self._storage.reveal(staged, file)
             writer.number = number
-            writer.last = self.checkpoints / file.name
+            writer.last = CHECKPOINTS / file.name
             self._copy(file, writer.last)
-        return file
+        return found.bytes
 
     def missing(self) -> list[MissingCommit]:
         """Commits that are gone or changed; a merged file is only looked at for its size."""
@@ -162,68 +173,68 @@ class LedgerFiles:
 
     def _look_once(self) -> tuple[_Days, dict[str, MissingCommit]]:
         # Copies are made after what they are of, so they are listed before it.
-        copies = sorted(self.checkpoints.glob("*.parquet"))
+        copies = list(self._storage.list(f"{CHECKPOINTS}/*.parquet"))
         days = self._days()
         found: dict[str, MissingCommit] = {}
         names: set[str] = set()
         numbers: set[_Number] = set()
         for file in (file for files in days.values() for file in files.values()):
-            held = _sound(file)
+            held = self._sound(file)
             if held is None:
-                day = file.parent.name
-                key = day if file.name == _MERGED else file.stem
-                found[key] = MissingCommit(f"{day}/{file.name}", key, file)
+                day = file.key.parent.name
+                name = day if file.key.name == _MERGED else file.key.stem
+                found[name] = MissingCommit(f"{day}/{file.key.name}", name, file.key)
             else:
                 names |= held.names
                 numbers |= held.numbers
         for copy in copies:
-            if (of_day := _DAY.fullmatch(copy.stem)) is not None:
+            stem = copy.key.stem
+            if (of_day := _DAY.fullmatch(stem)) is not None:
                 day, merged = of_day[1], days.get(of_day[1], {}).get("merged")
-                if not _stands_for(copy, int(of_day[2]), merged, names):
-                    found[day] = MissingCommit(f"{day}/{_MERGED}", day, merged, copy)
-            elif copy.stem in found:
-                found[copy.stem] = replace(found[copy.stem], copy=copy)
-            elif copy.stem not in names:
-                name = f"{_day_of(batch_of(copy.stem))}/{copy.name}"
-                found[copy.stem] = MissingCommit(name, copy.stem, None, copy)
+                if not self._stands_for(copy, int(of_day[2]), merged, names):
+                    there = merged.key if merged is not None else None
+                    found[day] = MissingCommit(f"{day}/{_MERGED}", day, there, copy.key)
+            elif stem in found:
+                found[stem] = replace(found[stem], copy=copy.key)
+            elif stem not in names:
+                name = f"{_day_of(batch_of(stem))}/{copy.key.name}"
+                found[stem] = MissingCommit(name, stem, None, copy.key)
         # What a merged file held that cannot be read is not known by its numbers either.
         if not any(one.name.endswith(_MERGED) for one in found.values()):
             left_out = _left_out(numbers | _numbers(found))
             found |= {name: MissingCommit(name, name) for name in left_out}
         return days, {key: one for key, one in found.items() if key not in self._lost}
 
-    def sound(self, bad: Collection[Path]) -> list[Path]:
+    def sound(self, bad: Collection[Key]) -> list[Key]:
         """Files that together hold what is left of the ledger, without some that are damaged."""
         days = {
-            day: {stem: file for stem, file in files.items() if file not in bad}
+            day: {stem: file for stem, file in files.items() if file.key not in bad}
             for day, files in self._days().items()
         }
-        return [file for file, merged in _all(days) if merged is None]
+        return [file.key for file in self._counting(days)]
 
-    def written(self, file: Path) -> Digest | None:
+    def written(self, file: Key) -> Digest | None:
         """What a file held when it was written; None where nothing says so."""
         if file.name != _MERGED:
             return digest_of(file.stem)
-        copies = sorted(self.checkpoints.glob(f"{file.parent.name}-*.parquet"))
+        copies = self.copies_of(file)
         return digest_of(copies[-1].stem) if copies else None
 
-    def copies_of(self, file: Path) -> list[Path]:
+    def copies_of(self, file: Key) -> list[Key]:
         """The checkpoints that hold what a file of the ledger held."""
         name = f"{file.parent.name}-*" if file.name == _MERGED else file.stem
-        return sorted(self.checkpoints.glob(f"{name}.parquet"))
+        return [copy.key for copy in self._storage.list(f"{CHECKPOINTS}/{name}.parquet")]
 
-    def copy(self, file: Path) -> None:
-        """Make the checkpoint of a single commit, unless there is one."""
-        self._copy(file, self.checkpoints / file.name)
+    def copy(self, file: Key) -> None:
+        """Make the checkpoint of a single commit, unless it exists."""
+        self._copy(file, CHECKPOINTS / file.name)
 
-    def restore(self, copy: Path) -> None:
+    def restore(self, copy: Key) -> None:
         """Put what a checkpoint holds into its place in the ledger."""
         of_day = _DAY.fullmatch(copy.stem)
         day = of_day[1] if of_day else _day_of(batch_of(copy.stem))
-        file = self._folder / day / (_MERGED if of_day else copy.name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(copy, beside(file))
-        reveal(beside(file), file)
+        file = LEDGER / day / (_MERGED if of_day else copy.name)
+        self._storage.put(file, lambda part: shutil.copyfile(self._storage.local(copy), part))
 
     def greatest(self, name: str) -> int:
         """Greatest value of a column of whole numbers above zero; 0 where no row has a value.
@@ -232,7 +243,7 @@ class LedgerFiles:
         """
         found = 0
         for file in self.files():
-            about = pq.read_metadata(file)
+            about = pq.read_metadata(self._storage.local(file))
             if name not in about.schema.names:
                 continue
             place = about.schema.names.index(name)
@@ -249,17 +260,17 @@ class LedgerFiles:
             DamageError: A commit is missing, or its file does not hold what it held.
         """
         found = {}
-        for file in self.files():
-            since = file.stat().st_mtime
-            for stem in _holds(file).names if file.name == _MERGED else (file.stem,):
-                found[batch_of(stem)] = since
+        for file in self._counting(self._whole()):
+            is_merged = file.key.name == _MERGED
+            for stem in self._holds(file).names if is_merged else (file.key.stem,):
+                found[batch_of(stem)] = file.written_at
         return found
 
-    def merged_files(self) -> Iterator[tuple[Path, float]]:
+    def merged_files(self) -> Iterator[tuple[Stored, float]]:
         """Files of commits that a merged file holds, and the second since when it does."""
-        for file, merged in _all(self._days()):
+        for file, merged in self._all(self._days()):
             if merged is not None:
-                yield file, merged.stat().st_mtime
+                yield file, merged.written_at
 
     def merge(self, today: dt.date) -> int:
         """Merge the commits of days that are over; how many files were merged.
@@ -270,62 +281,93 @@ class LedgerFiles:
         Raises:
             DamageError: A commit is missing, or its file does not hold what it held.
         """
-        self.files()
         latest = f"pulled_on={today - dt.timedelta(days=_OPEN_DAYS)}"
         count = 0
-        for folder in sorted(self._folder.glob("pulled_on=*")):
-            files, merged = sorted(folder.glob("*.parquet")), folder / _MERGED
+        for day in self._whole():
+            # Listed anew, as another merge and a vacuum may have passed meanwhile.
+            files = [file.key for file in self._storage.list(f"{LEDGER}/{day}/*.parquet")]
+            merged = LEDGER / day / _MERGED
             if merged not in files:
-                if folder.name > latest or len(files) < 2:
+                if not day.startswith("pulled_on=") or day > latest or len(files) < 2:
                     continue
                 for file in files:
                     was = digest_of(file.stem)
-                    if was is not None and digest(file) != was:
+                    if was is not None and digest(self._storage.local(file)) != was:
                         raise DamageError(
                             f"the ledger's file {file.name} does not hold what it held"
                         )
-                _merge(files, merged)
+                # If another merge was first, the rest of these files still counts by itself.
+                part = f"{new_id()}.parquet"
+                paths = [self._storage.local(file) for file in files]
+                self._storage.create(merged, partial(_merge, paths), part)
                 count += len(files)
             self.check_in(merged)
         return count
 
-    def check_in(self, merged: Path) -> None:
+    def check_in(self, merged: Key) -> None:
         """Make the checkpoint of a merged file, unless its day has one, and drop those it holds."""
-        if not any(self.checkpoints.glob(f"{merged.parent.name}-*.parquet")):
-            found = digest(merged)
+        if not self.copies_of(merged):
+            found = digest(self._storage.local(merged))
             name = f"{merged.parent.name}-{found.bytes}-{found.crc32:08x}.parquet"
-            self._copy(merged, self.checkpoints / name)
-            synced(self.checkpoints / name)
-            synced(self.checkpoints)
-        for stem in _holds(merged).names:
-            (self.checkpoints / f"{stem}.parquet").unlink(missing_ok=True)
+            self._copy(merged, CHECKPOINTS / name)
+            self._storage.sync(CHECKPOINTS / name)
+            self._storage.sync(CHECKPOINTS)
+        there = self._storage.head(merged)
+        for stem in self._holds(there).names if there is not None else ():
+            self._storage.delete(CHECKPOINTS / f"{stem}.parquet")
 
-    def _copy(self, file: Path, copy: Path) -> None:
-        """Copy a file to the checkpoints, unless one is there."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        part = copy.with_name(f"{new_id()}.parquet.tmp")
-        try:
-            shutil.copyfile(file, part)
-            with contextlib.suppress(FileExistsError):
-                place(part, copy)
-        finally:
-            part.unlink(missing_ok=True)
+    def _copy(self, file: Key, copy: Key) -> None:
+        """Copy a file to the checkpoints, unless its copy exists."""
+        self._storage.copy(file, copy, f"{new_id()}.parquet")
 
     def _days(self) -> _Days:
         """Files by day and by name without its ending."""
-        found: dict[str, dict[str, Path]] = {}
-        for file in sorted(self._folder.glob("*/*.parquet")):
-            found.setdefault(file.parent.name, {})[file.stem] = file
+        found: dict[str, dict[str, Stored]] = {}
+        for file in self._storage.list(f"{LEDGER}/*/*.parquet"):
+            found.setdefault(file.key.parent.name, {})[file.key.stem] = file
         return found
 
+    def _counting(self, days: _Days) -> Iterator[Stored]:
+        """Files that together hold every row once."""
+        return (file for file, merged in self._all(days) if merged is None)
 
-def _all(days: _Days) -> Iterator[tuple[Path, Path | None]]:
-    """Every file, each with the merged one that holds it, if one does."""
-    for files in days.values():
-        merged = files.get("merged")
-        held = _holds(merged).names if merged is not None else ()
-        for stem, file in files.items():
-            yield file, merged if stem in held else None
+    def _all(self, days: _Days) -> Iterator[tuple[Stored, Stored | None]]:
+        """Every file, each with the merged file that holds it, if any."""
+        for files in days.values():
+            merged = files.get("merged")
+            held = self._holds(merged).names if merged is not None else ()
+            for stem, file in files.items():
+                yield file, merged if stem in held else None
+
+    def _sound(self, file: Stored) -> _Held | None:
+        """The commits of a file of the ledger; None where it does not hold what it held."""
+        stem = file.key.stem
+        try:
+            if file.key.name == _MERGED:
+                return self._holds(file)
+            # Single files are small and few, as those of earlier days are merged: they are read
+            # whole.
+            was = digest_of(stem)
+            path = self._storage.local(file.key)
+            is_sound = was is None or _digest(path, file.bytes, file.version) == was
+        except _UNREADABLE:
+            return None
+        return _Held(frozenset([stem]), _numbers([stem])) if is_sound else None
+
+    def _stands_for(
+        self, copy: Stored, size: int, merged: Stored | None, names: Collection[str]
+    ) -> bool:
+        """Whether what the checkpoint of a merged file holds counts: there, or as single files."""
+        if merged is not None:
+            return merged.bytes == size
+        try:
+            return self._holds(copy).names <= set(names)
+        except _UNREADABLE:
+            return False
+
+    def _holds(self, merged: Stored) -> _Held:
+        """What a merged file, or its checkpoint, holds."""
+        return _read(self._storage.local(merged.key), merged.bytes, merged.version)
 
 
 def batch_of(stem: str) -> str:
@@ -347,41 +389,10 @@ def digest_of(stem: str) -> Digest | None:
     return Digest(int(parts[1]), int(parts[2], 16))
 
 
-def _now(file: Path) -> Digest | None:
-    """What a commit's file holds now; None where a vacuum took it meanwhile.
-
-    Single files are small and few, as those of earlier days are merged: they are read whole.
-    """
-    try:
-        there = file.stat()
-        return _digest(file, there.st_size, there.st_mtime_ns)
-    except FileNotFoundError:
-        return None
-
-
 @lru_cache(maxsize=65_536)
-def _digest(file: Path, _size: int, _changed: int) -> Digest:
+def _digest(file: Path, _size: int, _version: int) -> Digest:
     """The digest of a file, taken once while it stays as it is."""
     return digest(file)
-
-
-def _sound(file: Path) -> _Held | None:
-    """The commits of a file of the ledger; None where it does not hold what it held."""
-    if file.name == _MERGED:
-        with contextlib.suppress(*_UNREADABLE):
-            return _holds(file)
-        return None
-    was = digest_of(file.stem)
-    is_sound = was is None or _now(file) == was
-    return _Held(frozenset([file.stem]), _numbers([file.stem])) if is_sound else None
-
-
-def _stands_for(copy: Path, size: int, merged: Path | None, names: set[str]) -> bool:
-    """Whether what the checkpoint of a merged file holds counts: there, or as single files."""
-    try:
-        return _holds(copy).names <= names if merged is None else merged.stat().st_size == size
-    except _UNREADABLE:
-        return False
 
 
 def _numbers(stems: Iterable[str]) -> frozenset[_Number]:
@@ -402,14 +413,13 @@ def _left_out(numbers: Collection[_Number]) -> list[str]:
 
 
 def _merge(files: Sequence[Path], merged: Path) -> None:
-    """Write the rows of some files as one, a part at a time, and let it count."""
-    told = {_HOLDS: json.dumps([file.stem for file in files])}
-    part = beside(merged.with_name(f"{new_id()}.parquet"))
+    """Write the rows of some files into a single file, a part at a time."""
+    held_names = {_HOLDS: json.dumps([file.stem for file in files])}
     from pyarrow.dataset import dataset  # noqa: PLC0415 - it imports pandas
 
     rows = dataset(list(map(str, files)), schema=LEDGER_SCHEMA).to_batches()
-    schema = LEDGER_SCHEMA.with_metadata(told)
-    with naming(merged), pq.ParquetWriter(part, schema, compression="zstd") as writer:
+    schema = LEDGER_SCHEMA.with_metadata(held_names)
+    with pq.ParquetWriter(merged, schema, compression="zstd") as writer:
         held: list[pa.RecordBatch] = []
         for batch in rows:
             held.append(batch)
@@ -417,18 +427,10 @@ def _merge(files: Sequence[Path], merged: Path) -> None:
                 writer.write_table(pa.Table.from_batches(held))
                 held = []
         writer.write_table(pa.Table.from_batches(held, LEDGER_SCHEMA))
-    # If another merge was first, what it holds is held, and the rest still counts by itself.
-    put_once(part, merged)
-
-
-def _holds(merged: Path) -> _Held:
-    """What a merged file, or its checkpoint, holds."""
-    there = merged.stat()
-    return _read(merged, there.st_size, there.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _read(merged: Path, _size: int, _changed: int) -> _Held:
+def _read(merged: Path, _size: int, _version: int) -> _Held:
     """What a merged file holds; read once while it stays as it is."""
     names = frozenset(json.loads(pq.read_schema(merged).metadata[_HOLDS]))
     return _Held(names, _numbers(names))

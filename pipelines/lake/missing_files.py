@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import duckdb
 
 from pipelines.lake.queries import QUERIES
+from pipelines.lake.storage import Key, Storage
 
 __all__ = [
     "MissingFile",
@@ -44,20 +43,13 @@ class MissingFile:
         return "is not as long as it was" if self.is_there else "is missing"
 
 
-def listed(root: Path, folders: Iterable[Path]) -> dict[str, int]:
-    """Sizes of the Parquet files in the partitions of some folders, by path below the root."""
-    found = {}
-    for folder in folders:
-        if not folder.is_dir():
-            continue
-        for partition in os.scandir(folder):
-            if not partition.is_dir():
-                continue
-            prefix = f"{folder.relative_to(root).as_posix()}/{partition.name}"
-            for file in os.scandir(partition.path):
-                if file.name.endswith(".parquet"):
-                    found[f"{prefix}/{file.name}"] = file.stat().st_size
-    return found
+def listed(storage: Storage, folders: Iterable[Key]) -> dict[str, int]:
+    """Sizes of the Parquet files in the partitions of some folders, by key."""
+    return {
+        str(file.key): file.bytes
+        for folder in folders
+        for file in storage.list(f"{folder}/*/*.parquet")
+    }
 
 
 def foreign_files(connection: duckdb.DuckDBPyConnection, there: Iterable[str]) -> list[str]:

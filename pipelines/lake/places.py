@@ -7,14 +7,12 @@ into a home adds it here.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from lean_resources.streams import STREAMS
+from pipelines.lake.storage import Key, Storage
 
 __all__ = ["PLACES", "Found", "Place", "find", "walk"]
 
@@ -115,7 +113,7 @@ PLACES = (
         "format",
         "The format number of the lake.",
         rf"{_LAKE}\d+\.format",
-        rf"{_LAKE}\.doctor",
+        rf"{_LAKE}\.doctor(\.tmp)?",
     ),
     Place(
         "inbox",
@@ -147,14 +145,14 @@ class Found:
     """A file of a home.
 
     Args:
-        path: Where it lies.
+        key: Where it lies, below the folder that was walked.
         place: Its place; None if the registry knows none.
         is_leftover: Whether it only counts while its writer lives.
         bytes: Its size.
         written_at: When it was written, in seconds since 1970, by this machine's clock.
     """
 
-    path: Path
+    key: Key
     place: Place | None
     is_leftover: bool
     bytes: int
@@ -170,17 +168,13 @@ def find(path: str) -> tuple[Place | None, bool]:
     return None, False
 
 
-def walk(folder: Path, at: str = "") -> Iterator[Found]:
-    """Every file below a folder; what goes meanwhile is left out.
+def walk(storage: Storage, at: str = "") -> Iterator[Found]:
+    """Every file of a storage; what is deleted meanwhile is left out.
 
     Args:
-        folder: A home, or a folder in it.
-        at: Where the folder lies in its home, with a slash at its end; empty for the home.
+        storage: A home, or a folder in it.
+        at: Where the storage lies in its home, with a slash at its end; empty for the home.
     """
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            file = Path(parent, name)
-            with contextlib.suppress(FileNotFoundError):
-                seen = file.lstat()
-                place, is_leftover = find(f"{at}{file.relative_to(folder).as_posix()}")
-                yield Found(file, place, is_leftover, seen.st_size, seen.st_mtime)
+    for file in storage.walk():
+        place, is_leftover = find(f"{at}{file.key}")
+        yield Found(file.key, place, is_leftover, file.bytes, file.written_at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from lean_resources.streams import Stream
+from pipelines.lake.folders import quarantine_of
 from pipelines.lake.lake import Lake
 from pipelines.lake.views import LAKE_VIEWS
 
@@ -19,10 +20,10 @@ def standing(lake: Lake, stream: Stream) -> Counter[str]:
         stream: The stream.
     """
     # Nearly every lake is without: it need not be planned with to know that.
-    if not any(lake.quarantine(stream).glob("*/*.parquet")):
+    if not any(lake.storage.list(f"{quarantine_of(stream)}/*/*.parquet")):
         return Counter()
     with lake.planning({stream.name}) as connection:
-        lake.check_folders(connection, [lake.quarantine(stream)])
+        lake.check_folders(connection, [quarantine_of(stream)])
         connection.execute(
             "create view quarantined_records as"
             f" select '{stream.name}' as stream, * from ({lake.quarantined(stream)})"

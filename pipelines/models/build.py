@@ -19,7 +19,9 @@ import duckdb
 
 from lean_resources.machine import machine_error
 from pipelines.lake.digests import damage_error
+from pipelines.lake.folders import MARTS
 from pipelines.lake.lake import Lake
+from pipelines.lake.storage import Key
 from pipelines.models.checks import Checker
 from pipelines.models.fingerprints import Fingerprints
 from pipelines.models.manifest import (
@@ -121,7 +123,8 @@ class Build:
         hash_key: Key of hashed identifiers.
         scratch: Folder for temporary files. Names of new files begin with its name.
         rows_at_once: Rows of the lake that months of a model read together, at most.
-        folder: Where models are written; None means the lake's folder for them.
+        folder: Where models are written: None means the lake's folder for them, and a local path
+            is taken as it is.
     """
 
     lake: Lake
@@ -129,7 +132,7 @@ class Build:
     hash_key: str = field(repr=False)
     scratch: Path
     rows_at_once: int = ROWS_AT_ONCE
-    folder: Path | None = None
+    folder: Key | None = None
     manifest: Manifest = field(init=False)
     session: Session = field(init=False)
     parts: PartWriter = field(init=False)
@@ -151,7 +154,7 @@ class Build:
         self.parts = PartWriter(
             self.session,
             fingerprints,
-            folder=self.folder or self.lake.marts,
+            folder=self.folder or MARTS,
             file_prefix=self.scratch.name,
             rows_at_once=self.rows_at_once,
         )
@@ -185,10 +188,10 @@ class Build:
         except FileExistsError:
             return False
         parts = (part for parts in self.manifest.parts.values() for part in parts.values())
-        named = {self.lake.folder / part.file for part in parts}
+        named = {Key(part.file) for part in parts}
         for written in self.parts.written:
             if written not in named:
-                written.unlink()
+                self.lake.storage.delete(written)
         return True
 
     def again(self) -> Build:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from pipelines.lake.storage import Key
 from pipelines.models.fingerprints import Fingerprints, hashed
 from pipelines.models.manifest import CheckResult
 from pipelines.models.model import BuildError, Check, Model
@@ -67,7 +68,9 @@ class Checker:
         if model.stored.month is None or model.stored.month in model.key:
             return True
         parts = self.session.manifest.parts[model.name].values()
-        files = [str(self.session.lake.folder / part.file) for part in parts if part.file]
+        files = [
+            str(self.session.lake.storage.local(Key(part.file))) for part in parts if part.file
+        ]
         if len(files) < 2:
             return True
         for column in model.columns:

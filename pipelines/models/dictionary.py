@@ -9,8 +9,8 @@ from lean_resources.settings import VARIABLES, WEBHOOK_VARIABLES
 from lean_resources.streams import STREAMS, Column, Kind, Stream, Window
 from lean_resources.variables import Variable
 from pipelines.environment import HOUSE_VARIABLES
-from pipelines.lake.lake import TRACE_DOCS
 from pipelines.lake.ledger import PULL_DOCS
+from pipelines.lake.schemas import TRACE_DOCS
 from pipelines.models.model import Model, ModelColumn, Models
 
 __all__ = ["dictionary", "env_example"]

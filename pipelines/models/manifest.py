@@ -7,13 +7,13 @@ last and only if its number is free. Readers therefore see the result of one who
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 import msgspec
 
 from pipelines.lake.digests import DamageError, sealed, unsealed
-from pipelines.lake.files import create_text
+from pipelines.lake.folders import MANIFESTS
 from pipelines.lake.lake import Lake
+from pipelines.lake.storage import Key
 
 __all__ = [
     "CheckResult",
@@ -84,8 +84,8 @@ class Manifest(msgspec.Struct):
     checks: dict[str, dict[str, CheckResult]] = {}
 
 
-def newest_manifest(lake: Lake) -> Path | None:
-    """The file of the manifest that counts, or None before the first build."""
+def newest_manifest(lake: Lake) -> Key | None:
+    """The key of the manifest that counts, or None before the first build."""
     return open_newest(lake)[0]
 
 
@@ -94,35 +94,34 @@ def current_manifest(lake: Lake) -> Manifest:
     return open_newest(lake)[1]
 
 
-def open_newest(lake: Lake) -> tuple[Path | None, Manifest]:
-    """The manifest with the highest number, and its file.
+def open_newest(lake: Lake) -> tuple[Key | None, Manifest]:
+    """The manifest with the highest number, and its key.
 
     Names from before format 3 of the lake, which came from this machine's clock, are older than
     any number. A damaged manifest is passed over, so that the next build repairs it.
     """
-    files = lake.manifests.glob("*.json")
-    order = sorted(files, key=lambda file: (len(file.stem) == _DIGITS, file.stem), reverse=True)
-    for file in order:
+    keys = [file.key for file in lake.storage.list(f"{MANIFESTS}/*.json")]
+    for key in sorted(keys, key=lambda key: (len(key.stem) == _DIGITS, key.stem), reverse=True):
         with contextlib.suppress(DamageError):
-            return file, read_manifest(file)
+            return key, read_manifest(lake, key)
     return None, Manifest()
 
 
-def read_manifest(file: Path) -> Manifest:
+def read_manifest(lake: Lake, key: Key) -> Manifest:
     """The manifest in a file.
 
     Raises:
         DamageError: The file is damaged.
     """
     try:
-        return msgspec.json.decode(unsealed(file.read_bytes()), type=Manifest)
+        return msgspec.json.decode(unsealed(lake.storage.read(key)), type=Manifest)
     except (ValueError, msgspec.DecodeError):
-        raise DamageError(f"manifests/{file.name} cannot be read") from None
+        raise DamageError(f"{key} cannot be read") from None
 
 
 def next_number(lake: Lake) -> int:
     """A number higher than that of any manifest, damaged manifests included."""
-    stems = (file.stem for file in lake.manifests.glob("*.json"))
+    stems = (file.key.stem for file in lake.storage.list(f"{MANIFESTS}/*.json"))
     return max((int(stem) for stem in stems if len(stem) == _DIGITS), default=0) + 1
 
 
@@ -133,5 +132,7 @@ def keep_manifest(lake: Lake, manifest: Manifest, writer_id: str) -> None:
         FileExistsError: Another process has written a manifest with this number.
     """
     lake.format.carry_forward()
-    file = lake.manifests / f"{manifest.number:0{_DIGITS}}.json"
-    create_text(file, sealed(msgspec.json.encode(manifest).decode()), writer_id)
+    key = MANIFESTS / f"{manifest.number:0{_DIGITS}}.json"
+    content = sealed(msgspec.json.encode(manifest).decode()).encode()
+    if not lake.storage.create(key, content, writer_id):
+        raise FileExistsError(str(key))

@@ -13,7 +13,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ParseError
 
-from pipelines.lake.lake import typed_nothing
+from pipelines.lake.schemas import typed_nothing
 from pipelines.lake.sql_header import Header, HeaderError, header_of
 from pipelines.models.lineage import Trace, trace
 from pipelines.models.model import (

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from pipelines.lake.digests import digest
-from pipelines.lake.files import beside, reveal
+from pipelines.lake.storage import Key, Storage
 from pipelines.models.fingerprints import Fingerprints
 from pipelines.models.manifest import Part
 from pipelines.models.model import Model
@@ -75,7 +75,7 @@ class PartWriter:
     Args:
         session: What models read.
         fingerprints: Of this build.
-        folder: Where models are written.
+        folder: Where models are written; a local path where that is not in the lake.
         file_prefix: Names of files begin with it; no other process uses it.
         rows_at_once: Months are selected together while they read at most so many rows.
         reusable: Parts, by model and name, that are taken where their fingerprint fits.
@@ -84,11 +84,11 @@ class PartWriter:
 
     session: Session
     fingerprints: Fingerprints
-    folder: Path
+    folder: Key
     file_prefix: str
     rows_at_once: int
     reusable: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
-    written: list[Path] = field(default_factory=list)
+    written: list[Key] = field(default_factory=list)
 
     def update(self, model: Model, before: Mapping[str, Part]) -> Rebuilt:
         """Write the parts of a model that are out of date.
@@ -183,41 +183,39 @@ class PartWriter:
         folder = self.folder / model.name
         if stale.name != _WHOLE:
             folder /= f"month={stale.name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{self.file_prefix}-{len(self.written)}.parquet"
-        temporary = beside(file)
-        path = str(temporary).replace("'", "''")
-        (rows,) = self.session.row(f"copy ({select}) to '{path}' ({_FORMAT})")
-        old = stale.old
-        if old is not None and self._holds_the_same(old, temporary, rows):
-            temporary.unlink()
-            return msgspec.structs.replace(old, fingerprint=stale.fingerprint)
-        if rows == 0:
-            temporary.unlink()
-            return stale.without_rows()
-        found = digest(temporary)
-        reveal(temporary, file)
-        self.written.append(file)
+        key, storage = folder / f"{self.file_prefix}-{len(self.written)}.parquet", self._storage
+        with storage.staging(key) as file:
+            path = str(file).replace("'", "''")
+            (rows,) = self.session.row(f"copy ({select}) to '{path}' ({_FORMAT})")
+            old = stale.old
+            if old is not None and self._holds_the_same(old, file, rows):
+                storage.discard(key)
+                return msgspec.structs.replace(old, fingerprint=stale.fingerprint)
+            if rows == 0:
+                storage.discard(key)
+                return stale.without_rows()
+            found = digest(file)
+        storage.reveal(key)
+        self.written.append(key)
         return Part(
-            file=self._recorded(file),
+            file=str(key),
             fingerprint=stale.fingerprint,
-            content_id=file.stem,
+            content_id=key.stem,
             rows=rows,
             bytes=found.bytes,
             crc32=found.crc32,
         )
 
-    def _recorded(self, file: Path) -> str:
-        """A file's path as the manifest has it: below the lake's folder, or else as it is."""
-        lake = self.session.lake.folder
-        return str(file.relative_to(lake) if file.is_relative_to(lake) else file)
+    @property
+    def _storage(self) -> Storage:
+        return self.session.lake.storage
 
     def _is_there(self, part: Part) -> bool:
         """Whether a part's file exists and has its size."""
         if not part.rows:
             return True
-        file = self.session.lake.folder / part.file
-        return file.exists() and (not part.bytes or file.stat().st_size == part.bytes)
+        file = self._storage.head(Key(part.file))
+        return file is not None and (not part.bytes or file.bytes == part.bytes)
 
     def _holds_the_same(self, old: Part, file: Path, rows: int) -> bool:
         """Whether a file holds the same rows as a part on record, in any order.
@@ -235,7 +233,7 @@ class PartWriter:
                     f"{query} from read_parquet($path, hive_partitioning = false) as it",
                     {"path": str(path)},
                 ).fetchall()
-                for path in (self.session.lake.folder / old.file, file)
+                for path in (self._storage.local(Key(old.file)), file)
             )
             if before != now:
                 return False

@@ -13,8 +13,9 @@ from pathlib import Path
 import duckdb
 
 from lean_resources.streams import STREAMS
-from pipelines.lake.lake import HISTORY_DOCS, TRACE_DOCS, Lake
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import PULL_DOCS, VIEW_DOCS
+from pipelines.lake.schemas import HISTORY_DOCS, TRACE_DOCS
 from pipelines.lake.views import LAKE_VIEWS
 
 __all__ = ["Relation", "add_macros", "add_seeds", "empty_lake", "relations", "seed_docs"]

@@ -10,7 +10,9 @@ from typing import Any
 import duckdb
 
 from lean_resources.streams import STREAMS, Window
-from pipelines.lake.lake import Lake, typed_nothing
+from pipelines.lake.lake import Lake
+from pipelines.lake.schemas import typed_nothing
+from pipelines.lake.storage import Key
 from pipelines.models.manifest import Manifest
 from pipelines.models.model import Model, Models
 from pipelines.models.relations import add_macros, add_seeds
@@ -139,7 +141,7 @@ def stored_rows(
         months: The months (YYYY-MM) to read; None means all.
     """
     files = [
-        lake.folder / part.file
+        Key(part.file)
         for month, part in sorted(manifest.parts.get(model.name, {}).items())
         if part.file and (months is None or month in months)
     ]

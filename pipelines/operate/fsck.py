@@ -12,7 +12,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -21,12 +20,28 @@ import pyarrow.parquet as pq
 from lean_resources.errors import LeanError
 from lean_resources.streams import STREAMS
 from pipelines.lake.digests import DamageError, Digest, digest
-from pipelines.lake.lake import Lake, put
+from pipelines.lake.folders import (
+    CHECKPOINTS,
+    LEDGER,
+    LOST,
+    MANIFESTS,
+    REFRESH_RESERVATIONS,
+    REFRESH_RESULTS,
+    SET_ASIDE,
+    WAREHOUSE,
+    WRITERS,
+    answers_of,
+    quarantine_of,
+    rows_of,
+    superseded_of,
+)
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import LOST_SCHEMA, new_id
 from pipelines.lake.ledger_files import MissingCommit
 from pipelines.lake.missing_files import described, foreign_files, listed, missing_files
 from pipelines.lake.places import walk
 from pipelines.lake.queries import QUERIES
+from pipelines.lake.storage import Key, Storage
 from pipelines.lake.writers import Writer
 from pipelines.models.manifest import current_manifest, keep_manifest, next_number, read_manifest
 from pipelines.publish.warehouse import connect
@@ -86,15 +101,15 @@ def check(lake: Lake) -> Report:
     """
     lake.format.check()
     work = _Check(lake)
-    if not work.logs(lake.lost, "lost"):
+    if not work.logs(LOST, "lost"):
         return work.report
     bad = work.ledger()
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         lake.attach_ledger(connection, lake.ledger.sound(bad))
         work.data(connection)
-    work.logs(lake.attempts, "refreshes")
-    work.logs(lake.spends.parent, "refreshes")
+    work.logs(REFRESH_RESULTS, "refreshes")
+    work.logs(REFRESH_RESERVATIONS.parent, "refreshes")
     work.models()
     work.warehouse()
     return work.report
@@ -106,17 +121,16 @@ class _Check:
     def __init__(self, lake: Lake) -> None:
         self.report = Report()
         self._lake = lake
-        self._root = lake.folder
+        self._storage = lake.storage
 
-    def _add(self, file: Path | str, kind: str, problem: str, of_what: str = "") -> None:
-        path = file if isinstance(file, str) else file.relative_to(self._root).as_posix()
-        self.report.findings.append(Finding(path, kind, problem, of_what))
+    def _add(self, file: Key | str, kind: str, problem: str, of_what: str = "") -> None:
+        self.report.findings.append(Finding(str(file), kind, problem, of_what))
 
-    def _compare(self, files: Iterable[tuple[Path, Digest | None, str, str]]) -> set[Path]:
+    def _compare(self, files: Iterable[tuple[Key, Digest | None, str, str]]) -> set[Key]:
         """Compare files with what they held; those that differ."""
         wanted = list(files)
         with ThreadPoolExecutor() as pool:
-            problems = list(pool.map(lambda one: _problem(one[0], one[1]), wanted))
+            problems = list(pool.map(lambda one: _problem(self._storage, one[0], one[1]), wanted))
         for (file, was, kind, of_what), problem in zip(wanted, problems, strict=True):
             if problem is not None:
                 self._add(file, kind, problem, of_what)
@@ -126,16 +140,16 @@ class _Check:
                 self.report.verified += 1
         return {one[0] for one, problem in zip(wanted, problems, strict=True) if problem}
 
-    def ledger(self) -> set[Path]:
+    def ledger(self) -> set[Key]:
         """Look at the ledger; its files that are damaged."""
         ledger = self._lake.ledger
         missing = ledger.missing()
         for one in missing:
             self._add(f"pulls/{one.name}", "ledger", one.problem, self._of_batch(one))
         bad = {one.file for one in missing if one.file is not None}
-        rest = (f for f in sorted(self._lake.pulls.glob("*/*.parquet")) if f not in bad)
+        rest = (key for key in _keys(self._storage, f"{LEDGER}/*/*.parquet") if key not in bad)
         bad |= self._compare((file, ledger.written(file), "ledger", "") for file in rest)
-        copies = sorted(ledger.checkpoints.glob("*.parquet"))
+        copies = _keys(self._storage, f"{CHECKPOINTS}/*.parquet")
         self._compare((file, ledger.written(file), "checkpoint", "") for file in copies)
         return bad
 
@@ -148,16 +162,16 @@ class _Check:
         names = {
             stream.name
             for stream in STREAMS.values()
-            if any(self._lake.place(stream).glob(f"*/{one.batch_id}.parquet"))
+            if any(self._storage.list(f"{rows_of(stream)}/*/{one.batch_id}.parquet"))
         }
         return f"rows of {', '.join(sorted(names)) or 'no stream'}"
 
     def data(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Look at typed rows, earlier versions, quarantine and answers."""
-        folders = list(_folders(self._lake))
-        there = listed(self._root, folders)
+        folders = list(_folders())
+        there = listed(self._storage, folders)
         lost = self._lake.lost_files()
-        below = [folder.relative_to(self._root).as_posix() for folder in folders]
+        below = [str(folder) for folder in folders]
         missing = {one.path: one for one in missing_files(connection, there, below, lost)}
         for one in missing.values():
             self._add(one.path, _kind_of(one.path), one.problem, one.of_what)
@@ -177,38 +191,39 @@ class _Check:
             for path in there
             if path not in missing
             and path not in foreign
-            and Path(path).stem in batches
+            and Key(path).stem in batches
             and not (path in named and there[path] != named[path].bytes)
         ]
         of_what = described(connection, wanted)
         self._compare(
-            (self._root / path, named.get(path), _kind_of(path), of_what.get(path, ""))
+            (Key(path), named.get(path), _kind_of(path), of_what.get(path, ""))
             for path in sorted(wanted)
         )
-        for file in _strangers(self._lake):
-            path = file.relative_to(self._root).as_posix()
-            if path in foreign or Path(path).stem not in batches:
-                self._add(path, "foreign", "is not a file of the lake's own")
+        for key in _strangers(self._lake):
+            if str(key) in foreign or key.stem not in batches:
+                self._add(key, "foreign", "is not a file of the lake's own")
 
-    def logs(self, folder: Path, kind: str) -> bool:
+    def logs(self, folder: Key, kind: str) -> bool:
         """Look at files of which nothing says what they held; whether all can be read."""
         files = [
-            one.path
-            for one in walk(folder, f"lake/{self._lake.environment}/{folder.name}/")
+            folder / one.key
+            for one in walk(
+                Storage(self._storage.local(folder)), f"lake/{self._lake.environment}/{folder}/"
+            )
             if one.place is not None and not one.is_leftover
         ]
         return not self._compare((file, None, kind, "") for file in sorted(files))
 
     def models(self) -> None:
         """Look at the manifests, and at the parts that the newest one names."""
-        for file in sorted(self._lake.manifests.glob("*.json")):
+        for key in _keys(self._storage, f"{MANIFESTS}/*.json"):
             try:
-                read_manifest(file)
+                read_manifest(self._lake, key)
             except (OSError, DamageError):
-                self._add(file, "manifest", "cannot be read")
+                self._add(key, "manifest", "cannot be read")
         self._compare(
             (
-                self._root / part.file,
+                Key(part.file),
                 Digest(part.bytes, part.crc32) if part.bytes else None,
                 "part",
                 f"table {name}",
@@ -220,7 +235,7 @@ class _Check:
 
     def warehouse(self) -> None:
         """Read all tables of the published warehouse, whose blocks have checksums of DuckDB."""
-        if not self._lake.warehouse.exists():
+        if self._storage.head(WAREHOUSE) is None:
             return
         try:
             with connect(self._lake) as connection:
@@ -233,16 +248,20 @@ class _Check:
                         f'select sum(hash(it)::hugeint) from leanhouse."{schema}"."{name}" as it'
                     ).fetchall()
         except (LeanError, duckdb.Error):
-            self._add(self._lake.warehouse, "warehouse", "cannot be read")
+            self._add(WAREHOUSE, "warehouse", "cannot be read")
 
 
-def _problem(file: Path, was: Digest | None) -> str | None:
+def _keys(storage: Storage, pattern: str) -> list[Key]:
+    return [file.key for file in storage.list(pattern)]
+
+
+def _problem(storage: Storage, key: Key, was: Digest | None) -> str | None:
     """What is the matter with a file; None if nothing is."""
     try:
         if was is None:
-            pq.read_table(file, partitioning=None)
+            pq.read_table(storage.local(key), partitioning=None)
             return None
-        found = digest(file)
+        found = digest(storage.local(key))
     except FileNotFoundError:
         return "is missing"
     except _UNREADABLE:
@@ -252,10 +271,10 @@ def _problem(file: Path, was: Digest | None) -> str | None:
     return None if found == was else "does not hold what it held"
 
 
-def _folders(lake: Lake) -> Iterator[Path]:
+def _folders() -> Iterator[Key]:
     for stream in STREAMS.values():
-        yield from (lake.place(stream), lake.superseded(stream))
-        yield from (lake.raw(stream), lake.quarantine(stream))
+        yield from (rows_of(stream), superseded_of(stream))
+        yield from (answers_of(stream), quarantine_of(stream))
 
 
 def _kind_of(path: str) -> str:
@@ -263,11 +282,11 @@ def _kind_of(path: str) -> str:
     return {"raw": "answers", "quarantine": "quarantine"}.get(first, "rows")
 
 
-def _strangers(lake: Lake) -> Iterator[Path]:
+def _strangers(lake: Lake) -> Iterator[Key]:
     """Files in the lake's folders that no place of the registry describes."""
-    for one in walk(lake.folder, f"lake/{lake.environment}/"):
-        if one.place is None and one.path.parent != lake.folder:
-            yield one.path
+    for one in walk(lake.storage, f"lake/{lake.environment}/"):
+        if one.place is None and len(one.key.parts) > 1:
+            yield one.key
 
 
 def repair(lake: Lake) -> list[str]:
@@ -293,7 +312,8 @@ class _Repair:
     def __init__(self, lake: Lake, done: list[str]) -> None:
         self._lake = lake
         self._done = done
-        self._aside = lake.folder / "set_aside" / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
+        self._storage = lake.storage
+        self._aside = SET_ASIDE / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
 
     def mend(self, findings: Collection[Finding]) -> None:
         """Mend what was found, the ledger first, because all else is told from it."""
@@ -317,11 +337,10 @@ class _Repair:
     def _put_aside(self, paths: Iterable[str]) -> None:
         """Move files away, under the path that they had."""
         for path in paths:
-            file, aside = self._lake.folder / path, self._aside / path
-            if file.exists():
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(aside)
-                self._say(f"{path} was put aside to {aside.relative_to(self._lake.folder).parent}")
+            key, aside = Key(path), self._aside / path
+            if self._storage.head(key) is not None:
+                self._storage.move(key, aside)
+                self._say(f"{path} was put aside to {aside.parent}")
 
     def _checkpoints(self, findings: Collection[Finding]) -> None:
         """Copy damaged checkpoints again, where what they hold is sound."""
@@ -329,21 +348,22 @@ class _Repair:
         if not findings:
             return
         ledger = self._lake.ledger
-        for file in sorted(self._lake.pulls.glob("*/*.parquet")):
-            was = ledger.written(file)
-            if file.name == "merged.parquet":
-                if _problem(file, None) is None:
-                    ledger.check_in(file)
-            elif was is not None and _problem(file, was) is None:
-                ledger.copy(file)
+        for key in _keys(self._storage, f"{LEDGER}/*/*.parquet"):
+            was = ledger.written(key)
+            if key.name == "merged.parquet":
+                if _problem(self._storage, key, None) is None:
+                    ledger.check_in(key)
+            elif was is not None and _problem(self._storage, key, was) is None:
+                ledger.copy(key)
 
     def _ledger(self, findings: Collection[Finding]) -> None:
         """Restore files of the ledger from their copies; what has none is known to be lost."""
         ledger = self._lake.ledger
         for finding in findings:
-            file = self._lake.folder / finding.path
-            copies = ledger.copies_of(file)
-            sound = [one for one in copies if _problem(one, ledger.written(one)) is None]
+            copies = ledger.copies_of(Key(finding.path))
+            sound = [
+                one for one in copies if _problem(self._storage, one, ledger.written(one)) is None
+            ]
             self._put_aside([finding.path])
             if sound:
                 ledger.restore(sound[0])
@@ -357,9 +377,9 @@ class _Repair:
     def _refreshes(self, findings: Collection[Finding]) -> None:
         """Put damaged logs of refreshes aside, once the budget rests on them no more."""
         for one in findings:
-            file = self._lake.folder / one.path
-            is_needed = file.is_relative_to(self._lake.spends)
-            if is_needed and time.time() - file.stat().st_mtime < _KEPT_SECONDS:
+            file = self._storage.head(Key(one.path))
+            is_needed = Key(one.path).is_relative_to(REFRESH_RESERVATIONS)
+            if file and is_needed and time.time() - file.written_at < _KEPT_SECONDS:
                 self._say(f"{one.path} stays for 48 hours: it tells what was spent of the budget")
             else:
                 self._put_aside([one.path])
@@ -375,7 +395,7 @@ class _Repair:
             for model, parts in manifest.parts.items()
         }
         manifest.number = next_number(self._lake)
-        with Writer(self._lake.writers) as writer:
+        with Writer(self._storage.local(WRITERS)) as writer:
             keep_manifest(self._lake, manifest, writer.id)
         self._put_aside(bad)
         self._say(f"the next build makes {len(bad):,} parts of tables anew")
@@ -423,11 +443,12 @@ class _Repair:
         now = dt.datetime.now(dt.UTC)
         found = [{"file": f, "pull_id": p, "lost_at": now} for f, p in dict.fromkeys(rows)]
         self._lake.format.carry_forward()
-        put(self._lake.lost / f"lost_on={now:%Y-%m-%d}", pa.Table.from_pylist(found, LOST_SCHEMA))
+        table = pa.Table.from_pylist(found, LOST_SCHEMA)
+        self._lake.add(LOST / f"lost_on={now:%Y-%m-%d}", table)
 
     def _type_again(self) -> None:
         """Type pulls again whose rows are lost and whose answers are kept, each once."""
-        if not any(self._lake.lost.glob("*/*.parquet")):
+        if not any(self._storage.list(f"{LOST}/*/*.parquet")):
             return
         with self._lake.connect((), is_checked=False) as connection:
             connection.execute(f"create temp view known_lost as {self._lake.known_lost()}")
@@ -461,9 +482,10 @@ def _resting_on(
         QUERIES["pulls_of_file"],
         {"batch_id": batch_id, "stream": stream, "month": month},
     ).fetchall()
-    place = lake.place(STREAMS[stream])
+    folder = rows_of(STREAMS[stream])
     return [
         pull_id
         for pull_id, its_batch, its_month in rows
-        if its_batch is None or not (place / f"month={its_month}" / f"{its_batch}.parquet").exists()
+        if its_batch is None
+        or lake.storage.head(folder / f"month={its_month}" / f"{its_batch}.parquet") is None
     ]

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from lean_resources.errors import ConfigError
 from pipelines.lake.digests import DamageError
+from pipelines.lake.folders import MANIFESTS, SPILL, WAREHOUSE, WRITERS
 from pipelines.lake.lake import Lake
 from pipelines.lake.places import Found, walk
+from pipelines.lake.storage import Key
 from pipelines.lake.writers import forget, writers
 from pipelines.models.manifest import newest_manifest, read_manifest
 from pipelines.publish.publications import Publications
@@ -61,13 +61,13 @@ class Deletion:
     """A file to delete.
 
     Args:
-        path: The file.
+        key: The file.
         place: Its place in the registry.
         reason: Why.
         bytes: Its size.
     """
 
-    path: Path
+    key: Key
     place: str
     reason: Reason
     bytes: int
@@ -115,13 +115,11 @@ def vacuum(
     if plan.refusal is not None:
         raise VacuumRefusedError(plan.refusal)
     for one in sorted(plan.deletions, key=lambda one: one.place in _LAST):
-        one.path.unlink(missing_ok=True)
-        if one.place in _IN_FOLDERS:
-            with contextlib.suppress(OSError):
-                one.path.parent.rmdir()
+        lake.storage.delete(one.key, with_folder=one.place in _IN_FOLDERS)
     for killed in plan.killed:
-        shutil.rmtree(lake.spill / killed, ignore_errors=True)
-    forget(lake.writers, plan.killed)
+        with contextlib.suppress(OSError):
+            lake.storage.delete(SPILL / killed)
+    forget(lake.storage.local(WRITERS), plan.killed)
     return plan
 
 
@@ -141,8 +139,8 @@ def plan_vacuum(
     """
     lake.format.check()
     # In this order: whoever lives no more has committed before the ledger is read, or never will.
-    found = list(walk(lake.folder, f"lake/{lake.environment}/"))
-    living, killed = writers(lake.writers)
+    found = list(walk(lake.storage, f"lake/{lake.environment}/"))
+    living, killed = writers(lake.storage.local(WRITERS))
     try:
         batches = lake.ledger.batches()
     except DamageError as error:
@@ -194,26 +192,27 @@ class _Look:
         self._limit = time.time() - seconds
         self._living, self._killed, self._batches = living, killed, batches
         self._publications, self._over = Publications(lake).kept(seconds)
-        self._is_on_record = bool(self._publications) or not lake.warehouse.exists()
-        manifests = {file: read_manifest(file) for file in lake.manifests.glob("*.json")}
+        self._is_on_record = bool(self._publications) or lake.storage.head(WAREHOUSE) is None
+        files = {one.key: one for one in lake.storage.list(f"{MANIFESTS}/*.json")}
+        manifests = {key: read_manifest(lake, key) for key in files}
         self._mark = max((one.commits for one in manifests.values()), default=0)
         published = {one.manifest for one in self._publications}
         newest = newest_manifest(lake)
         self._replaced = {
-            file
-            for file in manifests
-            if file != newest
-            and file.name not in published
+            key
+            for key, file in files.items()
+            if key != newest
+            and key.name not in published
             and self._is_on_record
-            and file.stat().st_mtime < self._limit
+            and file.written_at < self._limit
         }
         # Whether what is named, by a manifest for instance, still counts for somebody.
         self._named = dict.fromkeys((*self._replaced, *self._over), False)
-        for file, manifest in manifests.items():
+        for key, manifest in manifests.items():
             for parts in manifest.parts.values():
                 for part in parts.values():
-                    path = lake.folder / part.file
-                    self._named[path] = self._named.get(path, False) or file not in self._replaced
+                    named = Key(part.file)
+                    self._named[named] = self._named.get(named, False) or key not in self._replaced
 
     def loss(self, found: Sequence[Found]) -> str | None:
         """Why the ledger cannot be whole, or None."""
@@ -225,12 +224,12 @@ class _Look:
                 " nothing is deleted"
             )
         rests = [
-            one.path
+            one.key
             for one in found
             if one.place is not None
             and one.place.name in _TYPED | {"raw"}
             and not one.is_leftover
-            and one.path.stem not in self._living | self._killed
+            and one.key.stem not in self._living | self._killed
         ]
         if rests and not self._batches:
             return f"the ledger is empty and there are {len(rests):,} files: nothing is deleted"
@@ -240,10 +239,10 @@ class _Look:
         """What was never committed, and what was replaced."""
         for one in found:
             if one.place is not None and (reason := self._reason(one)) is not None:
-                yield Deletion(one.path, one.place.name, reason, one.bytes)
+                yield Deletion(one.key, one.place.name, reason, one.bytes)
 
     def _reason(self, one: Found) -> Reason | None:
-        ids = set(_ID.findall(str(one.path.relative_to(self._lake.folder))))
+        ids = set(_ID.findall(str(one.key)))
         place = one.place.name if one.place is not None else ""
         if ids & self._living:
             return None
@@ -251,9 +250,9 @@ class _Look:
         is_old = one.written_at < self._limit
         if one.is_leftover:
             return Reason.LEFT if is_killed or is_old else None
-        if one.path in self._named:
-            return None if self._named[one.path] else Reason.REPLACED
-        if place == "marts" or (place in _TYPED and one.path.stem not in self._batches):
+        if one.key in self._named:
+            return None if self._named[one.key] else Reason.REPLACED
+        if place == "marts" or (place in _TYPED and one.key.stem not in self._batches):
             return Reason.KILLED if is_killed else Reason.UNKNOWN if is_old else None
         return None
 
@@ -263,8 +262,8 @@ class _Look:
             for file, since, successors in self._lake.merged_files():
                 is_read = any(not successors <= one.merges for one in self._publications)
                 if since < self._limit and not is_read:
-                    place = "rows" if self._lake.folder == file.parents[2] else "superseded"
-                    yield Deletion(file, place, Reason.MERGED, file.stat().st_size)
+                    place = "superseded" if file.key.parts[0] == "superseded" else "rows"
+                    yield Deletion(file.key, place, Reason.MERGED, file.bytes)
         for file, since in self._lake.ledger.merged_files():
             if since < self._limit:
-                yield Deletion(file, "ledger", Reason.MERGED, file.stat().st_size)
+                yield Deletion(file.key, "ledger", Reason.MERGED, file.bytes)

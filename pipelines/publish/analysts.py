@@ -16,10 +16,10 @@ import duckdb
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS, Column, Kind, Stream
 from pipelines.environment import state_folder
-from pipelines.lake.files import synced
 from pipelines.lake.lake import Lake
 from pipelines.lake.permissions import restrict
 from pipelines.lake.queries import QUERIES
+from pipelines.lake.storage import Key, Storage
 from pipelines.models.manifest import current_manifest
 from pipelines.models.model import Model, Models
 from pipelines.publish.warehouse import Published, comments, show, swap_in
@@ -84,9 +84,10 @@ def publish_copy(lake: Lake, models: Models, folder: Path, group: str | None = N
             raise LeakError(f"a personal value stands in {', '.join(leaks)}")
         connection.execute("detach copy")
         restrict(file, group)
-        synced(file)
-        swap_in(file, target)
-        synced(folder)
+        storage = Storage(folder)
+        file_key = Key(file.relative_to(folder))
+        storage.sync(file_key)
+        swap_in(storage, file_key, Key(target.name))
     return Published(target, rows)
 
 

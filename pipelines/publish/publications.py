@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import duckdb
 import msgspec
 
-from pipelines.lake.files import put_text, synced
+from pipelines.lake.folders import PUBLISHED, WRITERS
 from pipelines.lake.lake import Lake
+from pipelines.lake.storage import Key
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import exclusive, writers
 from pipelines.models.manifest import newest_manifest
@@ -75,20 +75,19 @@ class Publications:
             publication: What it refers to.
             writer_id: Whoever publishes, and lives.
         """
-        folder = self._lake.published
-        begun = folder / f"{writer_id}.begun"
-        put_text(begun, msgspec.json.encode(publication).decode())
-        with exclusive(folder / "lock"):
+        storage = self._lake.storage
+        begun = PUBLISHED / f"{writer_id}.begun"
+        storage.put(begun, msgspec.json.encode(publication))
+        with exclusive(storage.local(PUBLISHED / "lock")):
             yield
-            living, _ = writers(self._lake.writers)
-            # Of those that were killed none can be the published one any more.
-            killed = [file for file in folder.glob("*.begun") if file.stem not in living]
-            for file in (*killed, begun):
-                number = max((int(one.stem) for one in folder.glob("*.json")), default=0) + 1
-                file.replace(folder / f"{number:010}.json")
-            synced(folder)
+            living, _ = writers(storage.local(WRITERS))
+            # What a killed process began cannot be the published warehouse any more.
+            killed = [key for key in self._keys("begun") if key.stem not in living]
+            for key in (*killed, begun):
+                number = max((int(one.stem) for one in self._keys("json")), default=0) + 1
+                storage.move(key, PUBLISHED / f"{number:010}.json")
 
-    def kept(self, older_than_seconds: float) -> tuple[list[Publication], list[Path]]:
+    def kept(self, older_than_seconds: float) -> tuple[list[Publication], list[Key]]:
         """Publications that may have readers, and the records of all others.
 
         Those are the published one, those of which it is not clear, and those that were replaced
@@ -98,17 +97,19 @@ class Publications:
             older_than_seconds: Time after which a publication that was replaced has no reader.
         """
         as_of = self.now().as_of
-        numbered = sorted(self._lake.published.glob("*.json"))
-        kept = [*self._lake.published.glob("*.begun"), *numbered[-1:]]
-        over: list[Path] = []
-        for file, successor in pairwise(numbered):
-            ages = [time.time() - successor.stat().st_mtime]
-            replaced_at = _read(successor).as_of
+        numbered = list(self._lake.storage.list(f"{PUBLISHED}/*.json"))
+        kept = [*self._keys("begun"), *(one.key for one in numbered[-1:])]
+        over: list[Key] = []
+        for one, successor in pairwise(numbered):
+            ages = [time.time() - successor.written_at]
+            replaced_at = self._read(successor.key).as_of
             if as_of is not None and replaced_at is not None:
                 ages.append(as_of - replaced_at)
-            (over if min(ages) > older_than_seconds else kept).append(file)
-        return [_read(file) for file in kept], over
+            (over if min(ages) > older_than_seconds else kept).append(one.key)
+        return [self._read(key) for key in kept], over
 
+    def _keys(self, ending: str) -> list[Key]:
+        return [one.key for one in self._lake.storage.list(f"{PUBLISHED}/*.{ending}")]
 
-def _read(file: Path) -> Publication:
-    return msgspec.json.decode(file.read_bytes(), type=Publication)
+    def _read(self, key: Key) -> Publication:
+        return msgspec.json.decode(self._lake.storage.read(key), type=Publication)

@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from lean_resources.streams import STREAMS
+from pipelines.lake.folders import (
+    MARTS,
+    REFRESH_RESERVATIONS,
+    REFRESH_RESULTS,
+    quarantine_of,
+    rows_of,
+    superseded_of,
+)
 
 if TYPE_CHECKING:
     from pipelines.lake.lake import Lake
@@ -113,11 +121,14 @@ def close_off(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     Neither answers as they were received, nor the ledger's files, nor extensions, and no statement
     changes that any more.
     """
-    folders = [lake.place(stream) for stream in STREAMS.values()]
-    folders += [lake.superseded(stream) for stream in STREAMS.values()]
-    folders += [lake.quarantine(stream) for stream in STREAMS.values()]
-    folders += [lake.spends.parent, lake.attempts, lake.marts]
-    listed = ", ".join("'" + str(folder).replace("'", "''") + "'" for folder in folders)
+    folders = [
+        folder_of(stream)
+        for folder_of in (rows_of, superseded_of, quarantine_of)
+        for stream in STREAMS.values()
+    ]
+    folders += [REFRESH_RESERVATIONS.parent, REFRESH_RESULTS, MARTS]
+    paths = [str(lake.storage.local(folder)).replace("'", "''") for folder in folders]
+    listed = ", ".join(f"'{path}'" for path in paths)
     for setting in (
         "allow_persistent_secrets = false",
         "allow_community_extensions = false",

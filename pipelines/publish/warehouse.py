@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,10 @@ import duckdb
 
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
+from pipelines.lake.folders import MANIFESTS, WAREHOUSE, WRITERS
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import new_id
+from pipelines.lake.storage import Key, Storage
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import Writer
 from pipelines.models.manifest import Manifest, read_manifest
@@ -64,61 +64,53 @@ def publish(lake: Lake, models: Models, *, pii: bool = False) -> Published:
         WarehouseError: Something else lies where the file belongs, or nothing can be written there.
     """
     lake.format.carry_forward()
-    with Writer(lake.writers) as writer:
+    with Writer(lake.storage.local(WRITERS)) as writer:
         return _publish(lake, models, writer.id, pii=pii)
 
 
 def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Published:
-    temporary = lake.folder / f"leanhouse.{writer_id}.tmp"
+    storage = lake.storage
+    temporary = Key(f"leanhouse.{writer_id}.tmp")
     publications = Publications(lake)
     publication = publications.now()
     named = publication.manifest
-    manifest = read_manifest(lake.manifests / named) if named else Manifest()
+    manifest = read_manifest(lake, MANIFESTS / named) if named else Manifest()
     try:
-        with duckdb.connect(str(temporary)) as connection:
+        with duckdb.connect(str(storage.local(temporary))) as connection:
             connection.execute("set TimeZone = 'UTC'")
             lake.stand_in(connection)
             rows = _Shelf(connection, lake.portable(), models, manifest).fill(pii=pii)
             # Closing would do so too, but keeps a failure to itself.
             connection.execute("checkpoint")
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        storage.sync(temporary)
         with publications.record(publication, writer_id):
-            swap_in(temporary, lake.warehouse)
+            swap_in(storage, temporary, WAREHOUSE)
     finally:
-        for left in lake.folder.glob(f"{temporary.name}*"):
-            _remove(left)
+        _delete_all(storage, f"{temporary}*")
     return Published(lake.warehouse, rows)
 
 
-def swap_in(file: Path, warehouse: Path) -> None:
-    """Put a file in a warehouse's place, with nothing beside it that belonged to the old one.
+def swap_in(storage: Storage, file: Key, warehouse: Key) -> None:
+    """Put a file in a warehouse's place, with nothing beside it that belonged to the old file.
 
     What DuckDB leaves beside a file that was opened for writing belongs to the file that lay there
-    then; beside any other one it makes DuckDB refuse to open that.
+    then; beside any other file it makes DuckDB refuse to open that.
 
     Raises:
         WarehouseError: Something else lies there.
     """
     try:
-        _remove_side_files(warehouse)
-        file.replace(warehouse)
-        # Again, because whoever had the old one open for writing may have written some meanwhile.
-        _remove_side_files(warehouse)
+        _delete_all(storage, f"{warehouse}.wal*")
+        storage.move(file, warehouse)
+        # Again, because whoever had the old file open for writing may have written more meanwhile.
+        _delete_all(storage, f"{warehouse}.wal*")
     except OSError as error:
         raise WarehouseError(f"{error.filename} is in the way: {error.strerror}") from None
 
 
-def _remove_side_files(warehouse: Path) -> None:
-    for file in warehouse.parent.glob(f"{warehouse.name}.wal*"):
-        _remove(file)
-
-
-def _remove(file: Path) -> None:
-    if file.is_dir() and not file.is_symlink():
-        shutil.rmtree(file)
-    else:
-        file.unlink(missing_ok=True)
+def _delete_all(storage: Storage, pattern: str) -> None:
+    for one in storage.list(pattern):
+        storage.delete(one.key)
 
 
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
@@ -128,7 +120,7 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
         FileNotFoundError: Nothing was published yet.
         WarehouseError: Somebody has it open for writing, or it is no database.
     """
-    if not lake.warehouse.exists():
+    if lake.storage.head(WAREHOUSE) is None:
         raise FileNotFoundError(f"{lake.warehouse} does not exist: run a sync first")
     # Attached rather than opened: within one process DuckDB hands out the database that it has
     # open under a path, which after a swap would be the old one.
@@ -138,7 +130,7 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     connection.execute("set python_enable_replacements = false")
     lake.stand_in(connection)
     try:
-        _attach(connection, lake.warehouse)
+        _attach(connection, lake.storage)
     except duckdb.Error as error:
         connection.close()
         raise WarehouseError(_why_closed(lake.warehouse, error)) from None
@@ -146,24 +138,24 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
+def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage) -> None:
     """Attach the file, by another name where something lies beside it that is not its own."""
     attach = "attach '{}' as leanhouse (read_only)"
     try:
-        connection.execute(attach.format(_quoted(str(warehouse))))
+        connection.execute(attach.format(_quoted(str(storage.local(WAREHOUSE)))))
     except duckdb.Error as error:
         if "WAL file" not in str(error):
             raise
-        link = warehouse.with_name(f"leanhouse.{new_id()}.tmp")
+        link = Key(f"leanhouse.{new_id()}.tmp")
         try:
-            link.hardlink_to(warehouse)
+            storage.link(WAREHOUSE, link)
         except OSError:
             # Not every reader may write here; whoever builds removes what is in the way.
             raise error from None
         try:
-            connection.execute(attach.format(_quoted(str(link))))
+            connection.execute(attach.format(_quoted(str(storage.local(link)))))
         finally:
-            link.unlink()
+            storage.delete(link)
 
 
 def _why_closed(warehouse: Path, error: duckdb.Error) -> str:

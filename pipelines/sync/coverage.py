@@ -25,8 +25,8 @@ from lean_resources.errors import LeanError, UnfitError
 from lean_resources.paging import PagedRead
 from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text
 from lean_resources.streams import Stream, Window
-from pipelines.lake.lake import lake_schema
 from pipelines.lake.ledger import Mark, Outcome, Pull, new_id
+from pipelines.lake.schemas import lake_schema
 from pipelines.sync.last_good import LastGood
 from pipelines.sync.planner import PlannedMonth
 from pipelines.sync.tasks import Done

@@ -35,9 +35,11 @@ from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.machine import raise_machine_error
 from lean_resources.paging import PagedRead
 from lean_resources.streams import STREAMS, Stream
-from pipelines.lake.lake import RAW_SCHEMA, Batch, Lake
+from pipelines.lake.batch import Batch
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import Mark, Outcome, Pull, new_id
 from pipelines.lake.quarantine import standing
+from pipelines.lake.schemas import RAW_SCHEMA
 from pipelines.sync.coverage import covered, slots_of
 from pipelines.sync.last_good import LastGood
 from pipelines.sync.memory import keep_memory

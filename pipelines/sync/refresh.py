@@ -16,7 +16,8 @@ import pyarrow as pa
 from lean_resources.client import LeanClient
 from lean_resources.errors import AuthError, ConsentError, LeanError
 from lean_resources.webhooks import FINISHED
-from pipelines.lake.lake import Lake, put
+from pipelines.lake.folders import REFRESH_RESULTS
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import ATTEMPTS_SCHEMA, new_id
 from pipelines.sync.policy import Policy
 from pipelines.sync.refresh_budget import Budget
@@ -287,4 +288,5 @@ def _keep(lake: Lake, rows: Sequence[dict[str, Any]]) -> None:
         return
     lake.format.carry_forward()
     table = pa.Table.from_pylist(list(rows), schema=ATTEMPTS_SCHEMA)
-    put(lake.attempts / f"attempted_on={dt.datetime.now(dt.UTC):%Y-%m-%d}", table)
+    folder = REFRESH_RESULTS / f"attempted_on={dt.datetime.now(dt.UTC):%Y-%m-%d}"
+    lake.add(folder, table)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.lake.files import naming, put_once
+from pipelines.lake.folders import REFRESH_RESERVATIONS
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import SPENDS_SCHEMA, new_id
+from pipelines.lake.storage import Key
 
 __all__ = ["Budget"]
 
@@ -34,10 +34,10 @@ class Budget:
     """
 
     def __init__(self, lake: Lake, per_day: int) -> None:
-        self._folder = lake.spends
+        self._storage = lake.storage
         self._format = lake.format
         self._per_day = per_day
-        self._read: dict[Path, list[tuple[str, dt.datetime]]] = {}
+        self._read: dict[Key, list[tuple[str, dt.datetime]]] = {}
 
     def spend(
         self, entity_ids: Collection[str], now: dt.datetime, run_id: str | None = None
@@ -55,18 +55,17 @@ class Budget:
         if not self._per_day:
             return set()
         self._format.carry_forward()
-        self._folder.mkdir(parents=True, exist_ok=True)
         while True:
-            files = sorted(self._folder.glob("*.parquet"))
+            files = [one.key for one in self._storage.list(f"{REFRESH_RESERVATIONS}/*.parquet")]
             allowed = self._allowed(files, now)
             granted = {one for one in entity_ids if one not in allowed or allowed[one] <= now}
             if not granted:
                 return set()
             number = int(files[-1].stem) + 1 if files else 0
-            if self._create(self._folder / f"{number:010}.parquet", granted, now, run_id):
+            if self._create(REFRESH_RESERVATIONS / f"{number:010}.parquet", granted, now, run_id):
                 return granted
 
-    def _allowed(self, files: list[Path], now: dt.datetime) -> dict[str, dt.datetime]:
+    def _allowed(self, files: list[Key], now: dt.datetime) -> dict[str, dt.datetime]:
         """From when on each entity that used up its budget may have another refresh."""
         spent: dict[str, list[dt.datetime]] = {}
         for file in reversed(files):
@@ -81,17 +80,17 @@ class Budget:
             if len(times) >= self._per_day
         }
 
-    def _rows(self, file: Path) -> list[tuple[str, dt.datetime]]:
+    def _rows(self, file: Key) -> list[tuple[str, dt.datetime]]:
         """A file's rows, read once; files never change."""
         if file not in self._read:
-            table = pq.read_table(file, columns=["entity_id", "spent_at"])
+            table = pq.read_table(self._storage.local(file), columns=["entity_id", "spent_at"])
             self._read[file] = list(
                 zip(table["entity_id"].to_pylist(), table["spent_at"].to_pylist(), strict=True)
             )
         return self._read[file]
 
     def _create(
-        self, file: Path, entity_ids: Collection[str], now: dt.datetime, run_id: str | None
+        self, file: Key, entity_ids: Collection[str], now: dt.datetime, run_id: str | None
     ) -> bool:
         """Write the next file of the log, unless somebody else did."""
         wanted = sorted(entity_ids)
@@ -104,10 +103,4 @@ class Budget:
             ],
             schema=SPENDS_SCHEMA,
         )
-        part = file.with_name(f"{new_id()}.tmp")
-        try:
-            with naming(file):
-                pq.write_table(table, part)
-            return put_once(part, file)
-        finally:
-            part.unlink(missing_ok=True)
+        return self._storage.create(file, lambda part: pq.write_table(table, part), new_id())

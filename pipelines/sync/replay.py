@@ -22,9 +22,11 @@ import pyarrow.compute as pc
 from lean_resources.decoding import Decoder, DecodeResult, Page
 from lean_resources.quarantine import lost
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.lake.lake import Lake, lake_schema
+from pipelines.lake.folders import answers_of
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
 from pipelines.lake.queries import QUERIES
+from pipelines.lake.schemas import lake_schema
 from pipelines.sync.coverage import too_many, unplaced
 from pipelines.sync.last_good import LastGood
 from pipelines.sync.policy import Policy
@@ -72,8 +74,8 @@ def replay(
     """
     outer = STREAMS[stream.exploded_from or stream.name]
     with lake.connect(("claims",)) as connection:
-        lake.check_folders(connection, [lake.raw(outer)])
-        lake.verify(connection, [lake.raw(outer)])
+        lake.check_folders(connection, [answers_of(outer)])
+        lake.verify(connection, [answers_of(outer)])
         connection.execute(f"create temp view raw_pages as {lake.raw_pages(outer)}")
         pulls = _pulls(connection, stream, only)
         known = {

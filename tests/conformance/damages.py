@@ -152,7 +152,9 @@ def merged_batches(lake):
 def _single(lake):
     """The typed file of the last night's transactions of the last month."""
     merged = set(merged_batches(lake))
-    files = (f for f in lake.place(TRANSACTIONS).glob("*/*.parquet") if f.stem not in merged)
+    files = (
+        f for f in (lake.folder / TRANSACTIONS.name).glob("*/*.parquet") if f.stem not in merged
+    )
     return _first(files, last=True)
 
 
@@ -163,19 +165,28 @@ def _merged(lake, folder):
 
 KINDS = {
     "typed rows": _single,
-    "typed listing": lambda lake: _first(lake.place(STREAMS["accounts"]).glob("*/*.parquet")),
-    "merged rows": lambda lake: _merged(lake, lake.place(TRANSACTIONS)),
-    "superseded rows": lambda lake: _merged(lake, lake.superseded(TRANSACTIONS)),
-    "answers": lambda lake: _first(lake.raw(TRANSACTIONS).glob("*/*.parquet"), last=True),
-    "quarantine": lambda lake: _first(lake.quarantine(TRANSACTIONS).glob("*/*.parquet")),
-    "ledger": lambda lake: _first(
-        (f for f in lake.ledger.files() if f.name != "merged.parquet"), last=True
+    "typed listing": lambda lake: _first(
+        (lake.folder / STREAMS["accounts"].name).glob("*/*.parquet")
     ),
-    "merged ledger": lambda lake: _first(lake.pulls.glob("*/merged.parquet")),
-    "checkpoint": lambda lake: _first(lake.ledger.checkpoints.glob("pulled_on=*")),
-    "copy of a commit": lambda lake: _first(lake.ledger.checkpoints.glob("[0-9a-f]*.parquet")),
-    "model part": lambda lake: _first(lake.marts.glob("fct_transactions/*/*.parquet")),
-    "manifest": lambda lake: _first(lake.manifests.glob("*.json"), last=True),
+    "merged rows": lambda lake: _merged(lake, lake.folder / TRANSACTIONS.name),
+    "superseded rows": lambda lake: _merged(lake, lake.folder / "superseded" / TRANSACTIONS.name),
+    "answers": lambda lake: _first(
+        (lake.folder / "raw" / TRANSACTIONS.name).glob("*/*.parquet"), last=True
+    ),
+    "quarantine": lambda lake: _first(
+        (lake.folder / "quarantine" / TRANSACTIONS.name).glob("*/*.parquet")
+    ),
+    "ledger": lambda lake: _first(
+        (f for f in map(lake.storage.local, lake.ledger.files()) if f.name != "merged.parquet"),
+        last=True,
+    ),
+    "merged ledger": lambda lake: _first((lake.folder / "pulls").glob("*/merged.parquet")),
+    "checkpoint": lambda lake: _first((lake.folder / "checkpoints").glob("pulled_on=*")),
+    "copy of a commit": lambda lake: _first(
+        (lake.folder / "checkpoints").glob("[0-9a-f]*.parquet")
+    ),
+    "model part": lambda lake: _first((lake.folder / "marts").glob("fct_transactions/*/*.parquet")),
+    "manifest": lambda lake: _first((lake.folder / "manifests").glob("*.json"), last=True),
     "warehouse": lambda lake: lake.warehouse,
 }
 """A file of each kind that a lake consists of."""

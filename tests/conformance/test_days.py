@@ -10,7 +10,8 @@ from laws import broken_keys, uncounted, wrong_rows
 from worlds import CHAIN, PULLED, Wire, new_sandbox, next_day, pull, wired
 
 from lean_resources.paging import PagedReader
-from pipelines.lake.lake import Batch, Lake
+from pipelines.lake.batch import Batch
+from pipelines.lake.lake import Lake
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.sync import tasks as tasks_module
 
@@ -206,7 +207,7 @@ def test_pages_and_their_order_do_not_matter(lake, settings):
 
 def data_files(lake):
     """Files of the lake but for the ledger and its copies."""
-    ledger = (lake.pulls, lake.ledger.checkpoints)
+    ledger = (lake.folder / "pulls", lake.folder / "checkpoints")
     return {
         file
         for file in lake.folder.rglob("*.parquet")

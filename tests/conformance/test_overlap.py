@@ -16,7 +16,7 @@ from worlds import CHAIN, new_sandbox, next_day, pull_with
 
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.streams import STREAMS
-from pipelines.lake.lake import Batch
+from pipelines.lake.batch import Batch
 
 
 def offenders(lake, sandbox, names):

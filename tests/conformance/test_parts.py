@@ -35,7 +35,7 @@ def test_months_that_are_built_together_hold_what_each_holds_alone(seed, tmp_pat
             }  # fmt: skip
 
     together = built()
-    for file in lake.manifests.iterdir():
+    for file in (lake.folder / "manifests").iterdir():
         file.unlink()
     alone = built(rows_at_once=0)
 

@@ -19,8 +19,10 @@ import pyarrow.parquet as pq
 
 from lean_resources import LeanClient, LeanSettings
 from lean_resources.streams import STREAMS
+from pipelines.lake.batch import Batch
 from pipelines.lake.compaction import compact
-from pipelines.lake.lake import Batch, Lake
+from pipelines.lake.folders import LEDGER
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import to_table
 from pipelines.operate.vacuum import vacuum
 from pipelines.sync.engine import Selection, sync
@@ -59,7 +61,8 @@ class Boundaries:
 
 def ledger_first(batch, pulls):
     """A mutant of `Batch.commit`: the ledger vouches for files that are not there yet."""
-    ledger = batch._file(batch._lake.pulls / batch._pulled_on)
+    ledger = batch._storage.local(batch._key(LEDGER / batch._pulled_on))
+    ledger.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(to_table(pulls, batch.id), f"{ledger}.first")
     Path(f"{ledger}.first").replace(ledger)
     commit(batch, pulls)

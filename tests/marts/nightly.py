@@ -28,8 +28,9 @@ from lean_resources.sandbox.money import dump
 from lean_resources.sandbox.records import balance_records
 from lean_resources.sandbox.transactions import TransactionWriter
 from lean_resources.streams import STREAMS
-from pipelines.lake.lake import Lake, lake_schema
+from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import LEDGER_SCHEMA
+from pipelines.lake.schemas import lake_schema
 from pipelines.models.build import build
 from pipelines.publish.warehouse import connect, publish
 
@@ -150,10 +151,10 @@ def _write(lake, sandbox, chosen, spoilt, left_out):
                 transactions[month] += [
                     movement | {"pull_id": f"{pull}{month}"} for movement in by_month[month]
                 ]
-    _put(lake.place(STREAMS["balances"]) / f"pulled_on={FIRST.date()}", balances, "balances")
+    _put(lake.folder / STREAMS["balances"].name / f"pulled_on={FIRST.date()}", balances, "balances")
     for month, rows in transactions.items():
-        _put(lake.place(STREAMS["transactions"]) / f"month={month}", rows, "transactions")
-    folder = lake.pulls / f"pulled_on={FIRST.date()}"
+        _put(lake.folder / STREAMS["transactions"].name / f"month={month}", rows, "transactions")
+    folder = lake.folder / "pulls" / f"pulled_on={FIRST.date()}"
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(ledger, LEDGER_SCHEMA), folder / "nights.parquet")
 

@@ -1,0 +1,67 @@
+"""Folders of a lake: where each kind of file lies, as keys of its storage."""
+
+from __future__ import annotations
+
+from lean_resources.streams import Stream
+from pipelines.lake.storage import Key
+
+__all__ = [
+    "CHECKPOINTS",
+    "LEDGER",
+    "LOST",
+    "MANIFESTS",
+    "MARTS",
+    "PUBLISHED",
+    "REFRESH_RESERVATIONS",
+    "REFRESH_RESULTS",
+    "SET_ASIDE",
+    "SPILL",
+    "WAREHOUSE",
+    "WRITERS",
+    "answers_of",
+    "quarantine_of",
+    "rows_of",
+    "superseded_of",
+]
+
+LEDGER = Key("pulls")
+CHECKPOINTS = Key("checkpoints")
+"""Copies of the ledger's files."""
+LOST = Key("lost")
+"""What is known to be lost."""
+REFRESH_RESERVATIONS = Key("spends/log")
+REFRESH_RESULTS = Key("attempts")
+MARTS = Key("marts")
+"""Files of models."""
+MANIFESTS = Key("manifests")
+"""Which files of models count; the newest manifest says so."""
+PUBLISHED = Key("published")
+"""What published warehouses refer to."""
+WRITERS = Key("writers")
+"""A sign of each process that writes."""
+SPILL = Key("spill")
+"""What is thrown away, in a folder per writer."""
+SET_ASIDE = Key("set_aside")
+"""Damaged files, by the instant at which they were put aside."""
+WAREHOUSE = Key("leanhouse.duckdb")
+"""The file that analysts open."""
+
+
+def rows_of(stream: Stream) -> Key:
+    """Folder of a stream's typed rows."""
+    return Key(stream.name)
+
+
+def answers_of(stream: Stream) -> Key:
+    """Folder of a stream's answers as received."""
+    return Key("raw", stream.name)
+
+
+def quarantine_of(stream: Stream) -> Key:
+    """Folder of a stream's records that did not fit."""
+    return Key("quarantine", stream.name)
+
+
+def superseded_of(stream: Stream) -> Key:
+    """Folder of a stream's rows that merged files no longer show."""
+    return Key("superseded", stream.name)
