@@ -1,6 +1,6 @@
-"""Why a model cannot be built, in DuckDB's own words, for the terminal of whoever asks.
+"""Why a model cannot be built, in DuckDB's own words, for the terminal of an operator.
 
-Such words may quote values of rows: they belong in no log, no metadata and no error that is kept.
+These words may quote values of rows. They belong in no log, metadata or stored error.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["Explained", "explain"]
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """What became of a model that was built to see why it fails.
+    """The result of building a model to see why it fails.
 
     Args:
-        built: The model, or the first that it rests on and that fails.
-        words: What DuckDB or the build says of it; empty where it can be built.
+        built: The model, or the first model that it rests on and that fails.
+        words: The error of DuckDB or of the build; empty if the model can be built.
     """
 
     built: Built
@@ -31,18 +31,18 @@ class Explained:
 
 
 def explain(lake: Lake, models: Models, name: str, *, hash_key: str) -> Explained:
-    """Build a model and what it rests on, with the lake left as it is.
+    """Build a model and what it rests on, without a change to the lake.
 
-    What is up to date is taken from the lake; the rest is written elsewhere and thrown away.
+    Parts that are up to date are read from the lake. The others are written to a temporary folder.
 
     Args:
         lake: The lake.
-        models: What there is to build.
-        name: The model.
+        models: All models.
+        name: Name of the model.
         hash_key: Key of hashed identifiers, as for `build`.
 
     Raises:
-        OSError: There is no room for what is thrown away.
+        OSError: There is no room for the temporary folder.
     """
     below = _below(name, models)
     rests_on = [model for model in models if model.name in below and model.name != name]
@@ -58,15 +58,17 @@ def explain(lake: Lake, models: Models, name: str, *, hash_key: str) -> Explaine
 
 
 def _below(name: str, models: Models) -> set[str]:
-    """A model and all that it and its checks rest on."""
+    """Names of a model and of all models that it and its checks rest on."""
     found: set[str] = set()
 
-    def add(one: str) -> None:
-        if one in models and one not in found:
-            found.add(one)
-            for read in models[one].reads:
-                add(read)
+    def add(read: str) -> None:
+        if read in models and read not in found:
+            found.add(read)
+            for inner in models[read].reads:
+                add(inner)
 
-    for one in (name, *(read for check in models.checks_of(name) for read in check.reads)):
-        add(one)
+    add(name)
+    for check in models.checks_of(name):
+        for read in check.reads:
+            add(read)
     return found

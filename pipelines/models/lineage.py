@@ -1,4 +1,4 @@
-"""Column-level lineage: which columns of which tables the columns of a SELECT are made of."""
+"""Column lineage: the columns of tables that each column of a SELECT is computed from."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Trace:
     """Where a column's value comes from.
 
     Args:
-        sources: Columns that its value is made of, as (table, column).
-        passed_on: The one column that it is, under whatever name, or None where it is computed.
+        sources: Columns that the value is computed from, as (table, column).
+        passed_on: The column that is passed on unchanged, under any name; None if it is computed.
     """
 
     sources: frozenset[Source]
@@ -33,11 +33,11 @@ _NOTHING = Trace(frozenset(), None)
 def trace(query: exp.Query, schema: Mapping[str, Mapping[str, str]]) -> dict[str, Trace]:
     """Lineage of each column of a SELECT.
 
-    What a row is filtered, joined or grouped by is not part of a value and does not count.
+    Columns that rows are only filtered, joined or grouped by do not count.
 
     Args:
-        query: The SELECT, which has been seen to bind; it is changed.
-        schema: Columns and types of each table that it names.
+        query: A SELECT that binds; it is changed.
+        schema: Types by column of each table that it names.
     """
     qualified = qualify(
         query,
@@ -53,20 +53,20 @@ def trace(query: exp.Query, schema: Mapping[str, Mapping[str, str]]) -> dict[str
 
 
 def _columns(scope: Scope, seen: dict[int, dict[str, Trace]]) -> dict[str, Trace]:
-    """Lineage of what a scope selects, by name."""
+    """Lineage of the columns of a scope, by name."""
     if id(scope) in seen:
         return seen[id(scope)]
-    # A recursive query names itself: it adds nothing to what its first half brings.
+    # A recursive query names itself, which adds nothing to its first half.
     seen[id(scope)] = {}
     if scope.set_operation_scopes:
-        left, right = (list(_columns(one, seen).items()) for one in scope.set_operation_scopes)
+        left, right = (list(_columns(inner, seen).items()) for inner in scope.set_operation_scopes)
         found = {
             name: Trace(a.sources | b.sources, a.passed_on if a.passed_on == b.passed_on else None)
             for (name, a), (_, b) in zip(left, right, strict=False)
         }
     else:
         selects = scope.expression.selects if isinstance(scope.expression, exp.Query) else []
-        found = {one.alias_or_name: _value(one.unalias(), scope, seen) for one in selects}
+        found = {value.alias_or_name: _value(value.unalias(), scope, seen) for value in selects}
     seen[id(scope)] = found
     return found
 
@@ -82,8 +82,8 @@ def _value(value: exp.Expr, scope: Scope, seen: dict[int, dict[str, Trace]]) -> 
 
 
 def _own_columns(value: exp.Expr) -> Iterator[exp.Column]:
-    """Columns of an expression, those inside of its subqueries left out."""
-    for node in value.walk(prune=lambda one: isinstance(one, exp.Query) and one is not value):
+    """Columns of an expression, without those in its subqueries."""
+    for node in value.walk(prune=lambda node: isinstance(node, exp.Query) and node is not value):
         if isinstance(node, exp.Column):
             yield node
 
@@ -106,7 +106,7 @@ def _column(column: exp.Column, scope: Scope | None, seen: dict[int, dict[str, T
         if isinstance(source, Scope):
             if isinstance(source.expression, exp.Query):
                 return _columns(source, seen).get(column.name, _NOTHING)
-            # An unnested list: its elements come from the columns in it.
+            # An unnested list: its elements come from the columns of its expression.
             return Trace(_value(source.expression, scope, seen).sources, None)
         scope = scope.parent
     return _NOTHING

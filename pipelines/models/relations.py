@@ -1,4 +1,4 @@
-"""What models can read besides each other: streams, their history, the ledger, seeds, the clock."""
+"""What models can read besides models: streams, their history, the ledger, seeds, the clock."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["Relation", "add_macros", "add_seeds", "empty_lake", "relations", "se
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """Something that a model can read by its bare name.
+    """A table or view, other than a model, that a model can read by its name.
 
     Args:
         name: The name.
-        doc: What it holds, with its grain.
-        types: DuckDB's types by column.
-        docs: Meanings by column.
-        pii: Columns that are personal.
+        doc: Its meaning and grain.
+        types: DuckDB's type of each column, in order.
+        docs: Meaning of each column.
+        pii: Names of personal columns.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Relation:
 def empty_lake(
     macros: Iterable[str], seeds: Mapping[str, Path]
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB in which everything that models can read exists, typed and without rows."""
+    """A DuckDB with every relation that models can read, typed and without rows."""
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         add_macros(connection, macros := tuple(macros), "")
@@ -58,7 +58,7 @@ def empty_lake(
 def _empty_tables(macros: tuple[str, ...]) -> str:
     """Statements that create an empty table for each view of a lake.
 
-    Tables, because whoever reads a view binds everything behind it again.
+    Tables, because a query of a view binds everything behind the view again.
     """
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as folder:
         connection.execute("set TimeZone = 'UTC'")
@@ -77,9 +77,12 @@ def add_macros(connection: duckdb.DuckDBPyConnection, macros: Iterable[str], has
     """Create the macros that models use.
 
     Args:
-        connection: Where to create them.
+        connection: The connection that gets them.
         macros: Their statements.
-        hash_key: Key of `keyed_hash`; it lives as long as the connection.
+        hash_key: Key of `keyed_hash`, 64 bytes at most; it stays in the connection.
+
+    Raises:
+        ValueError: The key is too long.
     """
     key = hash_key.encode()
     if len(key) > 64:
@@ -87,14 +90,14 @@ def add_macros(connection: duckdb.DuckDBPyConnection, macros: Iterable[str], has
     block = key.ljust(64, b"\0")
     for name, pad in (("inner_pad", 0x36), ("outer_pad", 0x5C)):
         connection.execute(
-            f"set variable {name} = unhex($1)", [bytes(one ^ pad for one in block).hex()]
+            f"set variable {name} = unhex($1)", [bytes(byte ^ pad for byte in block).hex()]
         )
     for macro in macros:
         connection.execute(macro)
 
 
 def add_seeds(connection: duckdb.DuckDBPyConnection, seeds: Mapping[str, Path]) -> None:
-    """Create a table of text per seed; models cast what they need."""
+    """Create a table of texts for each seed; models cast what they need."""
     for name, file in seeds.items():
         path = str(file).replace("'", "''")
         connection.execute(
@@ -104,10 +107,10 @@ def add_seeds(connection: duckdb.DuckDBPyConnection, seeds: Mapping[str, Path]) 
 
 
 def seed_docs(file: Path) -> tuple[str, dict[str, str]]:
-    """What a seed says of itself in the comment at its top: its doc, and one per column.
+    """The meanings in the comment at the top of a seed: its own, and one of each column.
 
     Raises:
-        ValueError: A column has no line `# name: meaning` there.
+        ValueError: A column has no line `# name: meaning`.
     """
     doc, docs = [], {}
     lines = file.read_text(encoding="utf-8").splitlines()
@@ -121,14 +124,14 @@ def seed_docs(file: Path) -> tuple[str, dict[str, str]]:
             doc.append(line.removeprefix("#").strip())
     columns = next(csv.reader(line for line in lines if not line.startswith("#")))
     if missing := set(columns) - set(docs):
-        raise ValueError(f"{file.name}: no meaning of {', '.join(sorted(missing))}")
+        raise ValueError(f"{file.name}: the comment lacks {', '.join(sorted(missing))}")
     return " ".join(doc), docs
 
 
 def relations(
     connection: duckdb.DuckDBPyConnection, seeds: Mapping[str, Path]
 ) -> dict[str, Relation]:
-    """Everything that models can read besides each other, by name."""
+    """Everything that models can read besides models, by name."""
     found: dict[str, Relation] = {}
 
     def add(
