@@ -31,8 +31,10 @@ from lean_resources import LeanClient
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
-from pipelines.sync.engine import Report, Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
+from pipelines.sync.report import Report
+from pipelines.sync.tasks import Selection
 
 _TODAY = "2026-03-15"
 _ACCOUNTS_PER_CUSTOMER = 2.4  # of this world, about

@@ -22,8 +22,9 @@ from lean_resources.sandbox import Sandbox
 from lean_resources.sandbox.banks import BANKS
 from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
-from pipelines.sync.engine import Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
+from pipelines.sync.tasks import Selection
 
 __all__ = ["POLICY", "Pages", "Recorder", "pages", "settings_of"]
 

@@ -22,8 +22,8 @@ from usage import Usage, own_peak_bytes
 
 from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
-from pipelines.sync.engine import Selection, Task, tasks_of
 from pipelines.sync.policy import Policy
+from pipelines.sync.tasks import Selection, Task, tasks_of
 
 NOW = dt.datetime(2026, 3, 15, 2, tzinfo=dt.UTC)
 

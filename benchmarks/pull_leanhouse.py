@@ -19,8 +19,9 @@ from lean_resources import LeanClient
 from lean_resources.streams import STREAMS, Stream
 from pipelines.lake.lake import Lake
 from pipelines.sync import engine as sync_module
-from pipelines.sync.engine import Selection, Task, sync, tasks_of
-from pipelines.sync.read_targets import Parent
+from pipelines.sync.engine import sync
+from pipelines.sync.read_targets import ReadTarget
+from pipelines.sync.tasks import Selection, Task, tasks_of
 
 
 async def pull(url: str, told: dict[str, Any], lake: Lake, copies: int, concurrency: int) -> Usage:
@@ -53,18 +54,18 @@ async def pull(url: str, told: dict[str, Any], lake: Lake, copies: int, concurre
     return used
 
 
-def _copied(copies: int) -> Callable[..., Iterator[Task | Parent | None]]:
+def _copied(copies: int) -> Callable[..., Iterator[Task | ReadTarget | None]]:
     """What to read, several times over, each time for accounts of other ids."""
 
-    def copied(stream: Stream, *rest: Any) -> Iterator[Task | Parent | None]:
+    def copied(stream: Stream, *rest: Any) -> Iterator[Task | ReadTarget | None]:
         for number, one in product(range(copies), list(tasks_of(stream, *rest))):
             if number == 0:
                 yield one
             elif stream.name == "transactions" and isinstance(one, Task):
-                account_id = copy_of(one.parent.parent_id, number)
-                parent = replace(one.parent, parent_id=account_id)
+                account_id = copy_of(one.target.target_id, number)
+                target = replace(one.target, target_id=account_id)
                 request = one.request | {"account_id": account_id}
-                yield replace(one, parent=parent, request=request)
+                yield replace(one, target=target, request=request)
 
     return copied
 

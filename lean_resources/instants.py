@@ -5,10 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import re
 
-__all__ = ["EARLIEST_YEAR", "parse_date", "parse_instant"]
+__all__ = ["BEFORE_LEAN", "EARLIEST_YEAR", "parse_date", "parse_instant"]
 
 EARLIEST_YEAR = 1900
 """Earlier years are Hijri dates in Gregorian clothes."""
+
+BEFORE_LEAN = dt.date(2015, 1, 1)
+"""A UTC day on which Lean did not exist yet: whoever asks from it on gets everything."""
 
 _INSTANT = re.compile(
     r"(\d{4}-\d{2}-\d{2})(?:[Tt ](\d{2}:\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?"

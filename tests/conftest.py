@@ -23,8 +23,9 @@ from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import VIEW_DOCS
 from pipelines.lake.views import LAKE_VIEWS
-from pipelines.sync.engine import Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
+from pipelines.sync.tasks import Selection
 
 TODAY = "2026-03-15"
 DIRECTORY = ("banks", "entities", "consents", "accounts")

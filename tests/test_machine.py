@@ -20,7 +20,7 @@ import pyarrow as pa
 import pytest
 from conftest import client_of, rows_of, sync_everything
 
-import pipelines.sync.engine as syncing
+import pipelines.sync.writer as writing
 from lean_resources.errors import LeanError, MachineError, UnavailableError
 from lean_resources.machine import machine_error
 from lean_resources.sandbox import Sandbox
@@ -158,11 +158,11 @@ async def _typed_without_memory(sandbox, lake):
 def test_memory_that_does_not_suffice_is_no_answer_of_another_shape(monkeypatch, lake, error):
     """The sync ends as what it is, and no pull is put down as an answer that cannot be typed."""
 
-    class Poor(syncing.Decoder):
+    class Poor(writing.Decoder):
         def decode(self, *_args, **_kwargs):
             raise error
 
-    monkeypatch.setattr(syncing, "Decoder", Poor)
+    monkeypatch.setattr(writing, "Decoder", Poor)
     sandbox = Sandbox(customers=1, months=1, seed=7, today="2026-03-15")
 
     with pytest.raises((MachineError, MemoryError)) as caught:

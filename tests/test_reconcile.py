@@ -169,7 +169,7 @@ def test_what_a_bank_offers_no_longer_stays_known(sandbox, lake, offered):
 @pytest.mark.parametrize("offered", OFFERED)
 def test_a_pull_that_speaks_for_forgotten_days_is_caught(sandbox, lake, monkeypatch, offered):
     """The mutant that lets every read speak for all days loses rows, which the test above sees."""
-    monkeypatch.setattr(PlannedMonth, "claims_from", lambda month, *_: month.from_date)
+    monkeypatch.setattr(PlannedMonth, "covered_from", lambda month, *_: month.from_date)
     account, start, rows, _ = forgetful(sandbox, lake, offered)
 
     asyncio.run(sync_everything(client_of(sandbox), lake, TOLD))

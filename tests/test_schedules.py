@@ -34,7 +34,7 @@ def test_knobs_are_read_from_the_file(tmp_path):
 
     policy, when = load(file)
 
-    assert (policy.lookback_of("SNB"), policy.lookback_of("ALRAJHI")) == (45, 10)
+    assert (policy.open_days_of("SNB"), policy.open_days_of("ALRAJHI")) == (45, 10)
     assert (when.enabled, when.nightly) == (True, "30 1 * * *")
 
 

@@ -18,8 +18,9 @@ from lean_resources.sandbox import Sandbox
 from lean_resources.session import Session
 from lean_resources.streams import STREAMS
 from pipelines.dagster_defs.resources import bound
-from pipelines.sync.engine import Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
+from pipelines.sync.tasks import Selection
 
 TOKEN = "POST /oauth2/token"
 BANKS = "GET /banks/v1"

@@ -26,9 +26,10 @@ from pipelines.lake.digests import DamageError
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import Outcome
 from pipelines.operate.fsck import repair
-from pipelines.sync.engine import Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
 from pipelines.sync.refresh import refresh as refresh_stale
+from pipelines.sync.tasks import Selection
 
 TRANSACTIONS = STREAMS["transactions"]
 CHAIN = ("entities", "accounts", "transactions")
@@ -590,8 +591,8 @@ def test_a_sync_of_an_unchanged_store_writes_nothing_but_the_ledger(sandbox, lak
     counted = sum(one["requests"] for one in last_sync(lake, "transactions"))
     assert counted == report.requests - 1  # the time is asked for too
     assert set(report.outcomes) == {"UNCHANGED"}
-    assert report.requests == report.parents + 1
-    assert report.parents > 20
+    assert report.requests == report.read_targets + 1
+    assert report.read_targets > 20
 
 
 def test_what_changes_seldom_is_read_once_a_week(sandbox, lake):
@@ -643,7 +644,7 @@ def test_what_an_earlier_attempt_read_is_not_read_again(sandbox, lake, name):
     again = pull(sandbox, lake, name, run_id="again", resumes={"died", "again"})
 
     assert {one["parent_id"] for one in last_sync(lake, name)} >= {sick}
-    assert again.parents == died.parents - again.fresh
+    assert again.read_targets == died.read_targets - again.fresh
     assert again.fresh > 20
     assert again.outcomes["FAILED"] == 0
     assert again.requests == 2  # the time, and the one account
@@ -841,7 +842,7 @@ def test_a_backfill_changes_nothing_that_was_right(tmp_path):
         f" where batch_id = '{made[0]['batch_id']}')",
     )  # fmt: skip
     assert claimed == [(len(made),)]
-    assert report.requests <= 2 * report.parents + 1
+    assert report.requests <= 2 * report.read_targets + 1
 
 
 def test_a_backfill_of_what_no_bank_has_asks_nobody(sandbox, lake):
@@ -851,7 +852,7 @@ def test_a_backfill_of_what_no_bank_has_asks_nobody(sandbox, lake):
 
     report = pull(sandbox, lake, "transactions", months={"2025-11"})
 
-    assert report.parents == 0
+    assert report.read_targets == 0
     assert rows_of(lake, "from claims where stream = 'transactions' order by all") == before
 
 
@@ -883,10 +884,10 @@ def test_a_run_may_be_narrowed_to_entities_and_accounts(sandbox, lake):
     nothing = pull(sandbox, lake, "balances", entity_ids={"no-such-entity"})
 
     assert of_entity == set(case["account_ids"])
-    assert by_entity.parents == len(case["account_ids"])
+    assert by_entity.read_targets == len(case["account_ids"])
     assert of_accounts == {first, second}
-    assert by_account.parents == 2
-    assert (nothing.parents, nothing.requests, dict(nothing.outcomes)) == (0, 1, {})
+    assert by_account.read_targets == 2
+    assert (nothing.read_targets, nothing.requests, dict(nothing.outcomes)) == (0, 1, {})
 
 
 # More than one writer, and writers that die.

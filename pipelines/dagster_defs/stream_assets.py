@@ -15,11 +15,13 @@ from pipelines.dagster_defs.failures import explained
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress
 from pipelines.lake.digests import DamageError
 from pipelines.operate.fsck import check
-from pipelines.sync.engine import Report, Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
-from pipelines.sync.reconcile import Difference, reconcile, told
+from pipelines.sync.reconcile import Difference, reconcile, totals
 from pipelines.sync.refresh import RefreshReport
 from pipelines.sync.refresh import refresh as refresh_stale
+from pipelines.sync.report import Report
+from pipelines.sync.tasks import Selection
 from pipelines.webhooks.gap_repair import Repair, repair
 
 __all__ = [
@@ -212,7 +214,7 @@ def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
         "dagster/partition_row_count" if stream.window is Window.MONTHS else "dagster/row_count": (
             report.rows[stream.name]
         ),
-        "parents": report.parents,
+        "read_targets": report.read_targets,
         "pulls": dg.MetadataValue.json(dict(report.outcomes)),
         "codes": dg.MetadataValue.json(dict(report.codes)),
         "requests": report.requests,
@@ -372,7 +374,7 @@ def reconciliation(
         metadata_of(STREAMS["transactions"], report),
         "agrees_with_lean",
         is_passed=not differences,
-        found=told(differences),
+        found=totals(differences),
         is_error=True,
     )
 

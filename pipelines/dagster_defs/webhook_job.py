@@ -29,8 +29,10 @@ from pipelines.dagster_defs.stream_assets import checks_of, metadata_of, resumed
 from pipelines.lake.lake import Lake
 from pipelines.models.build import build
 from pipelines.models.model import Models
-from pipelines.sync.engine import Report, Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
+from pipelines.sync.report import Report
+from pipelines.sync.tasks import Selection
 
 __all__ = ["JOB", "PULLS", "TABLES", "DoorbellConfig", "doorbell_job"]
 

@@ -1,4 +1,4 @@
-"""What the lake shows of a stream now: the versions that stay when a newer one does not fit."""
+"""What the lake shows of a stream now: versions that stay when a newer version does not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LastGood"]
 class LastGood:
     """Rows of a stream as the lake showed them when they were first asked for.
 
-    Nothing is opened before the first question, because nearly every record fits. Use it from one
+    Nothing is opened before the first call, because nearly every record fits. Use it from one
     thread, and close it.
 
     Args:
@@ -37,19 +37,19 @@ class LastGood:
         self._stack.close()
         self._opened = None
 
-    def targets(self, parent_ids: Collection[str]) -> set[tuple[str, str | None]]:
-        """Read targets, with the month where the stream has months, that a pull covers."""
+    def covered(self, target_ids: Collection[str]) -> set[tuple[str, str | None]]:
+        """Read targets that a pull covers, each with a month where the stream has months."""
         rows = (
             self._connection.execute(
                 "select distinct parent_id, month from claims"
-                " where stream = $stream and list_contains($parents, parent_id)",
-                {"stream": self._stream.name, "parents": sorted(parent_ids)},
+                " where stream = $stream and list_contains($targets, parent_id)",
+                {"stream": self._stream.name, "targets": sorted(target_ids)},
             )
         ).fetchall()
-        return {(str(parent_id), month) for parent_id, month in rows}
+        return {(str(target_id), month) for target_id, month in rows}
 
     def rows(self, keys: Collection[str]) -> pa.Table:
-        """Rows of the stream's `lake_schema`, and their `record_key`.
+        """Rows with the columns of the stream's `lake_schema`, and their `record_key`.
 
         Args:
             keys: Keys as the quarantine spells them.

@@ -1,17 +1,17 @@
-"""What to pull now: a pure function of what is wanted, what is there, and the day.
+"""What to pull now: a pure function of what is wanted, what is covered, and the day.
 
-Wanted is every month that the consent allows, up to today. There is what committed pulls claim. A
-month stays open until some days after its end, because banks post late and change pending rows;
-an open month is read again at every sync, which costs one request while the bank has said nothing
-new. Days are UTC days and every range includes both ends.
+Wanted is every month that the consent allows, up to today. Committed pulls cover days of it. A
+month stays open until some days after its end, because banks post late and change pending rows. An
+open month is read again at every sync, which costs one request while the bank has nothing new. Days
+are UTC days, and every range includes both ends.
 
-A row may move between open months, as a pending one does that books a day later. So months between
-which it can move are read together: a read that has to be cut is cut before its open months,
-and a backfill brings along the open neighbours of what was chosen. A row that a bank moves out of a
-month after that month has settled is for the weekly reconciliation to find.
+A row may move between open months, as a pending row does that is booked a day later. So months
+between which a row can move are read together. A read that is too long is cut before its open
+months, and a backfill also reads the open neighbours of the chosen months. A row that a bank moves
+out of a month after that month has settled is found by the weekly reconciliation.
 
-Banks offer so many months and forget the days before. What was read of those stays what is known: a
-later read speaks only for days that the bank still has, or that nobody has read before.
+A bank offers so many months and forgets the days before. What was read of those days stays known: a
+later read covers only days that the bank still has, or that nobody has read before.
 """
 
 from __future__ import annotations
@@ -24,60 +24,69 @@ from typing import Protocol
 
 from pipelines.sync.policy import Policy
 
-__all__ = ["Claim", "Claims", "Depth", "PlannedMonth", "PlannedRead", "Window", "months", "plan"]
+__all__ = [
+    "AllowedDays",
+    "Availability",
+    "Coverage",
+    "CoverageByAccount",
+    "PlannedMonth",
+    "PlannedRead",
+    "months",
+    "plan",
+]
 
 _DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Depth:
-    """How far back a bank offers an account's rows, as a refresh told.
+class Availability:
+    """From which day on a bank offers an account's transactions, as a refresh reported it.
 
     Args:
-        from_date: First UTC day that it offered.
-        told_on: UTC day of that refresh.
+        available_from: First UTC day that the bank offered.
+        reported_on: UTC day of that refresh.
     """
 
-    from_date: dt.date
-    told_on: dt.date
+    available_from: dt.date
+    reported_on: dt.date
 
     def whole_from(self, refreshed_at: dt.datetime | None, first_row_on: dt.date | None) -> dt.date:
-        """The first UTC day that a store surely has whole.
+        """The first UTC day that a bank data copy surely has whole.
 
-        The start may have moved on since it was told, by as many days as have passed; unless an
-        earlier row shows that it did not. Of that row's own day the bank may lack the hours before.
+        Since the report the start may have moved on, by as many days as have passed, unless an
+        earlier row shows that it did not. Of that row's own day the bank may lack the first hours.
 
         Args:
-            refreshed_at: The store's instant; None where Lean did not say.
-            first_row_on: UTC day of the first row of a read of that store; None without any.
+            refreshed_at: The copy's instant; None where Lean did not say.
+            first_row_on: UTC day of the first row of a read of that copy; None without any.
         """
-        passed = 0 if refreshed_at is None else (refreshed_at.date() - self.told_on).days
-        told = self.from_date + max(passed, 0) * _DAY
-        return told if first_row_on is None else min(told, first_row_on + _DAY)
+        passed = 0 if refreshed_at is None else (refreshed_at.date() - self.reported_on).days
+        latest = self.available_from + max(passed, 0) * _DAY
+        return latest if first_row_on is None else min(latest, first_row_on + _DAY)
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """The days of one account that the consent allows to read.
+class AllowedDays:
+    """The days of an account that the consent allows to read.
 
     Args:
         account_id: The account.
         bank_identifier: Its bank.
         from_date: First allowed UTC day.
-        to_date: Last allowed UTC day; later than today for a consent that goes on.
-        depth: How far back the bank offers rows, where the newest refresh told.
+        to_date: Last allowed UTC day; later than today where the consent goes on.
+        availability: Which days the bank offers; None where no refresh reported it.
     """
 
     account_id: str
     bank_identifier: str
     from_date: dt.date
     to_date: dt.date
-    depth: Depth | None = None
+    availability: Availability | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a committed pull says it knows.
+class Coverage:
+    """A range of days that a committed pull covers.
 
     Args:
         from_date: First UTC day.
@@ -94,14 +103,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class PlannedMonth:
-    """One pull to be made.
+    """A pull to be made.
 
     Args:
         month: UTC month as YYYY-MM.
-        from_date: First UTC day that it will claim, if the store has it.
-        to_date: Last UTC day that it will claim.
-        known_to: Last of the days from the first one on that pulls speak for already, without a
-            day between that none does; None where the first day is new.
+        from_date: First UTC day that it will cover, if the bank data copy has it.
+        to_date: Last UTC day that it will cover.
+        known_to: Last day of the unbroken run of covered days that starts at `from_date`; None if
+            `from_date` is not covered.
         is_open: Whether its rows may still change, or nobody has read it.
     """
 
@@ -111,41 +120,42 @@ class PlannedMonth:
     known_to: dt.date | None = None
     is_open: bool = True
 
-    def claims_from(
+    def covered_from(
         self,
-        depth: Depth | None,
+        availability: Availability | None,
         refreshed_at: dt.datetime | None,
         first_row_on: dt.date | None = None,
     ) -> dt.date:
-        """The first UTC day that a read speaks for; after the last where it speaks for none.
+        """The first UTC day that a read covers; after `to_date` where it covers no day.
 
-        Days that the bank may have forgotten stay with the pulls that read them while it had them;
-        those that no pull has read yet have nobody else to speak for them.
+        Days that the bank may have forgotten stay with the pulls that read them in time. A day that
+        no pull has read yet is covered by this read, because no other pull covers it.
 
         Args:
-            depth: How far back the bank offers rows, where that is known.
-            refreshed_at: The instant of the store that was read; None where Lean did not say.
+            availability: Which days the bank offers; None where that is not known.
+            refreshed_at: The instant of the bank data copy that was read; None where Lean did not
+                say.
             first_row_on: UTC day of the first row of the read; None without any.
         """
-        if depth is None or self.known_to is None:
+        if availability is None or self.known_to is None:
             return self.from_date
-        # While rows move, a day that is kept from an older pull may show one that has moved on; so
-        # an open month is only kept from a start that was told, not from one that may have moved.
-        whole_from = depth.from_date
+        # While rows move, a day of an older pull may show a row that has moved on. So an open month
+        # keeps older days only before the reported start, not before a start that may have moved.
+        whole_from = availability.available_from
         if not self.is_open:
-            whole_from = depth.whole_from(refreshed_at, first_row_on)
+            whole_from = availability.whole_from(refreshed_at, first_row_on)
         return max(self.from_date, min(whole_from, self.known_to + _DAY))
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRead:
-    """A paged read to be made, for neighbouring months of one account.
+    """A paged read to be made, for neighbouring months of an account.
 
     Args:
         from_date: First UTC day to ask for.
         to_date: Last UTC day to ask for.
         months: The pulls that the read will commit.
-        unless_refreshed_at: When the store still is of this instant, nothing is new.
+        unless_refreshed_at: While the bank data copy is still of this instant, nothing is new.
     """
 
     from_date: dt.date
@@ -164,8 +174,8 @@ def months(from_date: dt.date, to_date: dt.date) -> Iterator[tuple[str, dt.date,
 
 
 def plan(
-    window: Window,
-    claims: Claims,
+    allowed: AllowedDays,
+    coverage: CoverageByAccount,
     today: dt.date,
     policy: Policy,
     only: Collection[str] | None = None,
@@ -173,45 +183,47 @@ def plan(
     """Decide which paged reads to make for an account.
 
     Args:
-        window: The account.
-        claims: For each account and month, the stretches of days that pulls speak for.
+        allowed: The account, and the days that may be read.
+        coverage: For each account and month, the ranges of days that pulls cover.
         today: The last UTC day that may be asked for.
         policy: How eagerly to pull.
-        only: Months to read whatever is there already, as a backfill does; None for a sync.
+        only: Months as YYYY-MM to read even if they are covered, as a backfill does; None for a
+            sync.
     """
-    first = max(window.from_date, _horizon(today, policy))
-    last = min(window.to_date, today)
+    first = max(allowed.from_date, _horizon(today, policy))
+    last = min(allowed.to_date, today)
     if first > last:
         return
-    have = claims.get(window.account_id, _NOTHING)
-    lookback = policy.lookback_of(window.bank_identifier)
-    offered_from = dt.date.min if window.depth is None else window.depth.from_date
+    have = coverage.get(allowed.account_id, _NOTHING)
+    open_days = policy.open_days_of(allowed.bank_identifier)
+    availability = allowed.availability
+    available_from = dt.date.min if availability is None else availability.available_from
     if only is None:
-        wanted = _missing_or_open(have, first, last, lookback, offered_from)
+        wanted = _missing_or_open(have, first, last, open_days, available_from)
     else:
-        chosen = _chosen(have, first, last, lookback, offered_from, only)
-        wanted = _remembered(chosen, offered_from)
+        chosen = _chosen(have, first, last, open_days, available_from, only)
+        wanted = _remembered(chosen, available_from)
     for run in _runs(wanted, policy.longest_read_months):
-        # How a bank cuts days is not documented, so a neighbouring day is asked for on each side
-        # and rows outside the claims are left to the neighbour's pull.
+        # How a bank cuts days is not documented. So a neighbouring day is asked for on each side,
+        # and rows outside the planned days are left to the neighbour's pull.
         yield PlannedRead(
             from_date=max(run[0].from_date - _DAY, first),
             to_date=min(run[-1].to_date + _DAY, last),
             months=tuple(run),
-            unless_refreshed_at=None if only is not None else _known_store(run, have, window.depth),
+            unless_refreshed_at=None if only is not None else _known_copy(run, have, availability),
         )
 
 
-class Claims(Protocol):
-    """Claims by account, then by month as YYYY-MM; a mapping is one."""
+class CoverageByAccount(Protocol):
+    """Coverage by account, then by month as YYYY-MM; a mapping has this shape."""
 
     def get(
-        self, account_id: str, default: Mapping[str, Sequence[Claim]], /
-    ) -> Mapping[str, Sequence[Claim]]:
-        """Claims of one account by month."""
+        self, account_id: str, default: Mapping[str, Sequence[Coverage]], /
+    ) -> Mapping[str, Sequence[Coverage]]:
+        """Coverage of an account by month; the default where it has none."""
 
 
-_NOTHING: Mapping[str, Sequence[Claim]] = {}
+_NOTHING: Mapping[str, Sequence[Coverage]] = {}
 
 
 def _number(day: dt.date) -> int:
@@ -227,9 +239,9 @@ def _month(number: int) -> tuple[str, dt.date, dt.date]:
 
 
 @cache
-def _settled_on(number: int, lookback: int) -> dt.date:
+def _settled_on(number: int, open_days: int) -> dt.date:
     """The last day on which a month's rows may still change."""
-    return _month(number)[2] + lookback * _DAY
+    return _month(number)[2] + open_days * _DAY
 
 
 def _horizon(today: dt.date, policy: Policy) -> dt.date:
@@ -240,87 +252,87 @@ def _horizon(today: dt.date, policy: Policy) -> dt.date:
 
 
 def _missing_or_open(
-    have: Mapping[str, Sequence[Claim]],
+    have: Mapping[str, Sequence[Coverage]],
     first: dt.date,
     last: dt.date,
-    lookback: int,
-    offered_from: dt.date,
+    open_days: int,
+    available_from: dt.date,
 ) -> Iterator[tuple[int, PlannedMonth]]:
-    """Months with days that no pull claims, and those that may still change."""
-    calendar = _calendar(_number(first), _number(last), lookback)
+    """Months with days that no pull covers, and months that may still change."""
+    calendar = _calendar(_number(first), _number(last), open_days)
     for number, name, month_start, month_end, settled_on in calendar:
         start, end = max(month_start, first), min(month_end, last)
         found = have.get(name, ())
-        is_open = not found or _is_open(found, settled_on, offered_from)
+        is_open = not found or _is_open(found, settled_on, available_from)
         if is_open or not _covers(found, start, end):
             yield number, PlannedMonth(name, start, end, _known_to(found, start), is_open)
 
 
 @lru_cache(maxsize=4096)
 def _calendar(
-    first: int, last: int, lookback: int
+    first: int, last: int, open_days: int
 ) -> tuple[tuple[int, str, dt.date, dt.date, dt.date], ...]:
-    """Months by number, with name, first and last day, and the last on which rows may change."""
+    """Number, name, first day and last day of months, and the last day on which rows may change."""
     return tuple(
-        (number, *_month(number), _settled_on(number, lookback))
+        (number, *_month(number), _settled_on(number, open_days))
         for number in range(first, last + 1)
     )
 
 
 def _chosen(
-    have: Mapping[str, Sequence[Claim]],
+    have: Mapping[str, Sequence[Coverage]],
     first: dt.date,
     last: dt.date,
-    lookback: int,
-    offered_from: dt.date,
+    open_days: int,
+    available_from: dt.date,
     only: Collection[str],
 ) -> Iterator[tuple[int, PlannedMonth]]:
-    """Chosen months, and their open neighbours as far as pulls speak for them."""
+    """Chosen months, and their open neighbours as far as pulls cover them."""
     numbers = range(_number(first), _number(last) + 1)
     wanted = {number for number in numbers if _month(number)[0] in only}
     for step, ordered in ((1, numbers), (-1, reversed(numbers))):
         for number in ordered:
             if number - step in wanted and number not in wanted:
                 found = have.get(_month(number)[0], ())
-                if _is_open(found, _settled_on(number, lookback), offered_from):
+                if _is_open(found, _settled_on(number, open_days), available_from):
                     wanted.add(number)
     for number in sorted(wanted):
         name, start, end = _month(number)
         start = max(start, first)
         found = have.get(name, ())
-        is_open = not found or _is_open(found, _settled_on(number, lookback), offered_from)
+        is_open = not found or _is_open(found, _settled_on(number, open_days), available_from)
         yield number, PlannedMonth(name, start, min(end, last), _known_to(found, start), is_open)
 
 
 def _remembered(
-    wanted: Iterable[tuple[int, PlannedMonth]], offered_from: dt.date
+    wanted: Iterable[tuple[int, PlannedMonth]], available_from: dt.date
 ) -> Iterator[tuple[int, PlannedMonth]]:
-    """Months without those that were read whole and that the bank has forgotten since.
+    """Leave out months that were read whole and that the bank has forgotten since.
 
-    A weekly reconciliation would ask for ever more of them, and learn nothing.
+    A weekly reconciliation would ask for more and more of them, and learn nothing.
     """
     for number, month in wanted:
         is_known = month.known_to is not None and month.known_to >= month.to_date
-        if month.to_date >= offered_from or not is_known:
+        if month.to_date >= available_from or not is_known:
             yield number, month
 
 
-def _is_open(have: Sequence[Claim], settled_on: dt.date, offered_from: dt.date) -> bool:
+def _is_open(have: Sequence[Coverage], settled_on: dt.date, available_from: dt.date) -> bool:
     """Whether the bank was last asked for a month while its rows could change.
 
-    Days that it has forgotten since do not count: nothing more can be learnt of them.
+    Days that the bank has forgotten since do not count: nothing more can be learnt about them.
     """
     # A loop, because this is asked for each month of each account: half the cost of `any`.
-    for claim in have:
-        if claim.to_date >= offered_from and (
-            claim.is_unfit or claim.refreshed_at is None or claim.refreshed_at.date() <= settled_on
+    for one in have:
+        if one.to_date >= available_from and (
+            one.is_unfit or one.refreshed_at is None or one.refreshed_at.date() <= settled_on
         ):
             return True
     return False
 
 
 def _runs(wanted: Iterable[tuple[int, PlannedMonth]], longest: int) -> Iterator[list[PlannedMonth]]:
-    """Neighbours together, at most so many, cut from the end so that open months stay together."""
+    """Runs of neighbouring months, cut from the end so that open months stay together."""
     run: list[PlannedMonth] = []
     reached = None
     for number, month in wanted:
@@ -341,43 +353,45 @@ def _cut(run: list[PlannedMonth], longest: int) -> Iterator[list[PlannedMonth]]:
         yield run[start : start + longest]
 
 
-def _covers(have: Sequence[Claim], first: dt.date, last: dt.date) -> bool:
-    """Whether claims leave no day of a range out."""
+def _covers(have: Sequence[Coverage], first: dt.date, last: dt.date) -> bool:
+    """Whether every day of a range is covered."""
     if len(have) == 1:
         return have[0].from_date <= first and last <= have[0].to_date
     known_to = _known_to(have, first)
     return first > last or (known_to is not None and known_to >= last)
 
 
-def _known_to(have: Sequence[Claim], first: dt.date) -> dt.date | None:
-    """The last day of those from the first one on of which claims leave none out."""
+def _known_to(have: Sequence[Coverage], first: dt.date) -> dt.date | None:
+    """Last day of the unbroken run of covered days from `first` on; None if there is none."""
     reached = first
-    for claim in sorted(have, key=lambda claim: claim.from_date) if len(have) > 1 else have:
-        if claim.from_date > reached:
+    for one in sorted(have, key=lambda one: one.from_date) if len(have) > 1 else have:
+        if one.from_date > reached:
             break
-        reached = max(reached, claim.to_date + _DAY)
+        reached = max(reached, one.to_date + _DAY)
     return reached - _DAY if reached > first else None
 
 
-def _known_store(
-    run: Sequence[PlannedMonth], have: Mapping[str, Sequence[Claim]], depth: Depth | None
+def _known_copy(
+    run: Sequence[PlannedMonth],
+    have: Mapping[str, Sequence[Coverage]],
+    availability: Availability | None,
 ) -> dt.datetime | None:
-    """The store's instant at which all that is planned was read already, if there is one.
+    """The instant of the bank data copy from which all that is planned was read already, if any.
 
-    Days that the bank had forgotten by then do not count: no read of that store has them.
+    Days that the bank had forgotten by then do not count: no read of that copy has them.
     """
-    store: dt.datetime | None = None
+    copy: dt.datetime | None = None
     for month in run:
-        for claim in have.get(month.month, ()):
-            if claim.refreshed_at is None:
+        for one in have.get(month.month, ()):
+            if one.refreshed_at is None:
                 return None
-            if store is None or claim.refreshed_at > store:
-                store = claim.refreshed_at
-    if store is None:
+            if copy is None or one.refreshed_at > copy:
+                copy = one.refreshed_at
+    if copy is None:
         return None
     for month in run:
-        of_store = [one for one in have.get(month.month, ()) if one.refreshed_at == store]
-        start = month.claims_from(depth, store)
-        if not _covers(of_store, start, min(month.to_date, store.date())):
+        of_copy = [one for one in have.get(month.month, ()) if one.refreshed_at == copy]
+        start = month.covered_from(availability, copy)
+        if not _covers(of_copy, start, min(month.to_date, copy.date())):
             return None
-    return store
+    return copy

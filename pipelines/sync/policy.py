@@ -1,4 +1,4 @@
-"""How eagerly to pull: every knob of a sync in one place."""
+"""How eagerly to pull: every setting of a sync in one place."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ class Policy(BaseModel):
     """How eagerly to pull.
 
     Args:
-        lookback_days: Days after a month's end until which its rows may still change.
+        lookback_days: How many days after its end a month stays open: its rows may change until
+            then, so that every sync reads it again.
         lookback_days_by_bank: The same for banks that post later or sooner than others.
         history_months: Months of history to want, the current one included; None for all that the
             consents allow.
         longest_read_months: Most months that one paged read spans.
         fresh_hours: How old the bank's data may be, by stream, before a refresh is spent on it.
         reread_hours: How old the last read of a stream may be before it is read again, for streams
-            that change seldom; every sync reads the others. A new consent, and a run that is
-            narrowed to entities or accounts, does not wait.
-        resume_hours: For how long a run that is taken up again leaves alone what its earlier
-            attempts have read.
+            that change seldom; every sync reads the others. A new consent is read at once, and so
+            is everything in a run that is narrowed to entities or accounts.
+        resume_hours: For how long a run that continues earlier runs does not repeat what those
+            have read.
         refreshes_per_day: Most refreshes of one entity within any 24 hours.
         refresh_poll_seconds: Seconds before the first look at a running refresh, which took 8 to 12
-            in Lean's sandbox; each further look waits half as long again.
+            in Lean's sandbox; each further wait is half as long again.
         refresh_alarm_seconds: Seconds after which a running refresh is called overdue.
         unfit_share: Share of a read's records above which records that do not fit replace nothing
             that was known, from 0 to 1; three records do in any case.
@@ -86,7 +87,7 @@ class Policy(BaseModel):
 
     @field_validator("reread_hours")
     @classmethod
-    def _have_parents(cls, value: dict[str, float]) -> dict[str, float]:
+    def _have_read_targets(cls, value: dict[str, float]) -> dict[str, float]:
         slow = {s.name for s in STREAMS.values() if s.window is Window.SNAPSHOT and s.parent_key}
         unknown = sorted(set(value) - slow)
         if unknown:
@@ -94,12 +95,12 @@ class Policy(BaseModel):
         return value
 
     @property
-    def longest_lookback(self) -> int:
-        """Days after a month's end until which rows of some bank may still change."""
+    def longest_open_days(self) -> int:
+        """For how many days after its end a month stays open at the slowest bank."""
         return max(self.lookback_days, *self.lookback_days_by_bank.values(), 0)
 
-    def lookback_of(self, bank_identifier: str | None) -> int:
-        """Days after a month's end until which a bank's rows may still change."""
+    def open_days_of(self, bank_identifier: str | None) -> int:
+        """For how many days after its end a month of a bank stays open."""
         return self.lookback_days_by_bank.get(bank_identifier or "", self.lookback_days)
 
 
@@ -133,10 +134,10 @@ class _File(Policy):
 def load(file: Path) -> tuple[Policy, Schedules]:
     """The policy and the schedules of a TOML file; the usual ones where there is none.
 
-    Knobs of the policy stand at the top of the file, those of the schedules under `[schedules]`.
+    Settings of the policy stand at the top of the file, those of the schedules under `[schedules]`.
 
     Raises:
-        ConfigError: The file cannot be read, or a knob is unknown or out of range.
+        ConfigError: The file cannot be read, or a setting is unknown or out of range.
     """
     if not file.exists():
         return Policy(), Schedules()

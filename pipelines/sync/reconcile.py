@@ -1,8 +1,7 @@
-"""Reconciliation: everything permitted is read again, and compared with what the lake showed."""
+"""Reconciliation: all permitted transactions are read again and compared with the lake."""
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,21 +9,22 @@ import duckdb
 import pyarrow as pa
 
 from lean_resources.client import LeanClient
+from lean_resources.instants import BEFORE_LEAN
 from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
 from pipelines.lake.queries import QUERIES
-from pipelines.sync.engine import Report, Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.planner import months
 from pipelines.sync.policy import Policy
+from pipelines.sync.report import Report
+from pipelines.sync.tasks import Selection
 
-__all__ = ["Difference", "reconcile", "told"]
-
-_FIRST = dt.date(2015, 1, 1)  # before Lean existed
+__all__ = ["Difference", "reconcile", "totals"]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Rows of one account and month that are not what they were, although nothing should differ.
+    """Rows of an account and month that differ from before, although nothing should differ.
 
     Args:
         account_id: The account.
@@ -44,17 +44,17 @@ class Difference:
 async def reconcile(
     client: LeanClient, lake: Lake, *, policy: Policy, run_id: str
 ) -> tuple[Report, list[Difference]]:
-    """Read all transactions that the consents allow, and tell where they differ from before.
+    """Read all transactions that the consents allow, and find where they differ from before.
 
-    Compared are months that were read from the same store as before, and months that had settled
-    when they were read before; in other months a bank may still change rows. What was read is
+    A month is compared if it was read from the same bank data copy as before, or if it had settled
+    when it was read before. In other months a bank may still change rows. What was read is
     committed, as the newest knowledge.
 
     Args:
         client: An open client.
         lake: The lake.
-        policy: How long a month takes to settle.
-        run_id: The run, by which the new pulls are told from the old.
+        policy: How long a month stays open.
+        run_id: The run, which identifies the new pulls.
 
     Raises:
         AuthError: Lean refuses the application.
@@ -68,7 +68,7 @@ async def reconcile(
             " where claims.stream = 'transactions'"
         ).to_arrow_table()
     today = (await client.server_time()).date()
-    everything = {name for name, _, _ in months(_FIRST, today)}
+    everything = {name for name, _, _ in months(BEFORE_LEAN, today)}
     report = await sync(
         stream,
         client,
@@ -92,7 +92,7 @@ def _differences(
     names = ", ".join(f'"{name}"' for name in stream.schema.names)
     day = ", ".join(f'rows."{name}"' for name in stream.placed_by)
     connection.register("before", before)
-    # A row's content as one number, and what says on which day it stands.
+    # A row's content as one number, and the instant that says on which day the row stands.
     columns = f"account_id, transaction_id, pull_id, hash(({names})) as fingerprint"
     placed = f"coalesce({day}) at time zone 'UTC' as placed_at"
     for view, rows in (("old_rows", lake.all_rows(stream)), ("new_rows", "from transactions")):
@@ -110,7 +110,7 @@ def _differences(
     return [Difference(*row) for row in found]
 
 
-def told(differences: Sequence[Difference]) -> dict[str, int]:
+def totals(differences: Sequence[Difference]) -> dict[str, int]:
     """Sums over all accounts, for a check's metadata."""
     return {
         "account_months": len(differences),

@@ -1,9 +1,9 @@
-"""Replay: typed rows made again from the answers as received, without asking Lean.
+"""Replay: rows are typed again from the answers as received, without asking Lean.
 
-Used when the catalogue has learnt a column, or a mistake in typing was mended. Each pull whose rows
-count gets a successor with the same days, the same bank data copy and the same instants, whose rows
-come from the raw pages; being of a later generation, it takes the place of the old one. A read that
-replaced nothing, because too much of it did not fit, counts once it fits.
+It is used when the catalogue has a new column, or when a mistake in typing was mended. Each pull
+whose rows count gets a successor with the same days, bank data copy and instants, and with rows
+from the raw pages. The successor is of a later generation, so it takes the place of the old pull. A
+read that replaced nothing, because too much of it did not fit, counts once it fits.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
 from pipelines.lake.queries import QUERIES
 from pipelines.lake.schemas import lake_schema
-from pipelines.sync.coverage import too_many, unplaced
 from pipelines.sync.last_good import LastGood
+from pipelines.sync.misfits import too_many, unplaced
 from pipelines.sync.policy import Policy
+from pipelines.sync.slots import day_of_row
 
 __all__ = ["Replayed", "replay"]
 
@@ -64,13 +65,13 @@ def replay(
     Args:
         stream: The stream; one that is exploded from another reads the other's answers.
         lake: The lake.
-        policy: How much of a read may not fit; the usual one when left.
+        policy: How much of a read may not fit; the default policy if None.
         run_id: The run, for the ledger.
-        only: These pulls, whether they still count or not; None means all that do.
+        only: Ids of pulls, even of pulls that no longer count; None for all pulls that count.
 
     Raises:
         DamageError: A file that is read is missing, or not as long as it was.
-        SchemaError: An answer cannot be typed any more; nothing of its group is committed.
+        SchemaError: An answer can no longer be typed; nothing of its group is committed.
     """
     outer = STREAMS[stream.exploded_from or stream.name]
     with lake.connect(("claims",)) as connection:
@@ -90,10 +91,10 @@ def replay(
         unfit_share = (policy or Policy()).unfit_share
         with closing(LastGood(stream, lake)) as last_good:
             for start in range(0, len(series_ids), _READS_AT_ONCE):
-                some = set(series_ids[start : start + _READS_AT_ONCE])
-                group = [pull for pull in kept if pull.series_id in some]
-                decoded = decoder.decode(_pages(connection, sorted(some)))
-                misfits = _Misfits(stream, decoded, last_good, unfit_share)
+                chosen = set(series_ids[start : start + _READS_AT_ONCE])
+                group = [pull for pull in kept if pull.series_id in chosen]
+                decoded = decoder.decode(_pages(connection, sorted(chosen)))
+                misfits = _UnfitRecords(stream, decoded, last_good, unfit_share)
                 rows += _commit(stream, lake, group, decoded, misfits, mark)
     return Replayed(len(kept), rows, len(pulls) - len(kept))
 
@@ -101,7 +102,7 @@ def replay(
 def _pulls(
     connection: duckdb.DuckDBPyConnection, stream: Stream, only: Collection[str] | None
 ) -> list[Pull]:
-    """Pulls to make again, in the order of their ids: `only` some, or all that still count."""
+    """Pulls to make again, in the order of their ids: those in `only`, or all that still count."""
     ids = QUERIES["replayable_pulls"]
     given: dict[str, Any] = {"stream": stream.name}
     if only is not None:
@@ -131,10 +132,10 @@ def _commit(
     lake: Lake,
     pulls: Sequence[Pull],
     decoded: DecodeResult,
-    misfits: _Misfits,
+    misfits: _UnfitRecords,
     mark: Mark,
 ) -> int:
-    """Write successors of some pulls, all at once; how many rows they hold."""
+    """Write successors of pulls, all at once; returns how many rows they hold."""
     batch = lake.batch()
     total = 0
     made: list[Pull] = []
@@ -179,14 +180,14 @@ def _commit(
     return total
 
 
-class _Misfits:
-    """What of some answers does not fit, typed as it is now.
+class _UnfitRecords:
+    """Records of answers that do not fit when they are typed now.
 
     Args:
         stream: The stream.
         decoded: The answers' rows and quarantine.
         last_good: What the lake shows.
-        unfit_share: Share of a read that may not fit before it replaces nothing.
+        unfit_share: Share of a read's records above which records that do not fit replace nothing.
     """
 
     def __init__(
@@ -199,7 +200,7 @@ class _Misfits:
         names = ("series_id", "placed_on", "record_key")
         for series_id, day, key in zip(*(found[n].to_pylist() for n in names), strict=True):
             self._found[series_id].append((day, key))
-        self._told: set[str] = set()
+        self._counted: set[str] = set()
         self._last_good = last_good
         self._unfit_share = unfit_share
 
@@ -209,16 +210,16 @@ class _Misfits:
         return too_many(count, count + self._rows[series_id], self._unfit_share)
 
     def count(self, pull: Pull) -> int:
-        """Records that were left out: of the pull's days, on a read's first pull all others too."""
-        is_first = pull.series_id not in self._told
-        self._told.add(pull.series_id)
+        """Records of the pull's days that were left out; the first also counts undated ones."""
+        is_first = pull.series_id not in self._counted
+        self._counted.add(pull.series_id)
         return sum(
             _covers(pull, day) if day is not None and pull.month is not None else is_first
             for day, _ in self._found[pull.series_id]
         )
 
     def dates(self, pull: Pull) -> list[dt.date] | None:
-        """The pull's unfit days; None where every record of the read fits."""
+        """The pull's unfit UTC days; None where every record of the read fits."""
         found = self._found[pull.series_id]
         if not found:
             return None
@@ -230,7 +231,7 @@ class _Misfits:
         return sorted({day for day, _ in found if day is not None and _covers(pull, day)})
 
     def kept(self, pull: Pull) -> pa.Table:
-        """Versions that the pull showed of records that do not fit now."""
+        """Versions, as the pull showed them, of records that do not fit now."""
         keys = {key for _, key in self._found[pull.series_id] if key is not None}
         if not keys:
             return lake_schema(self._stream).empty_table()
@@ -244,12 +245,11 @@ def _covers(pull: Pull, day: dt.date) -> bool:
 
 
 def _of(stream: Stream, rows: pa.Table, pull: Pull) -> pa.Table:
-    """Rows of a pull: those of its paged read that stand on days it claims."""
+    """Rows of a pull: those of its paged read that stand on days that it covers."""
     mine = rows.filter(pc.equal(rows["series_id"], pull.series_id))
     if stream.window is Window.SNAPSHOT:
         return mine
-    instants = pc.coalesce(*(mine[name] for name in stream.placed_by))
-    days = instants.cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
+    days = day_of_row(stream, mine)
     first, last = pull.claimed_from or dt.date.min, pull.claimed_to or dt.date.min
     return mine.filter(
         pc.and_(pc.greater_equal(days, pa.scalar(first)), pc.less_equal(days, pa.scalar(last)))

@@ -1,4 +1,4 @@
-"""What a sync has to read: one task per paged read, decided from the lake alone."""
+"""What a sync has to read: a task per paged read, decided from the lake alone."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from lean_resources.errors import LeanError
+from lean_resources.instants import BEFORE_LEAN
 from lean_resources.paging import PagedRead
 from lean_resources.streams import Stream, Window
 from pipelines.lake.lake import Lake
 from pipelines.sync.planner import PlannedMonth, plan
 from pipelines.sync.policy import Policy
-from pipelines.sync.read_targets import ClaimsInOrder, Parent, Resumed, parents_of, window_of
+from pipelines.sync.read_targets import (
+    CoverageInOrder,
+    ReadTarget,
+    Resumed,
+    allowed_days_of,
+    read_targets_of,
+)
 
 __all__ = ["Done", "Selection", "Task", "tasks_of"]
-
-_FIRST_DAY = "2015-01-01"  # before Lean existed
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,7 @@ class Selection:
     Args:
         entity_ids: Only these entities; None for all.
         account_ids: Only these accounts; None for all.
-        months: Months as YYYY-MM to read whatever is there already; None for what is missing.
+        months: Months as YYYY-MM to read even if they are covered; None for what is missing.
         insights: Whether to ask Lean for its categories of transactions.
     """
 
@@ -37,7 +42,7 @@ class Selection:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it leaves no entity and no account out."""
+        """Whether it includes every entity and every account."""
         return self.entity_ids is None and self.account_ids is None
 
 
@@ -46,15 +51,15 @@ class Task:
     """A paged read to make.
 
     Args:
-        parent: What it is of.
+        target: What it is read for.
         request: Parameters of the requests.
-        months: The pulls it commits, for a stream with months.
-        unless_refreshed_at: When the store still is of this instant, nothing is new.
+        months: The pulls that it commits, for a stream with months.
+        unless_refreshed_at: While the bank data copy is still of this instant, nothing is new.
         spent: Requests that earlier reads of it took, in which a record came twice.
         doubled: Keys that came on two pages of the read before.
     """
 
-    parent: Parent
+    target: ReadTarget
     request: dict[str, str]
     months: tuple[PlannedMonth, ...] = ()
     unless_refreshed_at: dt.datetime | None = None
@@ -64,11 +69,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A task that was tried.
+    """A task that was read.
 
     Args:
+        task: The task.
+        result: The paged read, or why there is none.
+        requests: Requests that it took, those of earlier reads included.
+        asked_at: When its first page was asked for, by this machine's clock.
         known_at: Lean's clock when it began.
         latest_at: Lean's clock when it ended.
+        finished_at: When it ended, by this machine's clock.
+        rereads: How often it was read before, because a record came twice.
     """
 
     task: Task
@@ -78,7 +89,7 @@ class Done:
     known_at: dt.datetime | None
     latest_at: dt.datetime | None
     finished_at: dt.datetime
-    attempt: int
+    rereads: int
 
     @property
     def size(self) -> int:
@@ -95,20 +106,19 @@ def tasks_of(
     policy: Policy,
     selection: Selection,
     resumes: Collection[str] = (),
-) -> Iterator[Task | Parent | None]:
-    """What to read now, and the parents that may not be read, in the order of the parents' ids.
+) -> Iterator[Task | ReadTarget | None]:
+    """What to read now, and the read targets that may not be read, in the order of their ids.
 
-    None stands for a parent of which enough is known.
-
-    One by one, in memory that does not grow with the accounts or the ledger.
+    None stands for a read target of which enough is known. Tasks come one by one, in memory that
+    does not grow with the accounts or the ledger.
 
     Args:
         stream: The stream.
-        lake: The lake, which alone says what there is.
+        lake: The lake; nothing else says what there is.
         now: Lean's clock.
         policy: How eagerly to pull.
         selection: What the run is narrowed to.
-        resumes: Attempts of the same run, by id, whose reads are not repeated.
+        resumes: Ids of runs that this run continues, whose reads are not repeated.
     """
     resumed = None
     if resumes:
@@ -116,51 +126,51 @@ def tasks_of(
     also = stream.name if stream.window is Window.SNAPSHOT else "offered_now"
     read = ("readable_accounts", "readable_entities", "read_already", also)
     with lake.planning(read) as connection:
-        parents = parents_of(
+        targets = read_targets_of(
             stream, connection, now, selection.entity_ids, selection.account_ids, resumed
         )
         if stream.window is Window.SNAPSHOT:
-            yield from _snapshots(stream, parents, now, policy, selection)
+            yield from _snapshots(stream, targets, now, policy, selection)
             return
-        claims = ClaimsInOrder(stream, connection.cursor(), policy.longest_lookback)
-        for parent in parents:
-            window = window_of(parent)
-            if window is None:
-                if parent.skip_code is not None:
-                    yield parent
+        coverage = CoverageInOrder(stream, connection.cursor(), policy.longest_open_days)
+        for target in targets:
+            allowed = allowed_days_of(target)
+            if allowed is None:
+                if target.skip_code is not None:
+                    yield target
                 continue
-            for planned in plan(window, claims, now.date(), policy, selection.months):
-                if parent.read_months and all(
-                    month.month in parent.read_months for month in planned.months
+            for planned in plan(allowed, coverage, now.date(), policy, selection.months):
+                if target.read_months and all(
+                    month.month in target.read_months for month in planned.months
                 ):
                     yield None
                     continue
                 request = {
-                    **parent.request,
+                    **target.request,
                     "start_date": planned.from_date.isoformat(),
                     "end_date": planned.to_date.isoformat(),
                 }
                 if selection.insights:
                     request["insights"] = "true"
-                yield Task(parent, request, planned.months, planned.unless_refreshed_at)
+                yield Task(target, request, planned.months, planned.unless_refreshed_at)
 
 
 def _snapshots(
     stream: Stream,
-    parents: Iterable[Parent],
+    targets: Iterable[ReadTarget],
     now: dt.datetime,
     policy: Policy,
     selection: Selection,
-) -> Iterator[Task | Parent | None]:
-    """Reads of a stream without months; None for a parent that is not due."""
-    days = {"start_date": _FIRST_DAY, "end_date": f"{now:%Y-%m-%d}"}
+) -> Iterator[Task | ReadTarget | None]:
+    """Reads of a stream without months; None for a read target that is not due."""
+    days = {"start_date": f"{BEFORE_LEAN}", "end_date": f"{now:%Y-%m-%d}"}
     extra = {name: days[name] for name in stream.query if name in days}
     hours = policy.reread_hours.get(stream.name) if selection.is_whole else None
     reread = dt.timedelta(hours=hours) if hours is not None else None
-    for parent in parents:
-        if parent.skip_code is not None:
-            yield parent
-        elif not parent.read_months and parent.is_due(now, reread):
-            yield Task(parent, {**parent.request, **extra}, unless_refreshed_at=parent.refreshed_at)
+    for target in targets:
+        if target.skip_code is not None:
+            yield target
+        elif not target.read_months and target.is_due(now, reread):
+            yield Task(target, {**target.request, **extra}, unless_refreshed_at=target.refreshed_at)
         else:
             yield None

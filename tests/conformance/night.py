@@ -22,9 +22,10 @@ import httpx
 from lean_resources import LeanClient, LeanSettings
 from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
-from pipelines.sync.engine import Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
 from pipelines.sync.refresh import refresh
+from pipelines.sync.tasks import Selection
 
 PATIENCE_SECONDS = 4.0
 """How long an answer of the offline Lean may take: less than its slow ones."""

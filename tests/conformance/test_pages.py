@@ -17,7 +17,7 @@ from lean_resources.errors import ConsentError, UnavailableError
 from lean_resources.paging import Answer, PagedReader
 from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
-from pipelines.sync import engine as sync_module
+from pipelines.sync import writer
 
 TRANSACTIONS = STREAMS["transactions"]
 PAGE_SIZE = 7
@@ -154,7 +154,7 @@ def totals_ignored(monkeypatch):
 
 def repeats_ignored(monkeypatch):
     """Nobody looks whether a record came twice."""
-    monkeypatch.setattr(sync_module, "_doubled", lambda _stream, _decoded: {})
+    monkeypatch.setattr(writer, "_doubled", lambda _stream, _decoded: {})
 
 
 def an_error_is_an_empty_page(monkeypatch):

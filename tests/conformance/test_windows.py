@@ -76,13 +76,13 @@ def a_month_is_skipped(monkeypatch):
 
 def the_consent_is_not_looked_at(monkeypatch):
     """Days before and after the consent are asked for and claimed."""
-    window_of = tasks_module.window_of
+    allowed_days_of = tasks_module.allowed_days_of
 
-    def wide(parent):
-        window = window_of(parent)
-        return window and dataclasses.replace(window, from_date=window.from_date - 40 * DAY)
+    def wide(target):
+        allowed = allowed_days_of(target)
+        return allowed and dataclasses.replace(allowed, from_date=allowed.from_date - 40 * DAY)
 
-    monkeypatch.setattr(tasks_module, "window_of", wide)
+    monkeypatch.setattr(tasks_module, "allowed_days_of", wide)
 
 
 def padding_is_claimed(monkeypatch):

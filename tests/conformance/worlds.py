@@ -9,8 +9,9 @@ from conftest import TODAY, Slept, client_of, settings_of
 from lean_resources import LeanClient
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
-from pipelines.sync.engine import Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
+from pipelines.sync.tasks import Selection
 
 DAY = dt.timedelta(days=1)
 MINUTE = dt.timedelta(minutes=1)

@@ -25,8 +25,9 @@ from pipelines.lake.folders import LEDGER
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import to_table
 from pipelines.operate.vacuum import vacuum
-from pipelines.sync.engine import Selection, sync
+from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
+from pipelines.sync.tasks import Selection
 
 EAGER = Policy(reread_hours={})
 

@@ -1,0 +1,11 @@
+-- Entities of which a run could not read everything, and of which another run may: Lean or their
+-- bank did not answer, or an answer was incomplete.
+--
+-- grain: one row per entity
+select distinct entity_id
+from pulls
+where
+    run_id = $run_id
+    and outcome = 'FAILED'
+    and list_contains($remedies, remedy)
+    and entity_id is not null

@@ -1,0 +1,38 @@
+-- Read targets of a stream without months, with the instant of their newest bank data copy, and
+-- with Lean's clock at their last read that did not fail. Reads the temporary macro readable and
+-- the temporary table already_read.
+--
+-- grain: one row per read target, ordered by target_id
+with known as (
+
+    select
+        claims.parent_id,
+        max(pulls.refreshed_at) as refreshed_at
+    from claims
+    inner join pulls on claims.pull_id = pulls.pull_id
+    where claims.stream = $stream and claims.month is null
+    group by claims.parent_id
+
+),
+
+last_read as (
+
+    select
+        parent_id,
+        max(known_at) as known_at
+    from pulls
+    where stream = $stream and outcome not in ('FAILED', 'LOST')
+    group by parent_id
+
+)
+
+select
+    readable.*,
+    known.refreshed_at,
+    last_read.known_at,
+    already_read.read_months
+from readable($permission, $now) as readable  -- noqa: RF02
+left join known on readable.target_id = known.parent_id
+left join last_read on readable.target_id = last_read.parent_id
+left join already_read on readable.target_id = already_read.parent_id
+order by readable.target_id

@@ -1,0 +1,19 @@
+-- Accounts with the days that their consents allow to read, and with the earliest day that their
+-- bank offers. Reads the temporary macro readable and the temporary table already_read.
+--
+-- grain: one row per account, ordered by account_id
+-- zone:  from_date, to_date and offered_from are UTC days
+select
+    readable.account_id,
+    readable.entity_id,
+    readable.bank_identifier,
+    readable.skip_code,
+    readable.from_date,
+    readable.to_date,
+    offered.offered_from as available_from,
+    offered.told_on as reported_on,
+    already_read.read_months
+from readable($permission, $now) as readable  -- noqa: RF02
+left join offered_now as offered on readable.account_id = offered.account_id
+left join already_read on readable.target_id = already_read.parent_id
+order by readable.target_id
