@@ -36,11 +36,11 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 	$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 # Modules whose tests start Dagster, servers or whole syncs, and those that count a Python's calls.
-WHOLE := analysts awkward_home bell budget children cluster compaction connections cost coverage \
-	dagster dagster_secrets damage doorbell explain gaps inbox lakes ledger_files machine \
-	moved network places processes query read_only receiver reconcile refresh replay \
-	sandbox_webhooks schedules secrets session startup sync truth unfit unwritable vacuum \
-	warehouse
+WHOLE := analysts awkward_home budget children cluster compaction connections cost coverage \
+	dagster dagster_secrets damage event_waiter explain gaps inbox lakes ledger_files \
+	machine moved network places processes query read_only receiver reconcile refresh \
+	replay sandbox_webhooks schedules secrets session startup sync truth unfit unwritable \
+	vacuum warehouse webhook_job
 
 fast: $(READY)  ## The tests that take seconds: types, settings, the decoder, the client, the planner
 	$(BIN)/pytest -n $(WORKERS) -m "not slow and not conformance" --ignore tests/conformance \

@@ -37,7 +37,7 @@ from lean_resources.webhooks import event_of
 from pipelines.dagster_defs.in_process import instance_at, prepare_home, sync_all
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, silent
 from pipelines.dagster_defs.webhook_job import JOB, PULLS, TABLES
-from pipelines.dagster_defs.webhook_sensor import CLAIM_TAG
+from pipelines.dagster_defs.webhook_sensor import BATCH_TAG
 from pipelines.environment import child_of
 from pipelines.publish.warehouse import connect
 from pipelines.webhooks.inbox import Inbox
@@ -56,9 +56,9 @@ def rows_of(lake: LakeResource, entity_id: str) -> int:
     return int(found[0]) if found else 0
 
 
-def stages(instance: dg.DagsterInstance, claim_id: str) -> dict[str, float]:
+def stages(instance: dg.DagsterInstance, batch_id: str) -> dict[str, float]:
     """When a run reached its stages, in seconds since 1970, and how many events tell of it."""
-    [record] = instance.get_run_records(dg.RunsFilter(tags={CLAIM_TAG: claim_id}), limit=1)
+    [record] = instance.get_run_records(dg.RunsFilter(tags={BATCH_TAG: batch_id}), limit=1)
     entries = instance.all_logs(record.dagster_run.run_id)
     steps: dict[str, list[float]] = {}
     for entry in entries:
@@ -77,7 +77,7 @@ def stages(instance: dg.DagsterInstance, claim_id: str) -> dict[str, float]:
 def where_it_is(lake: LakeResource, instance: dg.DagsterInstance, inbox: Inbox) -> str:
     """What is known of a round whose rows do not show."""
     runs = [
-        f"{run.run_id[:8]} {run.status.value} {run.tags.get(CLAIM_TAG)}"
+        f"{run.run_id[:8]} {run.status.value} {run.tags.get(BATCH_TAG)}"
         for run in instance.get_runs(dg.RunsFilter(job_name=JOB), limit=3)
     ]
     events = [
@@ -180,7 +180,7 @@ def rounds(
         new = [run for run in runs if run.run_id not in known]
         while not all(instance.get_run_by_id(run.run_id).is_finished for run in new):  # type: ignore[union-attr]
             time.sleep(0.1)
-        at = stages(instance, new[-1].tags[CLAIM_TAG])
+        at = stages(instance, new[-1].tags[BATCH_TAG])
         if number == 0:
             continue
         seconds.append(seen - began)

@@ -14,8 +14,8 @@ from pipelines.dagster_defs.stream_assets import (
     refresh,
     stream_assets,
 )
-from pipelines.dagster_defs.webhook_job import doorbell_job
-from pipelines.dagster_defs.webhook_sensor import doorbell
+from pipelines.dagster_defs.webhook_job import webhook_job
+from pipelines.dagster_defs.webhook_sensor import webhook_sensor
 from pipelines.environment import settings
 from pipelines.lake.permissions import open_home
 from pipelines.models.loader import load as load_models
@@ -39,7 +39,7 @@ models = load_models()
 
 policy, _when = load(_settings.home / "policy.toml")
 
-_job = doorbell_job(models)
+_job = webhook_job(models)
 
 defs = dg.Definitions(
     assets=[
@@ -53,7 +53,7 @@ defs = dg.Definitions(
     ],
     schedules=schedules(_when, has_webhooks=_settings.has_webhooks),
     jobs=[_job],
-    sensors=[doorbell(_job, is_on=_settings.has_webhooks)],
+    sensors=[webhook_sensor(_job, is_on=_settings.has_webhooks)],
     executor=recorded(dg.multi_or_in_process_executor),
     resources=bound(lean=lean, lake=lake, inbox=inbox, policy=policy, progress=silent),
 )

@@ -45,7 +45,7 @@ def test_a_sync_a_build_and_a_query_work_under_an_awkward_home(tmp_path):
     assert [row[0] for row in rows_of(lake.lake(), query)] == true
     models = load()
     compact(lake.lake())
-    assert not [one for one in build(lake.lake(), models, hash_key=lake.key()) if one.problem]
+    assert not [one for one in build(lake.lake(), models, hash_key=lake.hash_key()) if one.problem]
     publish(lake.lake(), models)
     with connect(lake.lake()) as connection:
         assert [row[0] for row in connection.execute(query).fetchall()] == true

@@ -65,7 +65,7 @@ def test_events_that_never_arrived_are_found_and_those_that_did_are_not(lake, in
     assert (first.way, first.compared) == ("events", 3)
     assert first.repaired == {"entity.data.refresh.updated": 2}
     assert again.repaired.total() == 0
-    assert {event.event_id for event in inbox.claim("c", 9)} == {
+    assert {event.event_id for event in inbox.lease("c", 9)} == {
         arrived.event_id, missing.event_id,
     }  # fmt: skip
     assert missing.entity_id == made["entity_id"]
@@ -110,7 +110,7 @@ def test_where_no_events_are_listed_entities_and_refreshes_tell(lake, inbox):
 
     assert done.way == "listing"
     assert done.repaired == {"entity.created": 1, "entity.data.refresh.updated": 2}
-    events = inbox.claim("c", 9)
+    events = inbox.lease("c", 9)
     assert {event.entity_id for event in events if event.is_refreshed} == {
         known, made["entity_id"],
     }  # fmt: skip

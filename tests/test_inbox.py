@@ -1,4 +1,4 @@
-"""The inbox, in SQLite and in PostgreSQL: each event once, durably, until it is settled."""
+"""The inbox, in SQLite and in PostgreSQL: each event once, durably, until it is acknowledged."""
 
 import datetime as dt
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lean_resources.errors import ConfigError, UnavailableError
 from lean_resources.webhooks import LISTED_DAYS, Event
-from pipelines.webhooks.inbox import ATTEMPTS, Inbox
+from pipelines.webhooks.inbox import MOST_LEASES, Inbox
 
 NOW = dt.datetime(2026, 3, 15, 7, 15, tzinfo=dt.UTC)
 
@@ -81,57 +81,57 @@ def test_what_asks_for_nothing_is_stored_and_done(inbox):
     )
 
     assert inbox.counts() == {"received": 0, "claimed": 0, "done": 3, "failed": 0}
-    assert inbox.claim("run", 10) == []
+    assert inbox.lease("run", 10) == []
     assert inbox.ready(["results-3", "results-4"]) == {"results-3"}
 
 
-def test_events_are_claimed_in_the_order_of_arrival_by_one_batch_only(inbox):
+def test_events_are_leased_in_the_order_of_arrival_by_one_batch_only(inbox):
     """No event is in two batches, and none is left out."""
     inbox.add([refreshed(number) for number in range(7)])
 
-    batches = [inbox.claim(f"run-{number}", 3) for number in range(4)]
+    batches = [inbox.lease(f"run-{number}", 3) for number in range(4)]
 
-    claimed = [[event.event_id for event in batch] for batch in batches]
-    assert claimed == [
+    leased = [[event.event_id for event in batch] for batch in batches]
+    assert leased == [
         ["event-0", "event-1", "event-2"],
         ["event-3", "event-4", "event-5"],
         ["event-6"],
         [],
     ]
     assert batches[0][0] == refreshed(0)
-    assert set(inbox.claims()) == {"run-0", "run-1", "run-2"}
-    assert set(inbox.claims().values()) == {NOW}
+    assert set(inbox.leases()) == {"run-0", "run-1", "run-2"}
+    assert set(inbox.leases().values()) == {NOW}
 
 
 def test_a_batch_that_fails_is_given_back_until_its_attempts_are_used_up(inbox, now):
     """An event is tried after 1, 2, 4 and 8 minutes again, and ends as failed, or at a success."""
     inbox.add([refreshed(1), refreshed(2)])
-    for attempt in range(ATTEMPTS):
-        batch = inbox.claim(f"run-{attempt}", 1)
+    for attempt in range(MOST_LEASES):
+        batch = inbox.lease(f"run-{attempt}", 1)
         assert [event.event_id for event in batch] == ["event-1"]
-        inbox.settle(f"run-{attempt}", is_done=False)
+        inbox.acknowledge(f"run-{attempt}", is_done=False)
         if attempt == 0:
-            assert [event.event_id for event in inbox.claim("other", 9)] == ["event-2"]
+            assert [event.event_id for event in inbox.lease("other", 9)] == ["event-2"]
         now.at += dt.timedelta(seconds=60 * 2**attempt - 1)
-        assert inbox.claim("early", 9) == []
+        assert inbox.lease("early", 9) == []
         now.at += dt.timedelta(seconds=1)
 
-    inbox.settle("other", is_done=True)
-    inbox.settle("other", is_done=False)
+    inbox.acknowledge("other", is_done=True)
+    inbox.acknowledge("other", is_done=False)
 
     first, second = inbox.rows()
-    assert (first["state"], first["attempts"]) == ("failed", ATTEMPTS)
+    assert (first["state"], first["attempts"]) == ("failed", MOST_LEASES)
     assert (second["state"], second["attempts"]) == ("done", 1)
-    assert inbox.claims() == {}
+    assert inbox.leases() == {}
     assert not inbox.has_work()
 
 
 def test_of_a_batch_only_the_entities_that_failed_are_given_back(inbox):
     """One bank's trouble costs the others nothing."""
     inbox.add([refreshed(1), refreshed(2), Event(event_id="3", type="bank.availability.updated")])
-    inbox.claim("run", 9)
+    inbox.lease("run", 9)
 
-    inbox.settle("run", is_done=True, failed_entities=["entity-2", "entity-9"])
+    inbox.acknowledge("run", is_done=True, failed_entities=["entity-2", "entity-9"])
 
     assert [row["state"] for row in inbox.rows()] == ["done", "received", "done"]
 
@@ -158,15 +158,15 @@ def test_a_refresh_that_a_sync_waits_for_is_left_to_it(inbox, now):
     inbox.add([refreshed(1), refreshed(2), refreshed(3)])
 
     assert inbox.finished(["refresh-1", "refresh-9"], {"FINISHED", "OK"}) == {"refresh-1"}
-    assert [event.event_id for event in inbox.claim("a", 9)] == ["event-3"]
+    assert [event.event_id for event in inbox.lease("a", 9)] == ["event-3"]
     inbox.end_refreshes(["refresh-1"], is_over=True)
-    assert inbox.claim("b", 9) == []
+    assert inbox.lease("b", 9) == []
     now.at += dt.timedelta(minutes=10)
-    assert [event.event_id for event in inbox.claim("c", 9)] == ["event-2"]
+    assert [event.event_id for event in inbox.lease("c", 9)] == ["event-2"]
     assert inbox.counts()["done"] == 1
 
 
-def test_events_are_kept_for_ninety_days_and_then_pruned_when_settled(inbox, now):
+def test_events_are_kept_for_ninety_days_and_then_pruned_when_acknowledged(inbox, now):
     """A replay within ninety days is known; what still waits is never deleted."""
     inbox.add([refreshed(1), refreshed(2, status="PENDING")])
     now.at += dt.timedelta(days=LISTED_DAYS)
@@ -302,8 +302,8 @@ def test_environments_share_nothing(inbox, inbox_url):
     other.close()
 
 
-def test_writers_and_claimers_at_once_lose_and_double_nothing(inbox, inbox_url):
-    """Four writers with overlapping events and two claimers, each with connections of its own."""
+def test_writers_and_leasers_at_once_lose_and_double_nothing(inbox, inbox_url):
+    """Four writers with overlapping events and two who lease, each with connections of its own."""
 
     def write(start):
         own = Inbox(inbox_url, "sandbox")
@@ -311,19 +311,19 @@ def test_writers_and_claimers_at_once_lose_and_double_nothing(inbox, inbox_url):
         own.close()
         return sum(added)
 
-    def claim(name):
+    def lease(name):
         own = Inbox(inbox_url, "sandbox")
-        found = [one for turn in range(40) for one in own.claim(f"{name}-{turn}", 7)]
+        found = [one for turn in range(40) for one in own.lease(f"{name}-{turn}", 7)]
         own.close()
         return [event.event_id for event in found]
 
     with ThreadPoolExecutor(6) as pool:
         written = [pool.submit(write, start) for start in range(4)]
-        claimed = [pool.submit(claim, name) for name in "ab"]
-    rest = [event.event_id for event in inbox.claim("rest", 1_000)]
+        leased = [pool.submit(lease, name) for name in "ab"]
+    rest = [event.event_id for event in inbox.lease("rest", 1_000)]
 
     known = {row["event_id"] for row in inbox.rows()}
-    everything = [one for part in claimed for one in part.result()] + rest
+    everything = [one for part in leased for one in part.result()] + rest
     assert sum(part.result() for part in written) == len(known)
     assert sorted(everything) == sorted(known)
 
@@ -388,7 +388,7 @@ def test_a_database_that_is_gone_is_told_without_its_password():
 )
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["add", "claim", "done", "back"]), st.integers(0, 12)),
+        st.tuples(st.sampled_from(["add", "lease", "done", "back"]), st.integers(0, 12)),
         max_size=25,
     )
 )
@@ -404,17 +404,17 @@ def test_whatever_happens_each_event_is_in_one_state(tmp_path_factory, steps):
         if step == "add":
             inbox.add([refreshed(number)])
             expected.setdefault(name, "received")
-        elif step == "claim":
-            batch = [event.event_id for event in inbox.claim(f"run-{turn}", number + 1)]
+        elif step == "lease":
+            batch = [event.event_id for event in inbox.lease(f"run-{turn}", number + 1)]
             assert all(expected[one] == "received" for one in batch)
             expected |= dict.fromkeys(batch, "claimed")
             batches.append((f"run-{turn}", batch))
         elif batches:
-            claim_id, batch = batches.pop(0)
-            inbox.settle(claim_id, is_done=step == "done")
+            batch_id, batch = batches.pop(0)
+            inbox.acknowledge(batch_id, is_done=step == "done")
             for one in batch:
                 tries[one] = tries.get(one, 0) + 1
-                back = "received" if tries[one] < ATTEMPTS else "failed"
+                back = "received" if tries[one] < MOST_LEASES else "failed"
                 expected[one] = "done" if step == "done" else back
     assert {row["event_id"]: row["state"] for row in inbox.rows()} == expected
     inbox.close()

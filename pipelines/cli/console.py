@@ -197,12 +197,12 @@ def summary_table(summaries: Sequence[StreamSummary]) -> Table:
     """A table of what a sync did, one row per stream."""
     table = Table(title="Pulled")
     table.add_column("stream")
-    for name in ("parents", "pulls", "rows", "requests", "seconds"):
+    for name in ("read targets", "pulls", "rows", "requests", "seconds"):
         table.add_column(name, justify="right")
     for summary in summaries:
         table.add_row(
             summary.stream,
-            f"{summary.parents:,}",
+            f"{summary.read_targets:,}",
             f"{sum(summary.pulls.values()):,}",
             f"{summary.rows:,}",
             f"{summary.requests:,}",

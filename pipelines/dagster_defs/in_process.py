@@ -1,4 +1,4 @@
-"""One whole sync in this process, through Dagster: the same assets that schedules use."""
+"""A whole sync in this process, through Dagster: the same assets that schedules use."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from pipelines.dagster_defs.model_assets import model_assets
 from pipelines.dagster_defs.processes import Process, end_dead_runs, wait_aloud
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress, bound, silent
 from pipelines.dagster_defs.stream_assets import all_months, refresh, stream_assets
-from pipelines.dagster_defs.webhook_job import PULLS, doorbell_job
-from pipelines.dagster_defs.webhook_sensor import batch, request_of, settle
+from pipelines.dagster_defs.webhook_job import PULLS, webhook_job
+from pipelines.dagster_defs.webhook_sensor import acknowledge, batch, request_of
 from pipelines.lake.ledger import new_id
 from pipelines.lake.storage import Key, Storage
 from pipelines.models.loader import load
@@ -43,7 +43,7 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _CREATION_SECONDS = 60
-"""How long a command waits for the one that makes the home."""
+"""How long a command waits for another command that makes the home."""
 _STORAGE = {"history": ("runs.db", "runs/index.db"), "schedules": ("schedules.db",)}
 """Databases that Dagster keeps in a home, by folder."""
 _LOG_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -59,7 +59,7 @@ class StreamSummary:
 
     Args:
         stream: The stream.
-        parents: Parents looked at.
+        read_targets: How many read targets were looked at.
         pulls: Pulls by outcome.
         rows: Rows committed.
         unfit: Records in quarantine, whenever they were read, by column and reason.
@@ -68,7 +68,7 @@ class StreamSummary:
     """
 
     stream: str
-    parents: int
+    read_targets: int
     pulls: Mapping[str, int]
     rows: int
     unfit: Mapping[str, int]
@@ -91,14 +91,14 @@ def sync_all(
     Args:
         lean: The application at Lean.
         lake: Where to write.
-        progress: Is told of every stream, and of the models.
+        progress: Called for every stream, and for the models.
         instance: Where the run is recorded.
-        policy: How eagerly to pull; the usual one when left.
-        inbox: Where webhooks arrive that may wake it; nowhere when left.
-        entity_ids: Only these entities; none means all.
+        policy: How eagerly to pull; the default policy if None.
+        inbox: Where webhooks arrive that may wake it; None without webhooks.
+        entity_ids: Only these entities; all if empty.
 
     Returns:
-        One summary per stream, in the order of the catalogue.
+        A summary per stream, in the order of the catalogue.
 
     Raises:
         SyncFailedError: A step failed.
@@ -148,7 +148,7 @@ def read_events(
         has_tables: Whether models and the warehouse follow what was read.
 
     Returns:
-        The events of the batch; none when none came within a few seconds.
+        The events of the batch; empty if no event came within a few seconds.
 
     Raises:
         SyncFailedError: A step failed; the events are given back.
@@ -156,12 +156,12 @@ def read_events(
     box = inbox.inbox()
     if box is None:
         return []
-    claim_id = new_id()
-    events = list(batch(instance, box, lake.lake(), claim_id))
+    batch_id = new_id()
+    events = list(batch(instance, box, lake.lake(), batch_id))
     if not events:
         return []
-    request = request_of(events, claim_id, lake.lake())
-    result = doorbell_job(load()).execute_in_process(
+    request = request_of(events, batch_id, lake.lake())
+    result = webhook_job(load()).execute_in_process(
         instance=instance,
         resources=bound(lean=lean, lake=lake, inbox=inbox, policy=Policy(), progress=silent),
         run_config={**_LOG_CONFIG, **request.run_config},
@@ -170,14 +170,14 @@ def read_events(
         raise_on_error=False,
     )
     instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
-    settle(instance, box, lake.lake())
+    acknowledge(instance, box, lake.lake())
     if not result.success:
         raise SyncFailedError("; ".join(_reasons(result)))
     return events
 
 
 def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
-    """Why steps failed, each reason once with the steps that it stopped."""
+    """Why steps failed: each reason once, with the steps that it stopped."""
     steps: dict[str, list[str]] = {}
     for event in result.get_step_failure_events():
         data = event.step_failure_data
@@ -202,7 +202,7 @@ def _summary(result: dg.ExecuteInProcessResult, name: str) -> StreamSummary:
     rows = metadata.get("dagster/row_count") or metadata["dagster/partition_row_count"]
     return StreamSummary(
         stream=name,
-        parents=int(_value(metadata["parents"])),
+        read_targets=int(_value(metadata["read_targets"])),
         pulls=_value(metadata["pulls"]),
         rows=int(_value(rows)),
         unfit=_value(metadata["in_quarantine"]),
@@ -218,11 +218,11 @@ def _value(found: Any) -> Any:
 def prepare_home(home: Path) -> None:
     """Make a folder a Dagster home with this project's settings, unless it has its own.
 
-    Dagster's databases are made beside and renamed into place, one command at a time: two at once
-    would stamp them twice, and one that is killed would leave half of one.
+    Dagster's databases are made in another folder and renamed into place, by a command at a time.
+    Two commands at once would stamp them twice, and a killed command would leave half a database.
 
     Raises:
-        UnavailableError: Another process makes the home, and does not come to an end.
+        UnavailableError: Another process makes the home and does not finish.
     """
     home.mkdir(parents=True, exist_ok=True)
     try:
@@ -235,7 +235,7 @@ def prepare_home(home: Path) -> None:
 
 
 def _make_whole(home: Path) -> None:
-    """Put settings and databases into a home that lacks them; what is half made goes aside."""
+    """Put settings and databases into a home that lacks them; a half-made database goes aside."""
     settings = home / "dagster.yaml"
     if not settings.exists():
         Storage(home).put(Key(settings.name), DAGSTER_YAML.read_bytes())
@@ -259,7 +259,7 @@ def _make_whole(home: Path) -> None:
 
 
 def _is_whole(database: Path) -> bool:
-    """Whether a database of Dagster was made to its end: only then it bears one version."""
+    """Whether a database of Dagster was made to its end: only then it has exactly one version."""
     if not database.exists():
         return False
     with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
@@ -271,7 +271,7 @@ def _is_whole(database: Path) -> bool:
 
 
 def _is_sqlite(home: Path) -> bool:
-    """Whether Dagster keeps its databases in the home, as it does unless its settings say else."""
+    """Whether Dagster keeps its databases in the home, which is its default."""
     storage = InstanceRef.from_dir(str(home)).storage_data
     return (
         storage is not None
@@ -283,11 +283,11 @@ def _is_sqlite(home: Path) -> bool:
 def instance_at(home: Path, tell: Callable[[str], object] = _LOG.warning) -> dg.DagsterInstance:
     """The Dagster instance that keeps its runs in a folder, made when it does not exist.
 
-    Runs of dead processes are ended, and steps that wait for a slot of a pool do so in words.
+    Runs of dead processes are ended, and a step that waits for a slot of a pool says so.
 
     Args:
         home: The folder.
-        tell: Is told of both.
+        tell: Called with a sentence for each.
 
     Raises:
         UnavailableError: As `prepare_home`.

@@ -23,7 +23,7 @@ from pipelines.publish.warehouse import publish
 __all__ = [
     "FOLLOW",
     "compaction_asset",
-    "key_of",
+    "hash_key_of",
     "metadata_of_model",
     "model_assets",
     "publish_warehouse",
@@ -62,7 +62,7 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
             built = build(
                 lake.lake(),
                 models,
-                hash_key=key_of(lake),
+                hash_key=hash_key_of(lake),
                 only=wanted,
                 progress=lambda _name, done, total: progress("models", done, total),
             )
@@ -157,14 +157,14 @@ def refuse_problems(built: Collection[Built]) -> None:
         )
 
 
-def key_of(lake: LakeResource) -> str:
+def hash_key_of(lake: LakeResource) -> str:
     """The key of hashed account numbers.
 
     Raises:
         Failure: It is none for this environment.
     """
     try:
-        return lake.key()
+        return lake.hash_key()
     except ConfigError as error:
         raise dg.Failure(f"{error.message}. {error.remedy}", allow_retries=False) from None
 

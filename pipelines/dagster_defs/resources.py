@@ -1,4 +1,4 @@
-"""What assets are given besides Lean and the policy: the lake, and somebody to tell of progress."""
+"""What assets use besides Lean and the policy: the lake, the inbox, and a report of progress."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from lean_resources.resource import LeanResource
 from pipelines.dagster_defs.processes import end_with_run
 from pipelines.keys import SANDBOX_KEY, checked_key
 from pipelines.lake.lake import Lake
-from pipelines.webhooks.event_waiter import Bell
+from pipelines.webhooks.event_waiter import EventWaiter
 
 if TYPE_CHECKING:
     from pipelines.webhooks.inbox import Inbox
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["InboxResource", "LakeResource", "Progress", "bound", "silent"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stream, the paged reads that are done, and the number of all."""
+"""Called with the stream, the number of paged reads that are done, and the number of all."""
 
 
 def silent(_stream: str, _done: int, _total: int) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 class LakeResource:
@@ -50,11 +50,11 @@ class LakeResource:
         self._hash_key = hash_key
         self.pii = pii
 
-    def key(self) -> str:
+    def hash_key(self) -> str:
         """The key of hashed account numbers.
 
         Raises:
-            ConfigError: It is the one that everybody knows, or too weak, in production.
+            ConfigError: In production, the key is the sandbox's, which everybody knows, or weak.
         """
         return checked_key(self._hash_key, self._lake.environment)
 
@@ -79,34 +79,34 @@ class InboxResource:
         """The inbox, its tables created where they are missing; None without webhooks.
 
         Raises:
-            ConfigError: The URL is none of a database that is supported.
+            ConfigError: The URL is not that of a supported database.
             UnavailableError: The database does not answer.
         """
         return _opened(self._url, self._environment) if self._url else None
 
-    def bell(self) -> Bell:
-        """Wakes whoever waits for an event; without an inbox to look into, time does.
+    def waiter(self) -> EventWaiter:
+        """Wakes whoever waits for an event; without an inbox, who waits is woken by the clock.
 
         Raises:
             ConfigError: As `inbox`.
         """
         try:
-            return Bell(self.inbox())
+            return EventWaiter(self.inbox())
         except UnavailableError:
-            return Bell(None)
+            return EventWaiter(None)
 
 
 def bound(**resources: Any) -> dict[str, dg.ResourceDefinition]:
     """Objects as Dagster's resources, by name, without a field of configuration.
 
-    Dagster has nothing of them to show, and refuses a run that brings configuration for one.
+    Dagster shows nothing of them, and refuses a run that brings configuration for a resource.
     """
     return {name: _bound(resource) for name, resource in resources.items()}
 
 
 def _bound(resource: Any) -> dg.ResourceDefinition:
-    # Dagster enters this once per run in one process, and once per step where each step has its
-    # own; also in the process that only starts those, which is why nothing is opened here.
+    # Dagster enters this once per run, or once per step where each step has its own process. It
+    # also does so in the process that only starts steps, so nothing is opened here.
     @contextlib.contextmanager
     def held(context: dg.InitResourceContext) -> Iterator[Any]:
         if isinstance(resource, LeanResource):
@@ -123,7 +123,7 @@ def _bound(resource: Any) -> dg.ResourceDefinition:
 @functools.cache
 def _opened(url: str, environment: str) -> "Inbox":
     """The inbox of a URL, opened once per process."""
-    from pipelines.webhooks.inbox import Inbox  # noqa: PLC0415 - whoever has none need not wait for it
+    from pipelines.webhooks.inbox import Inbox  # noqa: PLC0415 - slow, and not needed without webhooks
 
     inbox = Inbox(url, environment)
     inbox.create()

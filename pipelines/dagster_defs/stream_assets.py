@@ -177,7 +177,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
             )
 
         with explained():
-            report = lean.run(work, inbox.bell().result)
+            report = lean.run(work, inbox.waiter().result)
         for made in streams:
             yield dg.MaterializeResult(
                 asset_key=made.name,
@@ -331,7 +331,7 @@ def refresh(
             entity_ids=set(config.entity_ids) or None,
             run_id=context.run.run_id,
             progress=lambda done, total: progress("refresh", done, total),
-            bell=inbox.bell(),
+            waiter=inbox.waiter(),
         )
 
     with explained():

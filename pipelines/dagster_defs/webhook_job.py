@@ -1,9 +1,8 @@
-"""What a doorbell starts: two steps that read what was announced and tell Dagster what changed.
+"""The job of webhooks: two steps that read what was announced and report to Dagster what changed.
 
-Dagster writes at least five events for each asset and check of a run, before it starts and while it
-goes, and each costs as much CPU as a small table takes to build. So the assets are made by plain
-steps here, which report a materialization of what has other rows than before, and a check that
-found something else.
+Dagster writes at least five events for each asset and check of a run, and each event costs as much
+CPU as the build of a small table. So plain steps make the assets here. They report an asset only
+if its rows changed, and a check only if its result changed.
 """
 
 from collections import defaultdict
@@ -17,7 +16,7 @@ from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.dagster_defs.failures import explained
 from pipelines.dagster_defs.model_assets import (
-    key_of,
+    hash_key_of,
     metadata_of_model,
     publish_warehouse,
     refuse_problems,
@@ -34,41 +33,43 @@ from pipelines.sync.policy import Policy
 from pipelines.sync.report import Report
 from pipelines.sync.tasks import Selection
 
-__all__ = ["JOB", "PULLS", "TABLES", "DoorbellConfig", "doorbell_job"]
+__all__ = ["JOB", "PULLS", "TABLES", "WebhookConfig", "webhook_job"]
 
 JOB = "doorbell"
 PULLS = "doorbell_pulls"
 TABLES = "doorbell_tables"
 
-Told = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]
+Reported = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]
 
 
-class DoorbellConfig(dg.Config):
+class WebhookConfig(dg.Config):
     """What a batch of events asks for."""
 
     streams: list[str] = Field(description="Streams to read, in any order.")
-    entity_ids: list[str] = Field(description="Entities that events name; none means all.")
+    entity_ids: list[str] = Field(
+        description="Entities that the events name; an empty list means all."
+    )
 
 
 @dg.op(
     name=PULLS,
     pool="lean_api",
     out=dg.Out(dg.Nothing),
-    description="Reads what events announced. However many pulls fail, it succeeds: they are in"
-    " the ledger, and the sensor looks there.",
+    description="Reads what the events announced. The step succeeds even if pulls fail: the ledger"
+    " records them, and the sensor gives their events back.",
 )
 def _pulls(
     context: dg.OpExecutionContext,
-    config: DoorbellConfig,
+    config: WebhookConfig,
     lean: dg.ResourceParam[LeanResource],
     lake: dg.ResourceParam[LakeResource],
     inbox: dg.ResourceParam[InboxResource],
     policy: dg.ResourceParam[Policy],
     progress: dg.ResourceParam[Progress],
-) -> Iterator[Told]:
+) -> Iterator[Reported]:
     reports: dict[str, Report] = {}
     selection = Selection(entity_ids=set(config.entity_ids) or None)
-    attempts = resumed_by(context)
+    resumes = resumed_by(context)
 
     async def work(client: LeanClient) -> None:
         for stream in _to_read(config.streams):
@@ -79,28 +80,28 @@ def _pulls(
                 policy=policy,
                 selection=selection,
                 run_id=context.run.run_id,
-                resumes=attempts,
+                resumes=resumes,
                 progress=lambda done, total, name=stream.name: progress(name, done, total),  # type: ignore[misc]
             )
 
     problem: Exception | None = None
     try:
         with explained():
-            lean.run(work, inbox.bell().result)
+            lean.run(work, inbox.waiter().result)
     except (dg.Failure, dg.RetryRequested) as error:
         problem = error
-    # What was read counts, whatever was in the way of the rest.
-    yield from _told(reports, _committed_months(lake.lake(), context.run.run_id))
+    # What was read counts, even if the rest failed.
+    yield from _reported(reports, _committed_months(lake.lake(), context.run.run_id))
     if problem is not None:
         raise problem
     yield dg.Output(None)
 
 
-def doorbell_job(models: Models) -> dg.JobDefinition:
+def webhook_job(models: Models) -> dg.JobDefinition:
     """The job of webhooks.
 
     Args:
-        models: What follows from the streams.
+        models: The tables that depend on the streams.
     """
 
     @dg.op(
@@ -108,16 +109,16 @@ def doorbell_job(models: Models) -> dg.JobDefinition:
         pool="warehouse",
         ins={"read": dg.In(dg.Nothing)},
         out=dg.Out(dg.Nothing),
-        description="Builds what follows from what was read, and publishes the warehouse.",
+        description="Builds the tables that depend on what was read, and publishes the warehouse.",
     )
     def tables(
         lake: dg.ResourceParam[LakeResource], progress: dg.ResourceParam[Progress]
-    ) -> Iterator[Told]:
+    ) -> Iterator[Reported]:
         with explained():
             built = build(
                 lake.lake(),
                 models,
-                hash_key=key_of(lake),
+                hash_key=hash_key_of(lake),
                 progress=lambda _name, done, total: progress("models", done, total),
             )
         for one in built:
@@ -137,19 +138,19 @@ def doorbell_job(models: Models) -> dg.JobDefinition:
 
     return announced.to_job(
         name=JOB,
-        # One process for both: starting one takes longer than either.
+        # Both steps share a process: to start a process takes longer than either step.
         executor_def=recorded(dg.in_process_executor),
-        description="What webhooks announced, read for the entities that they name.",
+        description="Reads what webhooks announced, for the entities that they name.",
     )
 
 
 def _to_read(names: list[str]) -> list[Stream]:
-    """Streams in the order of the catalogue, which has parents first."""
+    """Streams in the order of the catalogue, where a parent stream stands before its children."""
     return [stream for name, stream in STREAMS.items() if name in names]
 
 
 def _committed_months(lake: Lake, run_id: str) -> dict[str, list[str]]:
-    """Months of which a run committed rows, by stream."""
+    """Months as YYYY-MM of which a run committed rows, by stream."""
     with lake.connect(()) as connection:
         rows = connection.execute(
             "select distinct stream, month from pulls"
@@ -162,8 +163,11 @@ def _committed_months(lake: Lake, run_id: str) -> dict[str, list[str]]:
     return found
 
 
-def _told(reports: dict[str, Report], months: dict[str, list[str]]) -> Iterator[Told]:
-    """What was committed, and what does not fit; a few entities prove no stream to be whole."""
+def _reported(reports: dict[str, Report], months: dict[str, list[str]]) -> Iterator[Reported]:
+    """What was committed, and checks that failed.
+
+    No check passes by this, because a few entities do not prove that a whole stream is complete.
+    """
     for name, report in reports.items():
         if not report.outcomes["COMMITTED"]:
             continue

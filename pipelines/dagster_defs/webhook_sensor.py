@@ -1,7 +1,7 @@
-"""What rings the bell: a sensor that turns events into runs that read what they announce.
+"""The sensor of webhooks: it turns events into runs that read what the events announce.
 
-An event says where to look, never what is there. So its order, its age and its number do not
-matter: a run reads what Lean has now, and reading it once more changes nothing.
+An event says where to look, never what is there. So the order, the age and the number of events do
+not matter: a run reads what Lean has now, and to read it once more changes nothing.
 """
 
 import datetime as dt
@@ -20,23 +20,24 @@ from pipelines.dagster_defs.resources import InboxResource, LakeResource
 from pipelines.dagster_defs.webhook_job import JOB, PULLS
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import new_id
+from pipelines.lake.queries import QUERIES
 
 if TYPE_CHECKING:
     from pipelines.webhooks.inbox import Inbox
 
-__all__ = ["CLAIM_TAG", "batch", "doorbell", "request_of", "settle"]
+__all__ = ["BATCH_TAG", "acknowledge", "batch", "request_of", "webhook_sensor"]
 
-CLAIM_TAG = "leanhouse/claim"
-"""Tag of a run with the batch of events that it reads."""
+BATCH_TAG = "leanhouse/claim"
+"""Tag of a run with the id of the batch of events that it reads."""
 
 _BATCH = 500
 _AT_ONCE = 2
-"""Runs at once: while they go, further events make up the next batch."""
+"""Most runs at once; events that come meanwhile make up the next batch."""
 _WAIT_SECONDS = 4.0
-"""A tick waits for events; the daemon's own loop comes by every five seconds only."""
+"""How long a tick waits for events, because Dagster's daemon ticks every five seconds only."""
 _LOOK_SECONDS = 0.25
 _ORPHANED_SECONDS = 60
-"""How long a batch may have no run: a tick asks for its run, which is then made before the next."""
+"""How long a batch may have no run: a tick asks for its run, which exists before the next tick."""
 
 LISTED = ("customers", "entities", "consents")
 """Read again when an entity or its consent changed."""
@@ -45,17 +46,17 @@ REFRESHED = tuple(
     for name, stream in STREAMS.items()
     if stream.parent in {"entities", "accounts"} and name != "consents"
 )
-"""Read when Lean's store of an entity holds something new."""
+"""Read when Lean's bank data copy of an entity has something new."""
 
 _known: dict[Path, set[str]] = {}
 
 
-def doorbell(job: dg.JobDefinition, *, is_on: bool) -> dg.SensorDefinition:
+def webhook_sensor(job: dg.JobDefinition, *, is_on: bool) -> dg.SensorDefinition:
     """The sensor.
 
     Args:
-        job: What it starts.
-        is_on: Whether it runs unless it is stopped by hand.
+        job: The job that it starts.
+        is_on: Whether it runs unless somebody stops it in Dagster.
     """
 
     @dg.sensor(
@@ -65,9 +66,9 @@ def doorbell(job: dg.JobDefinition, *, is_on: bool) -> dg.SensorDefinition:
         default_status=(
             dg.DefaultSensorStatus.RUNNING if is_on else dg.DefaultSensorStatus.STOPPED
         ),
-        description="Reads what Lean's webhooks announce, a batch at a time.",
+        description="Starts runs that read what Lean's webhooks announce, a batch at a time.",
     )
-    def ring(
+    def read_announced(
         context: dg.SensorEvaluationContext,
         lake: dg.ResourceParam[LakeResource],
         inbox: dg.ResourceParam[InboxResource],
@@ -76,51 +77,61 @@ def doorbell(job: dg.JobDefinition, *, is_on: bool) -> dg.SensorDefinition:
             box = inbox.inbox()
             if box is None:
                 return dg.SkipReason("Webhooks are not set up: set LEAN_WEBHOOK_SECRET.")
-            claim_id = new_id()
-            events = batch(context.instance, box, lake.lake(), claim_id)
+            batch_id = new_id()
+            events = batch(context.instance, box, lake.lake(), batch_id)
         except LeanError as error:
             raise dg.Failure(f"{error.message}. {error.remedy}") from None
         if not events:
-            return dg.SkipReason("No event that asks for work.")
-        return request_of(events, claim_id, lake.lake())
+            return dg.SkipReason("No event asks for work.")
+        return request_of(events, batch_id, lake.lake())
 
-    return ring
+    return read_announced
 
 
 def batch(
-    instance: dg.DagsterInstance, inbox: "Inbox", lake: Lake, claim_id: str
+    instance: dg.DagsterInstance, inbox: "Inbox", lake: Lake, batch_id: str
 ) -> Sequence[Event]:
-    """Events to be read now, as soon as there are some, or none after a few seconds.
+    """Lease the next batch of events; waits a few seconds for one.
 
-    None either while as many batches are read as may be at once.
+    Args:
+        instance: Dagster, which knows the runs of earlier batches.
+        inbox: Where events arrive.
+        lake: Where runs record what they could not read.
+        batch_id: The id that the batch gets.
+
+    Returns:
+        The events; empty if none came, or while as many batches are read as may be at once.
     """
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
-        if settle(instance, inbox, lake) < _AT_ONCE and inbox.has_work():
-            # What belongs together comes together: a connection is several events.
+        if acknowledge(instance, inbox, lake) < _AT_ONCE and inbox.has_work():
+            # A new connection is several events: they come within moments and make one batch.
             time.sleep(_LOOK_SECONDS)
-            if events := inbox.claim(claim_id, _BATCH):
+            if events := inbox.lease(batch_id, _BATCH):
                 return events
         if time.monotonic() > deadline:
             return []
         time.sleep(_LOOK_SECONDS)
 
 
-def settle(instance: dg.DagsterInstance, inbox: "Inbox", lake: Lake) -> int:
-    """Settle batches whose run has ended or never came; how many are still being read.
+def acknowledge(instance: dg.DagsterInstance, inbox: "Inbox", lake: Lake) -> int:
+    """Acknowledge batches whose run has ended or was never made.
 
-    Events of entities that Lean or a bank could not answer for are given back, and so is a whole
+    Events of entities for which Lean or a bank did not answer are given back, and so is a whole
     batch whose run failed.
+
+    Returns:
+        How many batches are still being read.
     """
     running = 0
     end_dead_runs(instance)
-    for claim_id, claimed_at in inbox.claims().items():
-        runs = instance.get_runs(dg.RunsFilter(tags={CLAIM_TAG: claim_id}), limit=1)
+    for batch_id, leased_at in inbox.leases().items():
+        runs = instance.get_runs(dg.RunsFilter(tags={BATCH_TAG: batch_id}), limit=1)
         if runs and runs[0].status is dg.DagsterRunStatus.SUCCESS:
             failed = _failed_entities(lake, runs[0].run_id)
-            inbox.settle(claim_id, is_done=True, failed_entities=failed)
-        elif runs[0].is_finished if runs else _age(claimed_at) > _ORPHANED_SECONDS:
-            inbox.settle(claim_id, is_done=False)
+            inbox.acknowledge(batch_id, is_done=True, failed_entities=failed)
+        elif runs[0].is_finished if runs else _age(leased_at) > _ORPHANED_SECONDS:
+            inbox.acknowledge(batch_id, is_done=False)
         else:
             running += 1
     return running
@@ -131,25 +142,22 @@ def _age(since: dt.datetime) -> float:
 
 
 def _failed_entities(lake: Lake, run_id: str) -> set[str]:
-    """Entities of which a run could not read everything, and another may."""
+    """Entities of which a run could not read everything, and of which another run may."""
     remedies = [UnavailableError.remedy, IncompleteError.remedy]
     with lake.connect(()) as connection:
         found = connection.execute(
-            "select distinct entity_id from pulls"
-            " where run_id = $run_id and outcome = 'FAILED' and list_contains($remedies, remedy)"
-            " and entity_id is not null",
-            {"run_id": run_id, "remedies": remedies},
+            QUERIES["retryable_entities"], {"run_id": run_id, "remedies": remedies}
         ).fetchall()
     return {entity_id for (entity_id,) in found}
 
 
-def request_of(events: Sequence[Event], claim_id: str, lake: Lake) -> dg.RunRequest:
-    """The run that reads what some events announce.
+def request_of(events: Sequence[Event], batch_id: str, lake: Lake) -> dg.RunRequest:
+    """The run that reads what events announce.
 
     Args:
-        events: A batch; order, age and doubles make no difference.
-        claim_id: The batch.
-        lake: Says which entities are known; one that is not is listed first.
+        events: A batch; order, age and duplicates make no difference.
+        batch_id: The batch.
+        lake: Says which entities are known; the others are listed first.
     """
     refreshed = {event.entity_id for event in events if event.is_refreshed and event.entity_id}
     changed = {event.entity_id for event in events if event.is_about_entity and event.entity_id}
@@ -162,14 +170,14 @@ def request_of(events: Sequence[Event], claim_id: str, lake: Lake) -> dg.RunRequ
         streams.append("banks")
     config = {"streams": streams, "entity_ids": sorted(refreshed | changed)}
     return dg.RunRequest(
-        run_key=claim_id,
+        run_key=batch_id,
         run_config={"ops": {PULLS: {"config": config}}},
-        tags={CLAIM_TAG: claim_id},
+        tags={BATCH_TAG: batch_id},
     )
 
 
 def _unknown(lake: Lake, entity_ids: Collection[str]) -> set[str]:
-    """Those of some entities that the lake does not know; what is known stays known."""
+    """Which of these entities the lake does not know; a known entity stays known."""
     known = _known.setdefault(lake.folder, set())
     asked = set(entity_ids) - known
     if asked:

@@ -21,7 +21,7 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import ATTEMPTS_SCHEMA, new_id
 from pipelines.sync.policy import Policy
 from pipelines.sync.refresh_budget import Budget
-from pipelines.webhooks.event_waiter import Bell
+from pipelines.webhooks.event_waiter import EventWaiter
 
 __all__ = ["RefreshReport", "refresh"]
 
@@ -75,7 +75,7 @@ async def refresh(
     run_id: str | None = None,
     progress: Progress = lambda _done, _total: None,
     sleep: Sleep = asyncio.sleep,
-    bell: Bell | None = None,
+    waiter: EventWaiter | None = None,
 ) -> RefreshReport:
     """Ask banks again for entities whose data is older than wanted, and wait until they answered.
 
@@ -91,7 +91,7 @@ async def refresh(
         run_id: The run, for the records.
         progress: Is told how many refreshes are over, of how many.
         sleep: Waits for so many seconds.
-        bell: Wakes when a webhook says that a refresh is over; while webhooks arrive, Lean is
+        waiter: Wakes when a webhook says that a refresh is over; while webhooks arrive, Lean is
             looked at after them instead of time and again.
 
     Raises:
@@ -103,7 +103,7 @@ async def refresh(
     now = await client.server_time()
     stale, unread = await asyncio.to_thread(_stale, lake, policy, now, entity_ids)
     stale += await _old_at_first_sight(client, unread, policy, now)
-    step = _Step(client, lake, policy, run_id, bell or Bell(None, sleep))
+    step = _Step(client, lake, policy, run_id, waiter or EventWaiter(None, sleep))
     report = RefreshReport(stale=len(stale))
     progress(0, len(stale))
     for start in range(0, len(stale), _AT_ONCE):
@@ -173,12 +173,17 @@ class _Step:
     """One refresh step under way."""
 
     def __init__(
-        self, client: LeanClient, lake: Lake, policy: Policy, run_id: str | None, bell: Bell
+        self,
+        client: LeanClient,
+        lake: Lake,
+        policy: Policy,
+        run_id: str | None,
+        waiter: EventWaiter,
     ) -> None:
         self._client = client
         self._policy = policy
         self._run_id = run_id
-        self._bell = bell
+        self._waiter = waiter
         self._budget = Budget(lake, policy.refreshes_per_day)
 
     async def wave(
@@ -186,7 +191,7 @@ class _Step:
     ) -> list[dict[str, Any]]:
         """Refresh some entities side by side; the rows of those that Lean was asked for."""
         rows: list[dict[str, Any]] = []
-        is_live = await self._bell.is_live()
+        is_live = await self._waiter.is_live()
 
         async def one(entity_id: str, bank: str | None) -> None:
             row = await self._attempt(entity_id, bank, is_live=is_live)
@@ -203,13 +208,13 @@ class _Step:
                     for entity_id in sorted(granted):
                         group.create_task(one(entity_id, some[entity_id]))
         except ExceptionGroup as ended:
-            await self._bell.end(_refresh_ids(rows), is_over=False)
+            await self._waiter.end(_refresh_ids(rows), is_over=False)
             raise ended.exceptions[0] from None
         # What a refresh brought that is over, the pulls of this run read; the events of the others
         # find their way on their own.
         is_over = [row for row in rows if row["outcome"] == "FINISHED"]
-        await self._bell.end(_refresh_ids(is_over), is_over=True)
-        await self._bell.end(_refresh_ids(rows), is_over=False)
+        await self._waiter.end(_refresh_ids(is_over), is_over=True)
+        await self._waiter.end(_refresh_ids(rows), is_over=False)
         return rows
 
     async def _attempt(self, entity_id: str, bank: str | None, *, is_live: bool) -> dict[str, Any]:
@@ -241,7 +246,7 @@ class _Step:
                 refresh_id = await self._running(entity_id)
             if refresh_id is None:
                 return _Ended("FINISHED")
-            await self._bell.expect(refresh_id, 2 * self._policy.refresh_alarm_seconds)
+            await self._waiter.expect(refresh_id, 2 * self._policy.refresh_alarm_seconds)
             return await self._wait(refresh_id, is_live=is_live)
         except AuthError:
             raise
@@ -259,7 +264,7 @@ class _Step:
         return newest["refresh_id"] if newest is not None else None
 
     async def _wait(self, refresh_id: str, *, is_live: bool) -> _Ended:
-        """Look at a refresh until it is over or overdue: when the bell rings, and ever less often.
+        """Look at a refresh until it is over or overdue: after its event, or less and less often.
 
         While webhooks arrive, the first look waits for one, and the others are rare.
         """
@@ -269,7 +274,7 @@ class _Step:
             left = self._policy.refresh_alarm_seconds - waited
             self._client.log_wait("Lean asks banks again", left)
             # Before the first look too: no bank answers at once, and each look is a request.
-            waited += await self._bell.refresh(refresh_id, pause)
+            waited += await self._waiter.refresh(refresh_id, pause)
             pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
             state = await self._client.refresh_state(refresh_id)
             if state.get("status") in FINISHED:

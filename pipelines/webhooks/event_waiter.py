@@ -1,4 +1,4 @@
-"""The bell: somebody who waits for Lean is woken by the event that says it is done.
+"""Waiting for events: who waits for Lean is woken by the webhook that announces the end.
 
 An event only wakes; what is true is then read from Lean. Without an inbox, or while it cannot be
 reached, waiting takes as long as it would have taken anyway.
@@ -18,16 +18,16 @@ from lean_resources.webhooks import FINISHED
 if TYPE_CHECKING:
     from pipelines.webhooks.inbox import Inbox
 
-__all__ = ["Bell"]
+__all__ = ["EventWaiter"]
 
 _LOOK_SECONDS = 0.5
-"""Between two looks into the inbox; one look is for all who wait."""
+"""Between two looks into the inbox; a look is for all who wait."""
 _LIVE = dt.timedelta(hours=1)
 
 Sleep = Callable[[float], Awaitable[None]]
 
 
-class Bell:
+class EventWaiter:
     """Wakes whoever waits, within one event loop.
 
     Args:
@@ -40,11 +40,11 @@ class Bell:
         self._sleep = sleep
         self._results: dict[str, asyncio.Event] = {}
         self._refreshes: dict[str, asyncio.Event] = {}
-        self._rung: set[str] = set()
+        self._announced: set[str] = set()
         self._looking: asyncio.Task[None] | None = None
 
     async def is_live(self) -> bool:
-        """Whether Lean's webhooks have arrived lately, so that waiting for one is worth it."""
+        """Whether a webhook of Lean arrived within the last hour, so that waiting makes sense."""
         if self._inbox is None:
             return False
         try:
@@ -54,50 +54,63 @@ class Bell:
         return last is not None and dt.datetime.now(dt.UTC) - last < _LIVE
 
     async def result(self, results_id: str, seconds: float) -> float:
-        """Wait until a result is announced, so many seconds at most; how long it took."""
+        """Wait up to `seconds` for the webhook that announces a result.
+
+        Returns:
+            The seconds waited.
+        """
         return await self._wait(self._results, results_id, seconds)
 
     async def refresh(self, refresh_id: str, seconds: float) -> float:
-        """Wait until a refresh is announced to be over, as long at most; how long it took."""
+        """Wait up to `seconds` for the webhook that announces the end of a refresh.
+
+        Returns:
+            The seconds waited.
+        """
         return await self._wait(self._refreshes, refresh_id, seconds)
 
     async def expect(self, refresh_id: str, seconds: float) -> None:
-        """Say that this process reads what a refresh brings, unless it is gone by then."""
+        """Note in the inbox that this process reads what a refresh brings.
+
+        Args:
+            refresh_id: The refresh.
+            seconds: For how long; after that the refresh's events are for the sensor.
+        """
         if self._inbox is not None:
             until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
-            await self._told(self._inbox.await_refresh, refresh_id, until)
+            await self._note(self._inbox.await_refresh, refresh_id, until)
 
     async def end(self, refresh_ids: Collection[str], *, is_over: bool) -> None:
-        """Say that nobody waits for some refreshes any more, and whether they are over."""
+        """Note in the inbox that nobody waits for these refreshes, and whether they are over."""
         if self._inbox is not None and refresh_ids:
             inbox = self._inbox
-            await self._told(lambda: inbox.end_refreshes(refresh_ids, is_over=is_over))
+            await self._note(lambda: inbox.end_refreshes(refresh_ids, is_over=is_over))
 
-    async def _told(self, tell: Callable[..., None], *args: object) -> None:
-        """Tell the inbox; when it cannot be reached, an entity is read once more than needed."""
+    async def _note(self, write: Callable[..., None], *args: object) -> None:
+        """Write to the inbox; if that fails, an entity is read once more than needed."""
         try:
-            await asyncio.to_thread(tell, *args)
+            await asyncio.to_thread(write, *args)
         except UnavailableError:
             return
 
     async def _wait(self, waiting: dict[str, asyncio.Event], key: str, seconds: float) -> float:
-        if self._inbox is None or key in self._rung:
-            # Announced once, and not there yet: from here on only time helps.
+        if self._inbox is None or key in self._announced:
+            # It was announced and is not there yet: from here on only time helps.
             await self._sleep(seconds)
             return seconds
-        rung = waiting.setdefault(key, asyncio.Event())
+        announced = waiting.setdefault(key, asyncio.Event())
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look(self._inbox))
         started = time.monotonic()
         timer = asyncio.ensure_future(self._sleep(seconds))
-        bell = asyncio.ensure_future(rung.wait())
+        event = asyncio.ensure_future(announced.wait())
         try:
-            await asyncio.wait({timer, bell}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({timer, event}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             timer.cancel()
-            bell.cancel()
+            event.cancel()
             waiting.pop(key, None)
-        return min(time.monotonic() - started, seconds) if rung.is_set() else seconds
+        return min(time.monotonic() - started, seconds) if announced.is_set() else seconds
 
     async def _look(self, inbox: Inbox) -> None:
         """Look into the inbox as long as somebody waits."""
@@ -110,5 +123,5 @@ class Bell:
             for waiting, keys in ((self._results, found), (self._refreshes, over)):
                 for key in keys & set(waiting):
                     waiting[key].set()
-                    self._rung.add(key)
+                    self._announced.add(key)
             await asyncio.sleep(_LOOK_SECONDS)

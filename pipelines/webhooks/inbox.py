@@ -1,15 +1,16 @@
 """The inbox: every webhook's event once, durably, until what it asks for was read.
 
-SQLite beside the lake by default, PostgreSQL by URL. The receiver adds events, the pipeline claims
-them in batches and settles each batch when its run has ended; a batch whose run is gone is given
-back. An event is known by its id for as long as it is kept, which is what keeps replays out.
+It is our database, SQLite beside the lake by default, PostgreSQL by URL. The receiver adds events.
+The pipeline leases them in batches and acknowledges each batch when its run has ended; a batch
+whose run is gone is given back. While an event is kept, its id is known, so that a webhook that is
+sent again does nothing.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,19 +25,19 @@ from lean_resources.errors import ConfigError, UnavailableError
 from lean_resources.machine import machine_error
 from lean_resources.webhooks import LISTED_DAYS, Event
 
-__all__ = ["ATTEMPTS", "Inbox"]
+__all__ = ["MOST_LEASES", "Inbox"]
 
-ATTEMPTS = 5
-"""Runs that an event is worth; after that it is failed, and gap repair or the next sync heals."""
+MOST_LEASES = 5
+"""How often an event is leased; then it is failed, and gap repair or the next sync heals."""
 
-_RECEIVED, _CLAIMED, _DONE, _FAILED = "received", "claimed", "done", "failed"
+_RECEIVED, _LEASED, _DONE, _FAILED = "received", "claimed", "done", "failed"
 _FIELDS = tuple(Event.__dataclass_fields__)
 _LISTED, _PRUNED = 1, 2
-"""What the rows of the cursor table say: up to when lists were compared, and events were pruned."""
+"""Rows of the cursor table: up to when Lean's list was compared, and up to when was pruned."""
 _SEEN_DAYS = 730
-"""How long the id of an event is kept whose message says nothing of its time."""
+"""How long the id of an event is kept whose message has no timestamp."""
 _AGAIN_SECONDS = 60
-"""How long an event is left alone after its first failure; twice as long after each further one."""
+"""How long an event waits after its first failure; twice as long after each further failure."""
 _BUSY_SECONDS = 15
 
 
@@ -72,7 +73,7 @@ class Inbox:
         now: The present in UTC.
 
     Raises:
-        ConfigError: The URL is none, or of a database that is not supported.
+        ConfigError: The URL is not that of a supported database.
     """
 
     def __init__(
@@ -127,9 +128,9 @@ class Inbox:
             sa.Column("seen_at", _Instant, nullable=False),
         )
         columns = self._events.c
-        # Partial: what is settled is by far the most, and costs these nothing.
+        # Partial: acknowledged events are by far the most, and cost these indexes nothing.
         for name, column, where in (
-            ("open", columns.state, columns.state.in_([_RECEIVED, _CLAIMED])),
+            ("open", columns.state, columns.state.in_([_RECEIVED, _LEASED])),
             ("refresh", columns.refresh_id, columns.refresh_id.is_not(None)),
             ("results", columns.results_id, columns.results_id.is_not(None)),
         ):
@@ -151,47 +152,47 @@ class Inbox:
         """
         file = self._engine.url.database
         if self._engine.dialect.name == "sqlite" and file is not None:
-            with self._told():
+            with self._explained():
                 Path(file).parent.mkdir(parents=True, exist_ok=True)
-                # Never opened where it is there: closing it would drop the locks of SQLite.
+                # An existing file is not opened: closing it would drop the locks of SQLite.
                 if not Path(file).exists():
                     Path(file).touch()
         with self._transaction() as connection:
             if self._engine.dialect.name == "postgresql":
-                # Two processes that create at once would both find nothing there.
+                # Two processes that create tables at once would both find none.
                 connection.exec_driver_sql("select pg_advisory_xact_lock(7326)")
             self._meta.create_all(connection)
 
     def check(self) -> None:
-        """See that an event could be stored now.
+        """Check that an event could be stored now.
 
         Raises:
-            UnavailableError: None could: the database is gone, read-only or has no tables.
+            UnavailableError: It could not: the database is gone, read-only or has no tables.
         """
         awaited = self._awaited
         with self._transaction() as connection:
             connection.execute(sa.delete(awaited).where(awaited.c.refresh_id == ""))
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         self._engine.dispose()
 
     def add(self, events: Sequence[Event], *, source: str = "webhook") -> int:
-        """Store events in one transaction; those that are known already change nothing.
+        """Store events in one transaction; events that are known already change nothing.
 
-        When this returns they survive a crash of this process and of the machine. Events that ask
-        for nothing are done at once.
+        When this returns, they survive a crash of this process and of the machine. Events that ask
+        for no work are done at once.
 
         Args:
-            events: At most once each is stored, however often it comes: a webhook that comes again
-                after its event was pruned is known by its time, or else by its id.
+            events: Each is stored once, however often it comes. A webhook that comes again after
+                its event was pruned is known by its timestamp, or else by its id.
             source: How they came: `webhook`, `events` or `listing`.
 
         Returns:
             How many were new.
 
         Raises:
-            UnavailableError: They could not be stored, none of them.
+            UnavailableError: None of them could be stored.
         """
         now = self._now()
         rows = [
@@ -214,7 +215,7 @@ class Inbox:
     def _without_pruned(
         self, connection: sa.Connection, rows: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """Those of some rows that are not as old as what was pruned, nor were pruned themselves."""
+        """Leave out rows that are as old as what was pruned, or whose own event was pruned."""
         pruned_to = connection.execute(self._read_to(_PRUNED)).scalar()
         timeless = [row["event_id"] for row in rows if row["sent_at"] is None]
         seen: set[str] = set()
@@ -228,10 +229,14 @@ class Inbox:
             and (pruned_to is None or row["sent_at"] is None or row["sent_at"] > pruned_to)
         ]
 
-    def claim(self, claim_id: str, limit: int) -> list[Event]:
-        """Take the oldest events that ask for work and nobody works on.
+    def lease(self, batch_id: str, limit: int) -> list[Event]:
+        """Take the oldest events that ask for work and that no batch has yet.
 
-        Events of refreshes that a sync waits for are left to it.
+        Events of refreshes that a sync waits for are left to that sync.
+
+        Args:
+            batch_id: The batch that takes them.
+            limit: Most events to take.
 
         Raises:
             UnavailableError: The database does not answer.
@@ -255,59 +260,57 @@ class Inbox:
             rows = connection.execute(
                 sa.update(events)
                 .where(events.c.id.in_(ids))
-                .values(state=_CLAIMED, claim_id=claim_id, claimed_at=self._now())
+                .values(state=_LEASED, claim_id=batch_id, claimed_at=self._now())
                 .returning(events.c.id, *(events.c[name] for name in _FIELDS))
             ).all()
         return [Event(**dict(zip(_FIELDS, row[1:], strict=True))) for row in sorted(rows)]
 
     def has_work(self) -> bool:
-        """Whether an event may be there to be claimed."""
-        query = sa.select(sa.exists().where(self._events.c.state == _RECEIVED))
-        with self._reading() as connection:
-            return bool(connection.execute(query).scalar())
+        """Whether there may be an event to lease."""
+        return bool(self._scalar(sa.select(sa.exists().where(self._events.c.state == _RECEIVED))))
 
-    def claims(self) -> dict[str, dt.datetime]:
-        """Batches that are being worked on, and since when."""
+    def leases(self) -> dict[str, dt.datetime]:
+        """Batches that were taken and are not acknowledged, with the UTC instant of each."""
         events = self._events
         with self._reading() as connection:
             found = connection.execute(
                 sa.select(events.c.claim_id, sa.func.min(events.c.claimed_at, type_=_Instant))
-                .where(events.c.state == _CLAIMED)
+                .where(events.c.state == _LEASED)
                 .group_by(events.c.claim_id)
             )
-            return {str(claim_id): claimed_at for claim_id, claimed_at in found}
+            return {str(batch_id): leased_at for batch_id, leased_at in found}
 
-    def settle(
-        self, claim_id: str, *, is_done: bool, failed_entities: Collection[str] = ()
+    def acknowledge(
+        self, batch_id: str, *, is_done: bool, failed_entities: Collection[str] = ()
     ) -> None:
-        """Say how a batch ended.
+        """Record how a batch ended.
 
         Args:
-            claim_id: The batch.
-            is_done: Whether what it asked for was read. Otherwise its events are given back to be
-                claimed after a while, and failed once they had their attempts.
+            batch_id: The batch.
+            is_done: Whether what it asked for was read. Otherwise its events are given back, to be
+                leased again after a while; after `MOST_LEASES` leases they are failed.
             failed_entities: Entities whose events are given back although the rest is done.
         """
         events = self._events
         is_failed: sa.ColumnElement[bool] = sa.false() if is_done else sa.true()
         if is_done and failed_entities:
             is_failed = sa.func.coalesce(events.c.entity_id, "").in_(sorted(failed_entities))
-        attempts = events.c.attempts + 1
-        back = sa.case((attempts < ATTEMPTS, _RECEIVED), else_=_FAILED)
+        leases = events.c.attempts + 1
+        back = sa.case((leases < MOST_LEASES, _RECEIVED), else_=_FAILED)
         now = self._now()
-        # Twice as long each time, told by attempts because intervals differ between databases.
+        # A case for each number of leases, because intervals differ between databases.
         waits = [
-            (events.c.attempts == tried, now + dt.timedelta(seconds=_AGAIN_SECONDS * 2**tried))
-            for tried in range(ATTEMPTS)
+            (events.c.attempts == before, now + dt.timedelta(seconds=_AGAIN_SECONDS * 2**before))
+            for before in range(MOST_LEASES)
         ]
         not_before = sa.case(*waits, else_=sa.literal(None, _Instant))
         with self._transaction() as connection:
             connection.execute(
                 sa.update(events)
-                .where(events.c.claim_id == claim_id, events.c.state == _CLAIMED)
+                .where(events.c.claim_id == batch_id, events.c.state == _LEASED)
                 .values(
                     state=sa.case((is_failed, back), else_=_DONE),
-                    attempts=attempts,
+                    attempts=leases,
                     claim_id=None,
                     settled_at=now,
                     not_before=not_before,
@@ -315,18 +318,12 @@ class Inbox:
             )
 
     def await_refresh(self, refresh_id: str, until: dt.datetime) -> None:
-        """Leave the events of a refresh to the sync that waits for it, until an instant at most."""
-        row = {"refresh_id": refresh_id, "until": until}
-        statement = self._insert(self._awaited).values(row)
+        """Leave the events of a refresh to the sync that waits for it, until an instant in UTC."""
         with self._transaction() as connection:
-            connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["refresh_id"], set_={"until": until}
-                )
-            )
+            self._put(connection, self._awaited, {"refresh_id": refresh_id}, {"until": until})
 
     def end_refreshes(self, refresh_ids: Collection[str], *, is_over: bool) -> None:
-        """Stop waiting for refreshes; where they are over, their events ask for nothing more."""
+        """Stop waiting for refreshes; if they are over, their events ask for nothing more."""
         events, awaited = self._events, self._awaited
         with self._transaction() as connection:
             if is_over:
@@ -338,16 +335,16 @@ class Inbox:
             connection.execute(sa.delete(awaited).where(awaited.c.refresh_id.in_(refresh_ids)))
 
     def known(self, event_ids: Collection[str]) -> set[str]:
-        """Those of some events that are here already."""
+        """Which of these events are here already."""
         return self._known(self._events.c.event_id, event_ids, sa.true())
 
     def finished(self, refresh_ids: Collection[str], statuses: Collection[str]) -> set[str]:
-        """Those of some refreshes of which an event has told one of these statuses."""
+        """Which of these refreshes have an event with one of these statuses."""
         events = self._events
         return self._known(events.c.refresh_id, refresh_ids, events.c.status.in_(sorted(statuses)))
 
     def ready(self, results_ids: Collection[str]) -> set[str]:
-        """Those of some results that an event has announced."""
+        """Which of these results an event has announced."""
         return self._known(self._events.c.results_id, results_ids, sa.true())
 
     def _known(
@@ -360,37 +357,44 @@ class Inbox:
             return set(connection.execute(query).scalars())
 
     def first_received_at(self) -> dt.datetime | None:
-        """When the oldest event that is kept came; None when there is none."""
+        """When the oldest kept event came, UTC; None without an event."""
         return self._received_at(self._events.c.id)
 
     def last_received_at(self) -> dt.datetime | None:
-        """When Lean last delivered an event; None when it never did."""
+        """When Lean last delivered an event, UTC; None if it never did."""
         return self._received_at(self._events.c.id.desc(), self._events.c.source == "webhook")
 
     def _received_at(
         self, order: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None
     ) -> dt.datetime | None:
         query = sa.select(self._events.c.received_at).order_by(order).limit(1)
-        with self._reading() as connection:
-            return connection.execute(query if where is None else query.where(where)).scalar()
+        found: dt.datetime | None = self._scalar(query if where is None else query.where(where))
+        return found
 
     def read_to(self) -> dt.datetime | None:
-        """Up to when Lean's own list of events was compared; None when it never was."""
-        with self._reading() as connection:
-            return connection.execute(self._read_to(_LISTED)).scalar()
+        """Up to which UTC instant Lean's own list of events was compared; None if it never was."""
+        found: dt.datetime | None = self._scalar(self._read_to(_LISTED))
+        return found
 
     def was_read_to(self, at: dt.datetime) -> None:
-        """Note up to when Lean's own list of events was compared."""
+        """Note up to which UTC instant Lean's own list of events was compared."""
         with self._transaction() as connection:
-            self._note_read_to(connection, _LISTED, at)
+            self._put(connection, self._cursor, {"id": _LISTED}, {"read_to": at})
 
     def _read_to(self, row: int) -> sa.Select[Any]:
         return sa.select(self._cursor.c.read_to).where(self._cursor.c.id == row)
 
-    def _note_read_to(self, connection: sa.Connection, row: int, at: dt.datetime) -> None:
-        statement = self._insert(self._cursor).values(id=row, read_to=at)
+    def _put(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        key: Mapping[str, Any],
+        values: Mapping[str, Any],
+    ) -> None:
+        """Insert a row, or set its values where it is there."""
+        statement = self._insert(table).values({**key, **values})
         connection.execute(
-            statement.on_conflict_do_update(index_elements=["id"], set_={"read_to": at})
+            statement.on_conflict_do_update(index_elements=list(key), set_=dict(values))
         )
 
     def counts(self) -> dict[str, int]:
@@ -399,7 +403,7 @@ class Inbox:
         query = sa.select(events.c.state, sa.func.count()).group_by(events.c.state)
         with self._reading() as connection:
             found = {str(state): int(count) for state, count in connection.execute(query)}
-        return {state: found.get(state, 0) for state in (_RECEIVED, _CLAIMED, _DONE, _FAILED)}
+        return {state: found.get(state, 0) for state in (_RECEIVED, _LEASED, _DONE, _FAILED)}
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every event with its state, in the order of arrival."""
@@ -409,16 +413,16 @@ class Inbox:
                 yield dict(row)
 
     def prune(self, keep_days: int = LISTED_DAYS) -> int:
-        """Delete settled events that came longer ago than they have to be kept.
+        """Delete acknowledged events that came more than `keep_days` days ago.
 
         Raises:
-            ValueError: They would be kept for less than 90 days.
+            ValueError: Fewer than 90 days.
         """
         if keep_days < LISTED_DAYS:
-            raise ValueError(f"events are kept for {LISTED_DAYS} days at least")
+            raise ValueError(f"events must be kept for at least {LISTED_DAYS} days")
         events, seen = self._events, self._seen
         limit = self._now() - dt.timedelta(days=keep_days)
-        # What Lean stamped later than that would not be known by its time.
+        # An event that Lean stamped later could not be recognised by its timestamp.
         is_over = sa.and_(
             events.c.received_at < limit,
             events.c.state.in_([_DONE, _FAILED]),
@@ -442,28 +446,32 @@ class Inbox:
                 *connection.scalars(newest),
             )
             if instants := [at for at in known if at is not None]:
-                self._note_read_to(connection, _PRUNED, max(instants))
+                self._put(connection, self._cursor, {"id": _PRUNED}, {"read_to": max(instants)})
             return connection.execute(sa.delete(events).where(is_over)).rowcount
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        with self._told():
+        with self._explained():
             with self._engine.begin() as connection:
                 yield connection
                 opened = connection.info.get(_OPENED)
-            # The file may have gone from under the commit.
+            # The file may have been removed during the commit.
             if opened is not None and opened != _files_of(self._engine):
                 raise UnavailableError(_GONE, code="INBOX")
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
         options = {"is_reading": True}
-        with self._told(), self._engine.connect().execution_options(**options) as connection:
+        with self._explained(), self._engine.connect().execution_options(**options) as connection:
             yield connection
 
+    def _scalar(self, query: sa.Select[Any]) -> Any:
+        with self._reading() as connection:
+            return connection.execute(query).scalar()
+
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn what the database says, which may quote values, into an error of ours."""
+    def _explained(self) -> Iterator[None]:
+        """Turn errors of the database, which may quote values, into an error of ours."""
         try:
             yield
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -484,9 +492,9 @@ _GONE = (
 
 
 def _files_of(engine: sa.Engine) -> list[tuple[int, int] | None]:
-    """What lies in the places of SQLite's file, its log and its shared index; None for nothing.
+    """Device and number of SQLite's file, its log and its shared index; None for a missing file.
 
-    SQLite goes on with files that were removed, and what it commits to them nobody else sees.
+    SQLite goes on with files that were removed, and nobody else sees what it commits to them.
     """
     found: list[tuple[int, int] | None] = []
     for end in ("", "-wal", "-shm"):
@@ -512,7 +520,7 @@ def _engine(url: str) -> sa.Engine:
                 parsed, pool_pre_ping=True, connect_args={"connect_timeout": _BUSY_SECONDS}
             )
         if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
-            raise ConfigError("the inbox is a file of SQLite or a database of PostgreSQL")
+            raise ConfigError("the inbox is neither a file of SQLite nor a database of PostgreSQL")
         opening = partial(_open, Path(parsed.database or "").absolute())
         engine = sa.create_engine(parsed, creator=opening, poolclass=sa.pool.QueuePool)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
@@ -524,7 +532,7 @@ def _engine(url: str) -> sa.Engine:
     def set_up(connection: Any, record: Any) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL"):
             connection.execute(f"pragma {pragma}")
-        # The log is there from the first read on.
+        # The first read creates the log.
         connection.execute("select count(*) from sqlite_master").fetchall()
         record.info[_OPENED] = _files_of(engine)
 
@@ -542,10 +550,10 @@ def _engine(url: str) -> sa.Engine:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    """Open a file that is there: a folder that is not mounted gets no inbox of its own."""
+    """Open an existing file: in a folder that is not mounted no inbox is made."""
     if not file.exists():
         raise UnavailableError(_GONE, code="INBOX")
-    # The driver would begin transactions of its own, and those wait for nobody.
+    # Without this the driver begins transactions of its own, which do not wait for a lock.
     return sqlite3.connect(
         f"file:{quote(str(file))}?mode=rw",
         uri=True,

@@ -246,7 +246,7 @@ def test_a_killed_daemon_stops_no_command_and_no_later_daemon(house):
         figures(f"daemon, {job}", count, held, seconds)
 
     with daemon(environment, log):
-        _until(lambda: not inbox.has_work() and not inbox.claims(), 300, "reading the events")
+        _until(lambda: not inbox.has_work() and not inbox.leases(), 300, "reading the events")
     inbox.close()
     works(commands, "sync")
     with instance_at(Path(home / "dagster")) as instance:

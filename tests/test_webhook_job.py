@@ -15,7 +15,13 @@ from lean_resources.webhooks import Event
 from pipelines.dagster_defs.in_process import SyncFailedError, read_events, sync_all
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, silent
 from pipelines.dagster_defs.webhook_job import PULLS
-from pipelines.dagster_defs.webhook_sensor import CLAIM_TAG, LISTED, REFRESHED, request_of, settle
+from pipelines.dagster_defs.webhook_sensor import (
+    BATCH_TAG,
+    LISTED,
+    REFRESHED,
+    acknowledge,
+    request_of,
+)
 from pipelines.definitions import defs
 from pipelines.models.manifest import current_manifest
 
@@ -111,9 +117,9 @@ def house(synced):
     yield synced
     synced.sandbox.heal()
     assert set(synced.box.counts()) == {"received", "claimed", "done", "failed"}
-    while synced.box.claim("left", 100):
+    while synced.box.lease("left", 100):
         pass
-    synced.box.settle("left", is_done=True)
+    synced.box.acknowledge("left", is_done=True)
 
 
 def asked(request):
@@ -162,7 +168,7 @@ def test_a_batch_is_one_run_of_its_entities_whatever_the_order(synced):
 
     assert one.run_config == other.run_config
     assert asked(one)["entity_ids"] == ["a", "b"]
-    assert one.tags[CLAIM_TAG] == one.run_key == "c"
+    assert one.tags[BATCH_TAG] == one.run_key == "c"
 
 
 def test_a_new_connection_ends_in_its_rows(house):
@@ -303,12 +309,12 @@ def test_a_batch_whose_run_failed_is_given_back_whole(house):
 def test_a_batch_that_never_got_its_run_is_given_back(house, monkeypatch):
     """The daemon may die between claim and run."""
     house.box.add([refreshed("e", event_id="orphan")])
-    house.box.claim("without-a-run", 9)
+    house.box.lease("without-a-run", 9)
     lake = house.lake.lake()
 
-    assert settle(house.instance, house.box, lake) == 1
+    assert acknowledge(house.instance, house.box, lake) == 1
     monkeypatch.setattr("pipelines.dagster_defs.webhook_sensor._ORPHANED_SECONDS", -1)
-    assert settle(house.instance, house.box, lake) == 0
+    assert acknowledge(house.instance, house.box, lake) == 0
 
     [row] = [row for row in house.box.rows() if row["event_id"] == "orphan"]
     assert row["state"] == "received"
@@ -389,5 +395,5 @@ def test_the_sensor_asks_for_one_run_per_batch_and_says_why_it_asks_for_none(hou
     assert "No event" in tick(inbox).skip_message
     box.add([refreshed("e", event_id="for-the-sensor")])
     request = tick(inbox)
-    assert set(box.claims()) == {request.run_key}
+    assert set(box.leases()) == {request.run_key}
     box.close()

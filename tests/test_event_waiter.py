@@ -1,4 +1,4 @@
-"""The bell: events wake those who wait, and never decide what is true."""
+"""Waiting for events: they wake those who wait, and never decide what is true."""
 
 import asyncio
 import datetime as dt
@@ -14,7 +14,7 @@ from lean_resources.sandbox import Sandbox
 from lean_resources.webhooks import Event, event_of
 from pipelines.sync.policy import Policy
 from pipelines.sync.refresh import refresh
-from pipelines.webhooks.event_waiter import Bell
+from pipelines.webhooks.event_waiter import EventWaiter
 from pipelines.webhooks.inbox import Inbox
 
 REFRESHED = "entity.data.refresh.updated"
@@ -57,8 +57,8 @@ def test_whoever_waits_is_woken_by_the_event_and_by_no_other(inbox):
     """A refresh that is under way, or another one's end, wakes nobody."""
 
     async def work():
-        bell = Bell(inbox)
-        waits = [asyncio.create_task(bell.refresh(one, 30)) for one in ("a", "b")]
+        waiter = EventWaiter(inbox)
+        waits = [asyncio.create_task(waiter.refresh(one, 30)) for one in ("a", "b")]
         await asyncio.sleep(0.1)
         inbox.add([finished("b", "PENDING"), finished("a")])
         done, pending = await asyncio.wait(waits, timeout=1.5)
@@ -76,8 +76,8 @@ def test_an_event_that_came_before_wakes_at_once_and_then_no_more(inbox):
     inbox.add([Event(event_id="1", type="results.ready", results_id="r")])
 
     async def work():
-        bell = Bell(inbox)
-        return await bell.result("r", 30), await bell.result("r", 0.2)
+        waiter = EventWaiter(inbox)
+        return await waiter.result("r", 30), await waiter.result("r", 0.2)
 
     first, second = asyncio.run(work())
     assert first < 5
@@ -89,35 +89,37 @@ def test_without_an_inbox_and_while_it_is_gone_time_passes_as_usual():
     gone = Inbox("sqlite:////nowhere/at/all/inbox.db", "sandbox")
 
     async def work(inbox):
-        bell = Bell(inbox)
-        await bell.expect("a", 1)
-        waited = await bell.refresh("a", 0.05)
-        await bell.end(["a"], is_over=True)
-        return waited, await bell.is_live()
+        waiter = EventWaiter(inbox)
+        await waiter.expect("a", 1)
+        waited = await waiter.refresh("a", 0.05)
+        await waiter.end(["a"], is_over=True)
+        return waited, await waiter.is_live()
 
     assert asyncio.run(work(None)) == (0.05, False)
     assert asyncio.run(work(gone)) == (0.05, False)
 
 
 def test_a_refresh_step_looks_at_lean_once_when_it_is_woken(sandbox, lake, inbox):
-    """While webhooks arrive a refresh costs one look, and its event is done and unclaimed."""
+    """While webhooks arrive a refresh costs one look, and its event is done and unleased."""
     names = {"banks", "entities", "accounts", "balances"}
     asyncio.run(sync_everything(client_of(sandbox), lake, names))
     sandbox.clock.advance(dt.timedelta(days=1))
     inbox.add([Event(event_id="earlier", type="something.else")])
     [(entity,)] = rows_of(lake, "select entity_id from balances order by all limit 1")
     before = sandbox.calls["GET /data/v2/refreshes/{refresh_id}"]
-    claimed = []
+    leased = []
 
     def announce(event):
         inbox.add([event_of(event)])
-        claimed.extend(inbox.claim("doorbell", 9))
+        leased.extend(inbox.lease("doorbell", 9))
 
     async def work():
         sandbox.store.listeners.append(announce)
         async with client_of(sandbox) as client:
             step = asyncio.create_task(
-                refresh(client, lake, policy=Policy(), entity_ids={entity}, bell=Bell(inbox))
+                refresh(
+                    client, lake, policy=Policy(), entity_ids={entity}, waiter=EventWaiter(inbox)
+                )
             )
             await until(lambda: any(one["type"] == REFRESHED for one in sandbox.events))
             await asyncio.sleep(0.1)
@@ -129,11 +131,11 @@ def test_a_refresh_step_looks_at_lean_once_when_it_is_woken(sandbox, lake, inbox
 
     assert report.outcomes == {"FINISHED": 1}
     assert sandbox.calls["GET /data/v2/refreshes/{refresh_id}"] - before == 1
-    assert claimed == []
-    assert inbox.counts() == {"received": 0, "claimed": 0, "done": 3, "failed": 0}
+    assert leased == []
+    assert inbox.counts() == {"received": 0, "leased": 0, "done": 3, "failed": 0}
 
 
-def test_an_overdue_refresh_is_given_back_to_the_doorbell(sandbox, lake, inbox):
+def test_an_overdue_refresh_is_left_to_the_sensor(sandbox, lake, inbox):
     """What ends after a sync stopped waiting is read when its event comes."""
     names = {"banks", "entities", "accounts", "balances"}
     asyncio.run(sync_everything(client_of(sandbox), lake, names))
@@ -145,7 +147,7 @@ def test_an_overdue_refresh_is_given_back_to_the_doorbell(sandbox, lake, inbox):
     async def work():
         async with client_of(sandbox, slept) as client:
             return await refresh(
-                client, lake, policy=Policy(), entity_ids={entity}, bell=Bell(inbox, slept)
+                client, lake, policy=Policy(), entity_ids={entity}, waiter=EventWaiter(inbox, slept)
             )
 
     report = asyncio.run(work())
@@ -153,7 +155,7 @@ def test_an_overdue_refresh_is_given_back_to_the_doorbell(sandbox, lake, inbox):
     inbox.add([finished(refresh_id)])
 
     assert report.outcomes == {"OVERDUE": 1}
-    assert [event.refresh_id for event in inbox.claim("doorbell", 9)] == [refresh_id]
+    assert [event.refresh_id for event in inbox.lease("doorbell", 9)] == [refresh_id]
 
 
 def test_a_pull_that_waits_for_a_result_is_woken_when_it_is_ready(sandbox, inbox):
@@ -162,11 +164,11 @@ def test_a_pull_that_waits_for_a_result_is_woken_when_it_is_ready(sandbox, inbox
     sandbox.fail("accounts", "PENDING:0")
 
     async def work():
-        bell = Bell(inbox)
+        waiter = EventWaiter(inbox)
         client = LeanClient(
             settings_of(sandbox),
             transport=httpx.ASGITransport(sandbox.app),
-            announced=bell.result,
+            announced=waiter.result,
         )
         async with client:
             reading = asyncio.create_task(client.read("accounts", {"entity_id": entity_id}))
@@ -190,9 +192,9 @@ def test_a_result_that_is_announced_and_never_there_ends_at_its_deadline(sandbox
 
     async def announced(results_id, seconds):
         inbox.add([Event(event_id="1", type="results.ready", results_id=results_id)])
-        return await bell.result(results_id, seconds)
+        return await waiter.result(results_id, seconds)
 
-    bell = Bell(inbox, slept)
+    waiter = EventWaiter(inbox, slept)
 
     async def work():
         async with LeanClient(
