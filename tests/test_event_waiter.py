@@ -100,7 +100,7 @@ def test_without_an_inbox_and_while_it_is_gone_time_passes_as_usual():
 
 
 def test_a_refresh_step_looks_at_lean_once_when_it_is_woken(sandbox, lake, inbox):
-    """While webhooks arrive a refresh costs one look, and its event is done and unleased."""
+    """While webhooks arrive a refresh costs a look; its event is done, and no batch leases it."""
     names = {"banks", "entities", "accounts", "balances"}
     asyncio.run(sync_everything(client_of(sandbox), lake, names))
     sandbox.clock.advance(dt.timedelta(days=1))
@@ -132,7 +132,7 @@ def test_a_refresh_step_looks_at_lean_once_when_it_is_woken(sandbox, lake, inbox
     assert report.outcomes == {"FINISHED": 1}
     assert sandbox.calls["GET /data/v2/refreshes/{refresh_id}"] - before == 1
     assert leased == []
-    assert inbox.counts() == {"received": 0, "leased": 0, "done": 3, "failed": 0}
+    assert inbox.counts() == {"received": 0, "claimed": 0, "done": 3, "failed": 0}
 
 
 def test_an_overdue_refresh_is_left_to_the_sensor(sandbox, lake, inbox):

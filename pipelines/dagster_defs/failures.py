@@ -16,12 +16,11 @@ __all__ = ["explained"]
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turn the errors of a block that are expected into what Dagster can act on.
+    """Turn expected errors of a block into exceptions that Dagster acts on.
 
     Raises:
         RetryRequested: Lean cannot be reached.
-        Failure: Anything else that is in the way of all of it, with its remedy; this machine's own
-            trouble too.
+        Failure: Any other expected error, with its remedy; also trouble of this machine.
     """
     try:
         yield
@@ -41,7 +40,7 @@ def explained() -> Iterator[None]:
 
 
 def _failure(error: LeanError | MachineError) -> dg.Failure:
-    # What Lean answered says by itself what it is; these say what to do as well.
+    # An answer of Lean explains itself; the message of these errors needs the remedy too.
     is_ours = isinstance(error, ConfigError | MachineError)
     metadata = {"remedy": error.remedy, "code": error.code}
     if isinstance(error, LeanError):

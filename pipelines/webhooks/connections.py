@@ -1,8 +1,9 @@
-"""How many may speak to the receiver, how long they may take, and how much they may say.
+"""Limits of the receiver's connections: their number, their time, and the bytes that they send.
 
-uvicorn bounds none of it on the fast parser: a head may be endless, a connection that says nothing
-stays, and at the limit of connections everybody is turned away. Here the newcomer is let in and
-who waited longest for nothing goes: first of the same address, then of the busiest stranger.
+With its fast parser uvicorn has none of these limits: a head may be endless, a silent connection
+stays, and at its limit of connections it refuses everybody. Here a new connection is let in, and
+the connection that waited longest without a request is cut. It is chosen among those of the same
+address first, then among those of the stranger who has most of them.
 """
 
 from __future__ import annotations
@@ -21,25 +22,26 @@ HEAD_BYTES = 32 * 1024
 """Request line and headers; Lean's take less than one kilobyte."""
 _MOST = 2048
 _MOST_OF_ONE = 256
-"""Of one address. A proxy of ours is not counted, because all come through it."""
+"""Of an address. A proxy of ours is not limited, because everybody comes through it."""
 _KEPT_DESCRIPTORS = 512
-"""Left for the inbox, the log, and what is accepted before anybody is cut."""
+"""Left for the inbox, the log, and connections that are accepted before others are cut."""
 _ANSWER_SECONDS = 40.0
-"""From the end of a head to the end of its answer; the parts have shorter limits of their own."""
+"""From the end of a head to the end of its answer; the steps between have shorter limits."""
 _QUIET = logging.getLogger(f"{__name__}.http")
-# What strangers send is counted. A line for each would fill the disk.
+# Bad requests of strangers are counted. A line for each would fill the disk.
 _QUIET.setLevel(logging.ERROR)
 
 
 class Connections:
-    """Everybody who is connected.
+    """All open connections.
 
     Args:
-        head_seconds: For a head to arrive, from the first byte or the connection on.
-        body_bytes: The largest body; with what surrounds its chunks twice as much may come.
-        is_allowed: Whether an address is on the allow-list, which has room kept; None for no list.
+        head_seconds: Longest time for a head to arrive, from its first byte or the connection on.
+        body_bytes: The largest body; with its chunk headers twice as much may come.
+        is_allowed: Whether an address is on the allow-list, for which room is kept; None without a
+            list.
         is_proxied: Whether addresses are those of proxies of ours.
-        count: Is given the status and one word for each connection that is cut.
+        count: Called with the status code and one word for each connection that is cut.
     """
 
     def __init__(
@@ -59,14 +61,14 @@ class Connections:
         free = _MOST if soft == resource.RLIM_INFINITY else soft - _KEPT_DESCRIPTORS
         self._most = max(64, min(_MOST, free))
         self._most_of_one = self._most if is_proxied else min(_MOST_OF_ONE, self._most // 4)
-        # Strangers never take all of it.
+        # Strangers never take all the room.
         self._most_of_strangers = self._most if is_allowed is None else self._most * 3 // 4
         self._total = 0
         self._counts: dict[str, int] = {}
         self._waiting: dict[str, dict[Connection, None]] = {}
 
     def enter(self, connection: Connection) -> bool:
-        """Let a connection in, for which another may have to go; whether there is room for it."""
+        """Let a connection in, if need be by cutting another; whether there is room for it."""
         address = connection.address
         if self._counts.get(address, 0) >= self._most_of_one and not self._cut_of(address):
             return False
@@ -88,7 +90,7 @@ class Connections:
             del self._counts[connection.address]
 
     def waits(self, connection: Connection) -> None:
-        """Note that a connection has no request whose head is whole."""
+        """Note that a connection has no complete head."""
         self._waiting.setdefault(connection.address, {})[connection] = None
 
     def works(self, connection: Connection) -> None:
@@ -99,7 +101,7 @@ class Connections:
             self._waiting.pop(connection.address, None)
 
     def _cut_of(self, address: str) -> bool:
-        """Cut who of an address waited longest; whether anybody did."""
+        """Cut the connection of an address that waited longest; whether there was any."""
         waiting = self._waiting.get(address)
         if not waiting:
             return False
@@ -108,7 +110,7 @@ class Connections:
         return True
 
     def _cut_any(self, newcomer: str) -> bool:
-        """Cut one of the strangers who wait, or for a newcomer of the allow-list of anybody."""
+        """Cut a waiting stranger; for an address on the allow-list, any waiting connection."""
         strangers = [one for one in self._waiting if not self._is_allowed(one)]
         if not strangers and self._is_allowed(newcomer):
             strangers = list(self._waiting)
@@ -118,11 +120,11 @@ class Connections:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection, within the limits of all.
+    """A connection, within the limits of all.
 
     Args:
-        connections: Everybody who is connected.
-        given: What uvicorn gives its protocol.
+        connections: All open connections.
+        given: The arguments that uvicorn gives its protocol.
     """
 
     def __init__(self, connections: Connections, **given: Any) -> None:
@@ -138,7 +140,7 @@ class Connection(HttpToolsProtocol):
         self._body_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let it in, and give it its time for a head."""
+        """Let it in, and begin the time for a head."""
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
         self._is_in = self._all.enter(self)
@@ -157,7 +159,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and count what the parser keeps of it."""
+        """Parse bytes, and count those that the parser keeps."""
         if self.transport.is_closing():
             return
         is_between, self._begun = self._is_head, 0
@@ -183,7 +185,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._body_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """A head is whole: it is answered if it is as short as heads are."""
+        """A head is complete: it is answered unless it is too long."""
         self._is_head = False
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > HEAD_BYTES:
@@ -195,29 +197,29 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body; none of a request that was cut."""
+        """A piece of a body, unless the connection was cut."""
         if not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The end of a request; the next bytes are another one's head."""
+        """The end of a request; the next bytes are the head of another request."""
         self._is_head = True
         if not self.transport.is_closing():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is written; its connection waits again, for as long as it may idle."""
+        """An answer is written; its connection waits again, as long as it may be idle."""
         super().on_response_complete()
         if self.cycle.response_complete and self._is_in:
             self._within(None)
             self._all.waits(self)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Refuse what is no HTTP."""
+        """Refuse what is not HTTP."""
         self.cut(400, "http")
 
     def cut(self, status_code: int, reason: str) -> None:
-        """Say why and close, once, without waiting for anybody to read it."""
+        """Answer with the reason and close, without waiting until the answer is read."""
         if self.transport.is_closing():
             return
         self._all.count(status_code, reason)
@@ -231,11 +233,11 @@ class Connection(HttpToolsProtocol):
             self._is_in = False
             self._all.leave(self)
         self.transport.close()
-        # Whoever does not read the answer does not keep the connection either.
+        # A client that does not read the answer does not keep the connection either.
         self._within(1.0)
 
     def _within(self, seconds: float | None) -> None:
-        """Cut the connection after so many seconds; None for no such limit."""
+        """Cut the connection after so many seconds; None for no limit."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None

@@ -1,7 +1,7 @@
-"""Gap repair: what Lean sent and never arrived is put into the inbox of webhooks.
+"""Gap repair: events that Lean sent and that never arrived are put into the inbox.
 
-Lean tries a webhook for three hours and lists events for ninety days. Where an application's region
-lists none, entities and their refreshes are compared with the lake instead.
+Lean tries a webhook for three hours and lists its events for ninety days. Where Lean does not list
+events, entities and their refreshes are compared with the lake instead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from lean_resources.client import LeanClient
 from lean_resources.decoding import Decoder
 from lean_resources.errors import ConsentError, RequestError, SchemaError
+from lean_resources.instants import BEFORE_LEAN
 from lean_resources.paging import PagedRead
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import FINISHED, LISTED_DAYS, Event, event_of
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Repair", "repair"]
 
 _OVERLAP = dt.timedelta(hours=4)
-"""Read before the last comparison: an event of then may still have been on its way, for three
-hours."""
+"""A comparison begins so long before the end of the last one, because an event may be on its way
+for three hours."""
 _ADD_AT_ONCE = 500
-_FIRST_DAY = "2015-01-01"  # before Lean existed
 _REFRESHED = "entity.data.refresh.updated"
 
 
@@ -40,12 +40,12 @@ class Repair:
     """What a comparison found.
 
     Args:
-        from_at: First instant that was compared, UTC.
-        to_at: Last one.
-        way: `events` where Lean lists them, else `listing`.
+        from_at: First compared instant, UTC.
+        to_at: Last compared instant, UTC.
+        way: `events` where Lean lists events, else `listing`.
         compared: Events that Lean sent, or entities that it has.
         repaired: Events that had not arrived, by type.
-        unreadable: Listed events that are of no known shape.
+        unreadable: Listed events of an unknown shape.
         requests: Requests made.
     """
 
@@ -59,13 +59,14 @@ class Repair:
 
 
 async def repair(client: LeanClient, lake: Lake, inbox: Inbox) -> Repair:
-    """Put into the inbox what Lean sent since the last comparison and what never arrived.
+    """Put events into the inbox that Lean sent since the last comparison and that never arrived.
 
-    What is found is read as if its webhook had come. The first comparison goes back to the oldest
-    event that the inbox has, or a day.
+    They are read as if their webhooks had come. The first comparison begins with the oldest event
+    of the inbox, or a day ago.
 
     Raises:
-        LeanError: Lean or the inbox cannot be reached; the next comparison begins where this did.
+        LeanError: Lean or the inbox cannot be reached; the next comparison begins where this one
+            began.
     """
     before = client.requests
     now = await client.server_time()
@@ -110,9 +111,9 @@ def _readable(listed: Iterable[object], done: Repair) -> Iterable[Event]:
 async def _from_listing(
     client: LeanClient, lake: Lake, inbox: Inbox, done: Repair
 ) -> Sequence[Event]:
-    """What must have been announced, judged by what Lean has and the lake has not."""
+    """Events that Lean must have sent, because the lake lacks what they announce."""
     read = await client.read(
-        "entities", {"start_date": _FIRST_DAY, "end_date": f"{done.to_at:%Y-%m-%d}"}
+        "entities", {"start_date": f"{BEFORE_LEAN}", "end_date": f"{done.to_at:%Y-%m-%d}"}
     )
     listed = await asyncio.to_thread(_states_of_read, read)
     known = await asyncio.to_thread(_states_of_lake, lake)
@@ -134,7 +135,7 @@ async def _from_listing(
             try:
                 table = await client.table("refreshes", entity_id=entity_id)
             except (ConsentError, RequestError):
-                return []  # gone since it was listed
+                return []  # the entity is gone since it was listed
         return [
             Event(
                 event_id=f"listing:{row['refresh_id']}",
@@ -157,7 +158,7 @@ async def _from_listing(
 
 
 class _State(NamedTuple):
-    """What an event about an entity could have announced: it and its consents as they stand."""
+    """What an event about an entity could announce: the entity and its consents as they are."""
 
     status: str | None
     updated_at: dt.datetime | None
@@ -165,8 +166,8 @@ class _State(NamedTuple):
 
 
 def _fingerprint(state: _State) -> str:
-    told = repr((state.status, state.updated_at, sorted(state.consents, key=str)))
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    text = repr((state.status, state.updated_at, sorted(state.consents, key=str)))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _states_of_read(read: PagedRead) -> dict[str, _State]:
@@ -184,7 +185,7 @@ def _states_of_lake(lake: Lake) -> dict[str, _State]:
 
 
 def _refreshes_of_lake(lake: Lake) -> set[str]:
-    """Refreshes that the lake knows to be over: a sync has read what they brought."""
+    """Refreshes that are over in the lake: a sync has read what they brought."""
     with lake.connect(("refreshes",)) as connection:
         rows = connection.execute(
             "select refresh_id from refreshes where list_contains($over, status)",

@@ -1,6 +1,6 @@
 """The receiver: an ASGI application that stores Lean's webhooks and says 200 once they are on disk.
 
-What is refused leaves no trace but a count, and an answer says nothing that was sent.
+A refused webhook is counted and leaves no other trace. An answer repeats nothing that was sent.
 """
 
 from __future__ import annotations
@@ -40,34 +40,34 @@ __all__ = ["PATH", "Receiver", "listener", "receiving", "server"]
 PATH = "/webhooks/lean"
 _INSIDE = frozenset({"/healthz", "/readyz", "/metrics"})
 _ROOM = 20_000
-"""Events that may wait for the disk; more are turned away, and Lean sends them again."""
+"""Events that may wait for the disk; further events are refused, and Lean sends them again."""
 _ROOM_BYTES = 64 * 1024 * 1024
-"""Of bodies that are being read; nobody has signed those yet."""
+"""Of bodies that are being read, whose signature is not verified yet."""
 _BATCH = 1_000
 _STORE_SECONDS = 8.0
 """Lean gives up on an answer after ten."""
 _PATIENCE_SECONDS = 30.0
 _PRUNE_SECONDS = 6 * 3600.0
 _SAY_SECONDS = 60.0
-"""From one line of the log about what was turned away to the next."""
+"""Between two lines of the log about refused webhooks."""
 
 _COMMIT_SECONDS = 0.01
-"""From one commit to the next at least, so that a busy inbox commits fewer and fuller batches."""
+"""Shortest time between two commits, so that a busy inbox commits fewer and fuller batches."""
 
 _SENDER = re.compile(r"(?:\[([^]]*:[^]]*)\]|([^:[]*))(?::[0-9]{1,5})?|([^[].*)")
-"""An IPv6 address in brackets or an IPv4 address, either with a port or without; or an address."""
+"""An IPv6 address in brackets or an IPv4 address, with or without a port; or a plain address."""
 
 _Headers = Mapping[bytes, Sequence[bytes]]
 _LOG = logging.getLogger(__name__)
 
 
 class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
-    """A message that is not stored.
+    """A message that is refused.
 
     Args:
         status_code: 400, 401, 413 or 503.
         reason: One word for the count.
-        why: A sentence for the log.
+        why: What the log says.
     """
 
     def __init__(self, status_code: int, reason: str, why: str = "") -> None:
@@ -78,13 +78,13 @@ class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error 
 
 
 class _Metrics:
-    """What Prometheus is told."""
+    """Metrics for Prometheus."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.answers = Counter(
             "leanhouse_webhooks",
-            "Webhooks by answer: stored, known already, or the reason of their refusal.",
+            "Webhooks by answer: stored, or the reason of the refusal.",
             ["status_code", "outcome"],
             registry=self.registry,
         )
@@ -114,14 +114,14 @@ class _Metrics:
 
 
 class _Complaints:
-    """Says what was turned away with 503: at once, and then in one line a minute."""
+    """Logs refusals with 503: the first at once, the others in a line per minute."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._is_quiet = False
 
     def note(self, why: str) -> None:
-        """Count one; `why` holds nothing that was sent."""
+        """Count a refusal; `why` must not contain anything that was sent."""
         self._counts[why] = self._counts.get(why, 0) + 1
         if not self._is_quiet:
             self._say()
@@ -129,8 +129,8 @@ class _Complaints:
     def _say(self) -> None:
         self._is_quiet = bool(self._counts)
         if self._counts:
-            told = "; ".join(f"{count:,} times {why}" for why, count in self._counts.items())
-            _LOG.warning("answered 503, so that Lean sends it again: %s", told)
+            reasons = "; ".join(f"{count:,} times {why}" for why, count in self._counts.items())
+            _LOG.warning("answered 503, so that Lean sends it again: %s", reasons)
             self._counts.clear()
             asyncio.get_running_loop().call_later(_SAY_SECONDS, self._say)
 
@@ -142,7 +142,7 @@ class _States(Collector):
         self._inbox = inbox
 
     def collect(self) -> Iterator[Metric]:
-        """The gauge; none while the inbox cannot be reached."""
+        """The gauge; nothing while the inbox cannot be reached."""
         try:
             counts = self._inbox.counts()
         except UnavailableError:
@@ -156,10 +156,10 @@ class _States(Collector):
 
 
 class _Postbox:
-    """Group commit: events that come while one batch is written make up the next.
+    """Group commit: events that come while a batch is written make up the next batch.
 
-    So a commit, which waits for the disk, is shared by all who wait for it, and its cost does not
-    grow with their number.
+    A commit waits for the disk. All who wait for it share it, so its cost does not grow with their
+    number.
     """
 
     def __init__(self, inbox: Inbox, metrics: _Metrics) -> None:
@@ -173,7 +173,7 @@ class _Postbox:
 
         Raises:
             UnavailableError: It could not be stored.
-            TimeoutError: It may be stored later, when nobody waits for the answer any more.
+            TimeoutError: It was not stored in time; it may be stored later.
         """
         if len(self._waiting) >= _ROOM:
             raise UnavailableError("too many events wait for the disk", code="INBOX")
@@ -184,7 +184,7 @@ class _Postbox:
             await stored
 
     async def run(self) -> None:
-        """Write batches, one after the other, until cancelled."""
+        """Write batch after batch, until cancelled."""
         prune_at = 0.0
         loop = asyncio.get_running_loop()
         commit_at = 0.0
@@ -210,7 +210,7 @@ class _Postbox:
             new = await asyncio.to_thread(self._inbox.add, events)
         except UnavailableError as error:
             problem, new = error, 0
-        except Exception as error:  # noqa: BLE001 - whoever waits has to be told, and the next batch written
+        except Exception as error:  # noqa: BLE001 - who waits needs an answer, and the next batch comes
             _LOG.exception("a batch of events could not be stored")
             problem, new = UnavailableError(type(error).__name__, code="INBOX"), 0
         self._metrics.commit_seconds.observe(time.monotonic() - started)
@@ -227,7 +227,7 @@ class _Postbox:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address of a sender as a proxy writes it, with its port or without; None for no address.
+    """The address of a sender as a proxy writes it, with or without a port; None if it is not one.
 
     `203.0.113.7`, `203.0.113.7:443`, `2001:db8::5`, `[2001:db8::5]`, `[2001:db8::5]:443`; an IPv4
     address inside an IPv6 address is the IPv4 address.
@@ -241,7 +241,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _plain(network: Network) -> Network:
-    """A network of IPv4 addresses that is written as one of IPv6 addresses, as the former."""
+    """A network, as IPv4 where it was written as IPv6 but contains IPv4 addresses only."""
     first = network.network_address
     if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped and network.prefixlen >= 96:
         return ipaddress.IPv4Network((first.ipv4_mapped, network.prefixlen - 96))
@@ -271,10 +271,10 @@ class Receiver:
         self._counts: dict[str, Counter] = {}
         self._others = Starlette(
             routes=[
-                Route(PATH, self._health, methods=["POST"]),  # for those who ask with another
+                Route(PATH, self._health, methods=["POST"]),  # other methods get 405
                 Route("/healthz", self._health),
                 Route("/readyz", self._ready),
-                Route("/metrics", self._tell),
+                Route("/metrics", self._show_metrics),
             ],
             lifespan=self._lifespan,
         )
@@ -294,7 +294,7 @@ class Receiver:
             self._inbox.close()
 
     def connections(self) -> Connections:
-        """The bounds of those who connect."""
+        """The limits of all who connect."""
         allow, hops = self._settings.allow, self._settings.trusted_hops
         return Connections(
             self._settings.head_seconds,
@@ -310,13 +310,13 @@ class Receiver:
             self._complaints.note(reason)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Webhooks on a short way of their own, which costs half as much, and the rest as usual."""
+        """Answer webhooks without Starlette, at half the cost, and everything else with it."""
         if scope["type"] != "http":
             await self._others(scope, receive, send)
             return
         path = scope["path"]
         if path != PATH:
-            # A slash too many in the dashboard's URL must not lose webhooks.
+            # An extra slash in the dashboard's URL must not lose webhooks.
             path = re.sub("/+", "/", path).rstrip("/")
         if path != PATH or scope["method"] != "POST":
             if path == PATH:
@@ -332,7 +332,7 @@ class Receiver:
             self._counts[outcome] = count
         headers = [(b"content-length", b"0")]
         if status_code in {400, 413} or outcome == "room":
-            # What is left of a refused body would be read as the next request.
+            # The rest of a refused body would be read as the next request.
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status_code, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
@@ -355,7 +355,7 @@ class Receiver:
         return 200, "stored"
 
     def _admit(self, scope: Scope, headers: _Headers) -> None:
-        """Look at where a message comes from and how long it says it is."""
+        """Refuse a message by its sender, its application token or its stated length."""
         if self._settings.allow and not self._is_allowed(scope, headers):
             raise _Refused(401, "address")
         if self._app_token is not None:
@@ -363,7 +363,7 @@ class Receiver:
             if len(given) != 1 or not hmac.compare_digest(given[0], self._app_token):
                 raise _Refused(401, "app_token")
         length = headers.get(b"content-length", [b"0"])[-1]
-        # A longer number is no length that anything could have.
+        # No body has a length with more digits.
         if not length.isdigit() or len(length) > 18:
             raise _Refused(400, "content_length")
         if int(length) > self._settings.max_bytes:
@@ -374,8 +374,8 @@ class Receiver:
         address = client[0] if client is not None else ""
         hops = self._settings.trusted_hops
         if hops:
-            told = b",".join(headers.get(b"x-forwarded-for", [])).decode("latin-1").split(",")
-            address = told[-hops] if len(told) >= hops else ""
+            senders = b",".join(headers.get(b"x-forwarded-for", [])).decode("latin-1").split(",")
+            address = senders[-hops] if len(senders) >= hops else ""
         return self._is_listed(address)
 
     def _is_listed(self, address: str) -> bool:
@@ -410,7 +410,7 @@ class Receiver:
     def _read(self, headers: _Headers, body: bytes) -> Event:
         """The event of a body that Lean signed."""
         signatures = headers.get(b"lean-signature", [])
-        # Which of two counts is not left to chance.
+        # With two signatures, chance would decide which of them counts.
         signature = signatures[0].decode("latin-1") if len(signatures) == 1 else None
         try:
             verify(body, signature, self._secrets)
@@ -444,9 +444,9 @@ class Receiver:
             return Response(status_code=503)
         return Response(status_code=200 if self._postbox is not None else 503)
 
-    async def _tell(self, _: Request) -> Response:
-        told = await asyncio.to_thread(generate_latest, self._metrics.registry)
-        return Response(told, media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def _show_metrics(self, _: Request) -> Response:
+        text = await asyncio.to_thread(generate_latest, self._metrics.registry)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
@@ -478,7 +478,7 @@ def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
             log_level="warning",
             access_log=False,
             server_header=False,
-            # Who delivers is judged by the receiver, which knows how many proxies are ours.
+            # The receiver judges who delivers: it knows how many proxies are ours.
             proxy_headers=False,
             backlog=256,
             timeout_keep_alive=65,
@@ -492,14 +492,14 @@ def listener(settings: WebhookSettings) -> socket.socket:
     """A socket that listens on the receiver's address.
 
     Raises:
-        OSError: The address is taken, or none of this machine.
+        OSError: The address is in use, or is not an address of this machine.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     return socket.create_server((settings.host, settings.port), family=family)
 
 
 def run_server(inner: uvicorn.Server, sockets: list[socket.socket]) -> None:
-    """Run a server until it ends, or until a signal ends the main thread, which calls this."""
+    """Run a server until it ends; a signal to the main thread, which calls this, ends it too."""
     thread = threading.Thread(target=inner.run, kwargs={"sockets": sockets}, name="receiver")
     thread.start()
     try:
@@ -514,7 +514,7 @@ def receiving(settings: WebhookSettings, inbox: Inbox) -> Iterator[int]:
     """Run the receiver in a thread while the block runs, on the port that it yields.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The port is in use.
         RuntimeError: It did not start.
     """
     with listener(settings) as listening:
