@@ -13,9 +13,12 @@ from itertools import pairwise
 
 import httpx
 import pytest
+import typer
+import typer.main
 
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.sandbox.cases import CASES
+from pipelines.cli.main import app
 
 TODAY = "2026-03-15"
 TRANSACTIONS = "/data/v2/accounts/{account_id}/transactions"
@@ -173,6 +176,15 @@ def test_a_world_that_cannot_be_is_refused(wrong):
     """Impossible arguments are refused at once."""
     with pytest.raises(ValueError, match=r"customers|months|Invalid"):
         Sandbox(**wrong)
+
+
+@pytest.mark.parametrize("name", ["demo", "sandbox", "dev"])
+def test_a_command_refuses_an_offline_lean_without_customers(name):
+    """With a sentence about the option, before anything starts."""
+    command = typer.main.get_group(app).commands[name]
+
+    with pytest.raises(typer.BadParameter, match="greater than or equal to 1"):
+        command.make_context(name, ["--customers", "0"])
 
 
 def test_the_clock_does_not_run_backwards(sandbox):
