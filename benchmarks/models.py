@@ -136,7 +136,7 @@ def _build(folder: Path) -> Figures:
     used = Usage.since(start)
     if broken := [one.problem for one in built if one.problem]:
         raise RuntimeError("; ".join(broken))
-    if gaps := sum(one.rows for one in built if one.model.name == "fct_balance_gaps"):
+    if gaps := sum(one.rows for one in built if one.model.name == "int_balance_gaps"):
         raise RuntimeError(f"{gaps} gaps in a lake whose balances add up")
     return {
         "seconds": used.seconds,

@@ -102,14 +102,24 @@ def test_it_holds_what_the_warehouse_shows_and_needs_no_lake(lake, published):
     described = "select column_name, data_type, comment from duckdb_columns() where table_name = "
     publish(lake, MODELS)
     names = {name for (name,) in answer(published, "select table_name from duckdb_tables()")}
+    old_names = {
+        one.formerly: one.place for one in MODELS if one.layer == "intermediate" and one.formerly
+    }
 
     assert names >= {"bridge_accounts", "dim_dates", "dim_banks", "dim_customers"}
-    assert all(MODELS[name].layer == "marts" for name in names)
-    assert answer(published, "from duckdb_views() where not internal") == []
+    assert {MODELS[name].layer for name in names} == {"intermediate", "marts"}
+    query = "select view_name, comment from duckdb_views() where not internal order by all"
+    views = answer(published, query)
+    assert "bridge_account_listings" in {name for name, _ in views}
+    for name, comment in views:
+        assert comment == f"The old name of {old_names[name]}, until the next version."
+        rows = answer(published, f"from {old_names[name]} order by all")
+        assert answer(published, f"from {name} order by all") == rows
     with connect(lake) as connection:
         for name in names:
-            rows = connection.execute(f"from {name} order by all").fetchall()
-            assert answer(published, f"from {name} order by all") == rows
+            place = MODELS[name].place
+            rows = connection.execute(f"from {place} order by all").fetchall()
+            assert answer(published, f"from {place} order by all") == rows
             query = f"{described}'{name}' order by column_index"
             assert answer(published, query) == connection.execute(query).fetchall()
     # Header of the file: number 64 is what DuckDB 1.0 writes and reads.

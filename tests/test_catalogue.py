@@ -183,12 +183,19 @@ def test_imports_run_one_way():
 
 def test_the_data_dictionary_is_current():
     """docs/dictionary.md is what the catalogue and the headers of the models say."""
-    from pipelines.models.dictionary import dictionary
+    from pipelines.models.dictionary import dictionary, intermediate_dictionary
     from pipelines.models.loader import load
 
     written = (ROOT / "docs" / "dictionary.md").read_text()
+    steps = (ROOT / "docs" / "dictionary-intermediate.md").read_text()
 
     assert written == dictionary(load()), "run: .venv/bin/leanhouse dictionary > docs/dictionary.md"
+    assert steps == intermediate_dictionary(load()), (
+        "run: .venv/bin/leanhouse dictionary --intermediate > docs/dictionary-intermediate.md"
+    )
+    headings = {line for line in written.splitlines() if line.startswith("### ")}
+    assert not any(line.startswith("### int_") for line in headings)
+    assert "### dim_accounts" in headings
 
 
 def test_the_example_of_the_settings_is_current():

@@ -170,6 +170,14 @@ REFUSED = {
         {"marts__customers": PLAIN},
         r"marts/customers\.sql:1: customers is the name of a stream",
     ),
+    "staging-that-reads-intermediate": (
+        {"intermediate__one": PLAIN, "staging__two": sql("select customer_id from one")},
+        r"staging/two\.sql:6: staging may not read one",
+    ),
+    "personal-in-intermediate": (
+        {"intermediate__one": sql("select account_id, nickname from accounts", key="account_id")},
+        r"intermediate/one\.sql:5: nickname is personal, and intermediate hold none",
+    ),
     "staging-that-reads-marts": (
         {"marts__one": PLAIN, "staging__two": sql("select customer_id from one")},
         r"staging/two\.sql:6: staging may not read one",
@@ -590,6 +598,25 @@ def test_a_doubled_key_leaves_a_model_and_its_readers_as_they_were(lake, models)
     assert rows(lake, models, "select customer_id from groups") == [("c3",)]
 
 
+def test_a_renamed_model_keeps_what_was_built(lake, models, tmp_path):
+    """Its rows show at once, and what reads it is written anew only where rows changed."""
+    built(lake, models)
+    files = sorted((lake.folder / "marts").rglob("*.parquet"))
+    new = MOVES.replace("-- stored:", "-- formerly: moves\n-- stored:")
+    totals = TOTALS.replace("from moves", "from int_moves")
+    renamed = load(written(tmp_path / "new", intermediate__int_moves=new, marts__totals=totals))
+
+    publish(lake, renamed)
+    with connect(lake) as warehouse:
+        assert (
+            warehouse.execute("from moves").fetchall()
+            == warehouse.execute("from intermediate.int_moves").fetchall()
+        )
+        assert warehouse.execute("select sum(moves) from totals").fetchone()[0] > 0
+    assert [one.changed for one in build(lake, renamed, hash_key="k")] == [0, 0]
+    assert sorted((lake.folder / "marts").rglob("*.parquet")) == files
+
+
 @pytest.mark.parametrize("only", ["totals", "reader"])
 def test_one_model_is_built_from_what_was_built_last(only, lake, models):
     """What it reads need not be asked for, as when one asset is materialized."""
@@ -896,7 +923,9 @@ def test_what_was_read_is_kept_until_something_changes(tmp_path):
     shutil.copytree(
         ROOT,
         root,
-        ignore=shutil.ignore_patterns("__pycache__", "marts", "pii", "checks", "table_macros"),
+        ignore=shutil.ignore_patterns(
+            "__pycache__", "intermediate", "marts", "pii", "checks", "table_macros"
+        ),
     )
     (root / "marts").mkdir()
     first = load(root)

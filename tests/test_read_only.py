@@ -183,6 +183,8 @@ def test_no_statement_reaches_past_the_published_tables_from_among_the_files(hom
     [
         "select count(*) from transactions",
         "from leanhouse.main.transactions select count(*)",
+        "from leanhouse.raw.transactions select count(*)",
+        "from raw.pulls select count(*)",
         "with a as (select 1 as x) from a",
         "with recursive r(x) as (select 1 union all select x + 1 from r where x < 3) from r",
         "values (1)",

@@ -92,7 +92,7 @@ def copied(lake, folder):
 
 RESTING = (
     "bridge_account_owners",
-    "fct_account_months",
+    "int_account_months",
     "fct_balances_daily",
     "mart_coverage_days",
     "mart_customer_readiness",
@@ -317,7 +317,7 @@ def test_tables_carry_what_does_not_fit(night, tmp_path):
             " and utc_day = $day"
         ) == [("record_unfit", "RECORDS_UNFIT", True)]
         full = told(
-            f"select is_full_month from fct_account_months where account_key = {key}"
+            f"select is_full_month from intermediate.int_account_months where account_key = {key}"
             " and riyadh_month = strftime($day, '%Y-%m')"
         )
         assert full == [(False,)]

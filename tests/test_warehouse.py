@@ -1,5 +1,6 @@
 """The warehouse's file among what others leave beside it."""
 
+import datetime as dt
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli.main import app
 from pipelines.lake.lake import Lake
-from pipelines.models.loader import load
+from pipelines.models.loader import ROOT, load
 from pipelines.operate.vacuum import vacuum
 from pipelines.publish import warehouse
 from pipelines.publish.warehouse import WarehouseError, connect, publish
@@ -50,11 +51,11 @@ def lake(published, tmp_path):
 def republish(monkeypatch):
     """Publishes a warehouse again without filling it, which takes a while."""
 
-    def fill(shelf, **_):
-        shelf.connection.execute("create table pulls as select 1 as again")
+    def fill(writer, **_):
+        writer.connection.execute("create table pulls as select 1 as again")
         return {}
 
-    monkeypatch.setattr(warehouse._Shelf, "fill", fill)
+    monkeypatch.setattr(warehouse._WarehouseWriter, "fill", fill)
     return lambda lake: publish(lake, MODELS)
 
 
@@ -220,11 +221,11 @@ def test_what_earlier_versions_left_goes_after_a_day(lake):
 def test_a_build_that_fails_leaves_the_old_warehouse_and_nothing_else(lake, monkeypatch):
     """Nothing of the new one, its log included."""
 
-    def fill(shelf, **_):
-        shelf.connection.execute("create table half as select 1 as a")
+    def fill(writer, **_):
+        writer.connection.execute("create table half as select 1 as a")
         raise duckdb.OutOfMemoryException
 
-    monkeypatch.setattr(warehouse._Shelf, "fill", fill)
+    monkeypatch.setattr(warehouse._WarehouseWriter, "fill", fill)
     with pytest.raises(duckdb.OutOfMemoryException):
         publish(lake, MODELS)
 
@@ -246,3 +247,52 @@ def test_what_is_no_database_is_one_sentence(lake, republish):
     assert "cannot be opened" in CliRunner().invoke(app, ask).stderr
     with pytest.raises(WarehouseError, match="is in the way"):
         republish(lake)
+
+
+def test_each_table_stands_in_the_schema_of_its_layer(lake):
+    """Whoever opens the file meets marts first, and reads every view by its full name."""
+    query = "select table_schema, table_name, table_comment from information_schema.tables"
+    with duckdb.connect(str(lake.warehouse), read_only=True) as connection:
+        found = {
+            (schema, name): comment
+            for schema, name, comment in connection.execute(query).fetchall()
+        }
+        for schema, name in found:
+            connection.execute(f"from {schema}.{name}").fetchall()
+
+    of = {schema: {name for one, name in found if one == schema} for schema, _ in found}
+    assert {"transactions", "transactions_history", "pulls", "claims", "clock"} <= of["raw"]
+    assert {"stg_accounts", "categories"} <= of["main"]
+    for name in of["main"] & of["raw"]:
+        assert found["main", name] == f"The old name of raw.{name}, until the next version."
+
+
+def test_old_names_are_found_and_not_listed(tmp_path):
+    """A table that was renamed, and the streams that stood in main."""
+    root = tmp_path / "sql"
+    (root / "intermediate").mkdir(parents=True)
+    (root / "intermediate" / "int_dates.sql").write_text(
+        "-- Dates.\n--\n-- grain: one row per date\n-- key: a_date\n-- stored: view\n"
+        "-- formerly: fct_dates\n-- columns:\n--   a_date  A date.\n"
+        "select date '2026-01-01' as a_date\n"
+    )
+    for folder in ("macros", "seeds"):
+        (root / folder).symlink_to(ROOT / folder)
+    lake = Lake(tmp_path / "home" / "lake", "sandbox")
+    publish(lake, load(root))
+
+    def asked(query):
+        done = CliRunner().invoke(app, ["query", "--home", str(tmp_path / "home"), "--json", query])
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
+    assert asked("from fct_dates") == asked("from intermediate.int_dates")
+    assert asked("select count(*) from pulls") == asked("select count(*) from raw.pulls")
+    for query in ("show tables", "pragma show_tables;"):
+        listed = asked(query)
+        assert "categories" in listed
+        assert "fct_dates" not in listed
+        assert "pulls" not in listed
+    assert "fct_dates" in asked("select view_name from duckdb_views() where not internal")
+    with duckdb.connect(str(lake.warehouse), read_only=True) as connection:
+        assert connection.execute("from fct_dates").fetchall() == [(dt.date(2026, 1, 1),)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +15,7 @@ from lean_resources.machine import raise_machine_error
 from pipelines.cli.console import say, show, standard_output
 from pipelines.cli.results import write_csv, write_json, write_parquet
 from pipelines.lake.digests import DamageError, damage_error
+from pipelines.lake.queries import QUERIES
 from pipelines.publish.read_only import QueryError, close_off, refuse_unless_reading
 from pipelines.publish.warehouse import connect
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Form", "QueryError", "ask", "statement"]
 
+_LISTING = re.compile(r"(?i)\s*(show\s+|pragma\s+show_)tables\s*;*\s*")
 _REMEDY = "Run leanhouse build: it publishes the warehouse again, or says what is lost."
 
 
@@ -112,6 +115,8 @@ def ask(
     try:
         with connect(lake) as connection:
             _refuse_outdated(lake, connection)
+            if _LISTING.fullmatch(sql):
+                sql = QUERIES["listed_tables"]
             if not is_unsafe:
                 refuse_unless_reading(sql, _own_functions(connection))
                 close_off(connection, lake)

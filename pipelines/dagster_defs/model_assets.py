@@ -183,7 +183,9 @@ def _spec(model: Model, models: Models) -> dg.AssetSpec:
             "dagster/column_lineage": _lineage(model, models),
             "grain": model.grain,
             "key": ", ".join(model.key),
-            "sample": dg.MetadataValue.md(f"```sql\n{model.sample or f'from {model.name}'}\n```"),
+            "sample": dg.MetadataValue.md(
+                f"```sql\n{model.question or f'from {model.place}'}\n```"
+            ),
             **dict(model.notes),
         },
     )

@@ -28,6 +28,7 @@ from pipelines.models.manifest import (
     CheckResult,
     Manifest,
     keep_manifest,
+    named_now,
     newest_manifest,
     next_number,
     open_newest,
@@ -140,10 +141,8 @@ class Build:
     """Why models failed, by name; the text may quote values of rows."""
 
     def __post_init__(self) -> None:
-        self._base, self.manifest = open_newest(self.lake)
-        known = {model.name for model in self.models}
-        self.manifest.parts = {k: v for k, v in self.manifest.parts.items() if k in known}
-        self.manifest.checks = {k: v for k, v in self.manifest.checks.items() if k in known}
+        self._base, kept = open_newest(self.lake)
+        self.manifest = named_now(kept, self.models)
         self.session = Session(
             self.lake, self.models, self.manifest, hash_key=self.hash_key, scratch=self.scratch
         )

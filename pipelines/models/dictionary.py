@@ -13,13 +13,15 @@ from pipelines.lake.ledger import PULL_DOCS
 from pipelines.lake.schemas import TRACE_DOCS
 from pipelines.models.model import Model, ModelColumn, Models
 
-__all__ = ["dictionary", "env_example"]
+__all__ = ["dictionary", "env_example", "intermediate_dictionary"]
 
 _HEAD = """\
 # Data dictionary
 
-Every table of the warehouse and every column, written by `leanhouse dictionary` from the headers
-under `sql/` and from `lean_resources/streams/`; a test keeps this page current.
+Every table that analysts are promised, what these are made of, and every column. Written by
+`leanhouse dictionary` from the headers under `sql/` and from `lean_resources/streams/`; a test
+keeps this page current. Steps between staging and marts have
+[a page of their own](dictionary-intermediate.md).
 
 Columns marked **pii** are personal: they show in the schema `pii` alone, which is off by default.
 """
@@ -30,7 +32,18 @@ _LAYERS = {
     "pii": "In the schema `pii`, which is off by default.",
 }
 
+_INTERMEDIATE_HEAD = """\
+# Data dictionary: intermediate tables
+
+Steps on the way to the tables of the [data dictionary](dictionary.md), in the schema
+`intermediate`. They are built and checked like those, and may change with any version: no query
+that is to last should read them. Written by `leanhouse dictionary --intermediate`; a test keeps
+this page current.
+"""
+
 _STREAMS = """\
+In the schema `raw`, as in `from raw.transactions`. Their bare names work until the next version.
+
 Each row also carries `pull_id` (the pull in the ledger that brought it), `page_number` and
 `record_number` (its place in the answer). Beside each stream lies its history, such as
 `accounts_history`: every row that a committed pull ever brought, with when it was asked for.
@@ -41,14 +54,21 @@ def dictionary(models: Models) -> str:
     """The page, in Markdown."""
     parts = [_HEAD]
     for layer, doc in _LAYERS.items():
-        shown = sorted(
-            (model for model in models if model.layer == layer), key=lambda model: model.name
-        )
-        if shown:
+        if shown := _of_layer(models, layer):
             parts += [f"## {layer.capitalize()}", "", f"{doc}\n", *map(_table, shown)]
     parts += ["## Streams", "", _STREAMS, *map(_section, STREAMS.values()), _ledger()]
     parts += ["## Seeds", "", *(_seed(name, models) for name in models.seeds)]
     return "\n".join(parts)
+
+
+def intermediate_dictionary(models: Models) -> str:
+    """The page of intermediate tables, in Markdown."""
+    return "\n".join([_INTERMEDIATE_HEAD, *map(_table, _of_layer(models, "intermediate"))])
+
+
+def _of_layer(models: Models, layer: str) -> list[Model]:
+    """Models of a layer, by name."""
+    return sorted((model for model in models if model.layer == layer), key=lambda model: model.name)
 
 
 def _table(model: Model) -> str:
@@ -69,7 +89,7 @@ def _table(model: Model) -> str:
         lines += ["| column | type | meaning | made of |", "|---|---|---|---|"]
         lines += [_model_row(column) for column in rest]
         lines += [""]
-    lines += ["```sql", model.sample or f"select * from {model.name} limit 10", "```", ""]
+    lines += ["```sql", model.question or f"select * from {model.place} limit 10", "```", ""]
     return "\n".join(lines)
 
 
@@ -128,7 +148,7 @@ def _rows(column: Column, outer: str = "") -> list[str]:
 
 def _ledger() -> str:
     rows = [f"| `{name}` | {doc} |" for name, doc in PULL_DOCS.items()]
-    head = ["### pulls", "", "The ledger, one row per pull, whatever its outcome.", ""]
+    head = ["### pulls", "", "The ledger, one row per pull, whatever its outcome. In `raw`.", ""]
     return "\n".join([*head, "| column | meaning |", "|---|---|", *rows, ""])
 
 

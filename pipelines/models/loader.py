@@ -20,8 +20,8 @@ def load(root: Path = ROOT) -> Models:
     The result is cached in `__pycache__` there, because every process of a run needs it.
 
     Args:
-        root: Folder with `staging`, `marts`, `pii`, `checks`, `macros`, `table_macros`
-            and `seeds`.
+        root: Folder with `staging`, `intermediate`, `marts`, `pii`, `checks`, `macros`,
+            `table_macros` and `seeds`.
 
     Raises:
         ModelError: A file does not parse or bind; its header is incomplete or disagrees with its

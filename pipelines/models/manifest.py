@@ -14,6 +14,7 @@ from pipelines.lake.digests import DamageError, sealed, unsealed
 from pipelines.lake.folders import MANIFESTS
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
+from pipelines.models.model import Models
 
 __all__ = [
     "CheckResult",
@@ -21,6 +22,7 @@ __all__ = [
     "Part",
     "current_manifest",
     "keep_manifest",
+    "named_now",
     "newest_manifest",
     "next_number",
     "open_newest",
@@ -117,6 +119,22 @@ def read_manifest(lake: Lake, key: Key) -> Manifest:
         return msgspec.json.decode(unsealed(lake.storage.read(key)), type=Manifest)
     except (ValueError, msgspec.DecodeError):
         raise DamageError(f"{key} cannot be read") from None
+
+
+def named_now(manifest: Manifest, models: Models) -> Manifest:
+    """A manifest without models that are gone, and with the names that models have now."""
+    known = {*manifest.parts, *manifest.checks}
+    then = {
+        model.name: model.formerly
+        if model.formerly in known and model.name not in known
+        else model.name
+        for model in models
+    }
+    return msgspec.structs.replace(
+        manifest,
+        parts={now: manifest.parts[old] for now, old in then.items() if old in manifest.parts},
+        checks={now: manifest.checks[old] for now, old in then.items() if old in manifest.checks},
+    )
 
 
 def next_number(lake: Lake) -> int:

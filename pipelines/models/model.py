@@ -22,8 +22,12 @@ __all__ = [
     "TableMacro",
 ]
 
-LAYERS = ("staging", "marts", "pii")
-"""Folders of models; what lies in `pii` is published only where that is switched on."""
+LAYERS = {"staging": 0, "intermediate": 1, "marts": 1, "pii": 2}
+"""Folders of models, each with its height: a model reads none that is higher.
+
+Steps on the way to a mart lie in `intermediate`. What lies in `pii` is published only where that is
+switched on.
+"""
 
 
 class ModelError(ConfigError):
@@ -87,6 +91,7 @@ class Model:
         grain: What one row stands for.
         key: Columns that identify a row; they are unique and never null.
         stored: How its rows are kept.
+        formerly: The name that it had in the version before, or empty.
         notes: What else the header says, such as which rows count and which zone days have.
         sample: A query that an analyst would start from, or empty.
         body: The SELECT.
@@ -101,6 +106,7 @@ class Model:
     grain: str
     key: tuple[str, ...]
     stored: Stored
+    formerly: str
     notes: Mapping[str, str]
     sample: str
     body: str
@@ -111,6 +117,21 @@ class Model:
     def doc(self) -> str:
         """What it is for, and what a row stands for."""
         return f"{self.description} Grain: {self.grain}."
+
+    @property
+    def schema(self) -> str:
+        """The schema of the warehouse that shows it without what is personal."""
+        return "intermediate" if self.layer == "intermediate" else "main"
+
+    @property
+    def place(self) -> str:
+        """How any program that opens the warehouse finds it: with its schema, `main` left out."""
+        return self.name if self.schema == "main" else f"{self.schema}.{self.name}"
+
+    @property
+    def question(self) -> str:
+        """Its sample as any program can ask it that opens the warehouse; empty without one."""
+        return self.sample.replace(f"from {self.name}", f"from {self.place}")
 
     @cached_property
     def public(self) -> tuple[str, ...]:
@@ -150,13 +171,26 @@ class TableMacro:
 
     Args:
         name: Name of the file and of the macro.
-        statement: The statement that creates it.
+        parameters: Names of its parameters, as the statement lists them.
+        body: The SELECT.
         reads: Models and relations that it names, sorted; it is there where all of them are.
     """
 
     name: str
-    statement: str
+    parameters: str
+    body: str
     reads: tuple[str, ...]
+
+    def statement(self, before: str = "") -> str:
+        """The statement that creates it.
+
+        Args:
+            before: What stands before its SELECT, such as `with pulls as (from raw.pulls)`.
+        """
+        return (
+            f"create or replace macro {self.name}({self.parameters}) as table"
+            f" {before} select * from ({self.body}\n)"
+        )
 
 
 @dataclass(frozen=True)

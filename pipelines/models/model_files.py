@@ -31,7 +31,7 @@ from pipelines.models.relations import Relation, empty_lake, relations
 __all__ = ["read"]
 
 _STORED = re.compile(r"(view|table)|by (\w+)(?:, reading (-\d+|0) to (\+\d+|0))?")
-_ENTRIES = {"grain", "key", "stored", "columns", "cleared", "sample"}
+_ENTRIES = {"grain", "key", "stored", "formerly", "columns", "cleared", "sample"}
 _CLEARED = re.compile(r"(\w+) \([^()]+\)")
 _LINE = re.compile(r"LINE (\d+):")
 
@@ -87,6 +87,7 @@ def _read(file: Path, layer: str) -> tuple[Model, Header, exp.Query]:
             grain=header.entries["grain"],
             key=tuple(name.strip() for name in header.entries["key"].split(",")),
             stored=_stored(file, header),
+            formerly=header.entries.get("formerly", ""),
             notes={k: v for k, v in header.entries.items() if k not in _ENTRIES},
             sample=header.entries.get("sample", ""),
             body=text,
@@ -193,7 +194,7 @@ class _Reading:
                 line = _line_of(model.body, name)
                 if name not in found and name not in self.known:
                     raise ModelError(model.file, line, f"there is no stream, model or seed {name}")
-                if name in found and LAYERS.index(found[name].layer) > LAYERS.index(model.layer):
+                if name in found and LAYERS[found[name].layer] > LAYERS[model.layer]:
                     raise ModelError(model.file, line, f"{model.layer} may not read {name}")
 
     def add(self, model: Model, header: Header, query: exp.Query) -> None:
@@ -263,8 +264,9 @@ class _Reading:
                 raise ModelError(
                     model.file, header.lines["cleared"], f"{name} is made of nothing personal"
                 )
-            if pii and model.layer == "marts":
-                raise ModelError(model.file, line, f"{name} is personal, and marts hold none")
+            if pii and model.layer in {"intermediate", "marts"}:
+                message = f"{name} is personal, and {model.layer} hold none"
+                raise ModelError(model.file, line, message)
         return replace(model, columns=tuple(columns))
 
     def _meaning(self, model: Model, header: Header, name: str, traced: Trace) -> tuple[str, bool]:
@@ -350,7 +352,7 @@ class _Reading:
         if not header.description.endswith(".") or not parameters or not sample:
             raise ModelError(file, 1, "the header is a sentence, parameters and a sample")
         _, reads = self._select(file, text)
-        statement = f"create or replace macro {file.stem}({parameters}) as table {text}"
-        for one in (statement, sample):
+        macro = TableMacro(file.stem, parameters, text, reads)
+        for one in (macro.statement(), sample):
             self.ask(file, one, header.length + 1)
-        return TableMacro(file.stem, statement, reads)
+        return macro

@@ -22,7 +22,14 @@ from pipelines.lake.queries import QUERIES
 from pipelines.lake.storage import Key, Storage
 from pipelines.models.manifest import current_manifest
 from pipelines.models.model import Model, Models
-from pipelines.publish.warehouse import Published, comments, show, swap_in
+from pipelines.publish.warehouse import (
+    Published,
+    add_old_names,
+    comments,
+    old_names,
+    show,
+    swap_in,
+)
 
 __all__ = ["STORAGE_VERSION", "LeakError", "publish_copy"]
 
@@ -49,7 +56,7 @@ class LeakError(ConfigError):
 
 
 def publish_copy(lake: Lake, models: Models, folder: Path, group: str | None = None) -> Published:
-    """Write `leanhouse.duckdb` with the marts as they were built last, and swap it in.
+    """Write `leanhouse.duckdb` with the marts and their steps as built last, and swap it in.
 
     Whoever has the old file open keeps reading it. A process that is killed leaves the old file.
 
@@ -74,14 +81,19 @@ def publish_copy(lake: Lake, models: Models, folder: Path, group: str | None = N
         connection.execute("set TimeZone = 'UTC'")
         connection.execute("set temp_directory = $1", [str(spill)])
         shown = show(connection, lake, models, current_manifest(lake))
-        marts = [model for model in shown if model.layer == "marts"]
+        marts = [model for model in shown if model.layer in {"intermediate", "marts"}]
         if all(model.stored.is_view for model in marts):
             raise ConfigError("no mart is built yet: run leanhouse build first")
         place = str(file).replace("'", "''")
         connection.execute(f"attach '{place}' as copy (storage_version '{STORAGE_VERSION}')")
+        connection.execute("create schema copy.intermediate")
         rows = {model.name: _copied(connection, model) for model in marts}
         if leaks := _leaks(connection, lake, models, marts):
             raise LeakError(f"a personal value stands in {', '.join(leaks)}")
+        # A view names its schema and no database: the file may be opened under any name.
+        connection.execute("use copy")
+        add_old_names(connection, old_names(marts))
+        connection.execute("use memory")
         connection.execute("detach copy")
         restrict(file, group)
         storage = Storage(folder)
@@ -118,8 +130,9 @@ def _begun(target: Path, group: str | None) -> Iterator[Path]:
 def _copied(connection: duckdb.DuckDBPyConnection, model: Model) -> int:
     """Copy the rows of a mart, with its meanings; how many they are."""
     columns = ", ".join(f'"{name}"' for name in model.public)
-    name = f"copy.main.{model.name}"
-    connection.execute(f"create table {name} as select {columns} from memory.main.{model.name}")
+    shown = f"{model.schema}.{model.name}"
+    name = f"copy.{shown}"
+    connection.execute(f"create table {name} as select {columns} from memory.{shown}")
     docs = {column.name: column.doc for column in model.columns if not column.pii}
     connection.execute(comments("table", name, model.doc, docs))
     (rows,) = connection.execute(f"select count(*) from {name}").fetchall()[0]
@@ -160,7 +173,7 @@ def _leaks(
     )
     texts = " union all ".join(
         f"""select '{mart.name}.{column.name}' as place, "{column.name}"::varchar as text"""
-        f" from copy.main.{mart.name}"
+        f" from copy.{mart.schema}.{mart.name}"
         for mart in marts
         if _reads_banks(models, mart.name)
         for column in mart.columns

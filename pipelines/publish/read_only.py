@@ -39,7 +39,10 @@ _PRAGMA = re.compile(
     r"(?is)\s*pragma\s+(collations|database_size|functions|platform|show_databases|show_tables"
     r"|show_tables_expanded|version|table_info\s*\(\s*('\w+'|\w+)\s*\))\s*;*\s*"
 )
-_SCHEMAS = frozenset({"information_schema", "leanhouse", "main", "pg_catalog", "pii", "system"})
+_SCHEMAS = frozenset(
+    {"information_schema", "intermediate", "leanhouse", "main", "pg_catalog", "pii", "raw"}
+    | {"system"}
+)
 _NAME = re.compile(r"[\w $-]+")
 _REFUSED = (
     "the warehouse is read-only: ask SELECT, WITH, VALUES, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,23 @@ from pipelines.lake.ledger import new_id
 from pipelines.lake.storage import Key, Storage
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import Writer
-from pipelines.models.manifest import Manifest, read_manifest
+from pipelines.models.manifest import Manifest, named_now, read_manifest
 from pipelines.models.model import Model, Models
 from pipelines.models.relations import Relation, add_seeds
 from pipelines.models.session import stored_rows
 from pipelines.publish.publications import Publications
 
-__all__ = ["Published", "WarehouseError", "comments", "connect", "publish", "show", "swap_in"]
+__all__ = [
+    "Published",
+    "WarehouseError",
+    "add_old_names",
+    "comments",
+    "connect",
+    "old_names",
+    "publish",
+    "show",
+    "swap_in",
+]
 
 _NOT_PUBLISHED = {"keyed_hash", "owns_number"}
 """Macros that need the key, which stays with who builds."""
@@ -75,11 +85,12 @@ def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Publis
     publication = publications.now()
     named = publication.manifest
     manifest = read_manifest(lake, MANIFESTS / named) if named else Manifest()
+    manifest = named_now(manifest, models)
     try:
         with duckdb.connect(str(storage.local(temporary))) as connection:
             connection.execute("set TimeZone = 'UTC'")
             lake.stand_in(connection)
-            rows = _Shelf(connection, lake.portable(), models, manifest).fill(pii=pii)
+            rows = _WarehouseWriter(connection, lake.portable(), models, manifest).fill(pii=pii)
             # Closing would do so too, but keeps a failure to itself.
             connection.execute("checkpoint")
         storage.sync(temporary)
@@ -167,8 +178,15 @@ def _why_closed(warehouse: Path, error: duckdb.Error) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shelf:
-    """A warehouse that is being filled."""
+class _WarehouseWriter:
+    """A warehouse that is being filled.
+
+    Args:
+        connection: An empty database, and where its tables are created.
+        lake: The lake, whose files are named as the warehouse is to name them.
+        models: What there is to build from it.
+        manifest: Which of the models' files count.
+    """
 
     connection: duckdb.DuckDBPyConnection
     lake: Lake
@@ -180,6 +198,10 @@ class _Shelf:
         # One transaction: each statement on its own would be made durable.
         self.connection.execute("begin")
         shown = self.show()
+        names = {name: f"raw.{name}" for name in self.models.relations}
+        for name in self.models.seeds:
+            del names[name]
+        add_old_names(self.connection, names | old_names(shown))
         if pii:
             self._show_personal(shown)
         self.connection.execute("commit")
@@ -195,22 +217,33 @@ class _Shelf:
         for name, macro in self.models.macros.items():
             if name not in _NOT_PUBLISHED:
                 self.connection.execute(macro)
-        self.lake.attach_to(self.connection)
+        self.connection.execute("create schema raw; create schema intermediate")
         add_seeds(self.connection, self.models.seeds)
+        self.connection.execute("set search_path = 'raw,main'")
+        self.lake.attach_to(self.connection)
+        self.connection.execute("set search_path = 'main,raw'")
+        # A view finds functions of its own schema and of the reader's, which is main.
+        functions = self.connection.execute(
+            "select function_name from duckdb_functions() where schema_name = 'raw'"
+        ).fetchall()
+        for (name,) in functions:
+            self.connection.execute(LAKE_VIEWS[name].statement)
         shown = [model for model in self.models if self._is_there(model)]
         self._show_public(shown)
         there = {model.name for model in shown} | set(self.models.relations)
         for table_macro in self.models.table_macros:
             if there.issuperset(table_macro.reads):
-                self.connection.execute(table_macro.statement)
+                before = self._with({one: self._from(one) for one in table_macro.reads})
+                self.connection.execute(table_macro.statement(before))
         return shown
 
     def _show_public(self, shown: Collection[Model]) -> None:
         for relation in self.models.relations.values():
-            self._put(relation, [name for name in relation.types if name not in relation.pii])
+            public = [name for name in relation.types if name not in relation.pii]
+            self._put(relation, public, self._schema(relation.name))
         for model in shown:
             if model.layer != "pii":
-                self._put(model, model.public)
+                self._put(model, model.public, model.schema)
 
     def _show_personal(self, shown: Collection[Model]) -> None:
         self.connection.execute("create schema pii")
@@ -221,7 +254,7 @@ class _Shelf:
             if len(model.public) < len(model.columns):
                 self._put(model, [column.name for column in model.columns], "pii")
 
-    def _put(self, shown: Relation | Model, columns: Collection[str], schema: str = "main") -> None:
+    def _put(self, shown: Relation | Model, columns: Collection[str], schema: str) -> None:
         """Show some columns of a relation or a model, with their meanings."""
         if isinstance(shown, Model):
             docs: Mapping[str, str] = {column.name: column.doc for column in shown.columns}
@@ -247,27 +280,45 @@ class _Shelf:
         inner: dict[str, str] = {}
         self._spell(name, inner)
         body = inner.pop(name)
-        parts = ", ".join(f"{one} as ({select}\n)" for one, select in inner.items())
         shown = ", ".join(f'"{column}"' for column in columns)
         self.connection.execute(
             f"create or replace view {schema}.{name} as"
-            f" {f'with {parts}' if parts else ''} select {shown} from ({body}\n)"
+            f" {self._with(inner)} select {shown} from ({body}\n)"
         )
 
+    def _with(self, inner: Mapping[str, str]) -> str:
+        """The WITH of some SELECTs by name; empty without one."""
+        parts = ", ".join(f"{name} as ({select}\n)" for name, select in inner.items())
+        return f"with {parts}" if parts else ""
+
+    def _schema(self, name: str) -> str:
+        """The schema that shows a relation or a model."""
+        if name in self.models:
+            return self.models[name].schema
+        return "main" if name in self.models.seeds else "raw"
+
+    def _from(self, name: str) -> str:
+        """The SELECT of a relation or a model as it is shown, whatever the search path is."""
+        return f"from {self._schema(name)}.{name}"
+
     def _spell(self, name: str, inner: dict[str, str]) -> None:
-        """Add the SELECT of a relation, behind those of what it reads that is not shown whole."""
+        """Add the SELECT of a relation, behind those of what it reads."""
         if name in inner:
             return
         if name in self.models:
             model = self.models[name]
             if model.stored.is_view:
                 for one in model.reads:
-                    if one in self.models or self.models.relations[one].pii:
-                        self._spell(one, inner)
+                    self._spell(one, inner)
                 inner[name] = model.body
             else:
                 inner[name] = stored_rows(self.lake, model, self.manifest)
             return
+        if not self.models.relations[name].pii:
+            inner[name] = self._from(name)
+            return
+        for one in ("pulls", "claims"):
+            inner[one] = self._from(one)
         stream = STREAMS[name.removesuffix("_history")]
         is_history = name.endswith("_history")
         inner[name] = self.lake.history(stream) if is_history else self.lake.resolved(stream)
@@ -288,7 +339,25 @@ def show(
     Raises:
         DamageError: A file that counts is missing, or not as long as it was.
     """
-    return _Shelf(connection, lake, models, manifest).show()
+    return _WarehouseWriter(connection, lake, models, named_now(manifest, models)).show()
+
+
+def old_names(shown: Iterable[Model]) -> dict[str, str]:
+    """Names that models had in the version before, each with the place that it stands for."""
+    return {model.formerly: model.place for model in shown if model.formerly}
+
+
+def add_old_names(connection: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> None:
+    """Let tables be found in `main` by the names that they had in the version before.
+
+    Args:
+        connection: Where they stand.
+        names: The old names, each with the place that it stands for.
+    """
+    for name, place in names.items():
+        connection.execute(f"create view main.{name} as from {place}")
+        doc = f"The old name of {place}, until the next version."
+        connection.execute(comments("view", f"main.{name}", doc, {}))
 
 
 def comments(kind: str, name: str, doc: str, docs: Mapping[str, str]) -> str:

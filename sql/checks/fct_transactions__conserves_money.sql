@@ -8,7 +8,7 @@ with spoken as (
         count(*) as movements,
         sum(transactions.amount) as amount
     from transactions
-    semi join bridge_account_claims as claims
+    semi join int_covering_pulls as claims
         on
             transactions.account_id = claims.account_id
             and transactions.pull_id = claims.pull_id

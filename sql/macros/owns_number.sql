@@ -1,5 +1,5 @@
 -- Whether an account number is one of an account's own, told by the hashes and endings that
--- bridge_account_numbers keeps of them; null where only a mask of the account is known and the
+-- int_account_numbers keeps of them; null where only a mask of the account is known and the
 -- number does not fit it. The hash is made only of a number that ends like one of them.
 create or replace macro owns_number(number, own_keys, own_endings, is_numbered) as
 case

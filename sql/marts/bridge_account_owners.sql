@@ -46,7 +46,7 @@ shares as (
         listings.last_seen_at,
         named.holder_names
     from bridge_accounts
-    inner join bridge_account_listings as listings
+    inner join int_account_listings as listings
         on bridge_accounts.account_id = listings.account_id
     inner join named on bridge_accounts.account_id = named.account_id
     where bridge_accounts.customer_id is not null  -- could not be read

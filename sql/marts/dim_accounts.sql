@@ -30,7 +30,7 @@ with seen as (
         bridge_accounts.account_key,
         min(listings.first_seen_at) as first_seen_at,
         max(listings.last_seen_at) as last_seen_at
-    from bridge_account_listings as listings
+    from int_account_listings as listings
     inner join bridge_accounts on listings.account_id = bridge_accounts.account_id
     group by bridge_accounts.account_key
 

@@ -49,7 +49,7 @@ with judged as (
         -- after their own end.
         rows.consent_status in ('REVOKED', 'REJECTED')
         and coalesce(rows.status_updated_at < rows.expires_at, true) as is_cut_short
-    from bridge_listed_versions as versions
+    from int_listed_versions as versions
     inner join consents_history as rows
         on versions.listed_id = rows.consent_id and versions.shown_pull_id = rows.pull_id
     cross join clock

@@ -54,7 +54,7 @@ select
 
     -- trace
     versions.pull_id
-from bridge_listed_versions as versions
+from int_listed_versions as versions
 inner join entities_history as rows
     on versions.listed_id = rows.entity_id and versions.shown_pull_id = rows.pull_id
 where versions.stream = 'entities'

@@ -11,7 +11,7 @@
 --         months, of which the rules count a share; support from the state not at all; loans and
 --         buy now pay later that go on as obligations (rent is none, and the minimum payment of a
 --         credit card is not known)
--- zone:   months are Riyadh months of booking; a month is full by fct_customer_months
+-- zone:   months are Riyadh months of booking; a month is full by int_customer_months
 -- columns:
 --   customer_id               The customer.
 --   currency                  Currency of all amounts, ISO 4217.
@@ -108,7 +108,7 @@ full_months as (
     select
         customer_id,
         riyadh_month as month
-    from fct_customer_months
+    from int_customer_months
     where is_full_month
 
 ),
@@ -208,7 +208,7 @@ others as (
         incomes.customer_id,
         incomes.currency,
         sum(movements.payment) as total
-    from fct_counterparty_movements as movements
+    from int_counterparty_movements as movements
     inner join incomes on movements.stream_id = incomes.stream_id
     inner join full_months
         on
@@ -273,7 +273,7 @@ told as (
     select
         holders.customer_id,
         kept.currency
-    from bridge_account_currencies as kept
+    from int_account_currencies as kept
     inner join holders on kept.account_key = holders.account_key
 
 ),

@@ -11,7 +11,7 @@
 --   is_proved       Whether movements and balances around the day agree; see
 --                   mart_balance_reconciliation.
 --   has_unfit_records  Whether records of the day did not fit, so that movements or the balance may
---                   be missing; see fct_unfit_days.
+--                   be missing; see int_unfit_days.
 --   staleness_days  Days since the bank told the newest balance that it rests on; null where it
 --                   rests on a later one.
 -- sample: select balance_date, closing_balance, closing_method from fct_balances_daily
@@ -21,7 +21,7 @@ with days as (
     select
         *,
         unnest(generate_series(from_date, to_date, interval 1 day))::date as balance_date
-    from fct_balance_stretches
+    from int_balance_intervals
 
 )
 
@@ -46,5 +46,5 @@ select
     -- times
     days.balance_date
 from days
-left join fct_unfit_days as unfit
+left join int_unfit_days as unfit
     on days.account_key = unfit.account_key and days.balance_date = unfit.unfit_date

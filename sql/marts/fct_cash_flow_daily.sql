@@ -4,7 +4,7 @@
 -- key:    account_key, currency, booking_date
 -- stored: by riyadh_month, reading -1 to 0
 -- counts: booked movements; reversals and what they took back count on both sides; a day without a
---         row had no movement if fct_account_coverage has it, else it is unknown
+--         row had no movement if int_account_coverage has it, else it is unknown
 -- zone:   days and riyadh_month are Riyadh's
 -- columns:
 --   riyadh_month         Riyadh month of booking_date as YYYY-MM.
@@ -97,7 +97,7 @@ select
     days.booking_date,
     strftime(days.booking_date, '%Y-%m') as riyadh_month
 from days
-left join fct_account_coverage as coverage
+left join int_account_coverage as coverage
     on
         days.account_key = coverage.account_key
         and days.booking_date between coverage.whole_from_date and coverage.whole_to_date

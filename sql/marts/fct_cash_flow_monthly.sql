@@ -28,7 +28,7 @@
 --                        understood, without sign; see fct_opacity_monthly.
 --   opaque_share         opaque_amount over all that moved; null where nothing did.
 --   active_days          Days with a booked movement.
---   is_full_month        Whether the month is full in fct_account_months, and the account was open
+--   is_full_month        Whether the month is full in int_account_months, and the account was open
 --                        on its first day: an average of the account must not rest on days before
 --                        it existed. An account without an opening date counts as open.
 --   covered_days         Days that are known from midnight to midnight.
@@ -70,8 +70,8 @@ months as (
         covered.account_key,
         kept.currency,
         covered.riyadh_month
-    from fct_account_months as covered
-    inner join bridge_account_currencies as kept on covered.account_key = kept.account_key
+    from int_account_months as covered
+    inner join int_account_currencies as kept on covered.account_key = kept.account_key
 
 ),
 
@@ -103,7 +103,7 @@ joined as (
             months.account_key = moved.account_key
             and months.currency = moved.currency
             and months.riyadh_month = moved.riyadh_month
-    left join fct_account_months as covered
+    left join int_account_months as covered
         on
             months.account_key = covered.account_key
             and months.riyadh_month = covered.riyadh_month
@@ -112,7 +112,7 @@ joined as (
             months.account_key = opacity.account_key
             and months.currency = opacity.currency
             and months.riyadh_month = opacity.month
-    left join bridge_account_currencies as kept
+    left join int_account_currencies as kept
         on months.account_key = kept.account_key and months.currency = kept.currency
 
 )

@@ -4,7 +4,7 @@
 -- key:    stream_id
 -- stored: table
 -- counts: streams of payments in; loans paid out are not income, and single payments only where the
---         bank or its text names them; see fct_payment_streams
+--         bank or its text names them; see int_payment_streams
 -- zone:   days are Riyadh days
 -- columns:
 --   kind                      salary, government (support or pension from the state), profit,
@@ -83,5 +83,5 @@ select
 
     -- trace
     movement_ids
-from fct_payment_streams
+from int_payment_streams
 where direction = 'in' and kind <> 'disbursement'

@@ -4,16 +4,16 @@
 -- grain:  one row per customer, currency, kind and creditor
 -- key:    obligation_id
 -- stored: table
--- counts: streams of payments out, see fct_payment_streams, of all accounts of the customer; a
+-- counts: streams of payments out, see int_payment_streams, of all accounts of the customer; a
 --         joint account's count for each of its holders
 -- zone:   months are Riyadh months of booking; a month is full where it is so for the customer, see
---         fct_customer_months, and every account that paid is known on all of its days, an account
+--         int_customer_months, and every account that paid is known on all of its days, an account
 --         that is closed or no longer shared too
 -- columns:
 --   obligation_id       The customer, currency, kind and creditor; a hash of those.
 --   customer_id         Customer who pays.
 --   currency            Currency of the payments, ISO 4217.
---   party_kind          What tells the creditor; see fct_counterparty_movements.
+--   party_kind          What tells the creditor; see int_counterparty_movements.
 --   party               The creditor in the words of party_kind.
 --   counterparty_key    The creditor's account, where its bank tells.
 --   kind                loan (instalments), bnpl, rent, or mandate for anything else that a mandate
@@ -35,7 +35,7 @@
 --   first_date          Day of the first payment.
 --   last_date           Day of the last payment.
 --   opaque_share        Share of the money of the accounts that paid which was not understood, the
---                       largest of them; see fct_payment_streams.
+--                       largest of them; see int_payment_streams.
 --   data_through_date   Last covered day of the accounts that paid.
 --   movement_ids        The payments, by day.
 -- sample: select kind, source, count(*) as obligations, sum(monthly_average) as monthly from
@@ -74,7 +74,7 @@ streams as (
         ) as is_ongoing,
         streams.opaque_share,
         streams.data_through_date
-    from fct_payment_streams as streams
+    from int_payment_streams as streams
     inner join holders on streams.account_key = holders.account_key
     where
         streams.direction = 'out'
@@ -103,7 +103,7 @@ payments as (
         movements.payment,
         movements.booking_date,
         strftime(movements.booking_date, '%Y-%m') as month
-    from fct_counterparty_movements as movements
+    from int_counterparty_movements as movements
     inner join owed on movements.stream_id = owed.stream_id
 
 ),
@@ -134,9 +134,9 @@ full_months as (
         payers.obligation_id,
         months.riyadh_month as month
     from payers
-    inner join fct_account_months as months on payers.account_key = months.account_key
+    inner join int_account_months as months on payers.account_key = months.account_key
     inner join payer_counts on payers.obligation_id = payer_counts.obligation_id
-    inner join fct_customer_months as whole
+    inner join int_customer_months as whole
         on
             payers.customer_id = whole.customer_id
             and months.riyadh_month = whole.riyadh_month
@@ -224,7 +224,7 @@ disbursed as (
         streams.currency,
         streams.party,
         sum(streams.total_payment) as disbursed
-    from fct_payment_streams as streams
+    from int_payment_streams as streams
     inner join holders on streams.account_key = holders.account_key
     where streams.direction = 'in' and streams.kind = 'disbursement'
     group by all

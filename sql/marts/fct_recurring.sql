@@ -4,7 +4,7 @@
 -- grain:  one row per recurring stream of payments
 -- key:    recurrence_id
 -- stored: table
--- counts: streams with a cadence; see fct_payment_streams
+-- counts: streams with a cadence; see int_payment_streams
 -- zone:   days are Riyadh days
 -- columns:
 --   recurrence_id      The stream of payments.
@@ -55,7 +55,7 @@ collected as (
         movements.stream_id,
         min(debits.direct_debit_id) as direct_debit_id
     from debits
-    inner join fct_counterparty_movements as movements
+    inner join int_counterparty_movements as movements
         on
             debits.account_key = movements.account_key
             and debits.booking_date = movements.booking_date
@@ -118,7 +118,7 @@ select
 
     -- trace
     streams.movement_ids
-from fct_payment_streams as streams
+from int_payment_streams as streams
 left join orders
     on
         streams.account_key = orders.account_key

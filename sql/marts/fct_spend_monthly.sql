@@ -109,5 +109,5 @@ left join fct_opacity_monthly as opacity
         spent.account_key = opacity.account_key
         and spent.currency is not distinct from opacity.currency
         and spent.month = opacity.month
-left join fct_account_months as months
+left join int_account_months as months
     on spent.account_key = months.account_key and spent.month = months.riyadh_month

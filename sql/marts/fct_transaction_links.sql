@@ -48,7 +48,7 @@ accounts as (
             )
         ) as has_siblings
     from bridge_accounts
-    left join bridge_account_numbers as numbers
+    left join int_account_numbers as numbers
         on bridge_accounts.account_key = numbers.account_key
 
 ),
@@ -126,7 +126,7 @@ movements as (
         claims.account_key || ':' || wanted.transaction_id as movement_id,
         wanted.* exclude (account_id, pull_id, transaction_id)  -- noqa: RF02
     from wanted
-    inner join bridge_account_claims as claims
+    inner join int_covering_pulls as claims
         on
             wanted.account_id = claims.account_id
             and wanted.pull_id = claims.pull_id
@@ -158,7 +158,7 @@ sided as (
             when 'creditor' then movements.creditor_number
         end as counterparty_number
     from movements
-    left join bridge_account_numbers as numbers on movements.account_key = numbers.account_key
+    left join int_account_numbers as numbers on movements.account_key = numbers.account_key
     where movements.is_transfer and not movements.is_reversal
 
 ),

@@ -90,13 +90,13 @@ movements as (
             )
         ) as counterparty_side
     from stg_movements as told
-    inner join bridge_account_claims as claims
+    inner join int_covering_pulls as claims
         on
             told.account_id = claims.account_id
             and told.pull_id = claims.pull_id
             and utc_day(told.placed_at)
             between claims.claimed_from and claims.claimed_to
-    left join bridge_account_numbers as numbers on claims.account_key = numbers.account_key
+    left join int_account_numbers as numbers on claims.account_key = numbers.account_key
 
 )
 

@@ -8,7 +8,7 @@
 -- zone:   days are Riyadh's
 -- columns:
 --   balance_date           The day.
---   suspected_cause        What a gap looks like; see fct_balance_gaps.
+--   suspected_cause        What a gap looks like; see int_balance_gaps.
 --   evidence_movement_ids  Movements that explain a gap, else those of its day; null where there is
 --                          none. The movements of any other day are those of fct_transactions with
 --                          its account_key, currency and booking_date.
@@ -19,7 +19,7 @@ with days as (
     select
         *,
         unnest(generate_series(from_date, to_date, interval 1 day))::date as balance_date
-    from fct_balance_stretches
+    from int_balance_intervals
 
 )
 
@@ -51,7 +51,7 @@ select
     -- trace
     days.stated_pull_id
 from days
-left join fct_balance_gaps as gaps
+left join int_balance_gaps as gaps
     on
         days.account_key = gaps.account_key
         and days.currency = gaps.currency

@@ -6,7 +6,7 @@
 -- stored: table
 -- counts: from the first day that is permitted or known to the day of the lake's clock; a day that
 --         several of Lean's ids could tell has the best of their statuses
--- zone:   days are UTC days, as in Lean's requests; see fct_account_coverage for Riyadh days
+-- zone:   days are UTC days, as in Lean's requests; see int_account_coverage for Riyadh days
 -- columns:
 --   account_key  The real account; see dim_accounts.
 --   utc_from     First UTC day of the stretch.

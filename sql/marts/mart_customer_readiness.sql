@@ -9,7 +9,7 @@
 --   account_keys       Those accounts, sorted; see dim_accounts.
 --   account_count      How many they are.
 --   full_months        Riyadh months in which each of them is known on every day; see
---                      fct_customer_months.
+--                      int_customer_months.
 --   full_from_month    The first of those months, YYYY-MM; null without one.
 --   data_through_date  Last Riyadh day that is wholly known of the least known of them.
 --   proved_days        Days of the accounts whose balances are proved by their movements.
@@ -61,7 +61,7 @@ full_months as (
         customer_id,
         count(*) as full_months,
         min(riyadh_month) as full_from_month
-    from fct_customer_months
+    from int_customer_months
     where is_full_month
     group by customer_id
 
@@ -72,7 +72,7 @@ known_to as (
     select
         account_key,
         max(covered_to) as covered_to
-    from fct_account_months
+    from int_account_months
     group by account_key
 
 ),
@@ -95,7 +95,7 @@ untold as (
         account_key,
         currency,
         min(from_date) as from_date
-    from fct_balance_stretches
+    from int_balance_intervals
     where reason = 'before_first_balance' and booked_count > 0
     group by account_key, currency
 
@@ -109,7 +109,7 @@ proved as (
             where held.verdict = 'proved'
         ) as proved_days,
         sum(held.to_date - held.from_date + 1) as balance_days
-    from fct_balance_stretches as held
+    from int_balance_intervals as held
     left join untold
         on
             held.reason = 'before_first_balance'

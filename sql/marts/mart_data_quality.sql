@@ -29,7 +29,7 @@ with movements as (
         sum(opaque_count) as opaque_count,
         sum(null_balance_count) as null_balance_count,
         sum(booked_count) as booked_count
-    from fct_quality_monthly
+    from int_quality_monthly
     group by bank_identifier
 
 ),
@@ -81,7 +81,7 @@ newest_months as (
     select
         bank_identifier,
         max(month) as month
-    from fct_quality_monthly
+    from int_quality_monthly
     group by bank_identifier
 
 ),
@@ -96,7 +96,7 @@ drifts as (
         sum(months.null_status_count) filter (where months.month < newest_months.month)
         / sum(months.movement_count) filter (where months.month < newest_months.month)
             as before_share
-    from fct_quality_monthly as months
+    from int_quality_monthly as months
     inner join newest_months on months.bank_identifier = newest_months.bank_identifier
     group by months.bank_identifier
 

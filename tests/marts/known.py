@@ -60,7 +60,10 @@ class Known:
 
     def table(self, model, *key):
         """A model's rows by its key."""
-        return {tuple(row[name] for name in key): row for row in self.rows(f"from {model}")}
+        return {
+            tuple(row[name] for name in key): row
+            for row in self.rows(f"from {models()[model].place}")
+        }
 
 
 @cache

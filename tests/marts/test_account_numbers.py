@@ -157,7 +157,7 @@ def test_the_other_side_is_the_party_that_is_not_the_account(
     (shown,) = run("stg_movements", transactions=[movement])
     (personal,) = run("stg_transactions", stg_movements=[shown], accounts_history=[listed])
     (numbers,) = run(
-        "bridge_account_numbers",
+        "int_account_numbers",
         accounts_history=[listed],
         bridge_accounts=[{"account_id": "1", "account_key": "a"}],
     )
@@ -166,8 +166,8 @@ def test_the_other_side_is_the_party_that_is_not_the_account(
     (found,) = run(
         "fct_transactions",
         stg_movements=[shown],
-        bridge_account_claims=[claim | {"claimed_from": day, "claimed_to": day}],
-        bridge_account_numbers=[numbers],
+        int_covering_pulls=[claim | {"claimed_from": day, "claimed_to": day}],
+        int_account_numbers=[numbers],
     )
 
     assert (personal["counterparty_side"], personal["counterparty_identification"]) == (

@@ -60,7 +60,9 @@ def test_obligations_are_every_instalment_rent_and_mandate(world):
     whole = full_months_by_customer(world)
     flagged = {
         row["stream_id"]: row
-        for row in world.rows("from fct_payment_streams where is_direct_debit or is_standing_order")
+        for row in world.rows(
+            "from intermediate.int_payment_streams where is_direct_debit or is_standing_order"
+        )
     }
     marked = {tuple(row["movement_ids"]) for row in flagged.values()}
     true = defaultdict(list)
@@ -229,7 +231,7 @@ def afford(*, through=TODAY, income=(), owed=(), movements=(), rules=None, known
         "fct_affordability",
         clock=[{"as_of_date": through}],
         bridge_accounts=[{"account_id": "1", "account_key": "a", "customer_id": "c"}],
-        fct_customer_months=of_customer(known or months(dt.date(2025, 9, 1), dt.date(2026, 2, 28))),
+        int_customer_months=of_customer(known or months(dt.date(2025, 9, 1), dt.date(2026, 2, 28))),
         fct_income_streams=[
             {
                 "account_key": "a",
@@ -246,7 +248,7 @@ def afford(*, through=TODAY, income=(), owed=(), movements=(), rules=None, known
             {"customer_id": "c", "currency": "SAR", "is_ongoing": True, "kind": "loan"} | one
             for one in owed
         ],
-        fct_counterparty_movements=movements,
+        int_counterparty_movements=movements,
         **given,
         **more,
     )
@@ -343,16 +345,16 @@ def test_half_of_a_thousandth_is_rounded_up_and_never_through_a_float():
     amount = "9000000000000000000000.001"
     paid = [payment(n, in_month(2025, 9 + n, 3), amount, stream_id="s") for n in range(6)]
     (stream,) = run(
-        "fct_payment_streams",
-        fct_counterparty_movements=[one | {"nature": "instalment"} for one in paid],
+        "int_payment_streams",
+        int_counterparty_movements=[one | {"nature": "instalment"} for one in paid],
     )
     (row,) = run(
         "fct_obligations",
-        fct_payment_streams=[stream],
-        fct_counterparty_movements=paid,
+        int_payment_streams=[stream],
+        int_counterparty_movements=paid,
         bridge_accounts=[{"account_id": "1", "account_key": "a", "customer_id": "c"}],
-        fct_account_months=months(dt.date(2025, 9, 1), dt.date(2026, 3, 31)),
-        fct_customer_months=of_customer(months(dt.date(2025, 9, 1), dt.date(2026, 3, 31))),
+        int_account_months=months(dt.date(2025, 9, 1), dt.date(2026, 3, 31)),
+        int_customer_months=of_customer(months(dt.date(2025, 9, 1), dt.date(2026, 3, 31))),
     )
 
     assert row["active_average"] == Decimal(amount)
@@ -363,15 +365,15 @@ def test_a_month_is_full_for_an_obligation_only_where_it_is_for_its_customer():
     """Nor does it count where an account that paid is not known, whatever the customer's others."""
     paid = [payment(n, in_month(2025, 9 + n, 3), 100, stream_id="s") for n in range(6)]
     (stream,) = run(
-        "fct_payment_streams",
-        fct_counterparty_movements=[one | {"nature": "instalment"} for one in paid],
+        "int_payment_streams",
+        int_counterparty_movements=[one | {"nature": "instalment"} for one in paid],
     )
 
     def full(**known):
         (row,) = run(
             "fct_obligations",
-            fct_payment_streams=[stream],
-            fct_counterparty_movements=paid,
+            int_payment_streams=[stream],
+            int_counterparty_movements=paid,
             bridge_accounts=[{"account_id": "1", "account_key": "a", "customer_id": "c"}],
             **known,
         )
@@ -380,9 +382,9 @@ def test_a_month_is_full_for_an_obligation_only_where_it_is_for_its_customer():
     payer = months(dt.date(2025, 10, 1), dt.date(2026, 3, 31))
     others = of_customer(months(dt.date(2025, 9, 1), dt.date(2025, 12, 31)))
 
-    assert full(fct_account_months=payer, fct_customer_months=others) == (3, 100)
-    assert full(fct_account_months=payer, fct_customer_months=others[:1]) == (0, None)
-    assert full(fct_account_months=payer) == (0, None)
+    assert full(int_account_months=payer, int_customer_months=others) == (3, 100)
+    assert full(int_account_months=payer, int_customer_months=others[:1]) == (0, None)
+    assert full(int_account_months=payer) == (0, None)
 
 
 def opaque_months(share):

@@ -209,7 +209,7 @@ def spoilt():
         build(lake, models(), hash_key=KEY, only=needed)
         publish(lake, models())
         with connect(lake) as connection:
-            result = connection.execute("from fct_balance_gaps")
+            result = connection.execute("from intermediate.int_balance_gaps")
             names = [column[0] for column in result.description]
             gaps = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     shutil.rmtree(root)
@@ -325,8 +325,8 @@ def scenes():
         )
     ]
     coverage = run(
-        "fct_account_coverage",
-        bridge_account_claims=claims,
+        "int_account_coverage",
+        int_covering_pulls=claims,
         pulls=[{"pull_id": "p", "refreshed_at": known_to}],
     )
     ledger = [
@@ -335,12 +335,12 @@ def scenes():
         for number, row in enumerate(rows)
     ]
     bridge = [{"account_key": key, "account_id": key} for key in SCENES]
-    days = run("fct_balance_days", fct_transactions=ledger, fct_account_coverage=coverage)
+    days = run("int_balance_days", fct_transactions=ledger, int_account_coverage=coverage)
     months = run(
-        "fct_balance_months",
-        fct_balance_days=days,
-        fct_account_coverage=coverage,
-        bridge_account_currencies=[{"account_key": key, "currency": "SAR"} for key in SCENES],
+        "int_balance_months",
+        int_balance_days=days,
+        int_account_coverage=coverage,
+        int_account_currencies=[{"account_key": key, "currency": "SAR"} for key in SCENES],
     )
     balances = [
         {
@@ -356,18 +356,18 @@ def scenes():
         for key, amount in STATED.items()
     ]
     carries = run(
-        "fct_balance_carries",
-        fct_balance_months=months,
+        "int_balance_carry_forwards",
+        int_balance_months=months,
         bridge_accounts=bridge,
         balances_history=balances,
     )
     stretches = run(
-        "fct_balance_stretches",
-        fct_balance_days=days,
-        fct_balance_anchors=carries,
-        fct_account_coverage=coverage,
+        "int_balance_intervals",
+        int_balance_days=days,
+        int_balance_anchors=carries,
+        int_account_coverage=coverage,
     )
-    gaps = run("fct_balance_gaps", fct_balance_stretches=stretches, fct_transactions=ledger)
+    gaps = run("int_balance_gaps", int_balance_intervals=stretches, fct_transactions=ledger)
     found = defaultdict(dict)
     for row in stretches:
         found[row["account_key"]][row["currency"], row["from_date"]] = row

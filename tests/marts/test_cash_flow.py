@@ -177,7 +177,7 @@ def coverage(first, last, *asked_at):
         for n in range(len(asked_at))
     ]
     pulls = [{"pull_id": str(n), "refreshed_at": at} for n, at in enumerate(asked_at)]
-    return run("fct_account_coverage", bridge_account_claims=claims, pulls=pulls)
+    return run("int_account_coverage", int_covering_pulls=claims, pulls=pulls)
 
 
 @pytest.mark.parametrize(
@@ -203,11 +203,11 @@ def monthly(**changed):
         "offered_from": dt.date(2026, 1, 31),
     }
     pulls = [{"pull_id": "0", "refreshed_at": dt.datetime(2026, 3, 1, 10, tzinfo=dt.UTC)}]
-    spoken = run("fct_account_coverage", bridge_account_claims=[claim], pulls=pulls, **changed)
+    spoken = run("int_account_coverage", int_covering_pulls=[claim], pulls=pulls, **changed)
     found = run(
         "fct_cash_flow_monthly",
-        fct_account_months=run("fct_account_months", fct_account_coverage=spoken),
-        bridge_account_currencies=[{"account_key": KEY, "currency": "SAR"}],
+        int_account_months=run("int_account_months", int_account_coverage=spoken),
+        int_account_currencies=[{"account_key": KEY, "currency": "SAR"}],
     )
     return {
         row["riyadh_month"]: (row["covered_days"], row["is_full_month"], row["net_amount"])
@@ -232,7 +232,7 @@ def test_a_month_counts_the_days_that_are_whole_in_riyadh():
     asked_at = dt.datetime(2026, 3, 2, 10, tzinfo=dt.UTC)
     spoken = coverage(dt.date(2026, 1, 31), dt.date(2026, 3, 2), asked_at)
 
-    months = run("fct_account_months", fct_account_coverage=spoken)
+    months = run("int_account_months", int_account_coverage=spoken)
 
     assert {
         (row["riyadh_month"], row["covered_days"], row["is_full_month"], row["data_through_date"])
@@ -268,8 +268,8 @@ def test_an_account_opened_within_a_month_has_no_full_month_there():
     def is_full(opening_date):
         (row,) = run(
             "fct_cash_flow_monthly",
-            fct_account_months=[known],
-            bridge_account_currencies=[
+            int_account_months=[known],
+            int_account_currencies=[
                 {"account_key": KEY, "currency": "SAR", "opening_date": opening_date}
             ],
         )

@@ -70,7 +70,7 @@ def test_spellings_of_a_currency_make_one_total_and_others_are_told():
     for row in rows:
         totals[row["currency"]] += row["signed_amount"]
     odd = run(
-        "fct_quality_monthly",
+        "int_quality_monthly",
         fct_transactions=[
             {"account_key": "a", "month": "2026-03", "currency": row["currency"]} for row in rows
         ],
@@ -78,7 +78,7 @@ def test_spellings_of_a_currency_make_one_total_and_others_are_told():
     )
     (shown,) = [
         row
-        for row in run("mart_data_quality", fct_quality_monthly=odd, clock=[{"as_of": None}])
+        for row in run("mart_data_quality", int_quality_monthly=odd, clock=[{"as_of": None}])
         if row["observation"] == "unknown_currency"
     ]
 

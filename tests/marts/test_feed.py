@@ -162,7 +162,7 @@ def speakers(**changed):
     """Who speaks for which days of January, of two ids that were read of all of them."""
     ids = ("old", "new")
     rows = run(
-        "bridge_account_claims",
+        "int_covering_pulls",
         claims=[
             {
                 "stream": "transactions",

@@ -174,7 +174,10 @@ def next_expected(cadence, typical, moves, last):
 def test_streams_have_the_rhythm_of_their_days(world):
     """Every stream's payments, amounts, cadence, typical day and next date are the truth's."""
     true, covered = true_streams(world), whole_days(world)
-    held = {tuple(row["movement_ids"]): row for row in world.rows("from fct_payment_streams")}
+    held = {
+        tuple(row["movement_ids"]): row
+        for row in world.rows("from intermediate.int_payment_streams")
+    }
 
     assert set(held) == {tuple(one[1] for one in paid) for paid in true.values()}
     for (key, currency, is_in, party, nature), paid in true.items():
@@ -251,7 +254,7 @@ def test_income_is_every_stream_in_by_its_kind(world):
     """Kinds, sources and amounts of income are those of the streams; none is left out."""
     rows = world.table("fct_income_streams", "stream_id")
     streams = world.rows(
-        "from fct_payment_streams where direction = 'in' and kind <> 'disbursement'"
+        "from intermediate.int_payment_streams where direction = 'in' and kind <> 'disbursement'"
     )
     names = {"support": "government", "pension": "government", "transfer": "transfers"}
 
@@ -319,7 +322,7 @@ def stream(days, *, through=None, amounts=None, **more):
         for number, day in enumerate(days)
     ]
     known = months(days[0], through or days[-1])
-    (row,) = run("fct_payment_streams", fct_counterparty_movements=paid, fct_account_months=known)
+    (row,) = run("int_payment_streams", int_counterparty_movements=paid, int_account_months=known)
     return row
 
 
@@ -358,9 +361,9 @@ def test_a_month_that_nobody_read_is_not_a_missed_payment():
     known = [one for one in months(days[0], days[-1]) if one["riyadh_month"] != "2025-04"]
 
     (row,) = run(
-        "fct_payment_streams",
-        fct_counterparty_movements=[payment(n, day, "1") for n, day in enumerate(days)],
-        fct_account_months=known,
+        "int_payment_streams",
+        int_counterparty_movements=[payment(n, day, "1") for n, day in enumerate(days)],
+        int_account_months=known,
     )
 
     assert (row["uncovered_days"], row["skipped_count"]) == (30, None)
@@ -380,7 +383,7 @@ def test_a_payment_is_late_only_after_its_days_of_grace(through, overdue, status
     """Six days after the due day of a monthly payment it is late; with two overdue it stopped."""
     row = stream([in_month(2025, month, 5) for month in range(1, 7)], through=through)
 
-    (shown,) = run("fct_recurring", fct_payment_streams=[row])
+    (shown,) = run("fct_recurring", int_payment_streams=[row])
 
     assert row["next_expected_date"] == dt.date(2025, 7, 5)
     assert (row["overdue_count"], shown["status"]) == (overdue, status)
@@ -411,7 +414,7 @@ def test_a_recurrence_names_the_order_and_the_mandate_behind_it():
     days = [in_month(2025, month, 5) for month in (1, 2, 3)]
     receiver = keyed_hash("SA0380000000608010167519")
     rows = [payment(n, day, "100.125", counterparty_key=receiver) for n, day in enumerate(days)]
-    (row,) = run("fct_payment_streams", fct_counterparty_movements=rows)
+    (row,) = run("int_payment_streams", int_counterparty_movements=rows)
     order = {
         "account_id": "1",
         "standing_order_id": "SO-1",
@@ -425,8 +428,8 @@ def test_a_recurrence_names_the_order_and_the_mandate_behind_it():
         "previous_payment_currency": "SAR",
     }
     given = {
-        "fct_payment_streams": [row],
-        "fct_counterparty_movements": rows,
+        "int_payment_streams": [row],
+        "int_counterparty_movements": rows,
         "stg_standing_orders": [order],
         "bridge_accounts": [{"account_id": "1", "account_key": "a"}],
     }
@@ -467,8 +470,8 @@ def test_what_does_not_count_is_in_no_stream():
         {"transaction_type": "POS"},
     )
 
-    assert len(run("fct_counterparty_movements", fct_transactions=[row])) == 1
-    assert run("fct_counterparty_movements", fct_transactions=[row | one for one in bad]) == []
+    assert len(run("int_counterparty_movements", fct_transactions=[row])) == 1
+    assert run("int_counterparty_movements", fct_transactions=[row | one for one in bad]) == []
 
 
 def test_a_rhythm_that_forgets_its_tolerance_is_caught():
@@ -476,9 +479,9 @@ def test_a_rhythm_that_forgets_its_tolerance_is_caught():
     days = [FIRST, FIRST + 15 * DAY, FIRST + 29 * DAY, FIRST + 50 * DAY, FIRST + 64 * DAY]
     days += [FIRST + 140 * DAY]
     mutant = run(
-        "fct_payment_streams",
+        "int_payment_streams",
         changed={"fitting * 4 >= gap_count * 3": "fitting * 4 >= gap_count"},
-        fct_counterparty_movements=[payment(n, day, "100") for n, day in enumerate(days)],
+        int_counterparty_movements=[payment(n, day, "100") for n, day in enumerate(days)],
     )
 
     assert (stream(days)["cadence"], mutant[0]["cadence"]) == ("irregular", "fortnightly")

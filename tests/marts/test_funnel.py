@@ -202,7 +202,7 @@ def months(*counts):
 )
 def test_a_share_of_unknown_states_that(counts, observed, is_passed):
     """Only growth of the newest month over those before is held against a bank."""
-    rows = run("mart_data_quality", fct_quality_monthly=months(*counts), clock=[{"as_of": at(0)}])
+    rows = run("mart_data_quality", int_quality_monthly=months(*counts), clock=[{"as_of": at(0)}])
     (drift,) = [row for row in rows if row["observation"] == "null_status_drift"]
 
     assert (drift["observed"], drift["is_passed"]) == (Decimal(observed), is_passed)

@@ -112,7 +112,7 @@ def test_movements_without_a_sub_type_are_paired_too(changed):
         bridge_accounts=[
             {"account_id": name, "account_key": name, "customer_id": "c"} for name in accounts
         ],
-        bridge_account_claims=[
+        int_covering_pulls=[
             {
                 "account_id": name,
                 "account_key": name,

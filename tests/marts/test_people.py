@@ -408,13 +408,13 @@ def pulled(stream, *places, **more):
 def followed(stream, pulls, shown, *, changed=None, **more):
     """What listings make of an entity or a consent."""
     history = {f"{stream}_history": shown}
-    listed_versions = run("bridge_listed_versions", pulls=pulls, changed=changed, **history)
-    return run(f"dim_{stream}", bridge_listed_versions=listed_versions, **history, **more)
+    listed_versions = run("int_listed_versions", pulls=pulls, changed=changed, **history)
+    return run(f"dim_{stream}", int_listed_versions=listed_versions, **history, **more)
 
 
 def sightings(pulls, shown):
     """When listings had each account id."""
-    return run("bridge_account_listings", pulls=pulls, accounts_history=shown)
+    return run("int_account_listings", pulls=pulls, accounts_history=shown)
 
 
 def test_an_entity_that_vanishes_is_absent_until_it_is_called_deleted():
@@ -555,7 +555,7 @@ def test_an_account_is(row, is_listed, state, closed_date):
     shown = [account("1", 1, **row)]
     (found,) = run(
         "dim_accounts",
-        bridge_account_listings=sightings(pulled("accounts", 1, parent_id="e"), shown),
+        int_account_listings=sightings(pulled("accounts", 1, parent_id="e"), shown),
         accounts_history=shown,
         bridge_accounts=[bridge("1", is_listed=is_listed)],
     )
@@ -603,7 +603,7 @@ def test_names_are_compared_as(holder, identity, expected, reason):
     shown = [account("1", 0, account_holder_name=holder)]
     (found,) = run(
         "bridge_account_owners",
-        bridge_account_listings=sightings(pulled("accounts", 0, parent_id="e"), shown),
+        int_account_listings=sightings(pulled("accounts", 0, parent_id="e"), shown),
         accounts_history=shown,
         bridge_accounts=[bridge("1")],
         stg_identity=[{"entity_id": "e", "party_index": 0, "full_legal_name": identity}]

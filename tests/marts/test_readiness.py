@@ -94,12 +94,12 @@ def readiness(months=3, proved=98, total=100, covered_to=None, **consent):
         dim_consents=[
             {"customer_id": "c", "is_current": True, "state": "active", **ALL, **consent}
         ],
-        fct_account_months=[{"account_key": "a", "covered_to": covered_to}],
-        fct_customer_months=[
+        int_account_months=[{"account_key": "a", "covered_to": covered_to}],
+        int_customer_months=[
             {"customer_id": "c", "riyadh_month": f"2026-0{n}", "is_full_month": True}
             for n in range(1, months + 1)
         ],
-        fct_balance_stretches=[
+        int_balance_intervals=[
             {
                 "account_key": "a",
                 "verdict": verdict,

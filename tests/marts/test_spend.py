@@ -119,7 +119,7 @@ def test_months_know_how_many_of_their_days_are_covered(world):
         for day in days:
             true[key, f"{day:%Y-%m}"].add(day)
 
-    held = world.table("fct_account_months", "account_key", "riyadh_month")
+    held = world.table("int_account_months", "account_key", "riyadh_month")
 
     assert {key for key, row in held.items() if row["covered_days"]} == set(true)
     for key, days in true.items():
@@ -210,7 +210,7 @@ def test_a_partly_covered_month_says_so():
     """An account opened or closed in mid-month has sums of the days that are known, marked so."""
     (row,) = spent(
         movement(1, "-10.00"),
-        fct_account_months=[
+        int_account_months=[
             {
                 "account_key": "a",
                 "riyadh_month": "2026-02",
@@ -269,7 +269,7 @@ def test_a_category_is_told_by_the_best_there_is(told, category, source):
         "claimed_to": NOON.date(),
     }
 
-    (found,) = run("fct_transactions", stg_movements=[row | told], bridge_account_claims=[claim])
+    (found,) = run("fct_transactions", stg_movements=[row | told], int_covering_pulls=[claim])
 
     assert (found["category"], found["category_source"]) == (category, source)
 

@@ -53,7 +53,7 @@ def test_nothing_is_claimed_of_days_before_the_first_stated_balance():
     """What a first sync brings of the past has a balance that follows, and no proof."""
     rows = nightly().rows("""
         select reason, verdict, closing_method, count(*) as days
-        from fct_balance_stretches
+        from intermediate.int_balance_intervals
         inner join bridge_accounts using (account_key)
         where bank_identifier in ('NAKHEEL_SAU', 'DANA_SAU') and to_date < date '2025-09-12'
             and reason <> 'not_covered'
@@ -73,7 +73,7 @@ def test_a_row_that_was_left_out_is_found_between_two_stated_balances():
 
     (gap,) = nightly().rows("""
         select gaps.*, bridge_accounts.account_id
-        from fct_balance_gaps as gaps inner join bridge_accounts using (account_key)
+        from intermediate.int_balance_gaps as gaps inner join bridge_accounts using (account_key)
     """)
 
     assert (gap["account_id"], gap["gap_amount"]) == (account_id, value)
@@ -88,7 +88,7 @@ def test_a_row_that_was_left_out_is_found_between_two_stated_balances():
 def test_what_is_dated_between_two_nights_is_their_difference(column, holds):
     """True of each account although rows come days late; not of balances as they are stated."""
     statements, booked, late = defaultdict(dict), defaultdict(list), 0
-    for row in nightly().rows("from fct_balance_statements order by stated_date"):
+    for row in nightly().rows("from intermediate.int_balance_statements order by stated_date"):
         statements[row["account_id"]][row["stated_date"]] = row[column]
     for row in nightly().rows("from fct_transactions where is_booked"):
         booked[row["account_id"]].append((row["booking_date"], row["signed_amount"]))
@@ -164,7 +164,7 @@ def closings(ledger, history, *, read=range(1, 6), changed=None):
             for kind in ("INTERIM_BOOKED", "INTERIM_AVAILABLE")
         ],
     }
-    rows = run("fct_balance_statements", changed=changed, **given)
+    rows = run("int_balance_statements", changed=changed, **given)
     return {row["stated_date"].day: int(row["closing_balance"]) for row in rows}
 
 

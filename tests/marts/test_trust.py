@@ -28,10 +28,8 @@ def repaid(card=None, holder="c", **received):
             {"account_id": name, "account_key": name, "customer_id": customer}
             for name, customer in accounts.items()
         ],
-        bridge_account_claims=[{"account_id": n, "account_key": n, **claim} for n in accounts],
-        bridge_account_numbers=[
-            {"account_key": name, "is_card": name == "card"} for name in accounts
-        ],
+        int_covering_pulls=[{"account_id": n, "account_key": n, **claim} for n in accounts],
+        int_account_numbers=[{"account_key": name, "is_card": name == "card"} for name in accounts],
         stg_movements=[
             movement
             | {

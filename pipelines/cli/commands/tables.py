@@ -164,10 +164,17 @@ def dictionary(
     settings: Annotated[
         bool, typer.Option("--settings", help="Print .env.example instead.")
     ] = False,
+    intermediate: Annotated[
+        bool, typer.Option("--intermediate", help="Print the page of intermediate tables instead.")
+    ] = False,
 ) -> None:
     """Print the meaning of every table and column, as in docs/dictionary.md."""
     from pipelines.models.dictionary import dictionary as written
-    from pipelines.models.dictionary import env_example
+    from pipelines.models.dictionary import env_example, intermediate_dictionary
     from pipelines.models.loader import load
 
-    standard_output().write(env_example() if settings else written(load()))
+    if settings:
+        page = env_example()
+    else:
+        page = intermediate_dictionary(load()) if intermediate else written(load())
+    standard_output().write(page)

@@ -1,0 +1,48 @@
+-- The currencies that a real account is kept in, whether or not anything moves in them.
+--
+-- grain:  one row per account and currency
+-- key:    account_key, currency
+-- stored: table
+-- formerly: bridge_account_currencies
+-- counts: the account's own currency, and those of the balances that its bank states
+-- columns:
+--   account_key   The real account; see bridge_accounts.
+--   currency      Currency, ISO 4217.
+--   opening_date  Day of opening as the bank writes it, the earliest if its ids differ.
+-- sample: select currency, count(*) as accounts from int_account_currencies group by all
+with told as (
+
+    select
+        account_id,
+        currency_code(currency) as currency,
+        opening_date
+    from accounts
+    where currency is not null
+
+    union all
+
+    select distinct
+        account_id,
+        currency_code(currency) as currency,
+        null::date as opening_date
+    from balances
+
+),
+
+named as (
+
+    select
+        bridge_accounts.account_key,
+        told.currency,
+        min(told.opening_date) as opening_date
+    from told
+    inner join bridge_accounts on told.account_id = bridge_accounts.account_id
+    group by bridge_accounts.account_key, told.currency
+
+)
+
+select
+    account_key,
+    currency,
+    min(opening_date) over (partition by account_key) as opening_date
+from named

@@ -1,0 +1,11 @@
+-- Rows of int_balance_carry_forwards, kept by month: a month that stays as it was then changes
+-- nothing that reads it.
+--
+-- grain:  one row per account, currency and Riyadh month from the first to the last that is known
+-- key:    account_key, currency, riyadh_month
+-- stored: by riyadh_month
+-- formerly: fct_balance_anchors
+-- zone:   days and months are Riyadh's
+select carries.*
+from int_balance_carry_forwards as carries
+where carries.riyadh_month in (select months.riyadh_month from int_balance_months as months)

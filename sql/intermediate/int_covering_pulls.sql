@@ -1,0 +1,121 @@
+-- Which pull covers which days of a real account. Where several of Lean's ids stand for it, each
+-- day is covered by one of them, so that no movement counts twice and none is lost: among those to
+-- which the day is offered one whose records fit, and of these the one whose bank was asked last.
+--
+-- grain:  one row per account, pull and range of UTC days
+-- key:    account_key, pull_id, claimed_from
+-- stored: by month
+-- formerly: bridge_account_claims
+-- zone:   claimed_from and claimed_to are UTC days, both inclusive
+-- columns:
+--   account_id    Lean's id of the account that the pull read.
+--   claimed_from  First UTC day of the range.
+--   claimed_to    Last UTC day of the range, inclusive.
+--   unfit_dates   UTC days of the pull whose records did not fit, so that they are not known; null
+--                 without one.
+--   offered_from  First UTC day that the bank ever offered of that id; what was read of days before
+--                 is empty and tells nothing. Null where no refresh told.
+-- sample: select * from int_covering_pulls where account_key = '…' order by claimed_from
+with spoken as (
+
+    select
+        bridge_accounts.account_key,
+        claims.parent_id as account_id,
+        claims.month,
+        claims.pull_id,
+        claims.claimed_from,
+        claims.claimed_to,
+        claims.unfit_dates,
+        coalesce(pulls.known_at, pulls.asked_at) as known_at,
+        coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at) as told_at,
+        account_depths.offered_from,
+        min(claims.parent_id) over (
+            partition by bridge_accounts.account_key, claims.month
+        ) <> max(claims.parent_id) over (
+            partition by bridge_accounts.account_key, claims.month
+        ) as is_shared
+    from claims
+    inner join bridge_accounts on claims.parent_id = bridge_accounts.account_id
+    inner join pulls on claims.pull_id = pulls.pull_id
+    left join account_depths on claims.parent_id = account_depths.account_id
+    where claims.stream = 'transactions'
+
+),
+
+days as (
+
+    select
+        account_key,
+        account_id,
+        month,
+        pull_id,
+        told_at,
+        known_at,
+        unfit_dates,
+        offered_from,
+        unnest(generate_series(claimed_from, claimed_to, interval 1 day))::date as claimed_on
+    from spoken
+    where is_shared
+
+),
+
+owned as (
+
+    select *
+    from days
+    qualify
+        row_number() over (
+            partition by account_key, claimed_on
+            order by
+                coalesce(claimed_on >= offered_from, true) desc,
+                coalesce(list_contains(unfit_dates, claimed_on), false) asc,
+                told_at desc,
+                known_at desc,
+                account_id desc
+        ) = 1
+
+),
+
+stretches as (
+
+    select
+        account_key,
+        month,
+        account_id,
+        pull_id,
+        claimed_on,
+        unfit_dates,
+        offered_from,
+        claimed_on - row_number() over (
+            partition by account_key, month, account_id, pull_id
+            order by claimed_on
+        )::integer as stretch
+    from owned
+
+)
+
+select
+    account_key,
+    account_id,
+    month,
+    pull_id,
+    claimed_from,
+    claimed_to,
+    unfit_dates,
+    offered_from
+from spoken
+where not is_shared
+
+union all
+
+select
+    account_key,
+    account_id,
+    month,
+    pull_id,
+    min(claimed_on) as claimed_from,
+    max(claimed_on) as claimed_to,
+    unfit_dates,
+    offered_from
+from stretches
+group by account_key, account_id, month, pull_id, unfit_dates, offered_from, stretch

@@ -1,0 +1,139 @@
+-- From which listing to which entities and consents looked the same: a step of dim_entities and
+-- dim_consents.
+--
+-- grain:  one row per entity or consent, and version
+-- key:    stream, listed_id, version
+-- stored: table
+-- formerly: bridge_listed_versions
+-- counts: states that did not change from one listing to the next are one version; being left out
+--         is a version of its own
+-- zone:   instants are the times of listings by this machine's clock, UTC
+-- columns:
+--   stream         entities or consents.
+--   listed_id      Id of the entity or the consent.
+--   version        Number of the version, from 1.
+--   is_absent      Whether the listing left it out.
+--   is_current     Whether it is the newest version.
+--   valid_from     When it was first listed like this, or first left out.
+--   valid_to       When it was first listed otherwise or left out; null while it is current.
+--   pull_id        Listing that first showed the version, or left it out; see pulls.
+--   shown_pull_id  Listing that showed what the version was; of an absent one, the last with it.
+-- sample: select stream, max(version) as versions, count(distinct listed_id) as listed
+--         from int_listed_versions group by all
+with listings as (
+
+    select
+        stream,
+        pull_id,
+        coalesce(known_at, asked_at) as asked_at,
+        row_number() over by_age as place,
+        count(*) over (partition by stream) as places
+    from pulls
+    where stream in ('entities', 'consents') and outcome = 'COMMITTED'
+    window by_age as (
+        partition by stream
+        order by
+            coalesce(known_at, asked_at),
+            coalesce(generation, 0),
+            pull_tie(generation, pull_id)
+    )
+
+),
+
+told as (
+
+    select
+        'entities' as stream,
+        entity_id as listed_id,
+        pull_id,
+        hash(
+            customer_id, bank_identifier, bank_type, status, created_at, updated_at,
+            permits_identity, permits_accounts, permits_balance, permits_transactions,
+            permits_identities, permits_scheduled_payments, permits_standing_orders,
+            permits_direct_debits, permits_beneficiaries
+        ) as content
+    from entities_history
+
+    union all
+
+    select
+        'consents' as stream,
+        consent_id as listed_id,
+        pull_id,
+        hash(
+            entity_id, customer_id, bank_consent_id, bank_identifier, consent_type, consent_status,
+            standard_consent_status, created_at, status_updated_at, expires_at,
+            transactions_from_at, transactions_to_at, permits_identity, permits_accounts,
+            permits_balance, permits_transactions, permits_identities, permits_scheduled_payments,
+            permits_standing_orders, permits_direct_debits, permits_beneficiaries
+        ) as content
+    from consents_history
+
+),
+
+neighbours as (
+
+    select
+        told.*,
+        listings.place,
+        listings.places,
+        lag(listings.place) over by_place as earlier_place,
+        lag(told.content) over by_place as earlier_content,
+        lead(listings.place) over by_place as later_place
+    from told
+    inner join listings on told.stream = listings.stream and told.pull_id = listings.pull_id
+    window by_place as (
+        partition by told.stream, told.listed_id
+        order by listings.place
+    )
+
+),
+
+states as (
+
+    select
+        stream,
+        listed_id,
+        pull_id as shown_pull_id,
+        place as since_place,
+        false as is_absent
+    from neighbours
+    where earlier_place is distinct from place - 1 or earlier_content is distinct from content
+
+    union all
+
+    select
+        stream,
+        listed_id,
+        pull_id as shown_pull_id,
+        place + 1 as since_place,
+        true as is_absent
+    from neighbours
+    where place < places and later_place is distinct from place + 1
+
+)
+
+select
+    -- ids
+    states.stream,
+    states.listed_id,
+    row_number() over by_place as version,
+
+    -- flags
+    states.is_absent,
+    lead(states.since_place) over by_place is null as is_current,
+
+    -- times
+    listings.asked_at as valid_from,
+    lead(listings.asked_at) over by_place as valid_to,
+
+    -- trace
+    listings.pull_id,
+    states.shown_pull_id
+from states
+inner join listings
+    on states.stream = listings.stream and states.since_place = listings.place
+window by_place as (
+    partition by states.stream, states.listed_id
+    order by states.since_place
+)
