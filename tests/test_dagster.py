@@ -26,6 +26,8 @@ from pipelines.dagster_defs.stream_assets import MONTHS, OWNERS, attempts_of, re
 from pipelines.definitions import defs
 from pipelines.environment import child_of
 from pipelines.lake.lake import Lake
+from pipelines.models.loader import load
+from pipelines.models.model import SUBJECTS
 from pipelines.publish.warehouse import connect
 from pipelines.sync.policy import Policy
 
@@ -490,3 +492,16 @@ def test_a_step_that_is_tried_again_goes_on_and_a_first_try_looks_for_nothing():
     assert twice.execute_in_process().success
     (run_id, first), (_, second) = told
     assert (first, second) == (set(), {run_id})
+
+
+def test_marts_are_grouped_by_subject():
+    """Whoever looks for balances finds them in one group; steps have a group of their own."""
+    specs = {spec.key.to_user_string(): spec.group_name for spec in defs.resolve_all_asset_specs()}
+
+    assert specs["fct_affordability"] == "income_and_obligations"
+    assert specs["int_unfit_days"] == "intermediate"
+    assert specs["stg_accounts"] == "staging"
+    subjects = {name.replace(" ", "_") for name in SUBJECTS}
+    marts = {model.name for model in load() if model.layer == "marts"}
+    assert {specs[name] for name in marts} == subjects
+    assert subjects.isdisjoint(group for name, group in specs.items() if name not in marts)

@@ -174,6 +174,14 @@ REFUSED = {
         {"intermediate__one": PLAIN, "staging__two": sql("select customer_id from one")},
         r"staging/two\.sql:6: staging may not read one",
     ),
+    "unknown-subject": (
+        {"marts__one": PLAIN.replace("-- key:", "-- subject: weather\n-- key:")},
+        r"marts/one\.sql:4: subject is of a mart, and one of: money",
+    ),
+    "subject-of-a-step": (
+        {"intermediate__one": PLAIN.replace("-- key:", "-- subject: money\n-- key:")},
+        r"intermediate/one\.sql:4: subject is of a mart, and one of: money",
+    ),
     "personal-in-intermediate": (
         {"intermediate__one": sql("select account_id, nickname from accounts", key="account_id")},
         r"intermediate/one\.sql:5: nickname is personal, and intermediate hold none",

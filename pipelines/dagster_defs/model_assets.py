@@ -174,7 +174,7 @@ def _spec(model: Model, models: Models) -> dg.AssetSpec:
         key=model.name,
         deps=sorted(_assets_of(model, models)),
         description=f"{model.description}\n\nGrain: {model.grain}.",
-        group_name=model.layer,
+        group_name=model.subject.replace(" ", "_") or model.layer,
         owners=OWNERS,
         kinds={"duckdb", "sql", *([] if model.stored.is_view else ["parquet"])},
         automation_condition=FOLLOW,

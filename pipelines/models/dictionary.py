@@ -11,7 +11,7 @@ from lean_resources.variables import Variable
 from pipelines.environment import HOUSE_VARIABLES
 from pipelines.lake.ledger import PULL_DOCS
 from pipelines.lake.schemas import TRACE_DOCS
-from pipelines.models.model import Model, ModelColumn, Models
+from pipelines.models.model import SUBJECTS, Model, ModelColumn, Models
 
 __all__ = ["dictionary", "env_example", "intermediate_dictionary"]
 
@@ -23,11 +23,13 @@ Every table that analysts are promised, what these are made of, and every column
 keeps this page current. Steps between staging and marts have
 [a page of their own](dictionary-intermediate.md).
 
+Marts come first, by subject: what analysts read first, without a personal column, and with account
+numbers as keyed hashes. Staging, streams and seeds follow.
+
 Columns marked **pii** are personal: they show in the schema `pii` alone, which is off by default.
 """
 
 _LAYERS = {
-    "marts": "What analysts read first: no personal column, account numbers as keyed hashes.",
     "staging": "Each stream as its banks show it now, typed and signed, with days in Riyadh.",
     "pii": "In the schema `pii`, which is off by default.",
 }
@@ -53,6 +55,10 @@ Each row also carries `pull_id` (the pull in the ledger that brought it), `page_
 def dictionary(models: Models) -> str:
     """The page, in Markdown."""
     parts = [_HEAD]
+    marts = _of_layer(models, "marts")
+    for subject, doc in SUBJECTS.items():
+        shown = [model for model in marts if model.subject == subject]
+        parts += [f"## {subject.capitalize()}", "", f"{doc}\n", *map(_table, shown)]
     for layer, doc in _LAYERS.items():
         if shown := _of_layer(models, layer):
             parts += [f"## {layer.capitalize()}", "", f"{doc}\n", *map(_table, shown)]

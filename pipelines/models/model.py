@@ -12,6 +12,7 @@ from pipelines.models.relations import Relation
 
 __all__ = [
     "LAYERS",
+    "SUBJECTS",
     "BuildError",
     "Check",
     "Model",
@@ -28,6 +29,15 @@ LAYERS = {"staging": 0, "intermediate": 1, "marts": 1, "pii": 2}
 Steps on the way to a mart lie in `intermediate`. What lies in `pii` is published only where that is
 switched on.
 """
+
+SUBJECTS = {
+    "money": "What moved, between whom, and what for.",
+    "balances": "What accounts held, and whether movements explain it.",
+    "income and obligations": "What comes in and is owed regularly, and what is left to pay with.",
+    "people and consents": "Who is connected to which banks, with which accounts and permissions.",
+    "trust": "Which data are complete, fresh and sound enough to use.",
+}
+"""What marts are about, in the order of the dictionary, each with what its tables answer."""
 
 
 class ModelError(ConfigError):
@@ -91,6 +101,7 @@ class Model:
         grain: What one row stands for.
         key: Columns that identify a row; they are unique and never null.
         stored: How its rows are kept.
+        subject: What a mart is about, one of `SUBJECTS`; empty in other layers.
         formerly: The name that it had in the version before, or empty.
         notes: What else the header says, such as which rows count and which zone days have.
         sample: A query that an analyst would start from, or empty.
@@ -106,6 +117,7 @@ class Model:
     grain: str
     key: tuple[str, ...]
     stored: Stored
+    subject: str
     formerly: str
     notes: Mapping[str, str]
     sample: str

@@ -18,6 +18,7 @@ from pipelines.lake.sql_header import Header, HeaderError, header_of
 from pipelines.models.lineage import Trace, trace
 from pipelines.models.model import (
     LAYERS,
+    SUBJECTS,
     Check,
     Model,
     ModelColumn,
@@ -31,7 +32,7 @@ from pipelines.models.relations import Relation, empty_lake, relations
 __all__ = ["read"]
 
 _STORED = re.compile(r"(view|table)|by (\w+)(?:, reading (-\d+|0) to (\+\d+|0))?")
-_ENTRIES = {"grain", "key", "stored", "formerly", "columns", "cleared", "sample"}
+_ENTRIES = {"grain", "key", "stored", "subject", "formerly", "columns", "cleared", "sample"}
 _CLEARED = re.compile(r"(\w+) \([^()]+\)")
 _LINE = re.compile(r"LINE (\d+):")
 
@@ -77,6 +78,10 @@ def _read(file: Path, layer: str) -> tuple[Model, Header, exp.Query]:
             raise ModelError(file, 1, f"the header has no {name}")
     if not header.description.endswith("."):
         raise ModelError(file, 1, "the header does not start with a sentence")
+    subject = header.entries.get("subject", "")
+    if subject and (layer != "marts" or subject not in SUBJECTS):
+        problem = f"subject is of a mart, and one of: {', '.join(SUBJECTS)}"
+        raise ModelError(file, header.lines["subject"], problem)
     query, reads = _select(file, text)
     return (
         Model(
@@ -87,6 +92,7 @@ def _read(file: Path, layer: str) -> tuple[Model, Header, exp.Query]:
             grain=header.entries["grain"],
             key=tuple(name.strip() for name in header.entries["key"].split(",")),
             stored=_stored(file, header),
+            subject=subject,
             formerly=header.entries.get("formerly", ""),
             notes={k: v for k, v in header.entries.items() if k not in _ENTRIES},
             sample=header.entries.get("sample", ""),

@@ -1,6 +1,7 @@
 -- Who is behind each real account: which customers share it, in which role, and how well the name
 -- on the account fits who they are. Money is summed by account; ownership is told here.
 --
+-- subject: people and consents
 -- grain:  one row per real account and customer who ever shared it
 -- key:    account_key, customer_id
 -- stored: table

@@ -1,6 +1,7 @@
 -- Which real account each of Lean's account ids stands for: a customer who connects again gets new
 -- ids, and a joint account has one id per holder, while the IBAN stays what it is.
 --
+-- subject: people and consents
 -- grain:  one row per account id that Lean ever listed
 -- key:    account_id
 -- stored: table

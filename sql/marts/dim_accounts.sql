@@ -1,5 +1,6 @@
 -- Real accounts: each once, however many customers share it and however often it was connected.
 --
+-- subject: people and consents
 -- grain:  one row per real account
 -- key:    account_key
 -- stored: table

@@ -1,5 +1,6 @@
 -- Banks: what Lean lists, whether their data can be had now, and who is connected.
 --
+-- subject: people and consents
 -- grain:  one row per bank
 -- key:    bank_identifier
 -- stored: table

@@ -1,6 +1,7 @@
 -- What customers permitted, until when, and how it ended: a row per state that the listings showed,
 -- states that did not change in between taken together.
 --
+-- subject: people and consents
 -- grain:  one row per consent and version
 -- key:    consent_id, version
 -- stored: table

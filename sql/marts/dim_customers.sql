@@ -1,5 +1,6 @@
 -- Customers of the application: what they connected and whether it may be read now.
 --
+-- subject: people and consents
 -- grain:  one row per customer
 -- key:    customer_id
 -- stored: table

@@ -1,5 +1,6 @@
 -- Days in both calendars of Saudi Arabia, with its weekend.
 --
+-- subject: money
 -- grain:  one row per day from 2014 to 2049
 -- key:    calendar_date
 -- stored: table

@@ -1,6 +1,7 @@
 -- Connections of customers to banks and what became of them: a row per state that the listings
 -- showed, states that did not change in between taken together.
 --
+-- subject: people and consents
 -- grain:  one row per entity and version
 -- key:    entity_id, version
 -- stored: table

@@ -2,6 +2,7 @@
 -- every number. It shows how a rule would count; it is no decision, and the shipped rules are
 -- unverified; see affordability_rules.
 --
+-- subject: income and obligations
 -- grain:  one row per customer, currency and version of the rules that hold on the lake's day;
 --         every customer has one, in SAR where no account tells a currency
 -- key:    customer_id, currency, rule_version

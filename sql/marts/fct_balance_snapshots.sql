@@ -1,5 +1,6 @@
 -- Every balance that banks ever stated, type by type and pull by pull.
 --
+-- subject: balances
 -- grain:  one row per account id, balance type and pull
 -- key:    account_id, balance_type, pull_id
 -- stored: view

@@ -1,6 +1,7 @@
 -- The booked balance at the end of each day, without holes: told by the bank where it tells one,
 -- else carried or worked out from the movements, and null where nobody can know.
 --
+-- subject: balances
 -- grain:  one row per account, currency and Riyadh day from the first to the last that is known
 -- key:    account_key, currency, balance_date
 -- stored: view

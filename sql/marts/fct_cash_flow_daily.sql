@@ -1,5 +1,6 @@
 -- Money in and out of each account by day, with transfers between a customer's own accounts apart.
 --
+-- subject: money
 -- grain:  one row per account, currency and Riyadh day with booked movements
 -- key:    account_key, currency, booking_date
 -- stored: by riyadh_month, reading -1 to 0

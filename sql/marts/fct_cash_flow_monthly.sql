@@ -1,6 +1,7 @@
 -- Money in and out of each account by month, with what the month rests on: a month without
 -- movements is there with zeros where it is known, and a partly known month says so.
 --
+-- subject: money
 -- grain:  one row per account, currency and Riyadh month with booked movements or a known day
 -- key:    account_key, currency, booking_month
 -- stored: by riyadh_month

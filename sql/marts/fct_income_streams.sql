@@ -1,5 +1,6 @@
 -- What comes in, by who pays it: how often, how steadily, since when and whether it goes on.
 --
+-- subject: income and obligations
 -- grain:  one row per account, currency, payer and kind of income
 -- key:    stream_id
 -- stored: table

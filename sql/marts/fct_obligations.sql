@@ -1,6 +1,7 @@
 -- Whom a customer owes what every month: instalments of loans, buy now pay later, rent and what
 -- others collect or receive by a mandate or a standing order.
 --
+-- subject: income and obligations
 -- grain:  one row per customer, currency, kind and creditor
 -- key:    obligation_id
 -- stored: table

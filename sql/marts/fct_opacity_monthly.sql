@@ -1,6 +1,7 @@
 -- How much of the money that moved was not understood: what every derived figure of an account
 -- rests on. What is opaque may be spending, income or an obligation, and is not zero.
 --
+-- subject: trust
 -- grain:  one row per account, currency and Riyadh month with booked movements
 -- key:    account_key, currency, month
 -- stored: by month, reading -1 to +0

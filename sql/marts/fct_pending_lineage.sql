@@ -6,6 +6,7 @@
 -- do, they are linked in the order of their days, each at most once: two identical purchases stay
 -- two.
 --
+-- subject: money
 -- grain:  one row per account id and transaction id that was ever shown as pending
 -- key:    account_id, transaction_id
 -- stored: by month, reading -1 to +1

@@ -1,6 +1,7 @@
 -- Payments that come again and again, in and out: since when, how much, when the next one is due,
 -- whether one was missed, and which order or mandate stands behind it.
 --
+-- subject: income and obligations
 -- grain:  one row per recurring stream of payments
 -- key:    recurrence_id
 -- stored: table

@@ -1,6 +1,7 @@
 -- What banks rewrote after they had shown it: each field of a movement that came out otherwise in a
 -- later pull, and movements that are no longer shown.
 --
+-- subject: trust
 -- grain:  one row per version of a movement that restates it, and field
 -- key:    account_id, transaction_id, month, version, field
 -- stored: by month

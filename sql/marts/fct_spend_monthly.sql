@@ -2,6 +2,7 @@
 -- accounts are not spending; what was refunded or reversed is shown beside what was spent, in the
 -- month in which it came back.
 --
+-- subject: money
 -- grain:  one row per account, currency, Riyadh month of booking and category
 -- key:    account_key, currency, booking_month, category
 -- stored: by month, reading -1 to +0

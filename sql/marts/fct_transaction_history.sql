@@ -3,6 +3,7 @@
 --
 -- transactions_as_of(instant) gives the versions that counted at an instant, each account once.
 --
+-- subject: money
 -- grain:  one row per account id, transaction id, UTC month and version
 -- key:    account_id, transaction_id, month, version
 -- stored: by month

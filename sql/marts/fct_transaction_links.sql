@@ -2,6 +2,7 @@
 -- what was reversed with its reversal. Each movement has at most one partner of a kind; what could
 -- have two is paired with the likeliest.
 --
+-- subject: money
 -- grain:  one row per movement and kind of link
 -- key:    movement_id, link_kind
 -- stored: by month, reading -1 to +1

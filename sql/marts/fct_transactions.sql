@@ -1,6 +1,7 @@
 -- The ledger of every real account: what its bank shows now, one row per movement, however often
 -- the account was shared or connected again.
 --
+-- subject: money
 -- grain:  one row per movement
 -- key:    movement_id
 -- stored: by month

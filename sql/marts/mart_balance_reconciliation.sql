@@ -1,6 +1,7 @@
 -- Whether the movements of each day account for its balances: opening balance and all that was
 -- booked has to be the closing balance, and that the next opening.
 --
+-- subject: balances
 -- grain:  one row per account, currency and Riyadh day from the first to the last that is known
 -- key:    account_key, currency, balance_date
 -- stored: view

@@ -1,6 +1,7 @@
 -- Where customers are lost: of the consents given in a week, how many brought data, still stood
 -- after a month and a quarter, and how they ended.
 --
+-- subject: people and consents
 -- grain:  one row per bank and week in which consents were given
 -- key:    bank_identifier, week_date
 -- stored: table

@@ -1,6 +1,7 @@
 -- What is known of each account's days: zero where it is known that nothing moved, unknown where
 -- nobody could read, and why.
 --
+-- subject: trust
 -- grain:  one row per real account and stretch of UTC days with one status and reason
 -- key:    account_key, utc_from
 -- stored: table

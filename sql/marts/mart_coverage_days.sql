@@ -1,5 +1,6 @@
 -- mart_coverage, a row per day.
 --
+-- subject: trust
 -- grain:  one row per real account and UTC day
 -- key:    account_key, utc_day
 -- stored: view

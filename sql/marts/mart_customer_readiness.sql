@@ -1,5 +1,6 @@
 -- Whether a decision about a customer may rest on these tables, and if not, why.
 --
+-- subject: trust
 -- grain:  one row per customer
 -- key:    customer_id
 -- stored: table

@@ -1,5 +1,6 @@
 -- Which data not to use, and why: what is odd about each bank's data beside how much is tolerated.
 --
+-- subject: trust
 -- grain:  one row per observation, stream and bank
 -- key:    observation, stream, bank_identifier
 -- stored: table

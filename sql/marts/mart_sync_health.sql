@@ -1,6 +1,7 @@
 -- Whether the feed is well: what was pulled of each bank and stream on each day, how fast, how
 -- fresh, at which cost, and what went wrong.
 --
+-- subject: trust
 -- grain:  one row per bank, stream and Riyadh day on which something was pulled or spent
 -- key:    bank_identifier, stream, pulled_date
 -- stored: table
