@@ -1,4 +1,4 @@
-"""Pages that are written from declarations: the data dictionary and .env.example."""
+"""Pages that are generated from declarations: the data dictionary and .env.example."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _table(model: Model) -> str:
 
 
 def _passed_whole(model: Model) -> tuple[str, list[ModelColumn]]:
-    """The stream that a staging model passes on whole, or nothing, and its other columns."""
+    """The stream that a staging model passes on completely, or an empty name; other columns."""
     name = model.name.removeprefix("stg_")
     if model.layer != "staging" or name not in STREAMS:
         return "", list(model.columns)
@@ -180,7 +180,7 @@ _WEBHOOK_HEAD = """\
 
 
 def env_example() -> str:
-    """The file .env.example."""
+    """The text of .env.example."""
     lines = [
         _ENV_HEAD,
         *_settings(HOUSE_VARIABLES),

@@ -60,9 +60,9 @@ class ModelColumn:
     Args:
         name: Its name.
         type: DuckDB's name of its type.
-        doc: Its meaning, its own or that of the column it passes on unchanged.
-        pii: Personal; stays out of the marts.
-        sources: Columns that its value is made of, as (relation, column), sorted.
+        doc: Its meaning: its own, or that of the column that it passes on unchanged.
+        pii: Whether it is personal.
+        sources: Columns that its value is computed from, as (relation, column), sorted.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Stored:
     """How a model's rows are kept.
 
     Args:
-        month: Column with the month (YYYY-MM) whose rows make a file, or None.
-        before: Months of its inputs that a month reads before itself, as a number below 1.
-        after: Months of its inputs that a month reads after itself.
-        is_view: Whether rows are not kept, but selected anew by each reader.
+        month: Column with the month (YYYY-MM) by which rows are split into files, or None.
+        before: First month of the inputs that a month reads, relative to itself; 0 or less.
+        after: Last month of the inputs that a month reads, relative to itself; 0 or more.
+        is_view: Whether rows are not stored, but selected by each reader.
     """
 
     month: str | None = None
@@ -94,17 +94,17 @@ class Model:
     """One SQL file: a documented SELECT over streams and other models.
 
     Args:
-        name: Name of the file, of the table and of the Dagster asset.
+        name: Name of the file, the table and the Dagster asset.
         layer: Folder, one of `LAYERS`.
-        file: Where it was read.
-        description: What it is for, one or more sentences.
+        file: The file.
+        description: What it is for, in one or more sentences.
         grain: What one row stands for.
-        key: Columns that identify a row; they are unique and never null.
+        key: Columns that together identify a row, and are never null.
         stored: How its rows are kept.
         subject: What a mart is about, one of `SUBJECTS`; empty in other layers.
         formerly: The name that it had in the version before, or empty.
-        notes: What else the header says, such as which rows count and which zone days have.
-        sample: A query that an analyst would start from, or empty.
+        notes: Other entries of the header, such as which rows count and the time zone of days.
+        sample: A query to start from, or empty.
         body: The SELECT.
         reads: Relations that the SELECT names, sorted.
         columns: The columns, in order.
@@ -127,7 +127,7 @@ class Model:
 
     @property
     def doc(self) -> str:
-        """What it is for, and what a row stands for."""
+        """Its description and its grain."""
         return f"{self.description} Grain: {self.grain}."
 
     @property
@@ -153,18 +153,18 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A SQL file that returns the rows which break a claim.
+    """A SQL file that returns the rows that break a claim.
 
     Args:
-        name: The claim in short, the file's name behind the model's.
-        model: The model that it is about.
+        name: The claim in short: the part of the file's name after the model's.
+        model: Name of the model that it is about.
         claim: The claim as a sentence.
         is_error: Whether a broken claim is an error rather than a warning.
-        is_monthly: Whether it holds month by month, so that it is asked anew only where a month of
-            what it reads is another one; it then sees one month at a time.
+        is_monthly: Whether it runs month by month. It then sees one month at a time, and runs again
+            only for months in which something that it reads has changed.
         body: The SELECT of the offenders.
         reads: Relations that the SELECT names, sorted.
-        file: Where it was read.
+        file: The file.
     """
 
     name: str
@@ -179,13 +179,13 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class TableMacro:
-    """A question with parameters over models, asked like a table.
+    """A query of models with parameters, used like a table.
 
     Args:
         name: Name of the file and of the macro.
         parameters: Names of its parameters, as the statement lists them.
         body: The SELECT.
-        reads: Models and relations that it names, sorted; it is there where all of them are.
+        reads: Models and relations that it names, sorted; it is published if all of them are.
     """
 
     name: str
@@ -207,7 +207,7 @@ class TableMacro:
 
 @dataclass(frozen=True)
 class Models:
-    """All models and checks of a folder, models in an order in which they can be built."""
+    """All models and checks of a folder; models are in an order in which they can be built."""
 
     by_name: Mapping[str, Model]
     checks: tuple[Check, ...]

@@ -1,4 +1,4 @@
-"""Model files: SQL with a comment on top, taken apart, bound and held against each other."""
+"""Model files: SQL with a header; each is parsed, bound, and checked against what it reads."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _stored(file: Path, header: Header) -> Stored:
 
 
 def _select(file: Path, text: str) -> tuple[exp.Query, tuple[str, ...]]:
-    """The one SELECT of a file, and the relations that it names."""
+    """The SELECT of a file, and the relations that it names."""
     try:
         statements = sqlglot.parse(text, dialect="duckdb")
     except ParseError as error:
@@ -144,7 +144,7 @@ def _tables(query: exp.Expr) -> set[str]:
 
 
 def _line_of(body: str, word: str) -> int:
-    """The first line of the SELECT with a word in it."""
+    """The first line of the SELECT that contains a word; 1 if none does."""
     for number, line in enumerate(body.splitlines(), 1):
         if not line.startswith("--") and re.search(rf"\b{word}\b", line):
             return number
@@ -168,18 +168,18 @@ def _order(found: Mapping[str, Model]) -> list[str]:
 
 
 def _column_place(header: Header, name: str) -> int:
-    """The line of the header that a complaint about a column points to."""
+    """The line of the header to name in an error about a column."""
     if name in header.columns:
         return header.columns[name][2]
     return header.lines.get("columns", header.length)
 
 
 class _Reading:
-    """What has been read so far: models in their order, and what they may read.
+    """The models that have been read so far, and what they may read.
 
     Args:
         connection: A lake without rows, to which models are added.
-        known: What is no model: streams, seeds and relations of the lake.
+        known: Relations that are not models: streams, seeds and the ledger.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class _Reading:
         self._schema = {name: dict(relation.types) for name, relation in known.items()}
 
     def refuse_unknown(self, found: Mapping[str, Model]) -> None:
-        """Refuse models that read what is not there, or what their layer may not read."""
+        """Refuse models that read something unknown, or something that their layer may not read."""
         for model in found.values():
             if model.name in self.known:
                 message = f"{model.name} is the name of a stream or of the lake"
@@ -204,11 +204,11 @@ class _Reading:
                     raise ModelError(model.file, line, f"{model.layer} may not read {name}")
 
     def add(self, model: Model, header: Header, query: exp.Query) -> None:
-        """Bind a model whose relations are there, and hold its columns against its header."""
-        # What DuckDB counts from 1 is the line of the statement, which begins with the header.
+        """Bind a model whose inputs were added before, and check its columns against its header."""
+        # DuckDB counts lines of the statement from 1, and the statement begins with the header.
         rows = self.ask(model.file, f"describe {model.body}", header.length + 1, is_body=True)
         bound = {str(row[0]): str(row[1]) for row in rows}
-        # A table rather than a view, because whoever reads a view binds all behind it anew.
+        # A table instead of a view, because a query of a view binds everything behind it again.
         self._connection.execute(f"create table {model.name} as {typed_nothing(bound.items())}")
         self._schema[model.name] = bound
         traces = trace(query, {name: self._schema[name] for name in model.reads})
@@ -217,16 +217,16 @@ class _Reading:
     def ask(
         self, file: Path, statement: str, line: int, *, is_body: bool = False
     ) -> list[tuple[object, ...]]:
-        """What DuckDB answers.
+        """The rows of a statement.
 
         Args:
-            file: Where the statement stands.
+            file: The file that contains the statement.
             statement: One statement.
-            line: The line to name where DuckDB names none.
-            is_body: Whether its lines are those of the file.
+            line: The line to name in an error that names none.
+            is_body: Whether lines of the statement are lines of the file.
 
         Raises:
-            ModelError: It cannot be executed.
+            ModelError: The statement cannot be executed.
         """
         try:
             return self._connection.execute(statement).fetchall()
@@ -242,7 +242,7 @@ class _Reading:
         bound: Mapping[str, str],
         traces: Mapping[str, Trace],
     ) -> Model:
-        """The model with its columns, held against its header."""
+        """The model with its columns, checked against its header."""
         month = model.stored.month
         cleared = set(_CLEARED.findall(header.entries.get("cleared", "")))
         named = [(name, line) for name, (_, _, line) in header.columns.items()]
@@ -264,7 +264,7 @@ class _Reading:
                     model.file,
                     line,
                     f"{name} is made of personal columns: mark it (pii), or list it under cleared"
-                    " with what makes it impersonal",
+                    " and say what makes it impersonal",
                 )
             if name in cleared and not is_personal:
                 raise ModelError(
@@ -276,7 +276,7 @@ class _Reading:
         return replace(model, columns=tuple(columns))
 
     def _meaning(self, model: Model, header: Header, name: str, traced: Trace) -> tuple[str, bool]:
-        """Meaning of a column and whether it is personal: its own or that of what it passes on."""
+        """Meaning of a column and whether it is personal, as its header or its source says."""
         line = _column_place(header, name)
         if name in header.columns:
             doc, pii, _ = header.columns[name]
@@ -292,7 +292,7 @@ class _Reading:
         return doc, pii
 
     def _upstream(self, traced: Trace) -> tuple[str, bool] | None:
-        """Meaning and mark of the column that is passed on unchanged, or None."""
+        """As `_meaning`, of the column that is passed on; None if the value is computed."""
         if traced.passed_on is None:
             return None
         table, column = traced.passed_on
@@ -309,7 +309,7 @@ class _Reading:
         return column not in self.models[table].public
 
     def _select(self, file: Path, text: str) -> tuple[exp.Query, tuple[str, ...]]:
-        """The SELECT of a file and what it reads, all of which is there."""
+        """The SELECT of a file and what it reads, all of which exists."""
         query, reads = _select(file, text)
         for name in reads:
             if name not in self._schema:
@@ -317,7 +317,7 @@ class _Reading:
         return query, reads
 
     def check(self, file: Path) -> Check:
-        """The check of a file, whose offenders hold nothing personal, because they are shown."""
+        """The check in a file; its rows may contain nothing personal, because they are shown."""
         model, _, claim = file.stem.partition("__")
         if model not in self.models or not claim:
             raise ModelError(file, 1, "a check is named <model>__<claim>.sql after a model")
@@ -351,7 +351,7 @@ class _Reading:
         )
 
     def table_macro(self, file: Path) -> TableMacro:
-        """The table macro of a file, tried with its sample."""
+        """The table macro in a file, after a trial of its sample."""
         text = file.read_text(encoding="utf-8")
         header = _header(file, text)
         parameters, sample = header.entries.get("parameters"), header.entries.get("sample")

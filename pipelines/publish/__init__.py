@@ -1,1 +1,1 @@
-"""What analysts open: the warehouse, its copies, and queries of it."""
+"""What analysts open: the warehouse and its copies, and what a query may reach."""

@@ -1,4 +1,4 @@
-"""The copy for analysts: a DuckDB file that needs no lake: rows of marts and nothing personal."""
+"""The copy for analysts: a DuckDB file with the rows of marts, which needs no lake."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from pipelines.publish.warehouse import (
 __all__ = ["STORAGE_VERSION", "LeakError", "publish_copy"]
 
 STORAGE_VERSION = "v1.0.0"
-"""Form of the file, for DuckDB 1.0 and later. Source: https://duckdb.org/docs/stable/internals/storage"""
+"""Format of the file, for DuckDB 1.0 and later. Source: https://duckdb.org/docs/stable/internals/storage"""
 _SHORTEST = 5
-"""Characters of a personal value that is searched for; shorter ones stand for many things."""
+"""Characters that a personal value has at least to be searched for; shorter texts are ambiguous."""
 _IDENTIFYING = re.compile("identification|national_id|email|phone|mobile")
 _SEARCHED = r"""
 create temp macro plain(text) as regexp_replace(lower(text), '[\s+]+', '', 'g');
@@ -47,31 +47,31 @@ create temp macro texts_in(json) as regexp_extract_all(json, '"((?:[^"\\]|\\.)*)
 
 
 class LeakError(ConfigError):
-    """A personal value stands in a table for analysts; the message says where, and never which."""
+    """A table for analysts contains a personal value; the message names the column only."""
 
     remedy = (
         "Nothing was published. Find out how it got there (leanhouse dictionary says what the"
-        " column is made of), and change what fills it."
+        " column is made of), and change the model or the setting that fills it."
     )
 
 
 def publish_copy(lake: Lake, models: Models, folder: Path, group: str | None = None) -> Published:
     """Write `leanhouse.duckdb` with the marts and their steps as built last, and swap it in.
 
-    Whoever has the old file open keeps reading it. A process that is killed leaves the old file.
+    Readers of the old file keep reading it. A process that is killed leaves the old file.
 
     Args:
         lake: The lake.
-        models: What was built from it; marts that were never built are left out.
-        folder: Where the file belongs, outside of the lake's home; made if it is not there.
-        group: The name of a group that may read the file; None for the owner alone.
+        models: All models; marts that were never built are left out.
+        folder: Folder of the file, outside of the lake's home; created if it does not exist.
+        group: Name of a group that may read the file; None means the owner alone.
 
     Raises:
         ConfigError: The folder is in the home, another process publishes there, or no mart is
             built.
-        DamageError: A file of the lake that counts is missing, or not as long as it was.
-        LeakError: A personal value stands in one of the tables.
-        WarehouseError: Something else lies where the file belongs.
+        DamageError: A file of the lake is missing or too short.
+        LeakError: A table contains a personal value.
+        WarehouseError: Something that is not a file is in the way.
     """
     folder = state_folder(folder, "the folder for analysts")
     if folder.is_relative_to(lake.folder.parent.parent.resolve()):
@@ -105,7 +105,7 @@ def publish_copy(lake: Lake, models: Models, folder: Path, group: str | None = N
 
 @contextlib.contextmanager
 def _begun(target: Path, group: str | None) -> Iterator[Path]:
-    """Where to write a file before it is swapped in: alone, and seen by nobody else."""
+    """A private place for a file before it is swapped in, for one process at a time."""
     folder, beside = target.parent, target.with_name(f"{target.name}.tmp")
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -116,7 +116,7 @@ def _begun(target: Path, group: str | None) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"another process publishes to {folder}: wait for it") from None
-        # Of a process that was killed: the lock says that none is at it.
+        # The lock says that only a killed process can have left this.
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(mode=0o700)
         try:
@@ -128,7 +128,7 @@ def _begun(target: Path, group: str | None) -> Iterator[Path]:
 
 
 def _copied(connection: duckdb.DuckDBPyConnection, model: Model) -> int:
-    """Copy the rows of a mart, with its meanings; how many they are."""
+    """Copy the rows and meanings of a mart; the number of rows."""
     columns = ", ".join(f'"{name}"' for name in model.public)
     shown = f"{model.schema}.{model.name}"
     name = f"copy.{shown}"
@@ -142,11 +142,12 @@ def _copied(connection: duckdb.DuckDBPyConnection, model: Model) -> int:
 def _leaks(
     connection: duckdb.DuckDBPyConnection, lake: Lake, models: Models, marts: Iterable[Model]
 ) -> list[str]:
-    """Columns of the copy, as table.column, in which a personal value of the lake stands.
+    """Columns of the copy, as table.column, that contain a personal value of the lake.
 
-    A value is searched for as a whole text and as an element of a list; what identifies on its own,
-    such as an account number or an e-mail address, as a word of a text too. Only that counts where
-    public columns of banks and movements hold the same: a merchant may have a customer's name.
+    A value is searched for as a whole text and as an element of a list. A value that identifies on
+    its own, such as an account number or an e-mail address, is searched for as a word of a text
+    too. Other values do not count if public columns of banks and movements hold them as well: a
+    merchant may have a customer's name.
     """
     connection.execute(_SEARCHED)
     personal = " union all ".join(
@@ -185,7 +186,7 @@ def _leaks(
 
 
 def _reads_banks(models: Models, name: str) -> bool:
-    """Whether anything of banks comes into a relation; into a calendar it does not."""
+    """Whether a relation holds data of banks, unlike a calendar."""
     if name not in models:
         return name not in models.seeds and name != "clock"
     return any(_reads_banks(models, read) for read in models[name].reads)
@@ -200,19 +201,19 @@ def _is_open(column: Column) -> bool:
 
 
 def _select(lake: Lake, stream: Stream, columns: Collection[Column]) -> str:
-    """The SELECT of all texts that columns ever held, and whether each identifies on its own."""
+    """The SELECT of all texts that columns ever had, and whether each identifies on its own."""
     names = ", ".join(f'"{column.name}"' for column in columns)
     texts = " union all ".join(
         f"select {value} as value, {bool(_IDENTIFYING.search(value))} as identifies from rows"
         for column in columns
         for value in _values(column)
     )
-    # Not the view of this name, which shows what is public; and read once for all columns.
+    # Not the view of this name, which lacks personal columns. Read once for all columns.
     return f"(with rows as materialized (select {names} from ({lake.history(stream)})) {texts})"
 
 
 def _values(column: Column) -> list[str]:
-    """What gives the single texts of a column."""
+    """Expressions that give the single texts of a column."""
     match column.kind:
         case Kind.TEXT:
             return [f'"{column.name}"']
@@ -230,7 +231,7 @@ def _values(column: Column) -> list[str]:
 
 
 def _words(models: Models) -> set[str]:
-    """The project's own vocabulary: what the catalogue, the seeds and the models spell out."""
+    """The project's own vocabulary: values in the catalogue, in seeds and in the SQL of models."""
     words = {
         word for stream in STREAMS.values() for column in stream.columns for word in column.values
     }

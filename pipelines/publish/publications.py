@@ -1,8 +1,8 @@
-"""Publications: what each published warehouse refers to, so that a vacuum leaves it alone.
+"""Publications: which files each published warehouse reads, so that a vacuum keeps them.
 
-A warehouse shows the lake as it stood: it names files of models, and reads rows of the pulls that
-counted then. The record of a publication is begun before the warehouse is swapped in and numbered
-after that; until it is numbered, nobody can know which of both is the published one.
+A warehouse shows the lake as it was when it was published: it reads the files of models and pulls
+that counted then. The record of a publication is begun before the warehouse is swapped in, and gets
+its number afterwards. Until then either warehouse, the old or the new, may be the published one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = ["Publication", "Publications"]
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """What a warehouse refers to.
+    """What a warehouse reads.
 
     Args:
-        manifest: Name of the file that names files of models; empty before the first build.
-        merges: Batches of merged rows that it reads instead of those that they replace.
-        as_of: The lake's clock, which is that of Lean and of banks, in seconds since 1970; None in
-            an empty lake.
+        manifest: File name of the manifest of the models; empty before the first build.
+        merges: Batches of merged rows that it reads, instead of the batches that they replace.
+        as_of: Time by the lake's clock, which follows Lean's and the banks' clocks, in seconds
+            since 1970; None in an empty lake.
     """
 
     manifest: str
@@ -51,7 +51,7 @@ class Publications:
         self._lake = lake
 
     def now(self) -> Publication:
-        """What a warehouse refers to, at least, that is made from now on."""
+        """What a warehouse reads at least that is published from now on."""
         with duckdb.connect() as connection:
             connection.execute(f"create view pulls as {self._lake.ledger_now()}")
             merges = connection.execute(
@@ -72,8 +72,8 @@ class Publications:
         """Keep a record of the warehouse that the block swaps in.
 
         Args:
-            publication: What it refers to.
-            writer_id: Whoever publishes, and lives.
+            publication: What the warehouse reads.
+            writer_id: Id of the process that publishes.
         """
         storage = self._lake.storage
         begun = PUBLISHED / f"{writer_id}.begun"
@@ -90,11 +90,11 @@ class Publications:
     def kept(self, older_than_seconds: float) -> tuple[list[Publication], list[Key]]:
         """Publications that may have readers, and the records of all others.
 
-        Those are the published one, those of which it is not clear, and those that were replaced
-        of late, by the lake's clock and by this machine's.
+        May have readers: the published warehouse, those that may be it, and those that were
+        replaced recently, by the lake's clock or by this machine's.
 
         Args:
-            older_than_seconds: Time after which a publication that was replaced has no reader.
+            older_than_seconds: Time after which a replaced publication has no reader.
         """
         as_of = self.now().as_of
         numbered = list(self._lake.storage.list(f"{PUBLISHED}/*.json"))

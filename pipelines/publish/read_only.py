@@ -1,7 +1,7 @@
-"""What keeps a question to the warehouse from reaching anything but the published tables.
+"""Two barriers that keep a query of the warehouse to the published tables.
 
-Two bars, each enough for most: DuckDB's own parser says what a statement reads before it runs, and
-the database that runs it opens no file but those of the tables' folders.
+DuckDB's own parser says what a statement reads, before it runs. The database that runs it opens
+no file outside of the folders that the tables read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TABLE_FUNCTIONS = frozenset(
     | {"pg_timezone_names", "duckdb_settings", "duckdb_tables", "duckdb_types", "duckdb_views"}
     | {f"duckdb_{listed}" for listed in _CATALOGUE}
 )
-"""Functions of DuckDB that make rows and open nothing that is given by name."""
+"""Table functions of DuckDB that open no file."""
 _PRAGMA = re.compile(
     r"(?is)\s*pragma\s+(collations|database_size|functions|platform|show_databases|show_tables"
     r"|show_tables_expanded|version|table_info\s*\(\s*('\w+'|\w+)\s*\))\s*;*\s*"
@@ -45,12 +45,12 @@ _SCHEMAS = frozenset(
 )
 _NAME = re.compile(r"[\w $-]+")
 _REFUSED = (
-    "the warehouse is read-only: ask SELECT, WITH, VALUES, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
+    "the warehouse is read-only: use SELECT, WITH, VALUES, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
 )
 
 
 class QueryError(Exception):
-    """A question cannot be asked; the message says why."""
+    """A query is refused or fails; the message says why."""
 
 
 def refuse_unless_reading(sql: str, published: frozenset[str] = frozenset()) -> None:
@@ -58,32 +58,36 @@ def refuse_unless_reading(sql: str, published: frozenset[str] = frozenset()) -> 
 
     Args:
         sql: One statement that parses.
-        published: Table functions that the warehouse has of its own.
+        published: Names of the warehouse's own table functions.
 
     Raises:
-        QueryError: It writes, sets something, or opens a file; `--unsafe` asks it all the same.
+        QueryError: The statement writes, changes a setting or opens a file, or nests too deeply.
     """
     found = duckdb.extract_statements(sql)[0]
     if found.type == duckdb.StatementType.PRAGMA and _PRAGMA.fullmatch(sql):
         return
     asked = _explained(sql) if found.type == duckdb.StatementType.EXPLAIN else _tree(sql)
     if found.type == duckdb.StatementType.MULTI:
-        raise QueryError("name the values of a PIVOT: pivot … on … in (…)")
+        raise QueryError("list the values of a PIVOT: pivot … on … in (…)")
     if asked is None:
-        raise QueryError(f"{_REFUSED} (or --unsafe, as an operator)")
+        raise QueryError(f"{_REFUSED} (an operator may use --unsafe)")
     for kind, path in _read(asked):
         name = path[-1].lower() if path else ""
         if any(part.lower() not in _SCHEMAS for part in path[:-1]):
             raise QueryError(f"there is no schema {'.'.join(path[:-1])} in the warehouse")
         if kind == "TABLE_FUNCTION":
             if name not in _TABLE_FUNCTIONS | published:
-                raise QueryError(f"{name}() is for operators: ask tables by name, or use --unsafe")
+                raise QueryError(
+                    f"{name}() is for operators: query tables by name, or use --unsafe"
+                )
         elif name and not _NAME.fullmatch(name.strip('"')):
-            raise QueryError("a file is for operators: ask tables by name, or use --unsafe")
+            raise QueryError(
+                "reading a file is for operators: query tables by name, or use --unsafe"
+            )
 
 
 def _tree(sql: str) -> Any | None:
-    """A statement as DuckDB's parser reads it; None where it is no SELECT."""
+    """The syntax tree of a statement by DuckDB's parser; None if it is not a SELECT."""
     with duckdb.connect() as connection:
         found = connection.execute("select json_serialize_sql($1)", [sql]).fetchone()
     try:
@@ -94,7 +98,7 @@ def _tree(sql: str) -> Any | None:
 
 
 def _explained(sql: str) -> Any | None:
-    """The SELECT behind EXPLAIN and its options: the longest part at the end that is one."""
+    """The syntax tree of the SELECT behind EXPLAIN: the longest tail of the text that parses."""
     text = sql.encode()
     for start, _ in duckdb.tokenize(sql)[1:]:
         tree = _tree(text[start:].decode("utf-8", "replace"))
@@ -104,7 +108,7 @@ def _explained(sql: str) -> Any | None:
 
 
 def _read(tree: Any) -> Iterator[tuple[str, list[str]]]:
-    """Every table and function that a statement reads, with the parts of its name."""
+    """Every table and table function that a statement reads, with the parts of its name."""
     left = [tree]
     while left:
         node = left.pop()
@@ -119,10 +123,10 @@ def _read(tree: Any) -> Iterator[tuple[str, list[str]]]:
 
 
 def close_off(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    """Let a connection open nothing but the folders that the published views read.
+    """Let a connection open only files in the folders that the published views read.
 
-    Neither answers as they were received, nor the ledger's files, nor extensions, and no statement
-    changes that any more.
+    It can open neither stored answers, nor files of the ledger, nor extensions. No statement can
+    undo this.
     """
     folders = [
         folder_of(stream)

@@ -1,4 +1,4 @@
-"""The warehouse: the DuckDB file that analysts open, built beside the old one and swapped in."""
+"""The warehouse: the DuckDB file that analysts open, written beside the old file and swapped in."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ __all__ = [
 ]
 
 _NOT_PUBLISHED = {"keyed_hash", "owns_number"}
-"""Macros that need the key, which stays with who builds."""
+"""Macros that need the key, which is not published."""
 _COPIED = {"pulls", *(name for name, view in LAKE_VIEWS.items() if view.is_table)}
-"""Relations of the lake that are tables in a warehouse; all others are views."""
+"""Relations of the lake that are tables in a warehouse; the others are views."""
 
 
 class WarehouseError(ConfigError):
-    """The warehouse cannot be opened or replaced; the message says by whose fault."""
+    """The warehouse cannot be opened or replaced; the message says why."""
 
-    remedy = "Open it for reading only (duckdb -readonly); leanhouse build makes it anew."
+    remedy = "Open it read-only (duckdb -readonly). leanhouse build publishes it again."
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A warehouse that was swapped in.
+    """A warehouse that was published.
 
     Args:
         path: The file.
-        rows: Resolved rows of each stream, and rows of each model that is kept.
+        rows: Number of resolved rows of each stream, and of rows of each model that is no view.
     """
 
     path: Path
@@ -60,18 +60,18 @@ class Published:
 
 
 def publish(lake: Lake, models: Models, *, pii: bool = False) -> Published:
-    """Build the warehouse from the lake and the models as they stand, and swap it in.
+    """Write the warehouse from the lake and the models as they are now, and swap it in.
 
-    Whoever has the old file open keeps reading the old file; whoever opens it after the swap sees
-    the new one. Each view shows what was committed when the file was built.
+    Readers of the old file keep reading it; a file that is opened after the swap is the new one.
+    Each view shows what was committed when the file was written.
 
     Args:
         lake: The lake.
-        models: What was built from it; those never built are left out.
-        pii: Whether a schema `pii` holds the personal columns, which are nowhere else.
+        models: All models; models that were never built are left out.
+        pii: Whether to add a schema `pii` with the personal columns, which are left out elsewhere.
 
     Raises:
-        WarehouseError: Something else lies where the file belongs, or nothing can be written there.
+        WarehouseError: Something that is not a file is in the way, or the folder is read-only.
     """
     lake.format.carry_forward()
     with Writer(lake.storage.local(WRITERS)) as writer:
@@ -91,7 +91,7 @@ def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Publis
             connection.execute("set TimeZone = 'UTC'")
             lake.stand_in(connection)
             rows = _WarehouseWriter(connection, lake.portable(), models, manifest).fill(pii=pii)
-            # Closing would do so too, but keeps a failure to itself.
+            # Closing does so too, but hides a failure.
             connection.execute("checkpoint")
         storage.sync(temporary)
         with publications.record(publication, writer_id):
@@ -104,11 +104,11 @@ def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Publis
 def swap_in(storage: Storage, file: Key, warehouse: Key) -> None:
     """Put a file in a warehouse's place, with nothing beside it that belonged to the old file.
 
-    What DuckDB leaves beside a file that was opened for writing belongs to the file that lay there
-    then; beside any other file it makes DuckDB refuse to open that.
+    DuckDB leaves a log beside a file that was opened for writing. Beside another file, the log
+    makes DuckDB refuse to open that file.
 
     Raises:
-        WarehouseError: Something else lies there.
+        WarehouseError: Something that is not a file is in the way.
     """
     try:
         _delete_all(storage, f"{warehouse}.wal*")
@@ -128,16 +128,16 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     """Open the warehouse for reading, with days cut in UTC.
 
     Raises:
-        FileNotFoundError: Nothing was published yet.
-        WarehouseError: Somebody has it open for writing, or it is no database.
+        FileNotFoundError: No warehouse was published yet.
+        WarehouseError: Another program has it open for writing, or it is not a database.
     """
     if lake.storage.head(WAREHOUSE) is None:
         raise FileNotFoundError(f"{lake.warehouse} does not exist: run a sync first")
-    # Attached rather than opened: within one process DuckDB hands out the database that it has
-    # open under a path, which after a swap would be the old one.
+    # Attached instead of opened: DuckDB keeps an open database by its path, and a process would
+    # get the old one after a swap.
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
-    # A name that does not exist is an error, not a variable of whoever asks.
+    # An unknown name is an error, and not a variable of the calling code.
     connection.execute("set python_enable_replacements = false")
     lake.stand_in(connection)
     try:
@@ -150,7 +150,7 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage) -> None:
-    """Attach the file, by another name where something lies beside it that is not its own."""
+    """Attach the file, under another name if a log lies beside it that is not its own."""
     attach = "attach '{}' as leanhouse (read_only)"
     try:
         connection.execute(attach.format(_quoted(str(storage.local(WAREHOUSE)))))
@@ -161,7 +161,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage) -> None:
         try:
             storage.link(WAREHOUSE, link)
         except OSError:
-            # Not every reader may write here; whoever builds removes what is in the way.
+            # A reader may lack the right to write here. The next build removes the log.
             raise error from None
         try:
             connection.execute(attach.format(_quoted(str(storage.local(link)))))
@@ -173,7 +173,7 @@ def _why_closed(warehouse: Path, error: duckdb.Error) -> str:
     if "Could not set lock" in str(error):
         return f"{warehouse} is open for writing in another program"
     if "WAL file" in str(error):
-        return f"{warehouse}.wal belongs to another file than the one beside it"
+        return f"{warehouse}.wal belongs to another file, and not to this warehouse"
     return f"{warehouse} cannot be opened ({type(error).__name__})"
 
 
@@ -182,10 +182,10 @@ class _WarehouseWriter:
     """A warehouse that is being filled.
 
     Args:
-        connection: An empty database, and where its tables are created.
+        connection: An empty database that gets the tables and views.
         lake: The lake, whose files are named as the warehouse is to name them.
-        models: What there is to build from it.
-        manifest: Which of the models' files count.
+        models: All models.
+        manifest: Names the files of models.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -194,8 +194,8 @@ class _WarehouseWriter:
     manifest: Manifest
 
     def fill(self, *, pii: bool) -> dict[str, int]:
-        """Create everything that analysts see; rows by stream and model."""
-        # One transaction: each statement on its own would be made durable.
+        """Create all tables and views; the number of rows by stream and model."""
+        # One transaction, because otherwise every statement waits for the disk.
         self.connection.execute("begin")
         shown = self.show()
         names = {name: f"raw.{name}" for name in self.models.relations}
@@ -213,7 +213,7 @@ class _WarehouseWriter:
         return rows
 
     def show(self) -> list[Model]:
-        """Create everything that is not personal; the models that are there."""
+        """Create everything that is not personal; the models that can be read."""
         for name, macro in self.models.macros.items():
             if name not in _NOT_PUBLISHED:
                 self.connection.execute(macro)
@@ -255,7 +255,7 @@ class _WarehouseWriter:
                 self._put(model, [column.name for column in model.columns], "pii")
 
     def _put(self, shown: Relation | Model, columns: Collection[str], schema: str) -> None:
-        """Show some columns of a relation or a model, with their meanings."""
+        """Create the view of some columns of a relation or a model, with their meanings."""
         if isinstance(shown, Model):
             docs: Mapping[str, str] = {column.name: column.doc for column in shown.columns}
         else:
@@ -267,18 +267,18 @@ class _WarehouseWriter:
         self.connection.execute(comments(kind, f"{schema}.{shown.name}", shown.doc, meanings))
 
     def _is_there(self, model: Model) -> bool:
-        """Whether a model can be read: it was built, or is a view over what can be read."""
+        """Whether a model can be read: it was built, or it is a view of what can be read."""
         if not model.stored.is_view:
             return model.name in self.manifest.parts
         return all(self._is_there(self.models[name]) for name in model.reads if name in self.models)
 
     def _view(self, name: str, columns: Collection[str], schema: str) -> None:
-        """Show some columns of a stream or a model.
+        """Create the view of some columns of a stream or a model.
 
-        What a view reads is written into it, because the columns that it needs may not be shown.
+        The view contains the SELECTs of what it reads, because it may need hidden columns.
         """
         inner: dict[str, str] = {}
-        self._spell(name, inner)
+        self._inline(name, inner)
         body = inner.pop(name)
         shown = ", ".join(f'"{column}"' for column in columns)
         self.connection.execute(
@@ -287,7 +287,7 @@ class _WarehouseWriter:
         )
 
     def _with(self, inner: Mapping[str, str]) -> str:
-        """The WITH of some SELECTs by name; empty without one."""
+        """The WITH clause of SELECTs by name; empty if there are none."""
         parts = ", ".join(f"{name} as ({select}\n)" for name, select in inner.items())
         return f"with {parts}" if parts else ""
 
@@ -298,10 +298,10 @@ class _WarehouseWriter:
         return "main" if name in self.models.seeds else "raw"
 
     def _from(self, name: str) -> str:
-        """The SELECT of a relation or a model as it is shown, whatever the search path is."""
+        """The SELECT of a relation or a model as it is shown, for any search path."""
         return f"from {self._schema(name)}.{name}"
 
-    def _spell(self, name: str, inner: dict[str, str]) -> None:
+    def _inline(self, name: str, inner: dict[str, str]) -> None:
         """Add the SELECT of a relation, behind those of what it reads."""
         if name in inner:
             return
@@ -309,7 +309,7 @@ class _WarehouseWriter:
             model = self.models[name]
             if model.stored.is_view:
                 for one in model.reads:
-                    self._spell(one, inner)
+                    self._inline(one, inner)
                 inner[name] = model.body
             else:
                 inner[name] = stored_rows(self.lake, model, self.manifest)
@@ -331,28 +331,28 @@ class _WarehouseWriter:
 def show(
     connection: duckdb.DuckDBPyConnection, lake: Lake, models: Models, manifest: Manifest
 ) -> list[Model]:
-    """Let a connection see what a warehouse shows, without what is personal.
+    """Create in a connection what a warehouse shows, without what is personal.
 
     Returns:
-        The models that were built or can be read, in the order of building.
+        The models that can be read, in the order of building.
 
     Raises:
-        DamageError: A file that counts is missing, or not as long as it was.
+        DamageError: A file of the lake is missing or too short.
     """
     return _WarehouseWriter(connection, lake, models, named_now(manifest, models)).show()
 
 
 def old_names(shown: Iterable[Model]) -> dict[str, str]:
-    """Names that models had in the version before, each with the place that it stands for."""
+    """The name of each model in the version before, with the place where the model is now."""
     return {model.formerly: model.place for model in shown if model.formerly}
 
 
 def add_old_names(connection: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> None:
-    """Let tables be found in `main` by the names that they had in the version before.
+    """Create views in `main` with the names that tables had in the version before.
 
     Args:
-        connection: Where they stand.
-        names: The old names, each with the place that it stands for.
+        connection: The connection that has the tables.
+        names: Places of the tables by old name.
     """
     for name, place in names.items():
         connection.execute(f"create view main.{name} as from {place}")
@@ -361,7 +361,7 @@ def add_old_names(connection: duckdb.DuckDBPyConnection, names: Mapping[str, str
 
 
 def comments(kind: str, name: str, doc: str, docs: Mapping[str, str]) -> str:
-    """Statements that give a table or view and its columns their meanings.
+    """Statements that add the meanings of a table or view and of its columns as comments.
 
     Args:
         kind: `table` or `view`.
@@ -369,7 +369,7 @@ def comments(kind: str, name: str, doc: str, docs: Mapping[str, str]) -> str:
         doc: Its meaning.
         docs: Meanings of its columns.
     """
-    # One call for all: two thousand of their own are a sixth of what publishing costs.
+    # One call for all: two thousand calls are a sixth of the time of publishing.
     return "; ".join(
         [
             f"comment on {kind} {name} is '{_quoted(doc)}'",
