@@ -263,6 +263,7 @@ def _pull(
 ) -> int:
     """Write what a sync on the evening of a day would have written."""
     asked = f"{last} 20:30:00+00"
+    batch = f"'{version}' as batch_id,"
     ledgers: list[str] = []
     rows = 0
     for month in months:
@@ -287,7 +288,7 @@ def _pull(
                 "printf('a-%08d', account)",
                 asked,
                 f"'{start:%Y-%m}' as month, date '{start}' as claimed_from,"
-                f" date '{end}' as claimed_to,",
+                f" date '{end}' as claimed_to, {batch}",
             )
         )
     for number, (name, (source, columns, parent)) in enumerate(_PARENTS.items()):
@@ -300,7 +301,7 @@ def _pull(
         values |= {"pull_id": pull, "page_number": "0", "record_number": "0"}
         folder = f"pulled_on={last}"
         _copy(connection, lake, STREAMS[name], filled, values, folder, version)
-        ledgers.append(f"select distinct * from ({_ledger(filled, pull, name, parent, asked, '')})")
+        ledgers.append(f"select distinct * from ({_ledger(filled, pull, name, parent, asked, batch)})")
     columns_of_ledger = ", ".join(
         f"{field.name}::{_type(field.type)} as {field.name}" for field in LEDGER_SCHEMA
     )
@@ -321,7 +322,7 @@ def _ledger(source: str, pull: str, stream: str, parent: str, asked: str, more: 
         f"select {pull} as pull_id, {pull} as series_id, '{stream}' as stream,"
         f" {parent} as parent_id, 'COMMITTED' as outcome, {more}"
         f" timestamptz '{asked}' as refreshed_at, timestamptz '{asked}' as asked_at,"
-        f" timestamptz '{asked}' as finished_at, '1' as batch_id from {source}"
+        f" timestamptz '{asked}' as finished_at from {source}"
     )
 
 
