@@ -1,7 +1,7 @@
--- The ledger holds every row of the stream that speaks for its day once: count and sum of amounts
--- per currency are the stream's, whatever was joined on the way.
+-- The ledger has each row of the stream once, from the pull that covers its day: count and sum of
+-- amounts per currency equal those of the stream.
 -- each: month
-with spoken as (
+with streamed as (
 
     select
         currency_code(transactions.currency) as currency,
@@ -33,13 +33,13 @@ ledger as (
 )
 
 select
-    coalesce(spoken.currency, ledger.currency) as currency,
-    spoken.movements as stream_count,
+    coalesce(streamed.currency, ledger.currency) as currency,
+    streamed.movements as stream_count,
     ledger.movements as ledger_count,
-    spoken.amount as stream_amount,
+    streamed.amount as stream_amount,
     ledger.amount as ledger_amount
-from spoken
-full outer join ledger on spoken.currency = ledger.currency
+from streamed
+full outer join ledger on streamed.currency = ledger.currency
 where
-    spoken.movements is distinct from ledger.movements
-    or spoken.amount is distinct from ledger.amount
+    streamed.movements is distinct from ledger.movements
+    or streamed.amount is distinct from ledger.amount

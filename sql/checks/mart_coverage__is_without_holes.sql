@@ -1,4 +1,4 @@
--- The stretches of an account follow each other day by day, so that no day is told twice or not.
+-- Coverage intervals of an account are contiguous: no gaps, no overlaps.
 select
     account_key,
     utc_from

@@ -1,7 +1,7 @@
 -- For which instants everything that a bank had booked when it was asked is here. What lies within
 -- and shows no movement had none, what lies outside is unknown.
 --
--- grain:  one row per account and stretch of a Riyadh month
+-- grain:  one row per account and interval of a Riyadh month
 -- key:    account_key, known_from_at
 -- stored: by riyadh_month, reading -1 to 0
 -- formerly: fct_account_coverage
@@ -11,10 +11,10 @@
 -- zone:   instants are UTC, dates and riyadh_month are Riyadh's
 -- columns:
 --   riyadh_month     Riyadh month as YYYY-MM; three hours ahead of the UTC month of the lake.
---   known_from_at    Start of the stretch, UTC.
---   known_to_at      End of the stretch, UTC, exclusive.
---   from_date        First Riyadh day that the stretch touches.
---   to_date          Last Riyadh day that the stretch touches, inclusive.
+--   known_from_at    Start of the interval, UTC.
+--   known_to_at      End of the interval, UTC, exclusive.
+--   from_date        First Riyadh day that the interval touches.
+--   to_date          Last Riyadh day that the interval touches, inclusive.
 --   whole_from_date  First Riyadh day that lies within from midnight to midnight; later than
 --                    whole_to_date where none does.
 --   whole_to_date    Last Riyadh day that lies within from midnight to midnight.
@@ -43,7 +43,7 @@ claims as (
 
 ),
 
-spoken as (
+covering as (
 
     select
         claims.account_key,
@@ -67,7 +67,7 @@ ordered as (
             order by known_from
             rows between unbounded preceding and 1 preceding
         ) as known_before
-    from spoken
+    from covering
     where known_to > known_from
 
 ),
@@ -79,20 +79,20 @@ numbered as (
         count(*) filter (where known_before is null or known_before < known_from) over (
             partition by account_key
             order by known_from
-        ) as stretch
+        ) as interval_id
     from ordered
 
 ),
 
 -- From here on naive timestamps are Riyadh's wall clock, three hours ahead of UTC all year.
-stretches as (
+intervals as (
 
     select
         account_key,
         min(known_from) + interval 3 hour as known_from,
         max(known_to) + interval 3 hour as known_to
     from numbered
-    group by account_key, stretch
+    group by account_key, interval_id
 
 ),
 
@@ -105,7 +105,7 @@ months as (
                 date_trunc('month', known_from), known_to - interval 1 microsecond, interval 1 month
             )
         )::timestamp as month_start
-    from stretches
+    from intervals
 
 ),
 

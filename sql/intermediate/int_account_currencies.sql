@@ -10,7 +10,7 @@
 --   currency      Currency, ISO 4217.
 --   opening_date  Day of opening as the bank writes it, the earliest if its ids differ.
 -- sample: select currency, count(*) as accounts from int_account_currencies group by all
-with told as (
+with known as (
 
     select
         account_id,
@@ -33,11 +33,11 @@ named as (
 
     select
         bridge_accounts.account_key,
-        told.currency,
-        min(told.opening_date) as opening_date
-    from told
-    inner join bridge_accounts on told.account_id = bridge_accounts.account_id
-    group by bridge_accounts.account_key, told.currency
+        known.currency,
+        min(known.opening_date) as opening_date
+    from known
+    inner join bridge_accounts on known.account_id = bridge_accounts.account_id
+    group by bridge_accounts.account_key, known.currency
 
 )
 

@@ -1,4 +1,5 @@
--- What tells whether an account number is one of an account's own, without telling the number.
+-- Keyed hashes of each account's own numbers, by which another record's number is recognised as the
+-- account's own without being shown.
 --
 -- grain:  one row per real account
 -- key:    account_key
@@ -14,7 +15,7 @@
 --   is_card      Whether it is a credit or charge card, whose repayments pay for what was bought.
 -- cleared: own_keys (keyed hashes), own_endings (two characters), is_numbered (whether it has one)
 -- sample: select is_numbered, count(*) as accounts from int_account_numbers group by all
-with told as (
+with collected as (
 
     select
         bridge_accounts.account_key,
@@ -41,4 +42,4 @@ select
     ) as own_endings,
     is_numbered,
     is_card
-from told
+from collected

@@ -6,6 +6,6 @@
 -- stored: by riyadh_month
 -- formerly: fct_balance_anchors
 -- zone:   days and months are Riyadh's
-select carries.*
-from int_balance_carry_forwards as carries
-where carries.riyadh_month in (select months.riyadh_month from int_balance_months as months)
+select carry_forwards.*
+from int_balance_carry_forwards as carry_forwards
+where carry_forwards.riyadh_month in (select months.riyadh_month from int_balance_months as months)

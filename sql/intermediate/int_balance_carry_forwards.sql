@@ -1,7 +1,7 @@
--- What each month's neighbours tell of the balance at its start and at its end, however long ago or
--- later they tell it; a step of the reconciliation.
+-- The balances at the start and at the end of each month as the nearest months with a balance give
+-- them, carried forward and back; a step of the reconciliation.
 --
--- The last one told is what the bank stated when the newest movements were read.
+-- The last balance is the one that the bank stated when the newest movements were read.
 --
 -- grain:  one row per account, currency and Riyadh month from the first to the last that is known
 -- key:    account_key, currency, riyadh_month
@@ -150,16 +150,16 @@ running as (
 
 ),
 
--- A level is a balance less all that was booked before it, so that it stays what it is from month
--- to month as long as no movement is missing.
-leveled as (
+-- A normalized balance is a balance less all that was booked before it. It stays the same from
+-- month to month as long as no movement is missing.
+normalized as (
 
     select
         *,
-        moved_by(closings, -running_amount) as closing_levels,
-        moved_by(openings, booked_amount - running_amount) as opening_levels,
-        (stated['balance'] - running_amount)::decimal(38, 9) as stated_level,
-        doubts_after + doubt_of_end - running_doubts as doubts_level
+        moved_by(closings, -running_amount) as normalized_closings,
+        moved_by(openings, booked_amount - running_amount) as normalized_openings,
+        (stated['balance'] - running_amount)::decimal(38, 9) as normalized_stated,
+        doubts_after + doubt_of_end - running_doubts as normalized_doubts
     from running
 
 ),
@@ -168,15 +168,15 @@ carried as (
 
     select
         *,
-        last_value(closing_levels ignore nulls) over before as levels_before,
+        last_value(normalized_closings ignore nulls) over before as normalized_before,
         last_value(last_told_on ignore nulls) over before as told_before_date,
-        last_value(doubts_level ignore nulls) over before as doubts_level_before,
+        last_value(normalized_doubts ignore nulls) over before as normalized_doubts_before,
         coalesce(
-            first_value(opening_levels ignore nulls) over later,
-            [last_value(stated_level) over whole]
-        ) as levels_after,
+            first_value(normalized_openings ignore nulls) over later,
+            [last_value(normalized_stated) over whole]
+        ) as normalized_after,
         bool_or(closings is not null) over whole as tells_balances
-    from leveled
+    from normalized
     window before as (
         partition by account_key, currency
         order by riyadh_month
@@ -201,16 +201,16 @@ select
 
     -- money
     currency,
-    moved_by(levels_before, running_amount - booked_amount) as balances_before,
+    moved_by(normalized_before, running_amount - booked_amount) as balances_before,
     case
-        when levels_after[1] is not null then moved_by(levels_after, running_amount)
+        when normalized_after[1] is not null then moved_by(normalized_after, running_amount)
     end as balances_after,
     stated['balance'] as stated_balance,
 
     -- attributes
-    (doubts_level_before + running_doubts - doubts - doubt_of_end)::bigint as doubts_before,
+    (normalized_doubts_before + running_doubts - doubts - doubt_of_end)::bigint as doubts_before,
     coalesce(
-        doubts_after, doubts_level_before + running_doubts - doubt_of_end
+        doubts_after, normalized_doubts_before + running_doubts - doubt_of_end
     )::bigint as stated_doubts,
 
     -- flags

@@ -32,7 +32,7 @@
 --   is_circular         Whether the day ends where it started, at one of openings.
 --   min_balance         Lowest balance after a movement, in units of currency.
 --   max_balance         Highest balance after a movement, in units of currency.
---   known_from_at       Start of the stretch of int_account_coverage that holds the day, UTC; null
+--   known_from_at       Start of the interval of int_account_coverage that holds the day, UTC; null
 --                       where none does.
 --   stated_pull_id      The pull that brought the balance where quality is stated.
 -- sample: select quality, count(*) as days from int_balance_days group by all order by all
@@ -97,20 +97,20 @@ steps as (
 
 ),
 
-levels as (
+normalized_balances as (
 
     select
         account_key,
         currency,
         booking_date,
-        level,
+        normalized_balance,
         sum(departures) as surplus
     from (
         select
             account_key,
             currency,
             booking_date,
-            balance - signed_amount as level,
+            balance - signed_amount as normalized_balance,
             1 as departures
         from steps
         union all
@@ -118,11 +118,11 @@ levels as (
             account_key,
             currency,
             booking_date,
-            balance as level,
+            balance as normalized_balance,
             -1 as departures
         from steps
     ) as both_ends
-    group by account_key, currency, booking_date, level
+    group by account_key, currency, booking_date, normalized_balance
 
 ),
 
@@ -133,10 +133,10 @@ ends as (
         currency,
         booking_date,
         bool_and(surplus = 0) as is_circular,
-        list(level order by level) filter (where surplus > 0) as openings,
-        list(level order by level) filter (where surplus < 0) as closings,
-        list(level order by level) as turns
-    from levels
+        list(normalized_balance order by normalized_balance) filter (where surplus > 0) as openings,
+        list(normalized_balance order by normalized_balance) filter (where surplus < 0) as closings,
+        list(normalized_balance order by normalized_balance) as turns
+    from normalized_balances
     group by account_key, currency, booking_date
 
 ),
@@ -149,7 +149,7 @@ stated as (
 
 ),
 
-told as (
+day_balances as (
 
     select
         coalesce(days.account_key, stated.account_key) as account_key,
@@ -229,7 +229,7 @@ select
 
     -- trace
     case when days.quality = 'stated' then days.pull_id end as stated_pull_id
-from told as days
+from day_balances as days
 left join ends
     on
         days.account_key = ends.account_key

@@ -1,8 +1,8 @@
--- The booked balance of each account over time, held against the movements. Days with movements
--- stand alone, quiet ones in stretches; mart_balance_reconciliation and fct_balances_daily tell it
--- day by day.
+-- The booked balance of each account over time, compared with its movements. A day with movements
+-- is an interval of its own; quiet days in a row are one interval. mart_balance_reconciliation and
+-- fct_balances_daily have a row per day.
 --
--- grain:  one row per account, currency and stretch of Riyadh days within a month
+-- grain:  one row per account, currency and interval of Riyadh days within a month
 -- key:    account_key, currency, from_date
 -- stored: by riyadh_month
 -- formerly: fct_balance_stretches
@@ -12,14 +12,14 @@
 --   account_key         The real account; see bridge_accounts.
 --   currency            Currency of the amounts, ISO 4217.
 --   riyadh_month        Riyadh month as YYYY-MM.
---   from_date           First day of the stretch.
---   to_date             Last day of the stretch, inclusive.
+--   from_date           First day of the interval.
+--   to_date             Last day of the interval, inclusive.
 --   opening_balance     Booked balance at the start of the first day, in units of currency; null
 --                       where unknown.
 --   booked_amount       Sum of what was booked, in units of currency; zero on quiet days.
 --   booked_count        Booked movements.
 --   expected_balance    The last balance told earlier and all that was booked since, in units of
---                       currency; null where none was told.
+--                       currency; null where none was known.
 --   observed_balance    Balance at the end of the last day as the bank tells it, in units of
 --                       currency: after the day's last movement, or stated when the bank was asked;
 --                       null where it tells none.
@@ -27,9 +27,9 @@
 --                       carried or derived; null where unknown.
 --   closing_method      observed; carried from the day before; derived from the nearest balance
 --                       that was told and what was booked in between; unknown.
---   min_balance         Lowest booked balance of a day of the stretch, in units of currency; null
+--   min_balance         Lowest booked balance of a day of the interval, in units of currency; null
 --                       where unknown.
---   max_balance         Highest booked balance of a day of the stretch, in units of currency; null
+--   max_balance         Highest booked balance of a day of the interval, in units of currency; null
 --                       where unknown.
 --   gap_amount          observed_balance less expected_balance where they differ and nothing
 --                       unknown lies between, in units of currency: what is missing from the
@@ -46,7 +46,7 @@
 --                       not_covered (a quiet day that is not known from midnight to midnight),
 --                       unknown_before (days or signs between it and the last balance
 --                       are unknown), or the day's quality in int_balance_days.
---   last_observed_date  Day of the newest balance told up to the end of the stretch.
+--   last_observed_date  Day of the newest balance told up to the end of the interval.
 --   is_newest           Whether it holds the account's last known day.
 --   stated_pull_id      The pull whose stated balance is the observed one.
 -- sample: select verdict, reason, sum(to_date - from_date + 1) as days from int_balance_intervals
@@ -69,24 +69,24 @@ days as (
 
     select
         anchors.place,
-        told.booking_date,
-        told.booked_amount,
-        told.booked_count,
-        told.unknown_sign_count,
-        told.quality,
-        told.openings,
-        told.closings,
-        told.is_circular,
-        told.min_balance,
-        told.max_balance,
-        told.known_from_at,
-        told.stated_pull_id as day_pull_id
-    from int_balance_days as told
+        known.booking_date,
+        known.booked_amount,
+        known.booked_count,
+        known.unknown_sign_count,
+        known.quality,
+        known.openings,
+        known.closings,
+        known.is_circular,
+        known.min_balance,
+        known.max_balance,
+        known.known_from_at,
+        known.stated_pull_id as day_pull_id
+    from int_balance_days as known
     inner join anchors
         on
-            told.account_key = anchors.account_key
-            and told.currency = anchors.currency
-            and told.riyadh_month = anchors.riyadh_month
+            known.account_key = anchors.account_key
+            and known.currency = anchors.currency
+            and known.riyadh_month = anchors.riyadh_month
 
     union all
 
@@ -123,14 +123,14 @@ running as (
 
 ),
 
--- A level is a balance less all that was booked in the month before it, so that it stays what it
--- is as long as no movement is missing.
-leveled as (
+-- A normalized balance is a balance less all that was booked in the month before it. It stays the
+-- same as long as no movement is missing.
+normalized as (
 
     select
         * exclude (openings, closings),
-        moved_by(openings, booked_amount - running_amount) as opening_levels,
-        moved_by(closings, -running_amount) as closing_levels
+        moved_by(openings, booked_amount - running_amount) as normalized_openings,
+        moved_by(closings, -running_amount) as normalized_closings
     from running
 
 ),
@@ -149,11 +149,11 @@ around as (
 
     select
         anchors.*,
-        moved_by(anchors.balances_after, -totals.month_amount) as levels_after,
+        moved_by(anchors.balances_after, -totals.month_amount) as normalized_later,
         case
             when anchors.stated_balance is not null
                 then (anchors.stated_balance - totals.month_amount)::decimal(38, 9)
-        end as stated_level
+        end as normalized_stated
     from anchors
     inner join totals on anchors.place = totals.place
 
@@ -164,40 +164,40 @@ around as (
 ambiguous as (
 
     select place
-    from leveled
-    where len(opening_levels) > 1 or len(closing_levels) > 1
+    from normalized
+    where len(normalized_openings) > 1 or len(normalized_closings) > 1
     union distinct
     select place
     from around
-    where len(balances_before) > 1 or len(levels_after) > 1
+    where len(balances_before) > 1 or len(normalized_later) > 1
 
 ),
 
 neighbours as (
 
     select
-        leveled.*,
-        null::decimal(38, 9)[] as previous_levels,
-        null::decimal(38, 9)[] as next_levels
-    from leveled
-    anti join ambiguous on leveled.place = ambiguous.place
+        normalized.*,
+        null::decimal(38, 9)[] as normalized_previous,
+        null::decimal(38, 9)[] as normalized_next
+    from normalized
+    anti join ambiguous on normalized.place = ambiguous.place
 
     union all
 
     select
-        leveled.*,
+        normalized.*,
         coalesce(
-            lag(leveled.closing_levels ignore nulls) over by_day, around.balances_before
-        ) as previous_levels,
+            lag(normalized.normalized_closings ignore nulls) over by_day, around.balances_before
+        ) as normalized_previous,
         coalesce(
-            lead(leveled.opening_levels ignore nulls) over by_day, around.levels_after
-        ) as next_levels
-    from leveled
-    inner join around on leveled.place = around.place
-    inner join ambiguous on leveled.place = ambiguous.place
+            lead(normalized.normalized_openings ignore nulls) over by_day, around.normalized_later
+        ) as normalized_next
+    from normalized
+    inner join around on normalized.place = around.place
+    inner join ambiguous on normalized.place = ambiguous.place
     window by_day as (
-        partition by leveled.place
-        order by leveled.booking_date
+        partition by normalized.place
+        order by normalized.booking_date
     )
 
 ),
@@ -208,13 +208,13 @@ started as (
     select
         *,
         case
-            when len(opening_levels) = 1 then opening_levels[1]
+            when len(normalized_openings) = 1 then normalized_openings[1]
             else coalesce(
-                first_within(opening_levels, previous_levels),
-                case when is_circular then first_within(opening_levels, next_levels) end,
-                opening_levels[1]
+                first_within(normalized_openings, normalized_previous),
+                case when is_circular then first_within(normalized_openings, normalized_next) end,
+                normalized_openings[1]
             )
-        end as opening_level
+        end as normalized_opening
     from neighbours
 
 ),
@@ -222,15 +222,18 @@ started as (
 ended as (
 
     select
-        * exclude (opening_levels, closing_levels, previous_levels, next_levels),
+        * exclude (normalized_openings, normalized_closings, normalized_previous, normalized_next),
         case
-            when is_circular then opening_level
-            when len(closing_levels) = 1 then closing_levels[1]
-            else coalesce(first_within(closing_levels, next_levels), closing_levels[1])
-        end as closing_level,
+            when is_circular then normalized_opening
+            when len(normalized_closings) = 1 then normalized_closings[1]
+            else
+                coalesce(
+                    first_within(normalized_closings, normalized_next), normalized_closings[1]
+                )
+        end as normalized_closing,
         case
-            when previous_levels is not null then coalesce(opening_levels, next_levels)
-        end as levels_here
+            when normalized_previous is not null then coalesce(normalized_openings, normalized_next)
+        end as normalized_here
     from started
 
 ),
@@ -241,17 +244,17 @@ seen as (
         *,
         lag(
             case
-                when closing_level is not null
+                when normalized_closing is not null
                     then
                         {
-                            'level': closing_level,
+                            'normalized': normalized_closing,
                             'date': booking_date,
                             'unknown': running_unknown,
                             'known_from_at': known_from_at
                         }
             end ignore nulls
         ) over by_day as previous_one,
-        lead(opening_level ignore nulls) over by_day as next_opening_level,
+        lead(normalized_opening ignore nulls) over by_day as next_normalized_opening,
         lead(booking_date) over by_day as next_date
     from ended
     window by_day as (
@@ -268,8 +271,8 @@ placed as (
         around.account_key,
         around.currency,
         around.riyadh_month,
-        around.levels_after,
-        around.stated_level,
+        around.normalized_later,
+        around.normalized_stated,
         around.doubts_before,
         around.stated_doubts,
         around.tells_balances,
@@ -278,10 +281,10 @@ placed as (
         around.to_date as span_to,
         around.month_start,
         coalesce(
-            seen.previous_one['level'],
-            first_within(around.balances_before, seen.levels_here),
+            seen.previous_one['normalized'],
+            first_within(around.balances_before, seen.normalized_here),
             around.balances_before[1]
-        ) as level_before,
+        ) as normalized_before,
         coalesce(seen.previous_one['date'], around.told_before_date) as told_date
     from seen
     inner join around on seen.place = around.place
@@ -292,18 +295,21 @@ judged as (
 
     select
         *,
-        coalesce(closing_level, level_before) as level_so_far,
+        coalesce(normalized_closing, normalized_before) as normalized_so_far,
         coalesce(
-            next_opening_level,
+            next_normalized_opening,
             case
-                when list_contains(levels_after, coalesce(closing_level, level_before))
-                    then coalesce(closing_level, level_before)
+                when
+                    list_contains(
+                        normalized_later, coalesce(normalized_closing, normalized_before)
+                    )
+                    then coalesce(normalized_closing, normalized_before)
             end,
-            levels_after[1]
-        ) as level_after,
-        stated_level is not null and booking_date = span_to as is_stated,
+            normalized_later[1]
+        ) as normalized_after,
+        normalized_stated is not null and booking_date = span_to as is_stated,
         case
-            when closing_level is null then stated_doubts
+            when normalized_closing is null then stated_doubts
             when previous_one is null
                 then
                     doubts_before
@@ -385,7 +391,7 @@ gaps_between as (
         *,
         unnest(
             case
-                when stated_level is not null and next_date is null
+                when normalized_stated is not null and next_date is null
                     then
                         [
                             { 'first': booking_date + 1, 'last': span_to - 1, 'ends': false },
@@ -416,10 +422,10 @@ quiet as (
         least(pieces.piece.last, tiles.to_date) as to_date,
         0 as booked_amount,
         0 as booked_count,
-        pieces.level_so_far as level_before,
-        null as opening_level,
-        case when pieces.piece.ends then pieces.stated_level end as observed_level,
-        pieces.level_after,
+        pieces.normalized_so_far as normalized_before,
+        null as normalized_opening,
+        case when pieces.piece.ends then pieces.normalized_stated end as normalized_observed,
+        pieces.normalized_after,
         pieces.running_amount,
         null as lowest,
         null as highest,
@@ -430,7 +436,7 @@ quiet as (
         pieces.is_last_month and tiles.to_date = pieces.span_to
         and pieces.piece.last >= pieces.span_to as is_newest,
         coalesce(
-            case when pieces.closing_level is not null then pieces.booking_date end,
+            case when pieces.normalized_closing is not null then pieces.booking_date end,
             pieces.told_date
         ) as told_date,
         case when pieces.piece.ends then pieces.stated_pull_id end as stated_pull_id
@@ -456,10 +462,12 @@ active as (
         booking_date as to_date,
         booked_amount,
         booked_count,
-        level_before,
-        opening_level,
-        case when is_stated then stated_level else closing_level end as observed_level,
-        level_after,
+        normalized_before,
+        normalized_opening,
+        case
+            when is_stated then normalized_stated else normalized_closing
+        end as normalized_observed,
+        normalized_after,
         running_amount,
         min_balance as lowest,
         max_balance as highest,
@@ -475,7 +483,7 @@ active as (
 
 ),
 
-stretches as (
+intervals as (
 
     select *
     from active
@@ -490,30 +498,30 @@ verdicts as (
     select
         *,
         case
-            when observed_level is not null and level_before is not null
-                then observed_level - level_before
+            when normalized_observed is not null and normalized_before is not null
+                then normalized_observed - normalized_before
             -- The first balance of all has only its own day to be held against.
-            when observed_level is not null and opening_level is not null
-                then observed_level - opening_level
+            when normalized_observed is not null and normalized_opening is not null
+                then normalized_observed - normalized_opening
         end as difference,
         case
             when not is_covered then 'not_covered'
-            when observed_level is not null
+            when normalized_observed is not null
                 then
                     case
-                        when level_before is null
+                        when normalized_before is null
                             then if(tells_balances, 'first_balance', 'no_balances')
-                        when observed_level <> level_before and coalesce(doubts, 0) > 0
+                        when normalized_observed <> normalized_before and coalesce(doubts, 0) > 0
                             then 'unknown_before'
                     end
-            when level_before = level_after then null
+            when normalized_before = normalized_after then null
             when not tells_balances then 'no_balances'
-            when level_before is null then 'before_first_balance'
-            when level_after is null then 'after_last_balance'
+            when normalized_before is null then 'before_first_balance'
+            when normalized_after is null then 'after_last_balance'
             when quality <> 'quiet' then quality
             else 'gap_later'
         end as doubt
-    from stretches
+    from intervals
 
 )
 
@@ -525,26 +533,29 @@ select
     currency,
     case
         when not is_covered then null
-        else coalesce(opening_level, level_before, level_after) + running_amount - booked_amount
+        else
+            coalesce(normalized_opening, normalized_before, normalized_after)
+            + running_amount
+            - booked_amount
     end::decimal(38, 9) as opening_balance,
     booked_amount::decimal(38, 9) as booked_amount,
-    (level_before + running_amount)::decimal(38, 9) as expected_balance,
-    (observed_level + running_amount)::decimal(38, 9) as observed_balance,
+    (normalized_before + running_amount)::decimal(38, 9) as expected_balance,
+    (normalized_observed + running_amount)::decimal(38, 9) as observed_balance,
     case
-        when is_covered or observed_level is not null
-            then coalesce(observed_level, level_before, level_after) + running_amount
+        when is_covered or normalized_observed is not null
+            then coalesce(normalized_observed, normalized_before, normalized_after) + running_amount
     end::decimal(38, 9) as closing_balance,
     case
         when quality = 'chained'
-            then least(lowest, opening_level + running_amount - booked_amount)
+            then least(lowest, normalized_opening + running_amount - booked_amount)
         when is_covered and quality in ('quiet', 'stated') and booked_count = 0
-            then coalesce(observed_level, level_before, level_after) + running_amount
+            then coalesce(normalized_observed, normalized_before, normalized_after) + running_amount
     end::decimal(38, 9) as min_balance,
     case
         when quality = 'chained'
-            then greatest(highest, opening_level + running_amount - booked_amount)
+            then greatest(highest, normalized_opening + running_amount - booked_amount)
         when is_covered and quality in ('quiet', 'stated') and booked_count = 0
-            then coalesce(observed_level, level_before, level_after) + running_amount
+            then coalesce(normalized_observed, normalized_before, normalized_after) + running_amount
     end::decimal(38, 9) as max_balance,
     case
         when difference <> 0 and (doubt is null or doubt = 'first_balance') then difference
@@ -553,10 +564,10 @@ select
     -- attributes
     booked_count,
     case
-        when observed_level is not null then 'observed'
+        when normalized_observed is not null then 'observed'
         when not is_covered then 'unknown'
-        when quality = 'quiet' and level_before is not null then 'carried'
-        when coalesce(level_before, level_after) is not null then 'derived'
+        when quality = 'quiet' and normalized_before is not null then 'carried'
+        when coalesce(normalized_before, normalized_after) is not null then 'derived'
         else 'unknown'
     end as closing_method,
     case
@@ -567,7 +578,7 @@ select
     case
         when doubt is not null or difference <> 0 then null
         when quality = 'chained' then 'movements'
-        when observed_level is not null then 'stated_balance'
+        when normalized_observed is not null then 'stated_balance'
         else 'between_balances'
     end as proof,
     case
@@ -585,12 +596,12 @@ select
         when difference <> 0 and (doubt is null or doubt = 'first_balance')
             then
                 if(
-                    level_before is null or opening_level = level_before,
+                    normalized_before is null or normalized_opening = normalized_before,
                     from_date,
                     told_date
                 )
     end as gap_from_date,
-    case when observed_level is not null then to_date else told_date end as last_observed_date,
+    case when normalized_observed is not null then to_date else told_date end as last_observed_date,
     riyadh_month,
 
     -- trace

@@ -25,7 +25,7 @@
 --   from_date         First day of the month that is known or has a movement.
 --   to_date           Last day of the month that is known or has a movement.
 --   known_to_at       Until when the month is known, UTC.
-with told as (
+with spans as (
 
     select
         account_key,
@@ -48,35 +48,35 @@ moved as (
         days.riyadh_month,
         sum(days.booked_amount)::decimal(38, 9) as booked_amount,
         sum(days.unknown_sign_count) as unknown_sign_count,
-        any_value(told.from_date) as from_date,
-        any_value(told.to_date) as to_date,
-        any_value(told.first_told_on) as first_told_on,
-        any_value(told.last_told_on) as last_told_on,
+        any_value(spans.from_date) as from_date,
+        any_value(spans.to_date) as to_date,
+        any_value(spans.first_told_on) as first_told_on,
+        any_value(spans.last_told_on) as last_told_on,
         -- The two days themselves, and what was booked before the first and behind the last.
-        any_value({ 'levels': days.openings, 'known_from_at': days.known_from_at }) filter (
-            where days.booking_date = told.first_told_on
+        any_value({ 'balances': days.openings, 'known_from_at': days.known_from_at }) filter (
+            where days.booking_date = spans.first_told_on
         ) as first_one,
-        any_value({ 'levels': days.closings, 'known_from_at': days.known_from_at }) filter (
-            where days.booking_date = told.last_told_on
+        any_value({ 'balances': days.closings, 'known_from_at': days.known_from_at }) filter (
+            where days.booking_date = spans.last_told_on
         ) as last_one,
         coalesce(
-            sum(days.booked_amount) filter (where days.booking_date < told.first_told_on), 0
+            sum(days.booked_amount) filter (where days.booking_date < spans.first_told_on), 0
         ) as amount_before,
         coalesce(
-            sum(days.booked_amount) filter (where days.booking_date > told.last_told_on), 0
+            sum(days.booked_amount) filter (where days.booking_date > spans.last_told_on), 0
         ) as amount_after,
         coalesce(
-            sum(days.unknown_sign_count) filter (where days.booking_date < told.first_told_on), 0
+            sum(days.unknown_sign_count) filter (where days.booking_date < spans.first_told_on), 0
         ) as unknown_before,
         coalesce(
-            sum(days.unknown_sign_count) filter (where days.booking_date > told.last_told_on), 0
+            sum(days.unknown_sign_count) filter (where days.booking_date > spans.last_told_on), 0
         ) as unknown_after
     from int_balance_days as days
-    inner join told
+    inner join spans
         on
-            days.account_key = told.account_key
-            and days.currency = told.currency
-            and days.riyadh_month = told.riyadh_month
+            days.account_key = spans.account_key
+            and days.currency = spans.currency
+            and days.riyadh_month = spans.riyadh_month
     group by days.account_key, days.currency, days.riyadh_month
 
 ),
@@ -88,7 +88,7 @@ covered as (
         riyadh_month,
         min(from_date) as from_date,
         max(to_date) as to_date,
-        count(*) as stretches,
+        count(*) as intervals,
         min(known_from_at) as known_from_at,
         max(known_from_at) as last_known_from_at,
         max(known_to_at) as known_to_at,
@@ -127,8 +127,8 @@ select
     -- money
     months.currency,
     coalesce(moved.booked_amount, 0)::decimal(38, 9) as booked_amount,
-    moved_by(moved.first_one['levels'], -moved.amount_before) as openings,
-    moved_by(moved.last_one['levels'], moved.amount_after) as closings,
+    moved_by(moved.first_one['balances'], -moved.amount_before) as openings,
+    moved_by(moved.last_one['balances'], moved.amount_after) as closings,
 
     -- attributes
     case
@@ -151,7 +151,7 @@ select
     end::bigint as doubts_after,
     (
         coalesce(moved.unknown_sign_count, 0)
-        + if(covered.knows_start and covered.stretches = 1, 0, 1)
+        + if(covered.knows_start and covered.intervals = 1, 0, 1)
     )::bigint as doubts,
 
     -- times

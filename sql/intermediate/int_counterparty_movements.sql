@@ -1,6 +1,6 @@
 -- Movements that may come again, with the stream of payments that each belongs to: the same
 -- account, currency, direction, other side and nature. What recurs, who pays and who is owed is
--- told from them, so that nobody has to read all movements for it.
+-- worked out from them, so that nobody has to read all movements for it.
 --
 -- grain:  one row per movement
 -- key:    movement_id
@@ -66,7 +66,7 @@ with movements as (
 
 ),
 
-told as (
+identified as (
 
     select
         *,
@@ -143,4 +143,4 @@ select
     -- times
     booking_date,
     month
-from told
+from identified

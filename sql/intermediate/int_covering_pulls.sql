@@ -16,7 +16,7 @@
 --   offered_from  First UTC day that the bank ever offered of that id; what was read of days before
 --                 is empty and tells nothing. Null where no refresh told.
 -- sample: select * from int_covering_pulls where account_key = '…' order by claimed_from
-with spoken as (
+with covering as (
 
     select
         bridge_accounts.account_key,
@@ -54,7 +54,7 @@ days as (
         unfit_dates,
         offered_from,
         unnest(generate_series(claimed_from, claimed_to, interval 1 day))::date as claimed_on
-    from spoken
+    from covering
     where is_shared
 
 ),
@@ -76,7 +76,7 @@ owned as (
 
 ),
 
-stretches as (
+intervals as (
 
     select
         account_key,
@@ -89,7 +89,7 @@ stretches as (
         claimed_on - row_number() over (
             partition by account_key, month, account_id, pull_id
             order by claimed_on
-        )::integer as stretch
+        )::integer as interval_id
     from owned
 
 )
@@ -103,7 +103,7 @@ select
     claimed_to,
     unfit_dates,
     offered_from
-from spoken
+from covering
 where not is_shared
 
 union all
@@ -117,5 +117,5 @@ select
     max(claimed_on) as claimed_to,
     unfit_dates,
     offered_from
-from stretches
-group by account_key, account_id, month, pull_id, unfit_dates, offered_from, stretch
+from intervals
+group by account_key, account_id, month, pull_id, unfit_dates, offered_from, interval_id

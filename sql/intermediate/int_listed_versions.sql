@@ -40,7 +40,7 @@ with listings as (
 
 ),
 
-told as (
+records as (
 
     select
         'entities' as stream,
@@ -74,16 +74,16 @@ told as (
 neighbours as (
 
     select
-        told.*,
+        records.*,
         listings.place,
         listings.places,
         lag(listings.place) over by_place as earlier_place,
-        lag(told.content) over by_place as earlier_content,
+        lag(records.content) over by_place as earlier_content,
         lead(listings.place) over by_place as later_place
-    from told
-    inner join listings on told.stream = listings.stream and told.pull_id = listings.pull_id
+    from records
+    inner join listings on records.stream = listings.stream and records.pull_id = listings.pull_id
     window by_place as (
-        partition by told.stream, told.listed_id
+        partition by records.stream, records.listed_id
         order by listings.place
     )
 

@@ -1,15 +1,15 @@
--- How far back each bank offers an account's transactions, by what Lean told with any refresh.
+-- Earliest transaction date that each bank ever offered per account, from all refreshes.
 --
--- The earliest start that was ever told counts: a start that moves on with time takes nothing back
--- from what could be read before.
+-- The earliest date counts: when a bank moves its date forward, days that were read before stay
+-- known.
 --
 -- stored: table
--- grain: one row per account of which a refresh told a start
+-- grain: one row per account for which a refresh reported a date
 -- zone:  offered_from is a UTC day
 -- columns:
 --   account_id    The account.
---   offered_from  First UTC day that any refresh told the bank to offer.
-with told as (
+--   offered_from  First UTC day that the bank offered by any refresh.
+with reported as (
 
     select unnest(account_statuses) as one
     from refreshes_history
@@ -19,6 +19,6 @@ with told as (
 select
     one.account_id,
     min(one.transactions_from_date) as offered_from
-from told
+from reported
 where one.account_id is not null and one.transactions_from_date is not null
 group by one.account_id

@@ -9,7 +9,7 @@
 -- columns:
 --   as_of       The instant, UTC; null before the first pull.
 --   as_of_date  Its day in Riyadh.
-with heard as (
+with newest as (
 
     select
         greatest(
@@ -24,4 +24,4 @@ with heard as (
 select
     as_of,
     (as_of at time zone 'Asia/Riyadh')::date as as_of_date
-from heard
+from newest

@@ -6,7 +6,7 @@
 --
 -- parameters: wanted_months
 -- grain: one row per pull
-with recursive standing as (
+with recursive heads as (
 
     select
         pull_id,
@@ -28,7 +28,7 @@ with recursive standing as (
 newest as (
 
     select arg_max(pull_id, (made, tie)) as merged_id
-    from standing
+    from heads
     group by stream, parent_id, month
 
 ),
@@ -44,22 +44,22 @@ chain as (
 
     select
         chain.merged_id,
-        standing.covers[1] as link_id
+        heads.covers[1] as link_id
     from chain
-    inner join standing on chain.link_id = standing.pull_id
-    where standing.covers_from > 1
+    inner join heads on chain.link_id = heads.pull_id
+    where heads.covers_from > 1
 
 )
 
 select
-    standing.stream,
-    unnest(standing.covers) as pull_id,
+    heads.stream,
+    unnest(heads.covers) as pull_id,
     chain.merged_id,
     -- The pull that stood before is no place of its own.
     (
-        generate_subscripts(standing.covers, 1)
-        + standing.covers_from
-        - case when standing.covers_from > 1 then 2 else 1 end
+        generate_subscripts(heads.covers, 1)
+        + heads.covers_from
+        - case when heads.covers_from > 1 then 2 else 1 end
     )::integer as place
 from chain
-inner join standing on chain.link_id = standing.pull_id
+inner join heads on chain.link_id = heads.pull_id

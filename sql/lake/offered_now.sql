@@ -1,10 +1,11 @@
--- How far back each bank offers an account's transactions, as the newest refresh told that told it.
+-- Earliest transaction date that each bank offers per account, from the latest refresh that
+-- reported one.
 --
--- What this application asked for it heard of when it was over. Of others only the newest of an
--- entity is listed with what it told, and listed once a week; where that tells nothing, because it
--- is running or failed, what an earlier pull heard of an earlier one still holds.
+-- A refresh of this application reports it when it ends. Of other refreshes Lean lists only the
+-- newest of an entity, and the list is read once a week. While that refresh runs, or if it failed,
+-- the report of an earlier refresh counts, from an earlier pull of the list.
 --
--- grain: one row per account of which a refresh told a start
+-- grain: one row per account for which a refresh reported a date
 -- zone:  both are UTC days
 with listed as (
 
@@ -40,7 +41,7 @@ earlier as (
 
 ),
 
--- Of what is older, listings tell.
+-- Older refreshes are in the lists.
 asked as (
 
     select
@@ -64,12 +65,12 @@ asked as (
 
 ),
 
-told as (
+reported as (
 
     select
         listed.one.account_id,
         listed.one.transactions_from_date as offered_from,
-        listed.created_at as told_at
+        listed.created_at as reported_at
     from listed
 
     union all
@@ -77,7 +78,7 @@ told as (
     select
         earlier.one.account_id,
         earlier.one.transactions_from_date as offered_from,
-        earlier.created_at as told_at
+        earlier.created_at as reported_at
     from earlier
 
     union all
@@ -88,15 +89,15 @@ told as (
             asked.one['transactionAvailability']['start'],
             asked.one['transaction_availability']['start']
         ) as offered_from,
-        asked.asked_at as told_at
+        asked.asked_at as reported_at
     from asked
 
 )
 
 select
     account_id,
-    arg_max(offered_from, told_at) as offered_from,
-    (max(told_at) at time zone 'UTC')::date as told_on
-from told
+    arg_max(offered_from, reported_at) as offered_from,
+    (max(reported_at) at time zone 'UTC')::date as told_on
+from reported
 where account_id is not null and offered_from is not null
 group by account_id

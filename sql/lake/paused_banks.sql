@@ -15,7 +15,7 @@ with listed as (
                 'at': coalesce(pulls.known_at, pulls.asked_at),
                 'made': coalesce(pulls.generation, 0)
             }
-        ) as heard,
+        ) as learnt,
         bool_and(
             coalesce(banks.is_active_for_data, true) and coalesce(banks.is_enabled_for_data, true)
         ) as is_active
@@ -29,7 +29,7 @@ refused as (
 
     select
         bank_identifier,
-        max({ 'at': coalesce(known_at, asked_at), 'made': coalesce(generation, 0) }) as heard
+        max({ 'at': coalesce(known_at, asked_at), 'made': coalesce(generation, 0) }) as learnt
     from pulls
     where outcome = 'FAILED' and code in ('DISABLED_BY_LEAN', 'DISABLED_BY_CLIENT')
     group by bank_identifier
@@ -38,7 +38,7 @@ refused as (
 
 select
     listed.bank_identifier,
-    case when listed.is_active then refused.heard['at'] else listed.heard['at'] end as paused_at
+    case when listed.is_active then refused.learnt['at'] else listed.learnt['at'] end as paused_at
 from listed
 left join refused on listed.bank_identifier = refused.bank_identifier
-where not listed.is_active or refused.heard > listed.heard
+where not listed.is_active or refused.learnt > listed.learnt

@@ -248,7 +248,7 @@ essentials as (
 
 ),
 
-told as (
+currencies as (
 
     select
         customer_id,
@@ -284,7 +284,7 @@ customers as (
     select
         customer_id,
         currency
-    from told
+    from currencies
     where currency is not null
 
     union distinct
@@ -293,7 +293,8 @@ customers as (
         everybody.customer_id,
         'SAR' as currency
     from everybody
-    anti join told on everybody.customer_id = told.customer_id and told.currency is not null
+    anti join currencies
+        on everybody.customer_id = currencies.customer_id and currencies.currency is not null
 
 ),
 

@@ -35,7 +35,7 @@
 --   covered_days         Days that are known from midnight to midnight.
 --   month_days           Days of the month.
 --   data_through_date    Last day of the month of which something is known; null where movements
---                        stand on days that no stretch covers.
+--                        stand on days that no interval covers.
 -- sample: select currency, booking_month, sum(net_amount) as net from fct_cash_flow_monthly
 --         where is_full_month group by all order by all
 with moved as (

@@ -56,8 +56,8 @@ with reads as (
         max(coalesce(pulls.known_at, pulls.asked_at)) over by_age as seen_at,
         coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at) as told_at,
         count(*) over (partition by pulls.parent_id, pulls.month) as turns,
-        min(pulls.claimed_from) over earlier as spoken_from,
-        max(pulls.claimed_to) over earlier as spoken_to
+        min(pulls.claimed_from) over earlier as covered_from,
+        max(pulls.claimed_to) over earlier as covered_to
     from pulls
     inner join bridge_accounts on pulls.parent_id = bridge_accounts.account_id
     where pulls.stream = 'transactions' and pulls.outcome = 'COMMITTED'
@@ -109,8 +109,8 @@ shown as not materialized (
         reads.turns,
         reads.seen_at,
         reads.told_at,
-        reads.spoken_from,
-        reads.spoken_to,
+        reads.covered_from,
+        reads.covered_to,
         hash(
             history.status, signed_amount, history.amount, currency_code(history.currency),
             history.booked_at, history.value_at, placed_at, history.transaction_mutability,
@@ -309,7 +309,7 @@ select
     versions.version = 1
     and coalesce(
         utc_day(versions.placed_at)
-        between versions.spoken_from and versions.spoken_to,
+        between versions.covered_from and versions.covered_to,
         false
     ) as is_late,
 

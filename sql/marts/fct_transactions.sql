@@ -75,27 +75,27 @@ marks as (
 movements as (
 
     select
-        told.*,
+        shown.*,
         claims.account_key,
         counterparty_side(
-            told.credit_debit_indicator,
-            told.debtor_number,
-            told.debtor_account_name,
+            shown.credit_debit_indicator,
+            shown.debtor_number,
+            shown.debtor_account_name,
             owns_number(
-                told.debtor_number, numbers.own_keys, numbers.own_endings, numbers.is_numbered
+                shown.debtor_number, numbers.own_keys, numbers.own_endings, numbers.is_numbered
             ),
-            told.creditor_number,
-            told.creditor_account_name,
+            shown.creditor_number,
+            shown.creditor_account_name,
             owns_number(
-                told.creditor_number, numbers.own_keys, numbers.own_endings, numbers.is_numbered
+                shown.creditor_number, numbers.own_keys, numbers.own_endings, numbers.is_numbered
             )
         ) as counterparty_side
-    from stg_movements as told
+    from stg_movements as shown
     inner join int_covering_pulls as claims
         on
-            told.account_id = claims.account_id
-            and told.pull_id = claims.pull_id
-            and utc_day(told.placed_at)
+            shown.account_id = claims.account_id
+            and shown.pull_id = claims.pull_id
+            and utc_day(shown.placed_at)
             between claims.claimed_from and claims.claimed_to
     left join int_account_numbers as numbers on claims.account_key = numbers.account_key
 

@@ -2,7 +2,7 @@
 -- nobody could read, and why.
 --
 -- subject: trust
--- grain:  one row per real account and stretch of UTC days with one status and reason
+-- grain:  one row per real account and interval of UTC days with one status and reason
 -- key:    account_key, utc_from
 -- stored: table
 -- counts: from the first day that is permitted or known to the day of the lake's clock; a day that
@@ -10,9 +10,9 @@
 -- zone:   days are UTC days, as in Lean's requests; see int_account_coverage for Riyadh days
 -- columns:
 --   account_key  The real account; see dim_accounts.
---   utc_from     First UTC day of the stretch.
---   utc_to       Last UTC day of the stretch, inclusive.
---   day_count    Days of the stretch.
+--   utc_from     First UTC day of the interval.
+--   utc_to       Last UTC day of the interval, inclusive.
+--   day_count    Days of the interval.
 --   status       covered, a read covers the days; record_unfit, records of them did not fit;
 --                not_yet_pulled, permitted, but not read; bank_refused, the last read failed or the
 --                bank is paused; not_offered, before all that the bank offers, so that a read of
@@ -59,7 +59,7 @@ fitting as (
 
 ),
 
-spoken as (
+covering as (
 
     select
         account_key,
@@ -147,7 +147,7 @@ told_edges as (
     select
         account_key,
         unnest([claimed_from, claimed_to + 1]) as edge
-    from spoken
+    from covering
 
     union
 
@@ -232,11 +232,11 @@ covered as (
         pieces.account_key,
         pieces.utc_from
     from pieces
-    inner join spoken
+    inner join covering
         on
-            pieces.account_key = spoken.account_key
-            and pieces.utc_from between spoken.claimed_from and spoken.claimed_to
-            and (spoken.offered_from is null or pieces.utc_from >= spoken.offered_from)
+            pieces.account_key = covering.account_key
+            and pieces.utc_from between covering.claimed_from and covering.claimed_to
+            and (covering.offered_from is null or pieces.utc_from >= covering.offered_from)
 
 ),
 
@@ -250,7 +250,7 @@ open_pieces as (
 
 ),
 
-told as (
+candidates as (
 
     select
         open_pieces.account_key,
@@ -308,7 +308,7 @@ best as (
         utc_from,
         status,
         reason
-    from told
+    from candidates
     qualify
         row_number() over (
             partition by account_key, utc_from
@@ -364,7 +364,7 @@ numbered as (
         count(*) filter (where not is_same) over (
             partition by account_key
             order by utc_from
-        ) as stretch
+        ) as interval_id
     from turned
 
 )
@@ -380,4 +380,4 @@ select
     here.as_of
 from numbered
 cross join here
-group by numbered.account_key, numbered.stretch, numbered.status, numbered.reason, here.as_of
+group by numbered.account_key, numbered.interval_id, numbered.status, numbered.reason, here.as_of

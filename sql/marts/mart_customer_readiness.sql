@@ -89,8 +89,8 @@ through as (
 
 ),
 
--- Movements before the first balance that is told, which nothing proves.
-untold as (
+-- Movements before the first balance that is figures, which nothing proves.
+unproved_start as (
 
     select
         account_key,
@@ -111,16 +111,16 @@ proved as (
         ) as proved_days,
         sum(held.to_date - held.from_date + 1) as balance_days
     from int_balance_intervals as held
-    left join untold
+    left join unproved_start
         on
             held.reason = 'before_first_balance'
-            and held.account_key = untold.account_key
-            and held.currency = untold.currency
+            and held.account_key = unproved_start.account_key
+            and held.currency = unproved_start.currency
     -- Before the first movement, and on the day of the first balance, there is nothing to prove.
     where
         held.reason is null
         or held.reason not in ('before_first_balance', 'first_balance')
-        or held.from_date >= untold.from_date
+        or held.from_date >= unproved_start.from_date
     group by held.account_key
 
 ),
@@ -198,7 +198,7 @@ limits as (
 
 ),
 
-told as (
+figures as (
 
     select
         dim_customers.customer_id,
@@ -263,7 +263,7 @@ judged as (
             ],
             lambda one: one is not null
         ) as reasons
-    from told
+    from figures
 
 )
 

@@ -11,7 +11,7 @@
 --   account_holder_names (pii)  Names of its holders as banks wrote them, sorted.
 --   nicknames            (pii)  The holders' own names for it, sorted.
 -- sample: select * from pii_accounts where account_key = '…'
-with told as (
+with shown as (
 
     select
         bridge_accounts.account_key,
@@ -41,5 +41,5 @@ select
     coalesce(
         list_sort(list(distinct nickname) filter (where nickname is not null)), []
     ) as nicknames
-from told
+from shown
 group by account_key

@@ -4,7 +4,7 @@
 -- parameters: at_instant
 -- sample: select currency, sum(signed_amount) as booked from transactions_as_of(now())
 --         where status = 'BOOKED' group by all
-with spoken as (
+with covering as (
 
     select
         bridge_accounts.account_key,
@@ -38,7 +38,7 @@ owners as (
         select
             *,
             unnest(generate_series(claimed_from, claimed_to, interval 1 day))::date as claimed_on
-        from spoken
+        from covering
         where is_shared
     ) as days
     group by account_key, claimed_on
