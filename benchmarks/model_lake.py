@@ -301,7 +301,9 @@ def _pull(
         values |= {"pull_id": pull, "page_number": "0", "record_number": "0"}
         folder = f"pulled_on={last}"
         _copy(connection, lake, STREAMS[name], filled, values, folder, version)
-        ledgers.append(f"select distinct * from ({_ledger(filled, pull, name, parent, asked, batch)})")
+        ledgers.append(
+            f"select distinct * from ({_ledger(filled, pull, name, parent, asked, batch)})"
+        )
     columns_of_ledger = ", ".join(
         f"{field.name}::{_type(field.type)} as {field.name}" for field in LEDGER_SCHEMA
     )
