@@ -24,7 +24,7 @@ from pipelines.sync.policy import load
 __all__ = ["defs", "inbox", "lake", "lean", "models", "policy"]
 
 _settings = settings()
-# Runs and their steps are children of processes that load this.
+# Runs and their steps are children of processes that load this module.
 open_home(_settings.home, _settings.house.file_group)
 
 lean = LeanResource(_settings.lean)

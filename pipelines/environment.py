@@ -1,6 +1,6 @@
-"""The environment of this process: the only file that reads it, once, and validates all of it.
+"""The environment of this process: no other file reads it. It is read once and validated whole.
 
-Without Dagster, so that a command which needs none of it starts at once.
+It does not import Dagster, so that a command without Dagster starts at once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 AnySettings = TypeVar("AnySettings", bound=VariableSettings)
 
 _UNSAFE = re.compile(r"[*?\[\]\\%\x00-\x1f\x7f]")
-"""Characters of a path that DuckDB or Dagster read as patterns or escapes, not as themselves."""
+"""Characters that DuckDB or Dagster read as patterns or escapes in a path."""
 
 
 def state_folder(path: Path, named: str = "the folder of the state") -> Path:
@@ -60,8 +60,8 @@ def state_folder(path: Path, named: str = "the folder of the state") -> Path:
         named: What a problem calls it.
 
     Raises:
-        ConfigError: A character of its path has another meaning for DuckDB or Dagster, or it is
-            a file.
+        ConfigError: A character of its path has a special meaning for DuckDB or Dagster, or the
+            path is a file.
     """
     if problem := _unfit(path):
         raise ConfigError(f"{named} {problem}")
@@ -101,7 +101,7 @@ class HouseSettings(VariableSettings):
     """Where the state lies, and how personal values are kept.
 
     Raises:
-        ConfigError: A value is unfit; the message names its variable and holds no value.
+        ConfigError: A value is not valid; the message names its variable and holds no value.
     """
 
     prefix: ClassVar[str] = "LEANHOUSE_"
@@ -138,12 +138,12 @@ KNOWN = frozenset(one.name for one in (*HOUSE_VARIABLES, *VARIABLES, *WEBHOOK_VA
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that the environment says, validated; every command and Dagster read this.
+    """All settings of the environment, validated; every command and Dagster read them here.
 
     Args:
         house: Where the state lies, and how personal values are kept.
-        lean: Lean's hosts, credentials and limits; `complete` sees that none is missing.
-        webhooks: How webhooks are received; `complete` sees that its files are there.
+        lean: Lean's hosts, credentials and limits; `complete` checks that none is missing.
+        webhooks: How webhooks are received; `complete` checks that its files exist.
     """
 
     house: HouseSettings
@@ -162,7 +162,7 @@ class Settings:
 
     @property
     def hash_key(self) -> str:
-        """Key of hashed account numbers, as it is given; that of the sandbox when none is."""
+        """Key of hashed account numbers; the sandbox's key if none is set."""
         given = self.house.hash_key
         return SANDBOX_KEY if given is None else given.get_secret_value()
 
@@ -173,7 +173,7 @@ class Settings:
 
     @property
     def inbox_url(self) -> str:
-        """Where the inbox of webhooks lies; empty where webhooks are not set up."""
+        """SQLAlchemy URL of the inbox of webhooks; empty if webhooks are not set up."""
         if self.webhooks.inbox is not None:
             return self.webhooks.inbox.get_secret_value()
         if not self.has_webhooks:
@@ -186,8 +186,8 @@ class Settings:
         """Read all settings from a mapping like an environment.
 
         Raises:
-            ConfigError: A name is misspelt, or a value is unfit or contradicts another; all
-                problems in one message.
+            ConfigError: A name is misspelt, or a value is not valid or contradicts another value;
+                the message has all problems.
         """
         given = {name: values[name] for name in KNOWN & values.keys()}
         problems = [*misspelt(values, KNOWN, ("LEANHOUSE_", "LEAN_WEBHOOK_"))]
@@ -205,7 +205,7 @@ class Settings:
 def _read(
     kind: type[AnySettings], given: Mapping[str, str], problems: list[str]
 ) -> AnySettings | None:
-    """Settings of a kind; None, with its problems added to the others, where there are any."""
+    """Settings of a kind; None if there are problems, which are added to `problems`."""
     try:
         return kind.load(given, is_complete=False)
     except ConfigError as error:
@@ -224,7 +224,7 @@ def settings() -> Settings:
 
 
 def child_of(values: Mapping[str, str], home: Path) -> dict[str, str]:
-    """The environment of a child process that uses given settings and folders, and no others.
+    """The environment of a child process that uses the given settings and folders only.
 
     Args:
         values: Settings by field name; those of the receiver begin with `webhook_`.

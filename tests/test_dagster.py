@@ -22,7 +22,7 @@ from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Window
 from pipelines.dagster_defs.in_process import SyncFailedError, prepare_home, sync_all
 from pipelines.dagster_defs.resources import LakeResource, silent
-from pipelines.dagster_defs.stream_assets import MONTHS, OWNERS, attempts_of, resumed_by
+from pipelines.dagster_defs.stream_assets import MONTHS, OWNERS, resumed_by, run_ids_of
 from pipelines.definitions import defs
 from pipelines.environment import child_of
 from pipelines.lake.lake import Lake
@@ -470,9 +470,9 @@ def test_only_what_dagster_takes_up_again_by_itself_goes_on_where_it_ended():
             third: ran(third, retry_number="2", **root),
         }
 
-        assert attempts_of(runs[first], instance) == {first}
-        assert attempts_of(runs[third], instance) == {first, second, third}
-        assert attempts_of(runs[by_hand], instance) == {by_hand}
+        assert run_ids_of(runs[first], instance) == {first}
+        assert run_ids_of(runs[third], instance) == {first, second, third}
+        assert run_ids_of(runs[by_hand], instance) == {by_hand}
 
 
 def test_a_step_that_is_tried_again_goes_on_and_a_first_try_looks_for_nothing():

@@ -1,4 +1,4 @@
-"""One asset per model, with its lineage and its checks, all made by one step in order."""
+"""An asset per model, with its lineage and its checks; one step builds all of them in order."""
 
 import datetime as dt
 from collections.abc import Collection, Iterator
@@ -36,19 +36,19 @@ FOLLOW = (
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()
 )
-"""Rebuild when what is read has changed. Unlike `eager`, months that were never pulled do not
-hold it up."""
+"""Rebuild when what the asset reads has changed. Unlike with `eager`, months that were never pulled
+do not delay it."""
 
 _LEDGER = {"pulls", *VIEW_DOCS, *LAKE_VIEWS} - {"clock"}
 
 
 def model_assets(models: Models) -> list[dg.AssetsDefinition]:
-    """The assets of all models, and the warehouse that shows them."""
+    """The assets of all models, and of the warehouse that shows them."""
 
     @dg.multi_asset(
         name="models",
         specs=[_spec(model, models) for model in models],
-        check_specs=[*map(_key_spec, models), *map(_claim, models.checks)],
+        check_specs=[*map(_key_spec, models), *map(_check_spec, models.checks)],
         can_subset=True,
         pool="warehouse",
     )
@@ -76,17 +76,17 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
         kinds={"duckdb"},
         pool="warehouse",
         automation_condition=FOLLOW,
-        description="The DuckDB file that analysts open: every stream and every model.",
+        description="The DuckDB file that analysts open, with every stream and every model.",
     )
     def warehouse(lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        """Build the file beside the old one and swap it in."""
+        """Build the warehouse beside the old file and swap it in."""
         return dg.MaterializeResult(metadata=publish_warehouse(lake, models))
 
     return [build_models, warehouse]
 
 
 def compaction_asset(models: Models) -> dg.AssetsDefinition:
-    """The asset that merges files, publishes again what reads them, and deletes old ones."""
+    """The asset that merges files, publishes the warehouse over them, and deletes old files."""
 
     @dg.asset(
         deps=["warehouse"],
@@ -94,14 +94,14 @@ def compaction_asset(models: Models) -> dg.AssetsDefinition:
         owners=OWNERS,
         kinds={"parquet"},
         pool="warehouse",
-        description="Files of months that were read again merged, each version of a row kept once"
-        " with the pulls that brought it, and the warehouse published over them. What killed"
-        " processes left is deleted, and what was merged or replaced a day ago.",
+        description="Merges files of months that were read again, so that each version of a row is"
+        " kept once, with the pulls that brought it. Publishes the warehouse over the merged files."
+        " Deletes what killed processes left, and what was merged or replaced a day ago.",
     )
     def compaction(
         context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        """Delete what nobody needs any more, and merge what was read again."""
+        """Delete files that nobody needs, and merge files of months that were read again."""
         with explained():
             deleted = vacuum(lake.lake())
             done = compact(lake.lake(), run_id=context.run.run_id)
@@ -130,7 +130,7 @@ def compaction_asset(models: Models) -> dg.AssetsDefinition:
 
 
 def publish_warehouse(lake: LakeResource, models: Models) -> dict[str, Any]:
-    """Build the file beside the old one and swap it in; what Dagster shows of it."""
+    """Build the warehouse beside the old file and swap it in; returns what Dagster shows of it."""
     started = dt.datetime.now(dt.UTC)
     with explained():
         published = publish(lake.lake(), models, pii=lake.pii)
@@ -143,10 +143,10 @@ def publish_warehouse(lake: LakeResource, models: Models) -> dict[str, Any]:
 
 
 def refuse_problems(built: Collection[Built]) -> None:
-    """Fail when a model stays as it was.
+    """Fail if a model could not be built and stays as it was.
 
     Raises:
-        Failure: One does.
+        Failure: There is such a model.
     """
     problems = [one for one in built if one.problem is not None]
     if problems:
@@ -161,7 +161,7 @@ def hash_key_of(lake: LakeResource) -> str:
     """The key of hashed account numbers.
 
     Raises:
-        Failure: It is none for this environment.
+        Failure: The key is not valid for this environment.
     """
     try:
         return lake.hash_key()
@@ -192,7 +192,7 @@ def _spec(model: Model, models: Models) -> dg.AssetSpec:
 
 
 def _assets_of(model: Model, models: Models) -> set[str]:
-    """Assets that a model reads; the ledger is written by every stream."""
+    """Assets that a model reads; every stream writes the ledger."""
     found: set[str] = set()
     for name in model.reads:
         if name in models or name in STREAMS:
@@ -222,7 +222,7 @@ def _schema(model: Model) -> dg.TableSchema:
 
 
 def _lineage(model: Model, models: Models) -> dg.TableColumnLineage:
-    """Where each column comes from, among what is an asset."""
+    """The columns of assets that each column comes from."""
     return dg.TableColumnLineage(
         deps_by_column={
             column.name: [
@@ -240,17 +240,17 @@ def _key_spec(model: Model) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         "key_is_unique",
         asset=model.name,
-        description=f"({', '.join(model.key)}) is never null and never occurs twice; a model that"
-        " breaks this stays as it was.",
+        description=f"({', '.join(model.key)}) is unique and never null; a model that breaks this"
+        " is not replaced.",
     )
 
 
-def _claim(check: Check) -> dg.AssetCheckSpec:
+def _check_spec(check: Check) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(check.name, asset=check.model, description=check.claim)
 
 
 def metadata_of_model(built: Built) -> dict[str, Any]:
-    """What Dagster shows of a model that was brought up to date."""
+    """What Dagster shows of a model that is up to date."""
     metadata: dict[str, Any] = {
         "parts": built.parts,
         "parts_written": built.written,
@@ -263,7 +263,7 @@ def metadata_of_model(built: Built) -> dict[str, Any]:
 
 
 def verdict_of(check: Check, found: CheckResult) -> dict[str, Any]:
-    """What Dagster is given of a check, for a result of a step and for an evaluation alike."""
+    """Arguments for a check's result, of a step and of an evaluation alike."""
     return {
         "check_name": check.name,
         "passed": not found.offenders,

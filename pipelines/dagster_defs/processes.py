@@ -1,9 +1,9 @@
 """Which process executes a run of Dagster, so that what a dead process held is freed at once.
 
-A process that executes runs holds a lock on a file of its own in Dagster's home, and its runs carry
-a tag that names the file, the process and its machine. The kernel gives the lock up when the
-process ends, however it ends, in a container too. A run is dead if its lock is free: its age proves
-nothing, nor does a number that another process may have by now.
+A process that executes runs holds a lock on its own file in Dagster's home. Its runs carry a tag
+that names the file, the process and its machine. The kernel releases the lock when the process
+ends, however it ends, also in a container. A run is dead if its lock is free. Its age proves
+nothing, and another process may have its number by now.
 """
 
 import datetime as dt
@@ -75,14 +75,14 @@ class Process:
 
     @classmethod
     def of(cls, run: dg.DagsterRun) -> Self | None:
-        """The process of a run; None where none has recorded itself yet, in this form."""
+        """The process of a run; None if no process has recorded itself in this form."""
         try:
             found = json.loads(run.tags.get(PROCESS_TAG, ""))
             run_id = found.pop("run_id")
             process = cls(**found)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
-        # Dagster copies the tags of a run to another try of it.
+        # Dagster copies the tags of a run to its retries.
         is_own = run_id == run.run_id if run_id is not None else run.parent_run_id is None
         return process if is_own else None
 
@@ -90,12 +90,12 @@ class Process:
         """Tags of a run that this process executes.
 
         Args:
-            run_id: The run; None where it is about to be made, in this process.
+            run_id: The run; None for a run that this process is about to make.
         """
         return {PROCESS_TAG: json.dumps({**asdict(self), "run_id": run_id})}
 
     def is_gone(self, instance: dg.DagsterInstance) -> bool:
-        """Whether the process has ended; False where this home has never seen its lock."""
+        """Whether the process has ended; False if this home has never seen its lock."""
         _, killed = writers(_folder(instance))
         return self.lock in killed
 
@@ -106,12 +106,12 @@ def _folder(instance: dg.DagsterInstance) -> Path:
 
 @functools.cache
 def _held(folder: Path, _pid: int) -> Writer:
-    """A lock that this process holds until it ends, however it ends; a fork takes its own."""
+    """A lock that this process holds until it ends, however it ends; a fork takes another."""
     return Writer(folder)
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs whose process is gone as ended, and free the slots of pools that they held.
+    """Mark runs whose process is gone as ended, and free their slots of pools.
 
     Returns:
         A sentence for each run that was ended.
@@ -121,7 +121,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         return []
     storage = instance.event_log_storage
     holding = storage.get_concurrency_run_ids()
-    said = []
+    sentences = []
     runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))}
     if finished := sorted(holding - runs.keys()):
         runs |= {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=finished))}
@@ -129,7 +129,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         process = Process.of(run)
         if process is None or process.lock not in killed:
             continue
-        # Slots first: whoever is killed in between leaves a run that is ended once more.
+        # Slots first: if this process is killed in between, the run is ended once more later.
         storage.free_concurrency_slots_for_run(run.run_id)
         if run.is_finished:
             continue
@@ -138,14 +138,16 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
             instance.report_run_canceled(run, message=f"The run is over: {reason}.")
         else:
             instance.report_run_failed(run, message=f"The run is over: {reason}.")
-        said.append(f"run {run.run_id} is marked as failed: {reason}; what it committed is kept")
-    # Only now: a run whose lock is gone is never ended.
+        sentences.append(
+            f"run {run.run_id} is marked as failed: {reason}; what it committed is kept"
+        )
+    # Last, because a run whose lock file is gone is never ended.
     forget(_folder(instance), killed)
-    return said
+    return sentences
 
 
 def end_with_run(instance: dg.DagsterInstance, run_id: str) -> None:
-    """End this process as soon as its run's has ended, where it executes a step for that one."""
+    """End this process as soon as the process of its run ends, if it executes a step for it."""
     parent = multiprocessing.parent_process()
     run = instance.get_run_by_id(run_id)
     process = Process.of(run) if run is not None else None
@@ -160,30 +162,30 @@ def end_with_run(instance: dg.DagsterInstance, run_id: str) -> None:
 
 
 def wait_aloud(instance: dg.DagsterInstance, tell: Tell) -> None:
-    """Let steps that this process executes wait for a slot of a pool in words.
+    """Let steps of this process say what they wait for while they wait for a slot of a pool.
 
     Dagster's own wait keeps a core busy, says nothing, and does not end by a signal.
 
     Args:
-        instance: Whose pools; its steps have to be executed one by one.
-        tell: Is told whom a step waits for, and how to end it, twice a minute.
+        instance: Dagster, with its pools; its steps have to be executed one by one.
+        tell: Called twice a minute with the run that a step waits for, and how to end that run.
     """
     storage = instance.event_log_storage
     claim = storage.claim_concurrency_slot
-    told_at = -_TELL_SECONDS
+    said_at = -_TELL_SECONDS
 
     def claim_patiently(
         concurrency_key: str, run_id: str, step_key: str, priority: int | None = None
     ) -> Any:
-        nonlocal told_at
+        nonlocal said_at
         while not (status := claim(concurrency_key, run_id, step_key, priority)).is_claimed:
             ended = end_dead_runs(instance)
             for sentence in ended:
                 tell(sentence)
             if ended:
                 continue
-            if time.monotonic() - told_at >= _TELL_SECONDS:
-                told_at = time.monotonic()
+            if time.monotonic() - said_at >= _TELL_SECONDS:
+                said_at = time.monotonic()
                 tell(f"{step_key} waits for {_holders(instance, concurrency_key, run_id)}")
             with dg.raise_execution_interrupts():
                 time.sleep(_LOOK_SECONDS)
@@ -193,7 +195,7 @@ def wait_aloud(instance: dg.DagsterInstance, tell: Tell) -> None:
 
 
 def _holders(instance: dg.DagsterInstance, pool: str, waiting: str) -> str:
-    """Whom a step waits for, and how to end them."""
+    """The runs that a step waits for, and how to end them."""
     info = instance.event_log_storage.get_concurrency_info(pool)
     others = sorted((info.active_run_ids | info.assigned_run_ids) - {waiting})
     return "; ".join(_holder(instance, run_id) for run_id in others) or f"its turn in {pool}"
@@ -212,9 +214,9 @@ def _holder(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 def recorded(definition: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
-    """An executor whose runs say which process executes them, before they claim a slot."""
+    """An executor whose runs record which process executes them, before they take a slot."""
     creation = definition.executor_creation_fn
-    assert creation is not None  # noqa: S101 - each executor that can run has it
+    assert creation is not None  # noqa: S101 - every executor that can run has it
 
     def create(context: dg.InitExecutorContext) -> dg.Executor:
         executor = creation(context)

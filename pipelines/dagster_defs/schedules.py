@@ -1,4 +1,4 @@
-"""When to pull: nightly, balances in between, and everything again once a week."""
+"""When to pull: a nightly sync, balances in between, and a weekly reconciliation."""
 
 import datetime as dt
 
@@ -17,11 +17,11 @@ _SYNC = {"ops": {"pull_transactions": {"config": {"only_missing": True}}}}
 def schedules(when: Schedules, *, has_webhooks: bool = False) -> list[dg.ScheduleDefinition]:
     """The schedules, with their jobs.
 
-    All are off unless the one switch is on; each can be turned on and off in Dagster's UI as well.
-    What compares webhooks is off where there are none.
+    All are off unless `enabled` is set; each can also be turned on and off in Dagster's UI. Gap
+    repair is off without webhooks.
 
     Raises:
-        ConfigError: A cron expression is not one.
+        ConfigError: A cron expression is not valid.
     """
     try:
         return _schedules(when, has_webhooks=has_webhooks)
@@ -35,29 +35,29 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
         "nightly_sync",
         selection=dg.AssetSelection.all()
         - dg.AssetSelection.assets("reconciliation", "missed_events", "integrity"),
-        description="Everything: list, refresh, pull what is missing or open, build,"
-        " publish, merge files.",
+        description="The full sync: lists entities, refreshes, pulls what is missing or open,"
+        " builds models, publishes the warehouse and merges files.",
     )
     balances = dg.define_asset_job(
         "balances_sync",
         selection=dg.AssetSelection.assets(
             "banks", "entities", "consents", "refresh", "balances", "warehouse"
         ),
-        description="Balances between two nightly syncs.",
+        description="Refreshes and pulls balances between two nightly syncs.",
     )
     weekly = dg.define_asset_job(
         "weekly_reconciliation",
         selection=dg.AssetSelection.assets(
             "reconciliation", "warehouse", "compaction", "integrity"
         ),
-        description="All transactions read again and compared; every file compared with what was"
-        " written.",
+        description="Reads all transactions again and compares them; checks every file of the"
+        " lake.",
     )
 
     missed = dg.define_asset_job(
         "gap_repair",
         selection=dg.AssetSelection.assets("missed_events"),
-        description="What Lean sent, compared with the webhooks that arrived.",
+        description="Compares what Lean sent with the webhooks that arrived, and repairs gaps.",
     )
 
     @dg.schedule(
@@ -69,7 +69,7 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
         description="The full sync.",
     )
     def nightly_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        # The range is that of the present, because the schedule may have been off for a while.
+        # The range ends at the present, because the schedule may have been off for a while.
         at = context.scheduled_execution_time or dt.datetime.now(dt.UTC)
         return dg.RunRequest(run_key=at.isoformat(), run_config=_SYNC, tags=all_months(at))
 
@@ -81,7 +81,7 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
             cron_schedule=when.balances,
             execution_timezone=ZONE,
             default_status=status,
-            description="Balances between two nightly syncs.",
+            description="Refreshes and pulls balances between two nightly syncs.",
         ),
         dg.ScheduleDefinition(
             name="weekly_reconciliation",
@@ -89,7 +89,7 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
             cron_schedule=when.reconciliation,
             execution_timezone=ZONE,
             default_status=status,
-            description="All transactions read again and compared.",
+            description="Reads all transactions again and compares them.",
         ),
         dg.ScheduleDefinition(
             name="gap_repair",
@@ -97,6 +97,6 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
             cron_schedule=when.missed_events,
             execution_timezone=ZONE,
             default_status=status if has_webhooks else dg.DefaultScheduleStatus.STOPPED,
-            description="What Lean sent, compared with the webhooks that arrived.",
+            description="Compares what Lean sent with the webhooks that arrived, and repairs gaps.",
         ),
     ]

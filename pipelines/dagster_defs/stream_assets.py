@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lean_resources.client import LeanClient
 from lean_resources.errors import ConfigError
+from lean_resources.instants import BEFORE_LEAN
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Column, Stream, Window
 from pipelines.dagster_defs.failures import explained
@@ -30,7 +31,6 @@ __all__ = [
     "SyncConfig",
     "TransactionsConfig",
     "all_months",
-    "attempts_of",
     "checks_of",
     "integrity",
     "metadata_of",
@@ -38,14 +38,15 @@ __all__ = [
     "reconciliation",
     "refresh",
     "resumed_by",
+    "run_ids_of",
     "stream_assets",
 ]
 
-FIRST_MONTH = "2015-01"
+FIRST_MONTH = f"{BEFORE_LEAN:%Y-%m}"
 MONTHS = dg.MonthlyPartitionsDefinition(
     start_date=FIRST_MONTH, end_offset=1, timezone="UTC", fmt="%Y-%m"
 )
-"""UTC months of booking, the current one included. Lean did not exist before the first."""
+"""UTC months of booking, with the current month. Lean did not exist in the first month."""
 
 _ROOT_TAG = "dagster/root_run_id"
 _RETRY_TAG = "dagster/retry_number"
@@ -65,19 +66,23 @@ OWNERS = ["team:data-engineering"]
 class SyncConfig(dg.Config):
     """What a run is narrowed to."""
 
-    entity_ids: list[str] = Field(default=[], description="Only these entities; none means all.")
-    account_ids: list[str] = Field(default=[], description="Only these accounts; none means all.")
+    entity_ids: list[str] = Field(
+        default=[], description="Only these entities; an empty list means all."
+    )
+    account_ids: list[str] = Field(
+        default=[], description="Only these accounts; an empty list means all."
+    )
 
 
 class TransactionsConfig(SyncConfig):
-    """What a run of the transactions is narrowed to, and whether it reads what is there already."""
+    """What a run of the transactions is narrowed to, and whether it reads what is covered."""
 
     only_missing: bool = Field(
         default=False,
-        description="Read what is missing or still open in any month, as a sync does, instead of "
+        description="Read what is missing or still open in any month, as a sync does; otherwise "
         "everything in the chosen months, as a backfill does.",
     )
-    insights: bool = Field(default=True, description="Ask Lean for its categories.")
+    insights: bool = Field(default=True, description="Ask Lean for its categories of transactions.")
 
 
 def column_schema(columns: Sequence[Column]) -> dg.TableSchema:
@@ -122,9 +127,9 @@ def _spec(stream: Stream) -> dg.AssetSpec:
 
 
 _CHECKS = {
-    "is_complete": "Every pull of the sync committed, was unchanged or was not permitted.",
+    "is_complete": "Each pull of the sync committed, was unchanged or was not permitted.",
     "fits_the_catalogue": "No record of the stream is in quarantine, whenever it was read.",
-    "is_known": "No record holds a field that the catalogue does not know.",
+    "is_known": "No record has a field that the catalogue does not know.",
 }
 
 
@@ -190,22 +195,22 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
 
 
 def resumed_by(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> set[str]:
-    """Attempts whose reads a step need not repeat; none where it is the first of its run."""
+    """Ids of runs whose reads a step need not repeat; empty for the first try of a run."""
     if not context.retry_number and _RETRY_TAG not in context.run.tags:
         return set()
-    return attempts_of(context.run, context.instance)
+    return run_ids_of(context.run, context.instance)
 
 
-def attempts_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> set[str]:
-    """Attempts of a run, by id: itself, and those before it where Dagster took it up again.
+def run_ids_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> set[str]:
+    """Ids of a run and, if Dagster retries a run with it, of all tries before it.
 
-    A run that somebody executes again by hand is a new one: whoever does that wants it read.
+    A run that somebody executes again by hand is a new run: then everything is read.
     """
     root = run.tags.get(_ROOT_TAG)
     if root is None or _RETRY_TAG not in run.tags:
         return {run.run_id}
-    others = instance.get_runs(dg.RunsFilter(tags={_ROOT_TAG: root}))
-    return {run.run_id, root, *(one.run_id for one in others if _RETRY_TAG in one.tags)}
+    tries = instance.get_runs(dg.RunsFilter(tags={_ROOT_TAG: root}))
+    return {run.run_id, root, *(one.run_id for one in tries if _RETRY_TAG in one.tags)}
 
 
 def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
@@ -251,7 +256,7 @@ def _checks(stream: Stream, report: Report) -> list[dg.AssetCheckResult]:
 
 
 def _judge(stream: Stream, report: Report, policy: Policy) -> None:
-    """Fail the run when too much failed, after what succeeded is committed."""
+    """Fail the run if too many pulls failed; what succeeded is committed."""
     threshold = policy.failure_threshold
     if report.failed_share > threshold:
         raise dg.Failure(
@@ -259,7 +264,7 @@ def _judge(stream: Stream, report: Report, policy: Policy) -> None:
             metadata={
                 "codes": dg.MetadataValue.json(dict(report.codes)),
                 "remedy": "Read the ledger (select code, remedy, count(*) from pulls group by all);"
-                " what succeeded is committed, and the next sync asks for the rest.",
+                " what succeeded is committed, and the next sync reads the rest.",
             },
             allow_retries=False,
         )
@@ -268,7 +273,7 @@ def _judge(stream: Stream, report: Report, policy: Policy) -> None:
 def _checked(
     description: str, check: dg.AssetCheckSpec, *, deps: Sequence[str] = (), group: str = "lean"
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """An asset besides the streams, with one check."""
+    """An asset beside the streams, with one check."""
     return dg.asset(
         deps=deps,
         group_name=group,
@@ -288,14 +293,14 @@ def _result(
     found: dict[str, Any],
     is_error: bool = False,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """What such an asset ends with.
+    """The result of such an asset.
 
     Args:
-        metadata: What Dagster shows of it.
+        metadata: What Dagster shows of the asset.
         check: The name of its check.
-        is_passed: Whether that passed.
+        is_passed: Whether the check passed.
         found: What Dagster shows of the check.
-        is_error: Whether it is an error that it did not, rather than a warning.
+        is_error: Whether a failed check is an error; otherwise it is a warning.
     """
     severity = dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN
     verdict = dg.AssetCheckResult(
@@ -305,10 +310,10 @@ def _result(
 
 
 @_checked(
-    "Banks asked again for data that is too old, within each entity's daily budget; one"
-    " row per attempt in refresh_attempts.",
+    "Asks banks again for data that is too old, within each entity's daily budget. Each refresh"
+    " has a row in refresh_attempts.",
     dg.AssetCheckSpec(
-        "in_time", asset="refresh", description="Every refresh ended before its alarm."
+        "in_time", asset="refresh", description="Every refresh ended within refresh_alarm_seconds."
     ),
     deps=["banks", "entities", "consents"],
 )
@@ -321,7 +326,7 @@ def refresh(
     policy: dg.ResourceParam[Policy],
     progress: dg.ResourceParam[Progress],
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Spend refreshes where they are needed, and wait for them."""
+    """Refresh what is too old, and wait for the banks."""
 
     async def work(client: LeanClient) -> RefreshReport:
         return await refresh_stale(
@@ -348,12 +353,13 @@ def refresh(
 
 
 @_checked(
-    "All transactions that the consents allow, read again and compared with what the"
-    " lake showed; what was read is committed.",
+    "Reads all transactions that the consents allow again, compares them with the lake, and"
+    " commits them.",
     dg.AssetCheckSpec(
         "agrees_with_lean",
         asset="reconciliation",
-        description="No settled month, and none read from the same store, has other rows.",
+        description="A settled month has the same rows as before, and so has a month read from"
+        " the same bank data copy as before.",
     ),
     deps=["transactions"],
 )
@@ -363,7 +369,7 @@ def reconciliation(
     lake: dg.ResourceParam[LakeResource],
     policy: dg.ResourceParam[Policy],
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Read everything again, and tell of differences."""
+    """Read everything again, and report differences."""
 
     async def work(client: LeanClient) -> tuple[Report, list[Difference]]:
         return await reconcile(client, lake.lake(), policy=policy, run_id=context.run.run_id)
@@ -380,11 +386,11 @@ def reconciliation(
 
 
 @_checked(
-    "Events that Lean sent and that never arrived, put into the inbox of webhooks.",
+    "Puts events that Lean sent and that never arrived into the inbox of webhooks.",
     dg.AssetCheckSpec(
         "nothing_was_missed",
         asset="missed_events",
-        description="Every event that Lean sent had arrived as a webhook.",
+        description="Every event that Lean sent has arrived as a webhook.",
     ),
 )
 def missed_events(
@@ -392,7 +398,7 @@ def missed_events(
     lake: dg.ResourceParam[LakeResource],
     inbox: dg.ResourceParam[InboxResource],
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Compare what Lean sent with what arrived, and make up for the difference."""
+    """Compare what Lean sent with what arrived, and repair the difference."""
 
     async def work(client: LeanClient) -> Repair:
         box = inbox.inbox()
@@ -416,11 +422,11 @@ def missed_events(
 
 
 @_checked(
-    "Every file of the lake read and compared with what was written; nothing changes.",
+    "Reads every file of the lake and compares it with what was written; changes nothing.",
     dg.AssetCheckSpec(
         "holds_what_was_written",
         asset="integrity",
-        description="No file is missing, shorter, changed or not the lake's own.",
+        description="No file is missing, truncated, changed or foreign.",
     ),
     group="warehouse",
 )
