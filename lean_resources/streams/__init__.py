@@ -5,7 +5,7 @@ and derived tests all follow from its declaration. CONTRIBUTING says how to add 
 """
 
 from lean_resources.permissions import PERMISSIONS
-from lean_resources.streams.catalogue import STREAMS
+from lean_resources.streams.catalogue import STREAMS, family
 from lean_resources.streams.schema import (
     Column,
     Kind,
@@ -25,5 +25,6 @@ __all__ = [
     "Segment",
     "Stream",
     "Window",
+    "family",
     "segments",
 ]

@@ -15,7 +15,7 @@ from lean_resources.streams.people import IDENTITIES, IDENTITY
 from lean_resources.streams.schema import Stream
 from lean_resources.streams.transactions import TRANSACTIONS
 
-__all__ = ["STREAMS"]
+__all__ = ["STREAMS", "family"]
 
 
 def _catalogue(*streams: Stream) -> Mapping[str, Stream]:
@@ -51,3 +51,8 @@ STREAMS: Mapping[str, Stream] = _catalogue(
     SCHEDULED_PAYMENTS,
     STANDING_ORDERS,
 )
+
+
+def family(stream: Stream) -> tuple[Stream, ...]:
+    """A stream and the streams that are exploded from it, in this order."""
+    return (stream, *(one for one in STREAMS.values() if one.exploded_from == stream.name))

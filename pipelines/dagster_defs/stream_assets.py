@@ -11,7 +11,7 @@ from lean_resources.client import LeanClient
 from lean_resources.errors import ConfigError
 from lean_resources.instants import BEFORE_LEAN
 from lean_resources.resource import LeanResource
-from lean_resources.streams import STREAMS, Column, Stream, Window
+from lean_resources.streams import STREAMS, Column, Stream, Window, family
 from pipelines.dagster_defs.failures import explained
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress
 from pipelines.lake.digests import DamageError
@@ -135,7 +135,7 @@ _CHECKS = {
 
 def _asset(stream: Stream) -> dg.AssetsDefinition:
     """The asset of a stream, together with the streams that are exploded from it."""
-    streams = [stream, *(s for s in STREAMS.values() if s.exploded_from == stream.name)]
+    streams = family(stream)
     config_type = TransactionsConfig if stream.window is Window.MONTHS else SyncConfig
 
     @dg.multi_asset(

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lean_resources.client import LeanClient
 from lean_resources.resource import LeanResource
-from lean_resources.streams import STREAMS, Stream, Window
+from lean_resources.streams import STREAMS, Stream, Window, family
 from pipelines.dagster_defs.failures import explained
 from pipelines.dagster_defs.model_assets import (
     hash_key_of,
@@ -171,9 +171,7 @@ def _reported(reports: dict[str, Report], months: dict[str, list[str]]) -> Itera
     for name, report in reports.items():
         if not report.outcomes["COMMITTED"]:
             continue
-        stream = STREAMS[name]
-        made = [stream, *(one for one in STREAMS.values() if one.exploded_from == name)]
-        for one in made:
+        for one in family(STREAMS[name]):
             metadata = metadata_of(one, report)
             partitions = months[name] if one.window is Window.MONTHS else [None]
             for month in partitions:

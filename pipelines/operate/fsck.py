@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lean_resources.errors import LeanError
-from lean_resources.streams import STREAMS
+from lean_resources.streams import STREAMS, family
 from pipelines.lake.digests import DamageError, Digest, digest
 from pipelines.lake.folders import (
     CHECKPOINTS,
@@ -465,9 +465,8 @@ class _Repair:
 
 
 def _family(stream: str) -> list[str]:
-    """The streams that are read together with one, that which is asked for first."""
-    outer = STREAMS[stream].exploded_from or stream
-    return [outer, *(one.name for one in STREAMS.values() if one.exploded_from == outer)]
+    """The streams that are read together with a stream; the stream that Lean is asked for first."""
+    return [one.name for one in family(STREAMS[STREAMS[stream].exploded_from or stream])]
 
 
 def _resting_on(

@@ -239,8 +239,13 @@ class _UnfitRecords:
         return shown.filter(pc.equal(shown["pull_id"], pull.pull_id))
 
 
+def _days(pull: Pull) -> tuple[dt.date, dt.date]:
+    """First and last UTC day that a pull covers; days before all rows where it covers none."""
+    return pull.claimed_from or dt.date.min, pull.claimed_to or dt.date.min
+
+
 def _covers(pull: Pull, day: dt.date) -> bool:
-    first, last = pull.claimed_from or dt.date.min, pull.claimed_to or dt.date.min
+    first, last = _days(pull)
     return first <= day <= last
 
 
@@ -250,7 +255,7 @@ def _of(stream: Stream, rows: pa.Table, pull: Pull) -> pa.Table:
     if stream.window is Window.SNAPSHOT:
         return mine
     days = day_of_row(stream, mine)
-    first, last = pull.claimed_from or dt.date.min, pull.claimed_to or dt.date.min
+    first, last = _days(pull)
     return mine.filter(
         pc.and_(pc.greater_equal(days, pa.scalar(first)), pc.less_equal(days, pa.scalar(last)))
     )

@@ -89,6 +89,7 @@ class Slot:
         """The ledger's row of the pull."""
         done, read, target = self.done, self.read, self.done.task.target
         last = read.answers[-1] if read is not None else None
+        trace = last or error
         # A pull that covers no day records the days that it asked for.
         days = self if self.from_date is not None else self.month
         return Pull(
@@ -115,10 +116,8 @@ class Slot:
             asked_at=done.asked_at,
             finished_at=done.finished_at,
             results_id=last.envelope.results_id if last else error.results_id if error else None,
-            correlation_id=(
-                last.correlation_id if last else error.correlation_id if error else None
-            ),
-            trace_id=last.trace_id if last else error.trace_id if error else None,
+            correlation_id=trace.correlation_id if trace else None,
+            trace_id=trace.trace_id if trace else None,
             run_id=mark.run_id,
             generation=mark.generation,
         )

@@ -24,7 +24,7 @@ from lean_resources.errors import (
 )
 from lean_resources.machine import raise_machine_error
 from lean_resources.paging import PagedRead
-from lean_resources.streams import STREAMS, Stream
+from lean_resources.streams import Stream, family
 from pipelines.lake.batch import Batch
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import Mark, Outcome, Pull, new_id
@@ -88,10 +88,7 @@ class Writer:
         self._lake = lake
         self._mark = mark
         self._stream = stream
-        self.streams = (
-            stream,
-            *(s for s in STREAMS.values() if s.exploded_from == stream.name),
-        )
+        self.streams = family(stream)
         self._decoders = {s.name: Decoder(s) for s in self.streams}
         self._last_good = {s.name: LastGood(s, lake) for s in self.streams}
         # Pulls wait for others, so that a file holds many, and a sync without news makes one file.
