@@ -1,5 +1,5 @@
--- For which instants everything that a bank had booked when it was asked is here. What lies within
--- and shows no movement had none, what lies outside is unknown.
+-- Intervals in which everything is known that a bank had booked when it was asked. An interval
+-- without a movement had none; what happened outside of the intervals is unknown.
 --
 -- grain:  one row per account and interval of a Riyadh month
 -- key:    account_key, known_from_at

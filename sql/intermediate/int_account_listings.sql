@@ -1,5 +1,5 @@
--- When listings of entities had each of Lean's account ids; a step of dim_accounts and
--- bridge_account_owners.
+-- When the account lists of an entity contained each of Lean's account ids; a step of dim_accounts
+-- and bridge_account_owners.
 --
 -- grain:  one row per account id that Lean ever listed
 -- key:    account_id

@@ -1,9 +1,9 @@
--- What banks tell of the balances of each day: the balance before the first and after the last
--- movement, in whatever order the bank lists them; where movements do not tell it, the one stated.
+-- Balances of each day: before the first and after the last movement, in whatever order the bank
+-- lists them. Where movements carry no balance, it is the balance that the bank stated.
 --
--- Each movement leads from one balance (the one after it less its amount) to another. Within a day
--- whose movements are all there, each balance that one reaches is the one where another starts, so
--- that a single start and a single end are left over; more are left over where one is missing.
+-- Each movement leads from one balance (the balance after it less its amount) to another. If all
+-- movements of a day are known, each balance that a movement reaches is the start of the next one.
+-- A single start and a single end are then left over; more are left over if a movement is missing.
 --
 -- grain:  one row per account, currency and Riyadh day with booked movements or a stated balance
 -- key:    account_key, currency, booking_date

@@ -1,5 +1,5 @@
--- What the balances of a month's days tell of its start and its end; a step of the reconciliation
--- that is small enough to be followed from month to month.
+-- Balances at the start and at the end of each month, from the balances of its days; a step of the
+-- reconciliation that is small enough to be carried from month to month.
 --
 -- grain:  one row per account, currency and Riyadh month with booked movements or a known day
 -- key:    account_key, currency, riyadh_month

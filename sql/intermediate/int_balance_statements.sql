@@ -1,10 +1,10 @@
--- Booked balances that banks stated and that can be held against the movements known at that
--- instant, of accounts whose movements do not tell a balance each; the last one of each day.
+-- Booked balances that banks stated and that can be compared with the movements known at that
+-- instant, the last one of each day. Only for accounts whose movements carry no balance each.
 --
 -- A balance holds what its bank had booked when it was asked, whatever day the bank writes on a
--- movement. closing_balance is what it comes to at the end of the day as the movements are dated:
--- without those that were known but have changed or vanished since, and with those of the day, or
--- earlier, that became known later.
+-- movement. closing_balance is that balance at the end of the day as the movements are dated. It
+-- leaves out movements that were known then and have changed or vanished since. It includes
+-- movements of that day or earlier that became known later.
 --
 -- grain:  one row per account, currency and Riyadh day on which a usable balance was stated
 -- key:    account_key, currency, stated_date

@@ -1,6 +1,6 @@
--- Movements that may come again, with the stream of payments that each belongs to: the same
--- account, currency, direction, other side and nature. What recurs, who pays and who is owed is
--- worked out from them, so that nobody has to read all movements for it.
+-- Movements that may recur, with the payment stream of each: the same account, currency, direction,
+-- counterparty and nature. Recurring payments, payers and creditors are worked out from this table,
+-- so that no other model has to read all movements.
 --
 -- grain:  one row per movement
 -- key:    movement_id

@@ -1,6 +1,7 @@
--- Which pull covers which days of a real account. Where several of Lean's ids stand for it, each
--- day is covered by one of them, so that no movement counts twice and none is lost: among those to
--- which the day is offered one whose records fit, and of these the one whose bank was asked last.
+-- Which pull covers which days of a real account. If several of Lean's ids stand for the account,
+-- one of them covers each day, so that no movement counts twice and none is lost. Ids to which the
+-- bank offers the day come first, then those whose records fit, then the one whose bank was asked
+-- last.
 --
 -- grain:  one row per account, pull and range of UTC days
 -- key:    account_key, pull_id, claimed_from

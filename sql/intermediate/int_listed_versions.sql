@@ -1,5 +1,5 @@
--- From which listing to which entities and consents looked the same: a step of dim_entities and
--- dim_consents.
+-- Versions of entities and consents: from which list to which each looked the same. A step of
+-- dim_entities and dim_consents.
 --
 -- grain:  one row per entity or consent, and version
 -- key:    stream, listed_id, version

@@ -1,4 +1,4 @@
--- What is odd about movements, counted once so that quality need not read every movement anew.
+-- Counts of unusual movements per month, so that mart_data_quality need not read every movement.
 --
 -- grain:  one row per bank and UTC month
 -- key:    bank_identifier, month

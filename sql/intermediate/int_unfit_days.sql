@@ -1,4 +1,4 @@
--- Days of accounts that are not wholly known, because records of them did not fit.
+-- Days of accounts that are only partly known, because some of their records did not fit.
 --
 -- grain:  one row per real account and Riyadh day
 -- key:    account_key, unfit_date

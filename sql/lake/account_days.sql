@@ -1,4 +1,4 @@
--- What is known of each account and UTC day, at the instant that the lake speaks of.
+-- What is known of each account and UTC day, at the lake's clock.
 --
 -- grain: one row per account and UTC day, up to the lake's clock
 -- columns:

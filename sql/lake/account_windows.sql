@@ -1,4 +1,4 @@
--- Accounts and the days whose transactions may be read, at the instant that the lake speaks of.
+-- Accounts and the days whose transactions may be read, at the lake's clock.
 --
 -- grain: one row per account
 -- columns:

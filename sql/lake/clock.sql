@@ -1,8 +1,9 @@
--- The instant that the lake speaks of: what any bank said last, or Lean at the newest listing.
+-- The lake's clock: when a bank was asked last, or when Lean listed entities last, whichever is
+-- later.
 --
--- Models measure ages and ends against it rather than against the time of their building, so the
--- same lake gives the same tables whenever they are built. A listing counts because a feed that has
--- died is then as old as it is, and a consent that has ended has ended.
+-- Models measure ages and ends against it and not against the time of the build, so the same lake
+-- gives the same tables whenever they are built. Lists count too, so that data of a dead feed get
+-- older and a consent that has expired is expired.
 --
 -- grain: one row
 -- zone:  as_of is UTC, as_of_date the day in Riyadh

@@ -1,5 +1,5 @@
--- Who is behind each real account: which customers share it, in which role, and how well the name
--- on the account fits who they are. Money is summed by account; ownership is told here.
+-- Owners of each real account: which customers share it, in which role, and how well the name on
+-- the account matches theirs. Tables of money are per account; join this table to see whose it is.
 --
 -- subject: people and consents
 -- grain:  one row per real account and customer who ever shared it

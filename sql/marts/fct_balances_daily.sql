@@ -1,5 +1,5 @@
--- The booked balance at the end of each day, without holes: told by the bank where it tells one,
--- else carried or worked out from the movements, and null where nobody can know.
+-- The booked balance at the end of each day, without gaps: as the bank stated it, else carried
+-- forward or derived from the movements. It is null where neither is possible.
 --
 -- subject: balances
 -- grain:  one row per account, currency and Riyadh day from the first to the last that is known

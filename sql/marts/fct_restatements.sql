@@ -1,5 +1,5 @@
--- What banks rewrote after they had shown it: each field of a movement that came out otherwise in a
--- later pull, and movements that are no longer shown.
+-- What banks changed after they had shown it: each field of a movement that differs in a later
+-- pull, and movements that are no longer shown.
 --
 -- subject: trust
 -- grain:  one row per version of a movement that restates it, and field

@@ -1,5 +1,5 @@
--- What was known of each movement when: a version from the pull that first showed it so to the one
--- that showed it otherwise or, though it speaks for its day, not at all.
+-- Versions of each movement: from the pull that first showed it so, to the pull that showed it
+-- otherwise or, though it covers its day, no longer at all.
 --
 -- transactions_as_of(instant) gives the versions that counted at an instant, each account once.
 --

@@ -1,6 +1,6 @@
--- Movements that belong together: the two legs of a transfer between accounts of one customer, and
--- what was reversed with its reversal. Each movement has at most one partner of a kind; what could
--- have two is paired with the likeliest.
+-- Pairs of movements that belong together: the two legs of a transfer between accounts of one
+-- customer, and a movement with its reversal. A movement has at most one partner of each kind;
+-- where two are possible, the likelier is taken.
 --
 -- subject: money
 -- grain:  one row per movement and kind of link

@@ -1,5 +1,5 @@
--- What is known of each account's days: zero where it is known that nothing moved, unknown where
--- nobody could read, and why.
+-- Which days of each account are known, so that a day without movements had none, and why the others
+-- are unknown.
 --
 -- subject: trust
 -- grain:  one row per real account and interval of UTC days with one status and reason

@@ -1,4 +1,4 @@
--- mart_coverage, a row per day.
+-- mart_coverage with a row per day.
 --
 -- subject: trust
 -- grain:  one row per real account and UTC day

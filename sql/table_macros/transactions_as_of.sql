@@ -1,5 +1,5 @@
--- The movements as they counted at an instant: every account once, each day by the pull that spoke
--- for it then.
+-- The movements as they counted at an instant: each account once, each day from the pull that
+-- covered it then.
 --
 -- parameters: at_instant
 -- sample: select currency, sum(signed_amount) as booked from transactions_as_of(now())
