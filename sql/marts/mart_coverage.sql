@@ -1,5 +1,5 @@
--- Which days of each account are known, so that a day without movements had none, and why the others
--- are unknown.
+-- Which days of each account are known, so that a day without movements had none, and why the
+-- others are unknown.
 --
 -- subject: trust
 -- grain:  one row per real account and interval of UTC days with one status and reason
