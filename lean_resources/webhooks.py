@@ -1,7 +1,7 @@
 """Webhooks: whether Lean signed a message, and what it announces.
 
-A webhook is a doorbell. Its body says where to look and never becomes data, so an `Event` holds
-ids, a type and a status, and nothing that a bank told.
+A webhook says where to look, and its body never becomes data. So an `Event` holds ids, a type and a
+status, and no data of a bank.
 
 Source: reference of Lean's webhooks, https://docs.leantech.me/docs/webhooks
 """

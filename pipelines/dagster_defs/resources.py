@@ -85,7 +85,7 @@ class InboxResource:
         return _opened(self._url, self._environment) if self._url else None
 
     def waiter(self) -> EventWaiter:
-        """Wakes whoever waits for an event; without an inbox, who waits is woken by the clock.
+        """Wakes whoever waits for an event; without an inbox, waiting ends by the clock.
 
         Raises:
             ConfigError: As `inbox`.

@@ -99,7 +99,7 @@ def covered(
 
 
 def _of_whole(whole: Mapping[str, Done], decoded: DecodeResult) -> tuple[pa.Table, pa.Table]:
-    """Rows and quarantine of whole reads."""
+    """Rows and quarantine of whole reads, without those of other reads."""
     rows, quarantine = decoded.rows, decoded.quarantine
     in_whole = pa.array(list(whole), pa.string())
     is_whole = pc.is_in(rows["series_id"], value_set=in_whole)

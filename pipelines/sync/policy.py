@@ -132,7 +132,7 @@ class _File(Policy):
 
 
 def load(file: Path) -> tuple[Policy, Schedules]:
-    """The policy and the schedules of a TOML file; the usual ones where there is none.
+    """The policy and the schedules of a TOML file; the defaults if the file does not exist.
 
     Settings of the policy stand at the top of the file, those of the schedules under `[schedules]`.
 

@@ -2,7 +2,7 @@
 -- bank offers. Reads the temporary macro readable and the temporary table already_read.
 --
 -- grain: one row per account, ordered by account_id
--- zone:  from_date, to_date and offered_from are UTC days
+-- zone:  from_date, to_date, available_from and reported_on are UTC days
 select
     readable.account_id,
     readable.entity_id,
