@@ -8,6 +8,7 @@ from conftest import TODAY, client_of, rows_of, showing, sync_everything
 
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
+from pipelines.lake import folders
 from pipelines.lake.digests import DamageError
 from pipelines.operate.fsck import repair
 from pipelines.sync.replay import replay
@@ -64,7 +65,7 @@ def test_rows_that_were_lost_come_back_from_the_answers(filled):
     stream = STREAMS["transactions"]
     before = shown(filled, stream)
     assert before.num_rows > 0
-    shutil.rmtree(filled.place(stream))
+    shutil.rmtree(filled.storage.local(folders.rows_of(stream)))
     with pytest.raises(DamageError, match="is missing"):
         replay(stream, filled)
 
@@ -77,7 +78,7 @@ def test_a_pull_without_answers_stays_as_it_is(filled):
     """Answers that were lost are missed once; their rows still count."""
     stream = STREAMS["beneficiaries"]
     before = shown(filled, stream)
-    shutil.rmtree(filled.raw(stream))
+    shutil.rmtree(filled.storage.local(folders.answers_of(stream)))
     with pytest.raises(DamageError, match="raw/beneficiaries"):
         replay(stream, filled)
     repair(filled)
