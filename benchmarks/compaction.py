@@ -241,7 +241,7 @@ def main() -> None:
             "shown": size_of(lake.folder / TRANSACTIONS.name),
             "superseded": size_of(lake.folder / "superseded" / TRANSACTIONS.name),
             "ledger": size_of(lake.folder / "pulls"),
-            "fresh": size_of(fresh.place(TRANSACTIONS)),
+            "fresh": size_of(fresh.folder / TRANSACTIONS.name),
         }
         files = len(list((lake.folder / TRANSACTIONS.name).glob("*/*.parquet")))
         times = asked({"merged": lake, "fresh": fresh})

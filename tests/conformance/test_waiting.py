@@ -114,7 +114,8 @@ def test_a_spend_that_is_recorded_after_the_call_breaks_a_law(lake, monkeypatch)
         for wanted, then in keep:
             spend(budget, wanted, then, run_id)
         keep.clear()
-        allowed = budget._allowed(sorted(budget._folder.glob("*.parquet")), now)
+        log = budget._storage.list("spends/log/*.parquet")
+        allowed = budget._allowed([one.key for one in log], now)
         return {one for one in entity_ids if allowed.get(one, now) <= now}
 
     def kept(_lake, rows):
