@@ -31,7 +31,7 @@ def test_no_24_hours_hold_more_than_the_budget(tmp_path_factory, wishes, per_day
         now += dt.timedelta(minutes=minutes)
         budget = Budget(lake, per_day)  # as a new process would have it
 
-        granted = budget.spend(wanted, now)
+        granted = budget.reserve(wanted, now)
 
         recent = Counter(entity for entity, at in spent if at > now - DAY)
         assert granted == {one for one in wanted if recent[one] < per_day}
@@ -42,13 +42,13 @@ def test_the_next_refresh_is_allowed_a_day_after_the_oldest(lake):
     """It holds to the second."""
     budget = Budget(lake, 2)
     for hours in (0, 5):
-        assert budget.spend({"a"}, NOW + dt.timedelta(hours=hours)) == {"a"}
+        assert budget.reserve({"a"}, NOW + dt.timedelta(hours=hours)) == {"a"}
     late = NOW + dt.timedelta(hours=6)
 
-    assert budget.spend({"a", "b"}, late) == {"b"}
+    assert budget.reserve({"a", "b"}, late) == {"b"}
 
-    assert budget.spend({"a"}, NOW + DAY - dt.timedelta(seconds=1)) == set()
-    assert budget.spend({"a"}, NOW + DAY) == {"a"}
+    assert budget.reserve({"a"}, NOW + DAY - dt.timedelta(seconds=1)) == set()
+    assert budget.reserve({"a"}, NOW + DAY) == {"a"}
 
 
 _RACE = """
@@ -60,7 +60,7 @@ budget = Budget(Lake(Path(sys.argv[1]), "sandbox"), 4)
 sys.stdin.readline()
 now = dt.datetime(2026, 3, 15, tzinfo=dt.UTC)
 for n in range(12):
-    print(*sorted(budget.spend({"a", "b", "c"}, now + dt.timedelta(seconds=n))), flush=True)
+    print(*sorted(budget.reserve({"a", "b", "c"}, now + dt.timedelta(seconds=n))), flush=True)
 """
 
 
@@ -83,12 +83,12 @@ def test_processes_side_by_side_share_one_budget(tmp_path):
 def test_an_old_log_is_not_read_again(lake, monkeypatch):
     """What was spent days ago costs nothing; the newest file that is old ends the reading."""
     for day in range(10):
-        Budget(lake, 4).spend({"a"}, NOW + day * DAY)
+        Budget(lake, 4).reserve({"a"}, NOW + day * DAY)
     budget = Budget(lake, 4)
     read = []
     rows = budget._rows
     monkeypatch.setattr(budget, "_rows", lambda file: read.append(file.name) or rows(file))
 
-    budget.spend({"a"}, NOW + 10 * DAY)
+    budget.reserve({"a"}, NOW + 10 * DAY)
 
     assert len(set(read)) <= 3

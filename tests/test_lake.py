@@ -163,9 +163,9 @@ def test_an_empty_newer_pull_empties_the_parent(lake):
 def test_days_that_only_an_earlier_pull_claims_stay_with_it(lake):
     """A renewed consent that starts later does not lose the days before."""
     march = [dt.date(2026, 3, 1) + n * DAY for n in range(10)]
-    first = pull("transactions", "a", month="2026-03", claimed_from=march[0], claimed_to=march[9])
+    first = pull("transactions", "a", month="2026-03", covered_from=march[0], covered_to=march[9])
     second = pull(
-        "transactions", "a", month="2026-03", claimed_from=march[5], claimed_to=march[9],
+        "transactions", "a", month="2026-03", covered_from=march[5], covered_to=march[9],
         asked_at=NOW + DAY,
     )  # fmt: skip
     commit(lake, first, movements(first, *march), "2026-03")
@@ -211,7 +211,7 @@ def _is_partitioned(tmp_path_factory, history):
     for first, last, asked in history:
         one = pull(
             "transactions", "a", month="2026-02",
-            claimed_from=dt.date(2026, 2, first), claimed_to=dt.date(2026, 2, last),
+            covered_from=dt.date(2026, 2, first), covered_to=dt.date(2026, 2, last),
             asked_at=NOW + asked * DAY,
         )  # fmt: skip
         pulls.append(one)
@@ -227,7 +227,7 @@ def _is_partitioned(tmp_path_factory, history):
             assert day not in owner, "a day belongs to two pulls"
             owner[day] = pull_id
     for day in range(1, 29):
-        claimants = [p for p in pulls if p.claimed_from.day <= day <= p.claimed_to.day]
+        claimants = [p for p in pulls if p.covered_from.day <= day <= p.covered_to.day]
         newest = max(claimants, key=lambda p: (p.asked_at, p.pull_id), default=None)
         assert owner.get(day) == (newest.pull_id if newest else None)
 

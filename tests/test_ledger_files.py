@@ -30,15 +30,15 @@ def pulls(count):
             stream="transactions",
             parent_id=f"account-{number}",
             month="2026-03",
-            claimed_from=dt.date(2026, 3, 1),
-            claimed_to=dt.date(2026, 3, 10),
+            covered_from=dt.date(2026, 3, 1),
+            covered_to=dt.date(2026, 3, 10),
             outcome=Outcome.COMMITTED,
             rows=number,
             refreshed_at=NOON,
             asked_at=NOON,
             finished_at=NOON,
-            covers=[new_id()],
-            covers_from=1,
+            replaces=[new_id()],
+            first_sequence_no=1,
         )
         for number in range(count)
     ]

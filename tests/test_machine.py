@@ -238,9 +238,9 @@ def test_the_budget_and_the_ledger_need_no_hard_links(monkeypatch, tmp_path):
     _refuse_links(monkeypatch, errno.EPERM)
     budget = Budget(Lake(tmp_path, "sandbox"), 1)
 
-    assert budget.spend({"a", "b"}, NOW) == {"a", "b"}
-    assert budget.spend({"a", "c"}, NOW) == {"c"}
-    assert budget.spend({"a", "b", "c"}, NOW) == set()
+    assert budget.reserve({"a", "b"}, NOW) == {"a", "b"}
+    assert budget.reserve({"a", "c"}, NOW) == {"c"}
+    assert budget.reserve({"a", "b", "c"}, NOW) == set()
     assert LedgerFiles(Storage(tmp_path / "none")).merge(NOW.date()) == 0
 
 
@@ -255,7 +255,7 @@ def test_a_file_system_that_can_give_no_place_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(ctypes, "CDLL", Bare)
 
     with pytest.raises(MachineError, match="file system") as caught:
-        Budget(Lake(tmp_path, "sandbox"), 1).spend({"a"}, NOW)
+        Budget(Lake(tmp_path, "sandbox"), 1).reserve({"a"}, NOW)
 
     assert str(tmp_path) in caught.value.message
     assert not list(tmp_path.rglob("*.parquet"))

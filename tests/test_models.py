@@ -368,8 +368,8 @@ def brought(lake, asked_at, *days):
         "a",
         asked_at=asked_at,
         month=f"{days[0]:%Y-%m}",
-        claimed_from=days[0].replace(day=1),
-        claimed_to=days[0].replace(day=28),
+        covered_from=days[0].replace(day=1),
+        covered_to=days[0].replace(day=28),
     )
     commit(lake, one, movements(one, *days), month=one.month)
 
@@ -578,8 +578,8 @@ def test_a_month_that_is_emptied_is_empty(lake, models):
         "a",
         asked_at=NOW + DAY,
         month="2026-02",
-        claimed_from=dt.date(2026, 2, 1),
-        claimed_to=dt.date(2026, 2, 28),
+        covered_from=dt.date(2026, 2, 1),
+        covered_to=dt.date(2026, 2, 28),
     )
     commit(lake, one, movements(one), month="2026-02")
 

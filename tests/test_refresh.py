@@ -97,7 +97,7 @@ def test_an_entity_over_budget_is_left_alone(sandbox, stale):
     before = posted(sandbox)
     everybody = {entity for (entity,) in rows_of(stale, "select entity_id from entities")}
     now = dt.datetime.fromisoformat(sandbox.clock.now().isoformat())
-    Budget(stale, 1).spend(everybody, now)
+    Budget(stale, 1).reserve(everybody, now)
 
     report = step(sandbox, stale, policy=Policy(refreshes_per_day=1))
 

@@ -95,3 +95,39 @@ def _at_the_top(file):
     for node in tree.body:
         if isinstance(node, ast.ImportFrom | ast.Import):
             yield from imported(ast.unparse(node))
+
+
+IN_STORAGE = {
+    *("glob", "rglob", "iterdir", "scandir", "listdir", "exists", "stat", "unlink", "rename"),
+    *("mkdir", "rmdir", "rmtree", "touch", "hardlink_to", "link", "fsync", "copyfile"),
+    *("write_bytes", "write_text", "read_bytes"),
+}
+"""Operations on files of a lake that only its storage makes."""
+BESIDE = {
+    "lake/storage.py",
+    *("lake/writers.py", "lake/permissions.py"),  # locks and modes, which are of this machine
+    *("lake/queries.py", "lake/views.py"),  # SQL that is shipped
+    *("models/cache.py", "models/loader.py", "models/model_files.py"),  # so are models
+    "publish/analysts.py",  # a folder outside of the lake
+    "sync/policy.py",  # a file of the operator
+}
+"""Modules that work on files of their own."""
+
+
+def touched(source):
+    """Operations on files that a source names, but of a storage."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in IN_STORAGE:
+            owner = ast.unparse(node.value)
+            if not owner.rpartition(".")[2].removeprefix("_").startswith("storage"):
+                yield ast.unparse(node)
+
+
+def test_files_of_a_lake_are_reached_through_its_storage_alone():
+    """So that another kind of storage changes nothing else."""
+    for room in ("lake", "sync", "models", "publish", "operate"):
+        for file in sorted((ROOT / "pipelines" / room).glob("*.py")):
+            if f"{room}/{file.name}" not in BESIDE:
+                assert list(touched(file.read_text(encoding="utf-8"))) == [], file
+    assert list(touched("lake.folder.glob('*')")) == ["lake.folder.glob"]
+    assert list(touched("lake.storage.link(a, b)")) == []

@@ -1,11 +1,11 @@
 """Compaction: many small files of a month become few large ones, and no answer is lost.
 
-A month is read again each night while it is open, so that its rows lie in as many copies. Merged,
-each version of a row is kept once, with the pulls that brought it. The merged rows
-are committed like any other pull, by the ledger's file: it claims what the newest of them claimed
-and says which pulls it covers. Readers of the older files are not disturbed, because those stay
-until a vacuum a day later; writers neither, because a pull that knows more wins as ever. The
-ledger's own files are merged day by day.
+A month is read again each night while it is open, so its rows lie in as many copies. Merged, each
+version of a row is kept once, with the pulls that brought it. The merged rows are committed by the
+ledger's file, like any other pull: it covers the days of the newest of them and names the pulls
+that it replaces. Older files stay for their readers until a vacuum a day later. Writers are not
+disturbed either, because a pull that knows more wins as ever. The ledger's own files are merged
+day by day.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake.folders import rows_of, superseded_of
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
+from pipelines.lake.ledger import PULL_COLUMNS, Mark, Pull, new_id
 from pipelines.lake.queries import QUERIES
 from pipelines.lake.schemas import merged_schema
 from pipelines.lake.storage import Key
@@ -31,7 +31,7 @@ __all__ = ["Compacted", "compact"]
 _MOST_FILES = 8
 """Files of a month above which it is merged, however little of it was read twice."""
 _QUIET_DAYS = 3
-"""Days since the last read of a month after which it counts as read no more."""
+"""Days after its last read from which a month counts as not read any more."""
 _ROWS_AT_ONCE = 400_000
 """Rows, counted once for every pull that brought them, that are merged in one commit."""
 
@@ -44,9 +44,9 @@ class Compacted:
         months: Months that were merged.
         pulls: Pulls whose rows were merged.
         rows: Rows that show, in merged files.
-        superseded: Versions of rows that show no more.
-        files_before: Files of those months before, and
-        files_after: what will be left of them after the next vacuum.
+        superseded: Versions of rows that do not show any more.
+        files_before: Files of those months before.
+        files_after: Files of those months after the next vacuum.
         ledger_files: Files of the ledger that were merged.
     """
 
@@ -68,23 +68,21 @@ def compact(
 ) -> Compacted:
     """Merge the files of months of which much was read again, or that lie in many files.
 
-    The ledger's files are merged too, those of days that are over.
-
-    An account whose days of a month are spoken for by several pulls, as after a consent that starts
-    later, is left as it is.
+    The ledger's files of days that are over are merged too. An account whose days of a month are
+    covered by several pulls, as after a consent that starts later, is left as it is.
 
     Args:
         lake: The lake.
         run_id: The run, for the ledger.
         rows_at_once: Bound on memory: rows of all versions that are merged together.
-        today: The UTC day it is; by this machine's clock unless it is given.
+        today: Today's UTC day; None means this machine's clock.
 
     Raises:
         DamageError: A file is missing or does not hold what it held; nothing is merged with it.
     """
     done = Compacted(ledger_files=lake.ledger.merge(today or dt.datetime.now(dt.UTC).date()))
     folders = []
-    # One look at the ledger for all months: what is merged of one changes nothing of another.
+    # The ledger is read once for all months: merging one month changes nothing in another.
     with lake.connect(("claims",)) as connection:
         mark = Mark(run_id, lake.next_generation())
         for stream in STREAMS.values():
@@ -100,7 +98,7 @@ def compact(
 
 
 def _left(lake: Lake, folders: Collection[Key]) -> int:
-    """How many files of some months the next vacuum leaves; one look at the lake for all."""
+    """Number of files of some months that the next vacuum leaves."""
     if not folders:
         return 0
     replaced = {file.key for file, *_ in lake.merged_files()}
@@ -112,7 +110,7 @@ def _files(lake: Lake, folder: Key) -> list[Key]:
 
 
 def _grown(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[str]:
-    """Months with pulls that no merge has covered; of the others there is nothing to merge."""
+    """Months with pulls that were not merged yet; other months have nothing to merge."""
     rows = connection.execute(
         QUERIES["unmerged_months"],
         {"stream": stream.name},
@@ -142,7 +140,7 @@ class _Month:
         return rows_of(self.stream) / f"month={self.month}"
 
     def merge(self) -> Compacted:
-        """Merge what is worth it, some accounts at a time, each time as one commit."""
+        """Merge the month if it is worth it, some accounts at a time, each time as one commit."""
         files = len(_files(self.lake, self.folder))
         done = Compacted()
         history = self.lake.history(self.stream, [self.month])
@@ -190,15 +188,15 @@ class _Month:
         names = ", ".join(f'versions."{name}"' for name in columns)
         key = ", ".join(f'"{name}"' for name in self.stream.key)
         versions_key = ", ".join(f'versions."{name}"' for name in self.stream.key)
-        same = " and ".join(f'stretches."{name}" = versions."{name}"' for name in self.stream.key)
+        same = " and ".join(f'runs."{name}" = versions."{name}"' for name in self.stream.key)
         order = ", ".join(f'versions."{name}"' for name in self.stream.placed_by)
         self.connection.execute(
             "create or replace temp table chosen as select unnest($1) as parent_id", [list(parents)]
         )
-        # Narrow first: a row's content as two hashes, and the stretches of pulls that brought it.
+        # Narrow first: a row's content as two hashes, and the runs of pulls that brought it.
         self.connection.execute(
             f"""
-            create or replace temp table stretches as
+            create or replace temp table runs as
             with seen as (
 
                 select
@@ -223,7 +221,7 @@ class _Month:
                     place - row_number() over (
                         partition by {key}, content, again
                         order by place
-                    ) as stretch
+                    ) as run
                 from seen
 
             )
@@ -235,7 +233,7 @@ class _Month:
                 max(place)::integer as seen_to,
                 any_value(newest_place) between min(place) and max(place) as is_shown
             from counted
-            group by {key}, content, again, stretch
+            group by {key}, content, again, run
             """
         )
         table = self.connection.sql(
@@ -245,12 +243,12 @@ class _Month:
                 places.newest_id as pull_id,
                 versions.page_number,
                 versions.record_number,
-                stretches.seen_from,
-                stretches.seen_to,
-                stretches.is_shown
-            from stretches
+                runs.seen_from,
+                runs.seen_to,
+                runs.is_shown
+            from runs
             inner join versions
-                on stretches.pull_id = versions.pull_id
+                on runs.pull_id = versions.pull_id
                 and {same}
             inner join places
                 on versions.pull_id = places.pull_id
@@ -261,15 +259,15 @@ class _Month:
         return self._commit(table)
 
     def _commit(self, table: pa.Table) -> Compacted:
-        """Write merged rows under new pulls, and let the ledger say which ones those cover."""
+        """Write merged rows under new pulls, which name the pulls that they replace."""
         shown = table.filter(table["is_shown"])
         counts = {
             one["values"]: one["counts"] for one in pc.value_counts(shown["pull_id"]).to_pylist()
         }
         pulls = {}
         merged = 0
-        for pull, before, since, others, first in self._newest():
-            covers = [*before, *since, *others]
+        for pull, before, since, others, first in self._heads():
+            replaced = [*before, *since, *others]
             merged += len(since)
             pulls[pull.pull_id] = replace(
                 pull,
@@ -279,8 +277,8 @@ class _Month:
                 requests=0,
                 bytes=0,
                 run_id=self.mark.run_id,
-                covers=covers,
-                covers_from=first,
+                replaces=replaced,
+                first_sequence_no=first,
                 generation=self.mark.generation,
             )
         renamed = pa.array(
@@ -296,14 +294,15 @@ class _Month:
         batch.commit(list(pulls.values()))
         return Compacted(pulls=merged, rows=shown.num_rows, superseded=superseded.num_rows)
 
-    def _newest(
+    def _heads(
         self,
     ) -> Iterator[tuple[Pull, Sequence[str], Sequence[str], Sequence[str], int]]:
-        """For each chosen account the pull that speaks for it, and what its successor covers.
+        """The compaction head of each chosen account, and what its successor replaces.
 
-        That is the pull that stood for merged files before, if any, the new pulls in the order of
-        their places, pulls that stood for the same files because two compactions overlapped, and
-        the place of the first of the new ones.
+        Yields:
+            The newest pull of the account; the head before, if any; the new pulls in the order of
+            their sequence numbers; other heads of the same files, because two compactions
+            overlapped; and the sequence number of the first new pull.
         """
         made = {"covers", "covers_from", "generation"}
         names = [name for name in PULL_COLUMNS if name not in made]
@@ -313,6 +312,4 @@ class _Month:
             " inner join pulls on newest_id = pulls.pull_id"
         )
         for *row, before, since, others, first in result.fetchall():
-            fields = dict(zip(names, row, strict=True))
-            pull = Pull(**fields | {"outcome": Outcome(fields["outcome"])})
-            yield pull, before, since, others, first
+            yield Pull.of_row(names, row), before, since, others, first

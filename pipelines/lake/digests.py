@@ -1,4 +1,4 @@
-"""Sizes and checksums of files: what was written is told from what lies there by now."""
+"""Sizes and checksums: they show whether a file is still what was written."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ _PATH = re.compile(r"((?:[^/'\"\s]+/){0,3}[^/'\"\s]+\.parquet)")
 
 
 def damage_error(error: BaseException) -> DamageError | None:
-    """What of the lake's files is behind an error of a library; None where it is something else.
+    """The damage behind an error of a library; None if the error has another cause.
 
     Args:
-        error: Any error; its causes are looked at too.
+        error: Any error; its causes are checked too.
     """
     for cause in causes(error):
         if isinstance(cause, DamageError):
             return cause
-        # What Parquet's own parser says comes without a kind.
+        # Errors of Parquet's own parser have no class of their own.
         is_of_files = isinstance(cause, _KINDS) or type(cause) is duckdb.Error
         if is_of_files and _WORDS.search(text := str(cause)):
             found = _PATH.search(text)
@@ -61,11 +61,11 @@ def damage_error(error: BaseException) -> DamageError | None:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What a file holds.
+    """Size and checksum of a file.
 
     Args:
         bytes: Its size.
-        crc32: Its checksum, of zlib; it finds every single flipped bit.
+        crc32: Its checksum by zlib, which finds every single flipped bit.
     """
 
     bytes: int
@@ -73,7 +73,7 @@ class Digest:
 
 
 def digest(file: Path) -> Digest:
-    """Size and checksum of a file; right after it was written, the system still has it in memory.
+    """Size and checksum of a local file; after a write the system still has it in memory.
 
     Raises:
         OSError: It cannot be read.
@@ -92,10 +92,10 @@ def sealed(text: str) -> str:
 
 
 def unsealed(data: bytes) -> bytes:
-    """The text of what was sealed; what was written before there were seals stays as it is.
+    """The text without its checksum; a text without a checksum, from before format 3, as it is.
 
     Raises:
-        ValueError: It is not what was sealed.
+        ValueError: The checksum is not that of the text.
     """
     text, found, checksum = data.rpartition(_SEAL)
     if not found:

@@ -1,8 +1,8 @@
-"""The lake: where files lie, and how they get there.
+"""The lake: what its files show, as SELECTs and as views of a DuckDB connection.
 
-Files are only ever added. A batch writes its files beside their places and renames them, the
-ledger's file last; a file whose batch is not in the ledger does not count. So a crash at any
-instant leaves the old truth or the new one, and two writers need no lock.
+Files are only ever added. A batch stages its files and puts them in their places, the ledger's file
+last; a file whose batch is not in the ledger does not count. So a crash at any instant leaves the
+state before or after the batch, and two writers need no lock.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from pipelines.lake.folders import (
 )
 from pipelines.lake.format import LakeFormat
 from pipelines.lake.ledger import (
-    ATTEMPTS_SCHEMA,
     LEDGER_SCHEMA,
     LOST_SCHEMA,
-    SPENDS_SCHEMA,
+    REFRESH_RESERVATIONS_SCHEMA,
+    REFRESH_RESULTS_SCHEMA,
     VIEW_DOCS,
     Outcome,
     new_id,
@@ -78,7 +78,7 @@ _FOLDER = "leanhouse_folder"
 
 
 def _with_what_they_read(names: Iterable[str]) -> list[str]:
-    """Relations of the lake and everything that they read, each behind what it reads itself."""
+    """Relations of the lake and all that they read, what is read before what reads it."""
     found: dict[str, None] = {}
 
     def add(name: str) -> None:
@@ -97,7 +97,7 @@ def _with_what_they_read(names: Iterable[str]) -> list[str]:
 
 
 def _streams_of(names: Iterable[str]) -> list[str]:
-    """The streams of which some relations show rows, histories included."""
+    """The streams whose rows some relations show; a history shows rows of its stream."""
     return list(
         dict.fromkeys(one for name in names if (one := name.removesuffix(_HISTORY)) in STREAMS)
     )
@@ -125,14 +125,14 @@ class Lake:
     def portable(self) -> Self:
         """The same lake, whose SELECTs name files relative to its folder, wherever that is then.
 
-        A connection says where with `stand_in`; without that it is the folder it was started in.
+        A connection sets the folder with `stand_in`; otherwise it is the current folder.
         """
         other = copy.copy(self)
         other._is_portable = True  # noqa: SLF001 - a copy of its own
         return other
 
     def stand_in(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Let a connection read the files of this lake where it lies now, and no others."""
+        """Let a connection read the files of this lake from its present folder."""
         connection.execute(f"set variable {_FOLDER} = $folder", {"folder": f"{self.folder}/"})
 
     def listed(self, keys: Iterable[Key]) -> str:
@@ -207,8 +207,8 @@ class Lake:
     def planning(self, names: Collection[str]) -> Iterator[duckdb.DuckDBPyConnection]:
         """A DuckDB that plans: like `connect`, in bounded memory however long the ledger is.
 
-        The ledger is read where it lies, from the files that there are at this call. `claims` tells
-        of the streams that are shown only, and `every_claim` is the view of all.
+        The ledger is read from the files that exist at this call. `claims` has rows of the shown
+        streams only, and `every_claim` is the view of all streams.
 
         Args:
             names: As for `connect`.
@@ -236,7 +236,7 @@ class Lake:
             yield connection
 
     def check_writable(self) -> None:
-        """See that a file could be written now.
+        """Check that a file can be written now.
 
         Raises:
             OSError: It cannot, and the lake's folder is its `filename`.
@@ -261,13 +261,13 @@ class Lake:
     def next_generation(self) -> int:
         """One more than the greatest generation in the ledger.
 
-        A pull that was made after another one was committed gets a greater number without a look
-        at a clock. Writers side by side may get the same one.
+        A pull gets a greater number than pulls that were committed before it, by no clock. Writers
+        at the same time may get the same number.
         """
         return self.ledger.greatest("generation") + 1
 
     def ledger_now(self, files: Sequence[Key] | None = None) -> str:
-        """The SELECT over the files of the ledger that there are now, whatever is added later."""
+        """The SELECT over the files of the ledger that exist now; later files do not show."""
         select = self._reading(self.ledger.files() if files is None else files, LEDGER_SCHEMA)
         if not any(self.storage.list(f"{LOST}/*/*.parquet")):
             return select
@@ -284,10 +284,10 @@ class Lake:
         *,
         is_checked: bool = True,
     ) -> None:
-        """Create `pulls` and what else is asked for in a connection.
+        """Create `pulls` and the given relations in a connection.
 
-        The ledger is copied, so that every view speaks of one instant; rows are read where they
-        lie.
+        The ledger is copied, so that every view shows the same instant; rows are read from their
+        files.
 
         Args:
             connection: The connection.
@@ -308,7 +308,7 @@ class Lake:
     def attach_ledger(
         self, connection: duckdb.DuckDBPyConnection, files: Sequence[Key] | None = None
     ) -> None:
-        """Copy the ledger to a connection, and add the macro that says what was merged.
+        """Copy the ledger to a connection, and add the macro `merged_pulls`.
 
         Args:
             connection: The connection.
@@ -322,7 +322,7 @@ class Lake:
     ) -> None:
         """Compare the files that are about to be read with what the ledger says of them.
 
-        Only names and sizes are looked at; `leanhouse fsck` looks at what the files hold.
+        Only names and sizes are compared; `leanhouse fsck` reads the files.
 
         Args:
             connection: Where `pulls` and `merged_pulls` are.
@@ -352,7 +352,7 @@ class Lake:
             raise DamageError(missing_sentence(missing))
 
     def verify(self, connection: duckdb.DuckDBPyConnection, folders: Collection[Key]) -> None:
-        """Read files whole before they are written anew, so that damage is not written along.
+        """Read files whole before a merge, so that damage is not merged.
 
         Args:
             connection: Where `pulls` is.
@@ -375,7 +375,7 @@ class Lake:
                 raise DamageError(f"{path} does not hold what it held")
 
     def _create(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
-        """Create relations over `pulls` that read only what is there, or what is created before."""
+        """Create relations; each reads `pulls`, files, and relations that are before it."""
         for name in names:
             if name in LAKE_VIEWS:
                 connection.execute(LAKE_VIEWS[name].statement)
@@ -385,9 +385,9 @@ class Lake:
     def _select_of(self, name: str) -> str:
         """The SELECT of a stream, a history or a log of the lake."""
         if name == "refresh_spends":
-            return self._files(REFRESH_RESERVATIONS.parent, SPENDS_SCHEMA)
+            return self._files(REFRESH_RESERVATIONS.parent, REFRESH_RESERVATIONS_SCHEMA)
         if name == "refresh_attempts":
-            return self._files(REFRESH_RESULTS, ATTEMPTS_SCHEMA)
+            return self._files(REFRESH_RESULTS, REFRESH_RESULTS_SCHEMA)
         if name == "quarantined_records":
             return " union all ".join(
                 f"select '{one}' as stream, * from ({self.quarantined(stream)})"
@@ -414,7 +414,7 @@ class Lake:
         )
 
     def history(self, stream: Stream, months: Collection[str] | None = None) -> str:
-        """The SELECT of every row that a committed pull ever brought, with when it was asked.
+        """The SELECT of every row that a committed pull ever brought, with the times of the pull.
 
         Rows of merged files show once for each pull that brought them, as they did before.
 

@@ -1,23 +1,24 @@
-"""The ledger: one row per pull, whatever its outcome; a row of data counts only if it says so."""
+"""The ledger: one row per pull, whatever its outcome. Rows of data count only if it says so."""
 
 from __future__ import annotations
 
 import datetime as dt
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any, Self
 
 import pyarrow as pa
 
 __all__ = [
-    "ATTEMPTS_SCHEMA",
     "LEDGER_SCHEMA",
     "LOST_SCHEMA",
     "PULL_COLUMNS",
     "PULL_DOCS",
-    "SPENDS_SCHEMA",
+    "REFRESH_RESERVATIONS_SCHEMA",
+    "REFRESH_RESULTS_SCHEMA",
     "VIEW_DOCS",
     "FileRecord",
     "Mark",
@@ -36,14 +37,14 @@ class Outcome(StrEnum):
     SKIPPED = "SKIPPED"
     FAILED = "FAILED"
     LOST = "LOST"
-    """It had committed; its rows were lost since, and nothing rests on it any more."""
+    """It had committed, and its rows were lost since; it does not count any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pull:
-    """One complete read of one stream for one parent, and for one month where it has months.
+    """One complete read of a stream for a read target, and for a month where the stream has months.
 
-    `PULL_DOCS` says what each field means.
+    `PULL_DOCS` says what the column of each field means; `_FIELDS` names those that differ.
     """
 
     pull_id: str
@@ -56,8 +57,8 @@ class Pull:
     entity_id: str | None = None
     bank_identifier: str | None = None
     month: str | None = None
-    claimed_from: dt.date | None = None
-    claimed_to: dt.date | None = None
+    covered_from: dt.date | None = None
+    covered_to: dt.date | None = None
     code: str | None = None
     remedy: str | None = None
     rows: int = 0
@@ -71,15 +72,35 @@ class Pull:
     correlation_id: str | None = None
     trace_id: str | None = None
     run_id: str | None = None
-    covers: Sequence[str] | None = None
-    covers_from: int | None = None
+    replaces: Sequence[str] | None = None
+    first_sequence_no: int | None = None
     unfit_dates: Sequence[dt.date] | None = None
     generation: int | None = None
+
+    @classmethod
+    def of_row(cls, columns: Iterable[str], row: Iterable[Any]) -> Self:
+        """A pull from a row of the ledger.
+
+        Args:
+            columns: Names of columns, among `PULL_COLUMNS`.
+            row: Their values.
+        """
+        fields = {_FIELDS.get(name, name): value for name, value in zip(columns, row, strict=True)}
+        return cls(**fields | {"outcome": Outcome(fields["outcome"])})
+
+
+_FIELDS = {
+    "claimed_from": "covered_from",
+    "claimed_to": "covered_to",
+    "covers": "replaces",
+    "covers_from": "first_sequence_no",
+}
+"""Fields of a `Pull` that have another name than their column, by column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What the ledger says of who wrote a pull.
+    """Who writes a pull, and when in the order of pulls.
 
     Args:
         run_id: The run.
@@ -109,8 +130,8 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "entity_id": (pa.string(), "The entity, where there is one."),
     "bank_identifier": (pa.string(), "Its bank."),
     "month": (pa.string(), "UTC month as YYYY-MM, for a stream with months."),
-    "claimed_from": (pa.date32(), "First UTC day that the pull speaks for."),
-    "claimed_to": (pa.date32(), "Last UTC day that the pull speaks for, inclusive."),
+    "claimed_from": (pa.date32(), "First UTC day that the pull covers."),
+    "claimed_to": (pa.date32(), "Last UTC day that the pull covers, inclusive."),
     "code": (pa.string(), "Lean's code or this project's, where it did not commit."),
     "remedy": (pa.string(), "What the reader has to do about it."),
     "rows": (pa.int64(), "Rows that count."),
@@ -136,13 +157,13 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "covers": (
         pa.list_(pa.string()),
         (
-            "Where it stands for merged files: the pull that stood for them before, if"
-            " covers_from is above 1, and the pulls that were merged since."
+            "For a pull of merged files, the pulls that it replaces: the pull of the merged files"
+            " before, if covers_from is above 1, and the pulls that were merged since."
         ),
     ),
     "covers_from": (
         pa.int32(),
-        "Place of the first of the latter among all that were ever merged, from 1.",
+        "Sequence number of the first of the latter among all pulls that were ever merged, from 1.",
     ),
     "unfit_dates": (
         pa.list_(pa.date32()),
@@ -179,7 +200,7 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
 """Type and meaning of each column of the ledger; all of a `Pull`, and those of its batch."""
 
 PULL_COLUMNS = tuple(name for name in _PULL_COLUMNS if name not in {"batch_id", "files"})
-"""Columns of the ledger that are fields of a `Pull`."""
+"""Columns of the ledger that a `Pull` has."""
 
 PULL_DOCS = {name: meaning for name, (_, meaning) in _PULL_COLUMNS.items()}
 """Meanings of the ledger's columns."""
@@ -190,7 +211,7 @@ LEDGER_SCHEMA = pa.schema([(name, type_) for name, (type_, _) in _PULL_COLUMNS.i
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """What the ledger says of a file.
+    """A file of a batch, as the ledger records it.
 
     Args:
         path: Its path below the lake's folder.
@@ -206,9 +227,12 @@ class FileRecord:
 
 
 def to_table(pulls: Sequence[Pull], batch_id: str, files: Sequence[FileRecord] = ()) -> pa.Table:
-    """Rows of the ledger for some pulls of one batch, and for the files that it consists of."""
+    """Rows of the ledger for the pulls of a batch; the first row has the files of the batch."""
     columns = [
-        pa.array([getattr(pull, name) for pull in pulls], LEDGER_SCHEMA.field(name).type)
+        pa.array(
+            [getattr(pull, _FIELDS.get(name, name)) for pull in pulls],
+            LEDGER_SCHEMA.field(name).type,
+        )
         for name in PULL_COLUMNS
     ]
     columns.append(pa.array([batch_id] * len(pulls), pa.string()))
@@ -222,7 +246,7 @@ def new_id() -> str:
     return f"{time.time_ns() // 1000:014x}{secrets.token_hex(9)}"
 
 
-SPENDS_SCHEMA = pa.schema(
+REFRESH_RESERVATIONS_SCHEMA = pa.schema(
     [
         ("spend_id", pa.string()),
         ("entity_id", pa.string()),
@@ -230,9 +254,9 @@ SPENDS_SCHEMA = pa.schema(
         ("run_id", pa.string()),
     ]
 )
-"""One row per refresh that was allowed, written before Lean is asked; instants by Lean's clock."""
+"""One row per reserved refresh, written before Lean is asked; instants by Lean's clock."""
 
-ATTEMPTS_SCHEMA = pa.schema(
+REFRESH_RESULTS_SCHEMA = pa.schema(
     [
         ("attempt_id", pa.string()),
         ("entity_id", pa.string()),
@@ -252,7 +276,7 @@ ATTEMPTS_SCHEMA = pa.schema(
 """One row per refresh that Lean was asked for, written when it ended; `data_status` is JSON."""
 
 LOST_SCHEMA = pa.schema([("file", pa.string()), ("pull_id", pa.string()), ("lost_at", _INSTANT)])
-"""What is known to be lost: a row per file, and per pull that counts no more because of it.
+"""What is known to be lost: a row per file, and per pull that does not count because of it.
 
 `file` is a path below the lake's folder, or the name of a commit that the ledger misses.
 """

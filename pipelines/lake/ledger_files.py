@@ -1,14 +1,14 @@
-"""The ledger's files: one per commit, and those of a day as one once the day is long over.
+"""The ledger's files: one per commit, and a merged file per day once the day is over.
 
 A sync of many accounts commits hundreds of times, and every reader opens every file. The merged
-file of a day is linked into place under a name of its own, which the file system grants once; so
-two that merge at the same time cannot both count. It names the commits that it holds, and their
-files no longer count. A commit that comes after all, as from a process that slept, is not among
-them and counts like any other.
+file of a day has a name of its own, which is created only if it is free: of two merges at the same
+time, one counts. It names the commits that it holds, and their files no longer count. A commit that
+comes later, as from a process that slept, is not among them and counts like any other.
 
-Nothing is lost in silence. A commit's file tells its writer, the writer's count of its commits, its
-size and its checksum by its name. A copy of it, and later of the merged file that holds it, lies
-among the *checkpoints*: what a checkpoint names and a number that a writer left out are missed.
+A loss is noticed. The name of a commit's file holds its writer, the writer's number of the commit,
+its size and its checksum. A copy of the file, and later of the merged file that holds it, lies
+among the *checkpoints*. Missing are commits that only a checkpoint has, and numbers that a writer
+left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,14 +37,14 @@ __all__ = ["LedgerFiles", "MissingCommit", "batch_of", "digest_of"]
 _MERGED = "merged.parquet"
 _HOLDS = b"leanhouse:batches"
 _OPEN_DAYS = 2
-"""Days after which hardly a commit is still to come."""
+"""Days after which a further commit is hardly to be expected."""
 _ROWS_AT_ONCE = 100_000
 _UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
 """What reading a damaged file may raise."""
 _Days = Mapping[str, Mapping[str, Stored]]
 """Files by day and by name without its ending."""
 _Number = tuple[str, int]
-"""A writer, and how many commits it had made with this one."""
+"""A writer, and the number of its commit, from 1."""
 _DAY = re.compile(r"(pulled_on=[0-9-]{10})-([0-9]+)-([0-9a-f]{8})")
 
 
@@ -73,13 +72,12 @@ _WRITERS: dict[tuple[int, Path], _Writer] = {}
 
 @dataclass(frozen=True, slots=True)
 class MissingCommit:
-    """A file of the ledger that is gone, or does not hold what it held.
+    """A file of the ledger that is missing, or does not have its checksum.
 
     Args:
-        name: Its name below the ledger's folder as far as it is known; its writer and number where
-            nothing else is.
-        key: What `lost` calls it.
-        file: What lies in its place, or None.
+        name: Its name below the ledger's folder; where that is not known, its writer and number.
+        key: Its name in `lost`.
+        file: The damaged file, or None.
         copy: The checkpoint that holds it, or None.
     """
 
@@ -90,12 +88,12 @@ class MissingCommit:
 
     @property
     def batch_id(self) -> str | None:
-        """The batch that it was written with, where that is known."""
+        """Its batch, where that is known."""
         return batch_of(self.key) if digest_of(self.key) else None
 
     @property
     def problem(self) -> str:
-        """What is the matter with it."""
+        """What is wrong with it."""
         return "does not hold what it held" if self.file else "is missing"
 
 
@@ -104,7 +102,7 @@ class LedgerFiles:
 
     Args:
         storage: Where the lake lies; the ledger has a folder per UTC day on which a commit began.
-        lost: Names of commits that are known to be lost; they are missed no more.
+        lost: Names of commits that are known to be lost; they do not count as missing.
     """
 
     def __init__(self, storage: Storage, lost: frozenset[str] = frozenset()) -> None:
@@ -157,13 +155,13 @@ class LedgerFiles:
         return found.bytes
 
     def missing(self) -> list[MissingCommit]:
-        """Commits that are gone or changed; a merged file is only looked at for its size."""
+        """Commits that are missing or changed; of a merged file only the size is checked."""
         return self._look()[1]
 
     def _look(self) -> tuple[_Days, list[MissingCommit]]:
-        """The files, and what is missing among them.
+        """The files, and what is missing.
 
-        A commit or a merge may come between two listings, so what is missing is so in two looks.
+        A commit or a merge may come between two listings, so missing is what two looks miss.
         """
         days, missing = self._look_once()
         if missing:
@@ -172,7 +170,7 @@ class LedgerFiles:
         return days, list(missing.values())
 
     def _look_once(self) -> tuple[_Days, dict[str, MissingCommit]]:
-        # Copies are made after what they are of, so they are listed before it.
+        # A copy is made after its file, so copies are listed first.
         copies = list(self._storage.list(f"{CHECKPOINTS}/*.parquet"))
         days = self._days()
         found: dict[str, MissingCommit] = {}
@@ -199,14 +197,14 @@ class LedgerFiles:
             elif stem not in names:
                 name = f"{_day_of(batch_of(stem))}/{copy.key.name}"
                 found[stem] = MissingCommit(name, stem, None, copy.key)
-        # What a merged file held that cannot be read is not known by its numbers either.
+        # The numbers in a merged file that cannot be read are not known either.
         if not any(one.name.endswith(_MERGED) for one in found.values()):
             left_out = _left_out(numbers | _numbers(found))
             found |= {name: MissingCommit(name, name) for name in left_out}
         return days, {key: one for key, one in found.items() if key not in self._lost}
 
     def sound(self, bad: Collection[Key]) -> list[Key]:
-        """Files that together hold what is left of the ledger, without some that are damaged."""
+        """Files that together hold what is left of the ledger without the damaged files."""
         days = {
             day: {stem: file for stem, file in files.items() if file.key not in bad}
             for day, files in self._days().items()
@@ -214,14 +212,14 @@ class LedgerFiles:
         return [file.key for file in self._counting(days)]
 
     def written(self, file: Key) -> Digest | None:
-        """What a file held when it was written; None where nothing says so."""
+        """Size and checksum of a file when it was written; None where no name records them."""
         if file.name != _MERGED:
             return digest_of(file.stem)
         copies = self.copies_of(file)
         return digest_of(copies[-1].stem) if copies else None
 
     def copies_of(self, file: Key) -> list[Key]:
-        """The checkpoints that hold what a file of the ledger held."""
+        """The checkpoints of a file of the ledger."""
         name = f"{file.parent.name}-*" if file.name == _MERGED else file.stem
         return [copy.key for copy in self._storage.list(f"{CHECKPOINTS}/{name}.parquet")]
 
@@ -230,11 +228,11 @@ class LedgerFiles:
         self._copy(file, CHECKPOINTS / file.name)
 
     def restore(self, copy: Key) -> None:
-        """Put what a checkpoint holds into its place in the ledger."""
+        """Copy a checkpoint to its place in the ledger."""
         of_day = _DAY.fullmatch(copy.stem)
         day = of_day[1] if of_day else _day_of(batch_of(copy.stem))
         file = LEDGER / day / (_MERGED if of_day else copy.name)
-        self._storage.put(file, lambda part: shutil.copyfile(self._storage.local(copy), part))
+        self._storage.put(file, self._storage.read(copy))
 
     def greatest(self, name: str) -> int:
         """Greatest value of a column of whole numbers above zero; 0 where no row has a value.
@@ -254,7 +252,7 @@ class LedgerFiles:
         return found
 
     def batches(self) -> dict[str, float]:
-        """Commits by id, each with the second since when its rows lie where they lie now.
+        """Commits by id, each with the time since when its rows are in their present file.
 
         Raises:
             DamageError: A commit is missing, or its file does not hold what it held.
@@ -273,10 +271,10 @@ class LedgerFiles:
                 yield file, merged.written_at
 
     def merge(self, today: dt.date) -> int:
-        """Merge the commits of days that are over; how many files were merged.
+        """Merge the commits of days that are over; returns the number of merged files.
 
         Args:
-            today: The UTC day it is.
+            today: Today's UTC day.
 
         Raises:
             DamageError: A commit is missing, or its file does not hold what it held.
@@ -305,7 +303,7 @@ class LedgerFiles:
         return count
 
     def check_in(self, merged: Key) -> None:
-        """Make the checkpoint of a merged file, unless its day has one, and drop those it holds."""
+        """Make the checkpoint of a merged file, and delete those of the commits that it holds."""
         if not self.copies_of(merged):
             found = digest(self._storage.local(merged))
             name = f"{merged.parent.name}-{found.bytes}-{found.crc32:08x}.parquet"
@@ -357,7 +355,7 @@ class LedgerFiles:
     def _stands_for(
         self, copy: Stored, size: int, merged: Stored | None, names: Collection[str]
     ) -> bool:
-        """Whether what the checkpoint of a merged file holds counts: there, or as single files."""
+        """Whether the rows of a merged file's checkpoint count, merged or as single files."""
         if merged is not None:
             return merged.bytes == size
         try:
@@ -366,7 +364,7 @@ class LedgerFiles:
             return False
 
     def _holds(self, merged: Stored) -> _Held:
-        """What a merged file, or its checkpoint, holds."""
+        """The commits in a merged file or its checkpoint."""
         return _read(self._storage.local(merged.key), merged.bytes, merged.version)
 
 
@@ -382,7 +380,7 @@ def _day_of(batch_id: str) -> str:
 
 
 def digest_of(stem: str) -> Digest | None:
-    """What a file of the ledger or a checkpoint held, by its name; None where that does not say."""
+    """Size and checksum in the name of a ledger file or checkpoint; None where it has none."""
     parts = stem.rsplit("-", 2)
     if len(parts) < 3 or not parts[1].isdecimal() or stem.count("-") < 4:
         return None
@@ -391,7 +389,7 @@ def digest_of(stem: str) -> Digest | None:
 
 @lru_cache(maxsize=65_536)
 def _digest(file: Path, _size: int, _version: int) -> Digest:
-    """The digest of a file, taken once while it stays as it is."""
+    """The digest of a file, taken once while it does not change."""
     return digest(file)
 
 
@@ -431,6 +429,6 @@ def _merge(files: Sequence[Path], merged: Path) -> None:
 
 @lru_cache(maxsize=4096)
 def _read(merged: Path, _size: int, _version: int) -> _Held:
-    """What a merged file holds; read once while it stays as it is."""
+    """The commits in a merged file, read once while it does not change."""
     names = frozenset(json.loads(pq.read_schema(merged).metadata[_HOLDS]))
     return _Held(names, _numbers(names))

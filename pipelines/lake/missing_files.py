@@ -1,4 +1,4 @@
-"""Which files of data the ledger names and that are not there, or not as long as they were."""
+"""Files of data that the ledger names and that are missing, or not as long as they were."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class MissingFile:
 
     @property
     def problem(self) -> str:
-        """What is the matter with it."""
+        """What is wrong with it."""
         return "is not as long as it was" if self.is_there else "is missing"
 
 
 def listed(storage: Storage, folders: Iterable[Key]) -> dict[str, int]:
-    """Sizes of the Parquet files in the partitions of some folders, by key."""
+    """Sizes of the Parquet files in the partitions of some folders, by path."""
     return {
-        str(file.key): file.bytes
+        file.name: file.bytes
         for folder in folders
         for file in storage.list(f"{folder}/*/*.parquet")
     }
 
 
 def foreign_files(connection: duckdb.DuckDBPyConnection, there: Iterable[str]) -> list[str]:
-    """Paths that have no name of the lake's own: as copies, they would double rows.
+    """Paths whose names the lake did not give: as copies, these files would double rows.
 
     Args:
         connection: Where `pulls` is.
@@ -77,13 +77,13 @@ def missing_files(
     folders: Iterable[str],
     known_lost: Collection[str] = (),
 ) -> list[MissingFile]:
-    """Files of committed pulls that are missing or of another size, and that nothing replaced.
+    """Files of committed pulls that are missing or changed in size, and that nothing replaced.
 
     Args:
         connection: Where `pulls` and the macro `merged_pulls` are.
-        there: Sizes of the files that there are.
+        there: Sizes of existing files, by path.
         folders: Folders of streams below the lake's, whose files alone are looked for.
-        known_lost: Files that nobody misses, by path.
+        known_lost: Paths of files that are known to be lost.
     """
     rows = connection.execute(
         QUERIES["changed_files"],
@@ -102,8 +102,8 @@ def described(
     Args:
         connection: Where `pulls` and the macro `merged_pulls` are.
         paths: Their paths below the lake's folder.
-        only_missed: Whether files are left out on which no pull rests that counts, or for which
-            a merged file stands.
+        only_missed: Whether to leave out files that no counting pull needs, or that a merged file
+            replaces.
     """
     rows = connection.execute(
         QUERIES["described_files"],

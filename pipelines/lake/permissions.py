@@ -15,11 +15,13 @@ from pathlib import Path
 __all__ = ["check_readable", "keep_private", "open_home", "restrict"]
 
 _LEVELS = 4
-"""Folders of a home that are looked at whenever it is opened: down to those of the streams."""
+"""Depth to which folders are checked when a home is opened: down to those of the streams."""
 
 
 def keep_private(group: str | None) -> None:
-    """Let files of this process and of its children be for the owner, and a group that may read.
+    """Let only the owner, and a group that may read, use new files of this process.
+
+    Its children inherit this.
 
     Args:
         group: The name of the group; None for the owner alone.
@@ -28,10 +30,10 @@ def keep_private(group: str | None) -> None:
 
 
 def open_home(home: Path, group: str | None) -> None:
-    """Bring what lies in a home in line: 0600 and 0700, with a group 0640 and 0750.
+    """Set the modes of files and folders in a home: 0600 and 0700, with a group 0640 and 2750.
 
-    Below the first levels, a folder that is in line is taken to be so with all that it holds. What
-    belongs to another user stays as it is, and so does a home that does not exist yet.
+    Below the first levels, a folder with the right mode is not entered. Files of another user stay
+    as they are. A home that does not exist is only made where there is a group.
 
     Args:
         home: The folder of the state.
@@ -46,16 +48,16 @@ def open_home(home: Path, group: str | None) -> None:
 
 
 def check_readable(folder: Path, levels: int = _LEVELS) -> None:
-    """See that no folder of a lake is closed to this process: a pattern finds nothing there.
+    """Check that this process can read the folders of a lake.
 
     Args:
         folder: The folder, which need not exist.
-        levels: Folders below it that are looked at.
+        levels: Depth to which folders below it are checked.
 
     Raises:
         PermissionError: This folder or one below cannot be read.
     """
-    # Others may delete while this looks.
+    # Other processes may delete folders meanwhile.
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries if levels else ():
             if entry.name != "lost+found" and entry.is_dir(follow_symlinks=False):
@@ -63,10 +65,10 @@ def check_readable(folder: Path, levels: int = _LEVELS) -> None:
 
 
 def restrict(path: Path, group: str | None) -> None:
-    """Let a file or a folder be for its owner, and for a group that may read.
+    """Let only its owner, and a group that may read, use a file or folder.
 
     Args:
-        path: What this process made, in a home or outside of it.
+        path: A file or folder that this process made, in a home or elsewhere.
         group: The name of the group; None for the owner alone.
     """
     gid = None if group is None else grp.getgrnam(group).gr_gid
@@ -75,7 +77,7 @@ def restrict(path: Path, group: str | None) -> None:
 
 
 def _bring_in_line(folder: Path, gid: int | None, levels: int) -> None:
-    """Restrict a folder last, so that a sweep that was cut short begins again."""
+    """Restrict a folder after its files, so that an interrupted sweep starts again."""
     try:
         entries = list(os.scandir(folder))
         is_in_line = _is_in_line(folder.stat(), gid, 0o700 if gid is None else 0o2750)
@@ -96,7 +98,7 @@ def _is_in_line(found: os.stat_result, gid: int | None, mode: int) -> bool:
 
 
 def _restrict(path: Path, gid: int | None, mode: int) -> None:
-    # Whoever writes meanwhile renames and deletes files.
+    # Other processes rename and delete files meanwhile.
     with contextlib.suppress(FileNotFoundError):
         found = path.stat()
         if found.st_uid == os.geteuid() and not _is_in_line(found, gid, mode):

@@ -1,8 +1,7 @@
 """Places: the one registry of where bytes of a home can lie, and what lies there.
 
-A home is the folder of the state (LEANHOUSE_HOME). Vacuum, fsck and the permission test walk this
-registry; a file of a home that no place describes fails a test. Whoever lets a new kind of file
-into a home adds it here.
+A home is the folder of the state (LEANHOUSE_HOME). Vacuum, fsck and the permission test use this
+registry. A file that no place describes fails a test, so every new kind of file is added here.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Place:
         name: What it is called.
         doc: What it holds; `personal` where personal values can be in it.
         files: Pattern of paths, below the home, of files that were finished.
-        leftovers: The same of files that only count while their writer lives.
+        leftovers: The same of files that are only of use while their writer runs.
     """
 
     name: str
@@ -147,7 +146,7 @@ class Found:
     Args:
         key: Where it lies, below the folder that was walked.
         place: Its place; None if the registry knows none.
-        is_leftover: Whether it only counts while its writer lives.
+        is_leftover: Whether it is only of use while its writer runs.
         bytes: Its size.
         written_at: When it was written, in seconds since 1970, by this machine's clock.
     """

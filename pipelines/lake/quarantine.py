@@ -1,4 +1,4 @@
-"""What of a stream does not fit now: the alarm that stays until the records fit or are gone."""
+"""Records of a stream that do not fit: the alarm stays until they fit or are gone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["standing"]
 
 
 def standing(lake: Lake, stream: Stream) -> Counter[str]:
-    """Records of a stream that were left out and still count, by column and reason.
+    """Number of records of a stream that are left out now, by column and reason.
 
     Args:
         lake: The lake.
         stream: The stream.
     """
-    # Nearly every lake is without: it need not be planned with to know that.
+    # Nearly every lake has no quarantine; then no query is planned.
     if not any(lake.storage.list(f"{quarantine_of(stream)}/*/*.parquet")):
         return Counter()
     with lake.planning({stream.name}) as connection:

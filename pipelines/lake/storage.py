@@ -47,16 +47,21 @@ class Stored:
     """A file that lies in a storage.
 
     Args:
-        key: Its key.
+        name: Its key as text.
         bytes: Its size.
         written_at: When it was written, in seconds since 1970, by the storage's clock.
         version: A number that changes whenever its bytes do.
     """
 
-    key: Key
+    name: str
     bytes: int
     written_at: float
     version: int
+
+    @property
+    def key(self) -> Key:
+        """Its key."""
+        return Key(self.name)
 
 
 class Storage:
@@ -275,8 +280,8 @@ def _stat(path: str) -> os.stat_result:
         return os.lstat(path)
 
 
-def _stored(key: str, found: os.stat_result) -> Stored:
-    return Stored(Key(key), found.st_size, found.st_mtime, found.st_mtime_ns)
+def _stored(name: str, found: os.stat_result) -> Stored:
+    return Stored(name, found.st_size, found.st_mtime, found.st_mtime_ns)
 
 
 def _fill(file: Path, content: bytes | Write) -> None:

@@ -1,8 +1,8 @@
-"""Who writes to a lake now: a file per writer, locked for as long as its process lives.
+"""Who writes to a lake now: a file per writer, locked while its process lives.
 
-The kernel gives a lock up when its process ends, however that ends; no clock and no process id has
-to be believed. A file that stays and is not locked is that of a writer that was killed: what
-begins with its id never counted.
+The kernel releases a lock when its process ends, in whatever way, so neither a clock nor a process
+id has to be trusted. A file that is left and not locked belongs to a killed writer: files whose
+names begin with its id never counted.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["Writer", "exclusive", "forget", "writers"]
 
 
 class Writer:
-    """A sign that somebody writes; names of what is written begin with its id.
+    """A writer of files whose names begin with its id.
 
-    It ends with `end`, or with a block that ends in order. Where neither comes to pass its file
-    stays, which says that what was written is to be deleted.
+    It ends with `end`, or with a block that ends without an error. Otherwise its file stays, which
+    says that what it wrote is to be deleted.
 
     Args:
-        folder: Where the signs lie.
+        folder: Where the files of writers lie.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,17 +36,17 @@ class Writer:
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             self._opened = self._file.open("ab")
-            # A file system without locks takes every writer for a living one.
+            # On a file system without locks every writer counts as running.
             with contextlib.suppress(OSError):
                 fcntl.flock(self._opened, fcntl.LOCK_EX)
-            # Between opening and locking it was nobody's, and may have been deleted.
+            # Between opening and locking nobody held it, so it may have been deleted.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._opened.fileno()), self._file.stat()):
                     return
             self._opened.close()
 
     def end(self) -> None:
-        """Say that all that was written counts or is gone."""
+        """Say that all that was written counts or is deleted."""
         self._file.unlink(missing_ok=True)
         self._opened.close()
 
@@ -66,10 +66,10 @@ class Writer:
 
 
 def writers(folder: Path) -> tuple[set[str], set[str]]:
-    """Ids of the writers that live, and of those that were killed.
+    """Ids of the writers that are running, and of those that were killed.
 
     Args:
-        folder: Where their signs lie.
+        folder: Where their files lie.
     """
     living, killed = set(), set()
     for file in folder.glob("*"):
@@ -84,17 +84,17 @@ def writers(folder: Path) -> tuple[set[str], set[str]]:
 
 
 def forget(folder: Path, killed: Iterable[str]) -> None:
-    """Delete the signs of writers that were killed, after what they left."""
+    """Delete the files of killed writers, after what they left."""
     for name in killed:
         with contextlib.suppress(OSError), (folder / name).open("rb") as opened:
-            # Deleted while it is locked, so that whoever has just made it notices.
+            # Deleted while locked, so that a writer that has just made it notices.
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (folder / name).unlink()
 
 
 @contextlib.contextmanager
 def exclusive(file: Path) -> Iterator[None]:
-    """Hold a lock while the block runs; whoever else asks for it waits."""
+    """Hold a lock while the block runs; others wait for it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab") as opened:
         with contextlib.suppress(OSError):

@@ -1,8 +1,9 @@
-"""What of a lake is damaged or lost, and what can be done about it.
+"""Damage: which files of a lake are damaged or lost, and how they are repaired.
 
-Everything is read: files are compared with the size and checksum that the ledger, a manifest or
-their own name says they had. What is mended comes from a copy or from the answers as received. What
-can be mended from nothing counts no more: its days are unknown, and the next sync reads them again.
+All files are read. They are compared with the size and checksum that the ledger, a manifest or
+their own name recorded. A file is repaired from a copy or from the answers as received. Where
+neither exists, its pulls do not count any more: their days are unknown, and the next sync reads
+them again.
 """
 
 from __future__ import annotations
@@ -50,22 +51,22 @@ from pipelines.sync.replay import replay
 __all__ = ["Finding", "Report", "check", "repair"]
 
 _KEPT_SECONDS = 48 * 3600
-"""How long the log of refreshes is needed to keep to the budget."""
+"""How long the log of reserved refreshes is needed to keep to the budget."""
 _UNREADABLE = (OSError, pa.ArrowException, duckdb.Error)
 _ROUNDS = 4
-"""What is mended may show what else was lost behind it."""
+"""A repair may uncover further damage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be.
+    """A file that is damaged, lost or foreign.
 
     Args:
         path: The file, below the lake's folder.
         kind: `rows`, `answers`, `quarantine`, `ledger`, `checkpoint`, `refreshes`, `lost`, `part`,
             `manifest`, `warehouse` or `foreign`.
-        problem: What is the matter with it.
-        of_what: Stream, accounts and days that are concerned, where that is known.
+        problem: What is wrong with it.
+        of_what: Stream, accounts and days that it holds, where that is known.
     """
 
     path: str
@@ -84,8 +85,8 @@ class Report:
 
     Args:
         findings: What is damaged, lost or foreign.
-        verified: Files that hold what they held.
-        unverified: Files that an earlier format wrote, of which nothing says what they held.
+        verified: Number of files that have the size and checksum on record.
+        unverified: Number of files of an earlier format, which has no such record.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -94,7 +95,7 @@ class Report:
 
 
 def check(lake: Lake) -> Report:
-    """Read everything and compare it with what it was.
+    """Read all files and compare them with what is on record.
 
     Raises:
         ConfigError: The lake has a newer format than this code knows.
@@ -116,7 +117,7 @@ def check(lake: Lake) -> Report:
 
 
 class _Check:
-    """One look at everything."""
+    """One check of a lake."""
 
     def __init__(self, lake: Lake) -> None:
         self.report = Report()
@@ -127,7 +128,7 @@ class _Check:
         self.report.findings.append(Finding(str(file), kind, problem, of_what))
 
     def _compare(self, files: Iterable[tuple[Key, Digest | None, str, str]]) -> set[Key]:
-        """Compare files with what they held; those that differ."""
+        """Compare files with their records; returns those that differ."""
         wanted = list(files)
         with ThreadPoolExecutor() as pool:
             problems = list(pool.map(lambda one: _problem(self._storage, one[0], one[1]), wanted))
@@ -141,7 +142,7 @@ class _Check:
         return {one[0] for one, problem in zip(wanted, problems, strict=True) if problem}
 
     def ledger(self) -> set[Key]:
-        """Look at the ledger; its files that are damaged."""
+        """Check the ledger; returns its damaged files."""
         ledger = self._lake.ledger
         missing = ledger.missing()
         for one in missing:
@@ -154,7 +155,7 @@ class _Check:
         return bad
 
     def _of_batch(self, one: MissingCommit) -> str:
-        """What a commit brought that is missing, as far as its rows tell."""
+        """What a missing commit brought, as far as it is known."""
         if one.copy is not None:
             return "a checkpoint has a copy"
         if one.batch_id is None:
@@ -167,7 +168,7 @@ class _Check:
         return f"rows of {', '.join(sorted(names)) or 'no stream'}"
 
     def data(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Look at typed rows, earlier versions, quarantine and answers."""
+        """Check typed rows, earlier versions, quarantine and answers."""
         folders = list(_folders())
         there = listed(self._storage, folders)
         lost = self._lake.lost_files()
@@ -204,7 +205,7 @@ class _Check:
                 self._add(key, "foreign", "is not a file of the lake's own")
 
     def logs(self, folder: Key, kind: str) -> bool:
-        """Look at files of which nothing says what they held; whether all can be read."""
+        """Read files that have no record of size and checksum; True if all can be read."""
         files = [
             folder / one.key
             for one in walk(
@@ -215,7 +216,7 @@ class _Check:
         return not self._compare((file, None, kind, "") for file in sorted(files))
 
     def models(self) -> None:
-        """Look at the manifests, and at the parts that the newest one names."""
+        """Check the manifests, and the parts that the newest manifest names."""
         for key in _keys(self._storage, f"{MANIFESTS}/*.json"):
             try:
                 read_manifest(self._lake, key)
@@ -256,7 +257,7 @@ def _keys(storage: Storage, pattern: str) -> list[Key]:
 
 
 def _problem(storage: Storage, key: Key, was: Digest | None) -> str | None:
-    """What is the matter with a file; None if nothing is."""
+    """What is wrong with a file; None if nothing."""
     try:
         if was is None:
             pq.read_table(storage.local(key), partitioning=None)
@@ -290,12 +291,12 @@ def _strangers(lake: Lake) -> Iterator[Key]:
 
 
 def repair(lake: Lake) -> list[str]:
-    """Mend what can be mended, and let nothing rest on the rest.
+    """Repair what can be repaired; pulls whose rows are lost do not count any more.
 
-    It may be run again after a crash, and while a sync runs.
+    It may run again after a crash, and while a sync runs.
 
     Returns:
-        What was done, a sentence each.
+        What was done, one sentence each.
     """
     done: list[str] = []
     for _ in range(_ROUNDS):
@@ -307,7 +308,7 @@ def repair(lake: Lake) -> list[str]:
 
 
 class _Repair:
-    """One round of mending."""
+    """One round of repairs."""
 
     def __init__(self, lake: Lake, done: list[str]) -> None:
         self._lake = lake
@@ -316,7 +317,7 @@ class _Repair:
         self._aside = SET_ASIDE / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
 
     def mend(self, findings: Collection[Finding]) -> None:
-        """Mend what was found, the ledger first, because all else is told from it."""
+        """Repair what was found, the ledger first, because all else depends on it."""
         kinds: dict[str, list[Finding]] = {}
         for finding in findings:
             kinds.setdefault(finding.kind, []).append(finding)
@@ -357,7 +358,7 @@ class _Repair:
                 ledger.copy(key)
 
     def _ledger(self, findings: Collection[Finding]) -> None:
-        """Restore files of the ledger from their copies; what has none is known to be lost."""
+        """Restore files of the ledger from their copies; without a copy a commit is lost."""
         ledger = self._lake.ledger
         for finding in findings:
             copies = ledger.copies_of(Key(finding.path))
@@ -375,7 +376,7 @@ class _Repair:
             )
 
     def _refreshes(self, findings: Collection[Finding]) -> None:
-        """Put damaged logs of refreshes aside, once the budget rests on them no more."""
+        """Put damaged logs of refreshes aside once the budget does not need them any more."""
         for one in findings:
             file = self._storage.head(Key(one.path))
             is_needed = Key(one.path).is_relative_to(REFRESH_RESERVATIONS)
@@ -385,7 +386,7 @@ class _Repair:
                 self._put_aside([one.path])
 
     def _parts(self, findings: Collection[Finding]) -> None:
-        """Let the next build make parts anew that are damaged."""
+        """Let the next build rebuild damaged parts."""
         if not findings:
             return
         bad = {one.path for one in findings}
@@ -401,7 +402,7 @@ class _Repair:
         self._say(f"the next build makes {len(bad):,} parts of tables anew")
 
     def _data(self, findings: Collection[Finding]) -> None:
-        """Let no pull rest on rows that are gone."""
+        """Record pulls whose rows are lost."""
         if not findings:
             return
         self._put_aside(one.path for one in findings)
@@ -447,7 +448,7 @@ class _Repair:
         self._lake.add(LOST / f"lost_on={now:%Y-%m-%d}", table)
 
     def _type_again(self) -> None:
-        """Type pulls again whose rows are lost and whose answers are kept, each once."""
+        """Type lost pulls again from their answers, each once."""
         if not any(self._storage.list(f"{LOST}/*/*.parquet")):
             return
         with self._lake.connect((), is_checked=False) as connection:
@@ -476,7 +477,7 @@ def _resting_on(
     month: str | None,
     batch_id: str,
 ) -> list[str]:
-    """Committed pulls whose rows lay in a file that is gone, those that it had merged included."""
+    """Committed pulls whose rows were in a lost file, including pulls merged into it."""
     rows = connection.execute(
         QUERIES["pulls_of_file"],
         {"batch_id": batch_id, "stream": stream, "month": month},

@@ -1,8 +1,8 @@
 """Vacuum: files that nobody needs any more are deleted, each for a reason that can be shown.
 
-What a killed process left, what a merge or a later build replaced and no published warehouse reads:
-for these there is evidence. A file of which nothing tells why it is there may be all that is left
-after a loss; of such files few are deleted, and answers as received never.
+There is evidence for what a killed process left, and for what a merge or a later build replaced and
+no published warehouse reads. A file that nothing refers to may be all that is left after a loss:
+few of these are deleted, and answers as received never.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = ["Deletion", "Reason", "VacuumPlan", "VacuumRefusedError", "plan_vacuu
 
 _DAY_SECONDS = 86_400
 _MOST_SHARE = 10
-"""One file in so many may be deleted without evidence."""
+"""One file of so many may be deleted without evidence."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _TYPED = {"rows", "superseded", "quarantine"}
 _IN_FOLDERS = {"spill", "warehouse"}
-"""Leftovers that lie in a folder of their own, which goes with them."""
+"""Places whose leftovers lie in a folder of their own, which is deleted with them."""
 _LAST = ("manifests", "publications")
-"""Deleted after the files that they name, so that a vacuum that is killed leaves its evidence."""
+"""Deleted after the files that they name: a killed vacuum leaves its evidence."""
 
 
 class Reason(StrEnum):
@@ -99,13 +99,13 @@ class VacuumPlan:
 def vacuum(
     lake: Lake, *, older_than_seconds: float = _DAY_SECONDS, yes_delete: int | None = None
 ) -> VacuumPlan:
-    """Delete what nobody needs any more.
+    """Delete files that nobody needs any more.
 
     Args:
         lake: The lake.
         older_than_seconds: As for `plan_vacuum`.
-        yes_delete: How many files may be deleted without evidence, however many others there are:
-            the number that the refusal named.
+        yes_delete: Number of files to delete without evidence, as the refusal named it; without
+            it only a small share of the lake is deleted that way.
 
     Raises:
         ConfigError: The lake has a newer format than this code knows.
@@ -126,19 +126,19 @@ def vacuum(
 def plan_vacuum(
     lake: Lake, *, older_than_seconds: float = _DAY_SECONDS, yes_delete: int | None = None
 ) -> VacuumPlan:
-    """Find what nobody needs any more.
+    """Find files that nobody needs any more.
 
     Args:
         lake: The lake.
-        older_than_seconds: What was merged or replaced stays as long for its readers, and so does
-            a file of which it is not known who wrote it. What a killed process left does not.
+        older_than_seconds: Files that were merged or replaced stay so long for their readers, and
+            so do files of an unknown writer. What a killed process left is deleted at once.
         yes_delete: As for `vacuum`.
 
     Raises:
         ConfigError: The lake has a newer format than this code knows.
     """
     lake.format.check()
-    # In this order: whoever lives no more has committed before the ledger is read, or never will.
+    # In this order: a writer that has ended committed before the ledger is read, or never will.
     found = list(walk(lake.storage, f"lake/{lake.environment}/"))
     living, killed = writers(lake.storage.local(WRITERS))
     try:
@@ -170,12 +170,12 @@ def _excess(
 
 
 class _Look:
-    """One look at a lake.
+    """What refers to the files of a lake, at one instant.
 
     Args:
         lake: The lake.
         seconds: How long files stay.
-        living: Writers that live.
+        living: Writers that are running.
         killed: Writers that were killed.
         batches: Commits of the ledger.
     """
@@ -206,7 +206,7 @@ class _Look:
             and self._is_on_record
             and file.written_at < self._limit
         }
-        # Whether what is named, by a manifest for instance, still counts for somebody.
+        # Whether a file that is named, by a manifest for instance, is still needed.
         self._named = dict.fromkeys((*self._replaced, *self._over), False)
         for key, manifest in manifests.items():
             for parts in manifest.parts.values():
@@ -216,7 +216,7 @@ class _Look:
 
     def loss(self, found: Sequence[Found]) -> str | None:
         """Why the ledger cannot be whole, or None."""
-        # What fsck gave up is missed no more.
+        # What fsck gave up is not missing any more.
         is_given_up = any(name and "/" not in name for name in self._lake.lost_files())
         if len(self._batches) < self._mark and not is_given_up:
             return (
@@ -257,7 +257,7 @@ class _Look:
         return None
 
     def merged(self) -> Iterator[Deletion]:
-        """Files of which the rows lie in others, and which no published warehouse reads."""
+        """Files whose rows were merged into other files, and that no published warehouse reads."""
         if self._is_on_record:
             for file, since, successors in self._lake.merged_files():
                 is_read = any(not successors <= one.merges for one in self._publications)

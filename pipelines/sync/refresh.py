@@ -18,7 +18,7 @@ from lean_resources.errors import AuthError, ConsentError, LeanError
 from lean_resources.webhooks import FINISHED
 from pipelines.lake.folders import REFRESH_RESULTS
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import ATTEMPTS_SCHEMA, new_id
+from pipelines.lake.ledger import REFRESH_RESULTS_SCHEMA, new_id
 from pipelines.sync.policy import Policy
 from pipelines.sync.refresh_budget import Budget
 from pipelines.webhooks.event_waiter import EventWaiter
@@ -203,7 +203,7 @@ class _Step:
                 for start in range(0, len(wave), _GROUP):
                     some = dict(wave[start : start + _GROUP])
                     now = await self._client.server_time()
-                    granted = await asyncio.to_thread(self._budget.spend, some, now, self._run_id)
+                    granted = await asyncio.to_thread(self._budget.reserve, some, now, self._run_id)
                     report.over_budget += len(some) - len(granted)
                     for entity_id in sorted(granted):
                         group.create_task(one(entity_id, some[entity_id]))
@@ -292,6 +292,6 @@ def _keep(lake: Lake, rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         return
     lake.format.carry_forward()
-    table = pa.Table.from_pylist(list(rows), schema=ATTEMPTS_SCHEMA)
+    table = pa.Table.from_pylist(list(rows), schema=REFRESH_RESULTS_SCHEMA)
     folder = REFRESH_RESULTS / f"attempted_on={dt.datetime.now(dt.UTC):%Y-%m-%d}"
     lake.add(folder, table)

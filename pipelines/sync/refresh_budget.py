@@ -1,36 +1,36 @@
-"""The budget of refreshes: what was spent is written before it is spent, and never exceeded.
+"""The budget of refreshes: a refresh is reserved before Lean is asked, so it is never exceeded.
 
-Spends are a log of numbered files, each created only if its number is free. Whoever comes second
-reads what the first wrote and decides again, so that processes side by side share one budget; a
-crash between the record and the call wastes a refresh and never overspends.
+Reservations are a log of numbered files, each created only if its number is free. A process that
+finds its number taken reads what the other process wrote and decides again, so processes share one
+budget. A crash between reservation and request wastes a refresh and never overspends.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.lake.folders import REFRESH_RESERVATIONS
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import SPENDS_SCHEMA, new_id
+from pipelines.lake.ledger import REFRESH_RESERVATIONS_SCHEMA, new_id
 from pipelines.lake.storage import Key
 
 __all__ = ["Budget"]
 
 _PERIOD = dt.timedelta(hours=24)
 _KEPT = 2 * _PERIOD
-"""How far back the log is read; clocks that tell Lean's time may differ by less than the margin."""
+"""How far back the log is read. Clocks that show Lean's time differ by less than the margin."""
 
 
 class Budget:
-    """Refreshes that an entity may still be spent, over any 24 hours.
+    """Refreshes that an entity has left, within any 24 hours.
 
     Args:
         lake: Where the log lies.
-        per_day: Most refreshes of one entity within any 24 hours.
+        per_day: Most refreshes of one entity within any 24 hours; 0 means none.
     """
 
     def __init__(self, lake: Lake, per_day: int) -> None:
@@ -39,49 +39,57 @@ class Budget:
         self._per_day = per_day
         self._read: dict[Key, list[tuple[str, dt.datetime]]] = {}
 
-    def spend(
+    def reserve(
         self, entity_ids: Collection[str], now: dt.datetime, run_id: str | None = None
     ) -> set[str]:
-        """Record one refresh for each entity that has one left.
+        """Reserve one refresh for each entity that has one left.
 
         Args:
             entity_ids: The entities that want one.
             now: Lean's clock.
-            run_id: The run that spends.
+            run_id: The run that asks.
 
         Returns:
             The entities that may be refreshed now.
+
+        Raises:
+            ConfigError: The lake has a newer format than this code knows.
+            MachineError: The file system cannot create a file only if its name is free.
         """
         if not self._per_day:
             return set()
         self._format.carry_forward()
         while True:
-            files = [one.key for one in self._storage.list(f"{REFRESH_RESERVATIONS}/*.parquet")]
-            allowed = self._allowed(files, now)
-            granted = {one for one in entity_ids if one not in allowed or allowed[one] <= now}
+            files = [file.key for file in self._storage.list(f"{REFRESH_RESERVATIONS}/*.parquet")]
+            used_until = self._used_until(files, now)
+            granted = {
+                entity_id
+                for entity_id in entity_ids
+                if entity_id not in used_until or used_until[entity_id] <= now
+            }
             if not granted:
                 return set()
             number = int(files[-1].stem) + 1 if files else 0
             if self._create(REFRESH_RESERVATIONS / f"{number:010}.parquet", granted, now, run_id):
                 return granted
 
-    def _allowed(self, files: list[Key], now: dt.datetime) -> dict[str, dt.datetime]:
-        """From when on each entity that used up its budget may have another refresh."""
-        spent: dict[str, list[dt.datetime]] = {}
+    def _used_until(self, files: Sequence[Key], now: dt.datetime) -> dict[str, dt.datetime]:
+        """When each entity whose budget is used up may have another refresh."""
+        reserved: dict[str, list[dt.datetime]] = {}
         for file in reversed(files):
             rows = self._rows(file)
             if rows and max(at for _, at in rows) < now - _KEPT:
                 break
             for entity_id, at in rows:
-                spent.setdefault(entity_id, []).append(at)
+                reserved.setdefault(entity_id, []).append(at)
         return {
             entity_id: sorted(times)[-self._per_day] + _PERIOD
-            for entity_id, times in spent.items()
+            for entity_id, times in reserved.items()
             if len(times) >= self._per_day
         }
 
     def _rows(self, file: Key) -> list[tuple[str, dt.datetime]]:
-        """A file's rows, read once; files never change."""
+        """Entities and instants of a file, which is read once because files never change."""
         if file not in self._read:
             table = pq.read_table(self._storage.local(file), columns=["entity_id", "spent_at"])
             self._read[file] = list(
@@ -92,15 +100,15 @@ class Budget:
     def _create(
         self, file: Key, entity_ids: Collection[str], now: dt.datetime, run_id: str | None
     ) -> bool:
-        """Write the next file of the log, unless somebody else did."""
+        """Write the next file of the log; False if another process has."""
         wanted = sorted(entity_ids)
         table = pa.table(
             [
                 [new_id() for _ in wanted],
                 wanted,
-                pa.array([now] * len(wanted), SPENDS_SCHEMA.field("spent_at").type),
+                pa.array([now] * len(wanted), REFRESH_RESERVATIONS_SCHEMA.field("spent_at").type),
                 pa.array([run_id] * len(wanted), pa.string()),
             ],
-            schema=SPENDS_SCHEMA,
+            schema=REFRESH_RESERVATIONS_SCHEMA,
         )
         return self._storage.create(file, lambda part: pq.write_table(table, part), new_id())

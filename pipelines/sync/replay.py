@@ -112,7 +112,7 @@ def _pulls(
         f" where stream = $stream and pull_id in ({ids}) order by pull_id",
         given,
     )
-    return [Pull(**dict(zip(PULL_COLUMNS, row, strict=True))) for row in result.fetchall()]
+    return [Pull.of_row(PULL_COLUMNS, row) for row in result.fetchall()]
 
 
 def _pages(connection: duckdb.DuckDBPyConnection, series_ids: Sequence[str]) -> list[Page]:
@@ -157,8 +157,8 @@ def _commit(
             requests=0,
             bytes=0,
             run_id=mark.run_id,
-            covers=None,
-            covers_from=None,
+            replaces=None,
+            first_sequence_no=None,
             generation=mark.generation,
         )
         total += successor.rows
@@ -223,11 +223,11 @@ class _UnfitRecords:
         found = self._found[pull.series_id]
         if not found:
             return None
-        if pull.month is None or pull.claimed_from is None or pull.claimed_to is None:
+        if pull.month is None or pull.covered_from is None or pull.covered_to is None:
             return []
         if any(day is None for day, _ in found):
-            count = (pull.claimed_to - pull.claimed_from).days + 1
-            return [pull.claimed_from + dt.timedelta(days=n) for n in range(count)]
+            count = (pull.covered_to - pull.covered_from).days + 1
+            return [pull.covered_from + dt.timedelta(days=n) for n in range(count)]
         return sorted({day for day, _ in found if day is not None and _covers(pull, day)})
 
     def kept(self, pull: Pull) -> pa.Table:
@@ -241,7 +241,7 @@ class _UnfitRecords:
 
 def _days(pull: Pull) -> tuple[dt.date, dt.date]:
     """First and last UTC day that a pull covers; days before all rows where it covers none."""
-    return pull.claimed_from or dt.date.min, pull.claimed_to or dt.date.min
+    return pull.covered_from or dt.date.min, pull.covered_to or dt.date.min
 
 
 def _covers(pull: Pull, day: dt.date) -> bool:

@@ -100,7 +100,7 @@ def test_no_entity_is_refreshed_more_often_than_its_budget(lake, crash_every):
 @pytest.mark.conformance
 def test_a_budget_that_forgets_breaks_a_law(lake, monkeypatch):
     """Spends that nobody reads again are seen."""
-    monkeypatch.setattr(Budget, "_allowed", lambda _budget, _files, _now: {})
+    monkeypatch.setattr(Budget, "_used_until", lambda _budget, _files, _now: {})
 
     assert spending(lake)
 
@@ -108,20 +108,20 @@ def test_a_budget_that_forgets_breaks_a_law(lake, monkeypatch):
 @pytest.mark.conformance
 def test_a_spend_that_is_recorded_after_the_call_breaks_a_law(lake, monkeypatch):
     """A crash between the call and its record overspends, and that is seen."""
-    spend, keep = Budget.spend, []
+    reserve, keep = Budget.reserve, []
 
     def later(budget, entity_ids, now, run_id=None):
         for wanted, then in keep:
-            spend(budget, wanted, then, run_id)
+            reserve(budget, wanted, then, run_id)
         keep.clear()
         log = budget._storage.list("spends/log/*.parquet")
-        allowed = budget._allowed([one.key for one in log], now)
+        allowed = budget._used_until([one.key for one in log], now)
         return {one for one in entity_ids if allowed.get(one, now) <= now}
 
     def kept(_lake, rows):
         keep.extend(({row["entity_id"]}, row["asked_at"]) for row in rows)
 
-    monkeypatch.setattr(Budget, "spend", later)
+    monkeypatch.setattr(Budget, "reserve", later)
     monkeypatch.setattr("pipelines.sync.refresh._keep", kept)
 
     assert spending(lake) == []
