@@ -21,6 +21,7 @@ __all__ = [
     "Resumed",
     "allowed_days_of",
     "read_targets_of",
+    "relations_read",
 ]
 
 APPLICATION = "application"
@@ -91,6 +92,19 @@ class Resumed:
     since: dt.datetime
 
 
+def relations_read(stream: Stream, resumed: Resumed | None = None) -> tuple[str, ...]:
+    """Relations of the lake that `read_targets_of` needs, as `Lake.planning` takes them.
+
+    Args:
+        stream: The stream.
+        resumed: As for `read_targets_of`.
+    """
+    if stream.parent is None or stream.scopes or stream.exploded_from is not None:
+        return (stream.name,)
+    known = stream.name if stream.window is Window.SNAPSHOT else "offered_now"
+    return (f"readable_{_level(stream)}", known, *(("read_already",) if resumed else ()))
+
+
 def read_targets_of(
     stream: Stream,
     connection: duckdb.DuckDBPyConnection,
@@ -137,11 +151,10 @@ def _readable(
     resumed: Resumed | None,
 ) -> duckdb.DuckDBPyConnection:
     """The result of the query for entities or accounts."""
-    level = "accounts" if stream.parent == "accounts" else "entities"
     connection.execute(
         "create or replace temp macro readable(wanted_permission, at_instant) as table"
         f" select *, {stream.parent_key} as target_id"
-        f" from readable_{level}(wanted_permission, at_instant)"
+        f" from readable_{_level(stream)}(wanted_permission, at_instant)"
     )
     given: dict[str, Any] = {}
     already_read = _NOTHING_READ
@@ -154,6 +167,11 @@ def _readable(
         # What is known of months is in their coverage.
         return connection.execute(QUERIES["targets_with_days"], given)
     return connection.execute(QUERIES["targets_of_snapshots"], {**given, "stream": stream.name})
+
+
+def _level(stream: Stream) -> str:
+    """Whether a stream is read per account or per entity."""
+    return "accounts" if stream.parent == "accounts" else "entities"
 
 
 def _read_target(row: Mapping[str, Any], stream: Stream) -> ReadTarget:

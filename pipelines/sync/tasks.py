@@ -19,6 +19,7 @@ from pipelines.sync.read_targets import (
     Resumed,
     allowed_days_of,
     read_targets_of,
+    relations_read,
 )
 
 __all__ = ["Done", "Selection", "Task", "tasks_of"]
@@ -123,9 +124,7 @@ def tasks_of(
     resumed = None
     if resumes:
         resumed = Resumed(resumes, now - dt.timedelta(hours=policy.resume_hours))
-    also = stream.name if stream.window is Window.SNAPSHOT else "offered_now"
-    read = ("readable_accounts", "readable_entities", "read_already", also)
-    with lake.planning(read) as connection:
+    with lake.planning(relations_read(stream, resumed)) as connection:
         targets = read_targets_of(
             stream, connection, now, selection.entity_ids, selection.account_ids, resumed
         )
