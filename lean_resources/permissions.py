@@ -3,17 +3,23 @@
 They stand in a module of their own, since the offline Lean imports no Arrow.
 """
 
-__all__ = ["PERMISSIONS"]
+__all__ = ["ACCOUNT_STREAMS", "PERMISSIONS", "PERMISSION_OF"]
 
-PERMISSIONS = (
-    "identity",
-    "accounts",
-    "balance",
-    "transactions",
-    "identities",
-    "scheduled_payments",
-    "standing_orders",
-    "direct_debits",
-    "beneficiaries",
-)
-"""What a consent can cover, in Lean's words; note the singular `balance`."""
+PERMISSION_OF = {
+    "identity": "identity",
+    "accounts": "accounts",
+    "balances": "balance",
+    "transactions": "transactions",
+    "identities": "identities",
+    "scheduled_payments": "scheduled_payments",
+    "standing_orders": "standing_orders",
+    "direct_debits": "direct_debits",
+    "beneficiaries": "beneficiaries",
+}
+"""The permission that opens each stream of bank data, in Lean's words; note the singular `balance`."""
+
+PERMISSIONS = tuple(dict.fromkeys(PERMISSION_OF.values()))
+"""What a consent can cover."""
+
+ACCOUNT_STREAMS = tuple(name for name in PERMISSION_OF if name not in {"accounts", "identity"})
+"""Streams that are read per account."""

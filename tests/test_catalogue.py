@@ -54,7 +54,7 @@ def test_every_declared_stream_is_in_the_catalogue():
         ({"doc": "Things"}, "sentence"),
         ({"columns": (TEXT, TEXT)}, "declared twice"),
         ({"key": ("other",)}, "key"),
-        ({"permission": "balances"}, "permission"),
+        ({"path": "/accounts/{account_id}/things"}, "permission"),
         ({"window": Window.MONTHS}, "placed_by"),
         ({"window": Window.MONTHS, "placed_by": ("id",)}, "not an instant"),
         ({"path": "/things/{colour}"}, "colour"),

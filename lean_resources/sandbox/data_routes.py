@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lean_resources.permissions import ACCOUNT_STREAMS, PERMISSION_OF
 from lean_resources.sandbox import reading
 from lean_resources.sandbox.clock import SECOND, stamp
 from lean_resources.sandbox.faults import Fault
 from lean_resources.sandbox.ids import mix
 from lean_resources.sandbox.replies import Refusal, Reply, page_of
 from lean_resources.sandbox.routes import Call, Handler, Path, Routes
-from lean_resources.sandbox.store import ACCOUNT_STREAMS, PERMISSION_OF, Entity, Shared, Store
+from lean_resources.sandbox.store import Entity, Shared, Store
 
 __all__ = ["DataRoutes"]
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from lean_resources.permissions import ACCOUNT_STREAMS, PERMISSION_OF
 from lean_resources.sandbox import arrangements, records
 from lean_resources.sandbox.banks import BANKS, bank_record
 from lean_resources.sandbox.clock import DAY
 from lean_resources.sandbox.money import dump
-from lean_resources.sandbox.store import ACCOUNT_STREAMS, PERMISSION_OF, Entity, Shared, Store
+from lean_resources.sandbox.store import Entity, Shared, Store
 from lean_resources.sandbox.transactions import TransactionWriter
 
 __all__ = ["STREAMS", "Listing", "listing", "truth", "window"]

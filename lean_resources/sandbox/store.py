@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from lean_resources.permissions import PERMISSIONS
+from lean_resources.permissions import ACCOUNT_STREAMS, PERMISSION_OF, PERMISSIONS
 from lean_resources.sandbox.banks import BANKS, Bank, bank_record
 from lean_resources.sandbox.clock import (
     DAY,
@@ -38,34 +38,13 @@ from lean_resources.sandbox.world import (
     usual_kinds,
 )
 
-__all__ = [
-    "ACCOUNT_STREAMS",
-    "PERMISSION_OF",
-    "Entity",
-    "Refresh",
-    "Shared",
-    "Store",
-]
-
-PERMISSION_OF = {
-    "accounts": "accounts",
-    "balances": "balance",
-    "transactions": "transactions",
-    "identity": "identity",
-    "identities": "identities",
-    "beneficiaries": "beneficiaries",
-    "direct_debits": "direct_debits",
-    "scheduled_payments": "scheduled_payments",
-    "standing_orders": "standing_orders",
-}
-"""The permission that opens each stream of the store."""
-
-ACCOUNT_STREAMS = tuple(name for name in PERMISSION_OF if name not in {"accounts", "identity"})
-"""Streams that are asked for per account."""
+__all__ = ["Entity", "Refresh", "Shared", "Store"]
 
 _LANDING = {
     name: (place + 1) * 700_000_000 + 43_000_000 for place, name in enumerate(PERMISSION_OF)
 }
+_STATUS_NAMES = {"balances": "balance", "identities": "identity"}
+"""Names of streams in the status of a refresh, where they differ."""
 _POLLS = 2
 _ROOM = 2048
 
@@ -433,13 +412,7 @@ class Store:
             "account_data": [
                 {
                     "account_id": shared.account_id,
-                    "balance": part("balances"),
-                    "identity": part("identities"),
-                    "transactions": part("transactions"),
-                    "scheduled_payments": part("scheduled_payments"),
-                    "direct_debits": part("direct_debits"),
-                    "standing_orders": part("standing_orders"),
-                    "beneficiaries": part("beneficiaries"),
+                    **{_STATUS_NAMES.get(one, one): part(one) for one in ACCOUNT_STREAMS},
                     **availability(shared.account),
                 }
                 for shared in self.shared(entity)

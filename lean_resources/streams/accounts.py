@@ -31,7 +31,6 @@ ACCOUNTS = Stream(
     parent="entities",
     parent_key="entity_id",
     key=("account_id",),
-    permission="accounts",
     verbose_unless="account_holder_name",
     source=f"{DOCS}/get-accounts",
     columns=(
@@ -145,7 +144,6 @@ BALANCES = account_stream(
     ),
     REGIONAL_STANDARD,
     key="balance_type",
-    permission="balance",
     # Lean's older documentation has force_refresh on by default for balances alone.
     query={"force_refresh": "=false"},
     verbose_unless="entity_id",

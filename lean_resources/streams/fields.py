@@ -281,14 +281,13 @@ def account_stream(name: str, doc: str, *columns: Column, key: str, **more: Any)
     """A stream that is read per account, at the address that its name gives.
 
     Args:
-        name: Name of the stream, of its list in the answer and, by default, of its permission.
+        name: Name of the stream and of its list in the answer.
         doc: As for any stream.
         columns: Columns after the ids of entity and account.
         key: Column that identifies a row within its account.
         more: Further arguments of the stream; `query` adds to the query.
     """
     address = name.replace("_", "-")
-    more.setdefault("permission", name)
     return Stream(
         name=name,
         doc=doc,

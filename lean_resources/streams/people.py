@@ -90,7 +90,6 @@ IDENTITY = Stream(
     parent="entities",
     parent_key="entity_id",
     key=("entity_id", "party_index"),
-    permission="identity",
     verbose_unless="entity_id",
     source=f"{DOCS}/get-identity",
     columns=(ENTITY_ID, *_PARTY),

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 
 import pyarrow as pa
 
-from lean_resources.permissions import PERMISSIONS
+from lean_resources.permissions import PERMISSION_OF
 
 __all__ = [
     "REGIONAL",
@@ -182,7 +182,6 @@ class Stream:
         exploded_from: Stream whose records contain this stream's records, in the field `records`.
         detail: Path of the request that returns more fields of a parent's newest record.
         key: Columns that identify a row.
-        permission: What a consent must cover before the stream may be read.
         window: Months for a stream with history, else a snapshot.
         placed_by: Instants that place a row in its UTC day, best first; only with months.
         verbose_unless: Field that a record of the newer generation always has. A record without it
@@ -203,7 +202,6 @@ class Stream:
     exploded_from: str | None = None
     detail: str | None = None
     key: tuple[str, ...]
-    permission: str | None = None
     window: Window = Window.SNAPSHOT
     placed_by: tuple[str, ...] = ()
     verbose_unless: str | None = None
@@ -221,10 +219,11 @@ class Stream:
             raise ValueError("a name is lower case with underscores")
         if not self.doc.endswith("."):
             raise ValueError("doc is not a sentence")
-        if self.permission is not None and self.permission not in PERMISSIONS:
-            raise ValueError(f"permission {self.permission!r} does not exist")
-        if unknown := set(re.findall(r"{(\w+)}", self.path)) - {"account_id"}:
+        asked = set(re.findall(r"{(\w+)}", self.path))
+        if unknown := asked - {"account_id"}:
             raise ValueError(f"path parameters {sorted(unknown)} are not known")
+        if asked and self.permission is None:
+            raise ValueError("lean_resources/permissions.py names no permission for it")
         self._check_columns()
 
     def _check_columns(self) -> None:
@@ -243,6 +242,11 @@ class Stream:
         for name in self.placed_by:
             if self.column(name).kind is not Kind.INSTANT:
                 raise ValueError(f"placed_by {name} is not an instant")
+
+    @property
+    def permission(self) -> str | None:
+        """What a consent must cover before the stream may be read."""
+        return PERMISSION_OF.get(self.name)
 
     def column(self, name: str) -> Column:
         """The column of that name.
