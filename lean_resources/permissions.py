@@ -16,7 +16,7 @@ PERMISSION_OF = {
     "direct_debits": "direct_debits",
     "beneficiaries": "beneficiaries",
 }
-"""The permission that opens each stream of bank data, in Lean's words; note the singular `balance`."""
+"""The permission that opens each stream, in Lean's words; note the singular `balance`."""
 
 PERMISSIONS = tuple(dict.fromkeys(PERMISSION_OF.values()))
 """What a consent can cover."""

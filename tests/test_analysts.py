@@ -29,6 +29,7 @@ WORLD = {"customers": 2, "months": 2, "seed": 7, "today": TODAY}
 BUILT = ("bridge_accounts", "dim_dates", "dim_banks", "dim_customers", "fct_balance_snapshots")
 LEAK = """-- Leaks.
 --
+-- subject: trust
 -- grain:   one row per account
 -- key:     account_id
 -- stored:  table

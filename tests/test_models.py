@@ -49,11 +49,13 @@ def sql(select, *columns, key="customer_id", stored="table", **entries):
 
 
 def written(folder, **files):
-    """A folder of models, named layer__name."""
+    """A folder of models, named layer__name; marts get a subject in place of an empty line."""
     for name, text in files.items():
         layer, _, stem = name.partition("__")
         (folder / layer).mkdir(parents=True, exist_ok=True)
-        (folder / layer / f"{stem}.sql").write_text(text)
+        needs_subject = layer == "marts" and "-- subject:" not in text
+        subject = "-- subject: money" if needs_subject else "--"
+        (folder / layer / f"{stem}.sql").write_text(text.replace("\n--\n", f"\n{subject}\n", 1))
     if not (folder / "macros").exists():
         (folder / "macros").symlink_to(ROOT / "macros")
     return folder
@@ -176,11 +178,15 @@ REFUSED = {
     ),
     "unknown-subject": (
         {"marts__one": PLAIN.replace("-- key:", "-- subject: weather\n-- key:")},
-        r"marts/one\.sql:4: subject is of a mart, and one of: money",
+        r"marts/one\.sql:4: a mart has a subject, and only a mart: one of money",
     ),
     "subject-of-a-step": (
         {"intermediate__one": PLAIN.replace("-- key:", "-- subject: money\n-- key:")},
-        r"intermediate/one\.sql:4: subject is of a mart, and one of: money",
+        r"intermediate/one\.sql:4: a mart has a subject, and only a mart: one of money",
+    ),
+    "mart-without-subject": (
+        {"marts__one": PLAIN.replace("\n--\n", "\n")},
+        r"marts/one\.sql:1: a mart has a subject, and only a mart: one of money",
     ),
     "personal-in-intermediate": (
         {"intermediate__one": sql("select account_id, nickname from accounts", key="account_id")},
@@ -945,8 +951,8 @@ def test_what_was_read_is_kept_until_something_changes(tmp_path):
     assert load(root) == first
 
     (root / "marts" / "dim_new.sql").write_text(
-        "-- New.\n--\n-- grain:  one row per bank\n-- key:    bank_identifier\n-- stored: view\n"
-        "select banks.bank_identifier from banks\n"
+        "-- New.\n-- subject: trust\n-- grain:  one row per bank\n-- key:    bank_identifier\n"
+        "-- stored: view\nselect banks.bank_identifier from banks\n"
     )
     assert "dim_new" in load(root)
     assert len(list((root / "__pycache__").iterdir())) == 1

@@ -79,9 +79,9 @@ def _read(file: Path, layer: str) -> tuple[Model, Header, exp.Query]:
     if not header.description.endswith("."):
         raise ModelError(file, 1, "the header does not start with a sentence")
     subject = header.entries.get("subject", "")
-    if subject and (layer != "marts" or subject not in SUBJECTS):
-        problem = f"subject is of a mart, and one of: {', '.join(SUBJECTS)}"
-        raise ModelError(file, header.lines["subject"], problem)
+    if subject not in (SUBJECTS if layer == "marts" else {""}):
+        problem = f"a mart has a subject, and only a mart: one of {', '.join(SUBJECTS)}"
+        raise ModelError(file, header.lines.get("subject", 1), problem)
     query, reads = _select(file, text)
     return (
         Model(

@@ -137,7 +137,7 @@ def test_no_file_of_a_mart_holds_anything_personal(first_world):
 def test_a_mart_that_leaks_is_caught(kind, column, expected, tmp_path, first_world):
     """With the rule on columns got round, the search of the values finds what came through."""
     root = _copied(tmp_path)
-    header = "-- Leaks.\n--\n-- grain:  one row per account\n-- key:    account_id\n"
+    header = "-- Leaks.\n-- subject: trust\n-- grain:  one row per account\n-- key:    account_id\n"
     body = f"select account_id, {column} as told from accounts_history qualify"
     body += " row_number() over (partition by account_id order by pull_id) = 1"
     file = root / "marts" / "mart_leak.sql"
