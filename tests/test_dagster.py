@@ -494,6 +494,17 @@ def test_a_step_that_is_tried_again_goes_on_and_a_first_try_looks_for_nothing():
     assert (first, second) == (set(), {run_id})
 
 
+def test_an_asset_is_found_by_its_name_in_the_version_before():
+    """Dagster has no second name for an asset, but a selection can ask for its tag."""
+    graph = defs.resolve_asset_graph()
+
+    for model in load():
+        if model.formerly:
+            found = dg.AssetSelection.from_string(f'tag:"formerly"="{model.formerly}"')
+            assert found.resolve(graph) == {dg.AssetKey(model.name)}
+    assert not dg.AssetSelection.from_string('tag:"formerly"="int_unfit_days"').resolve(graph)
+
+
 def test_marts_are_grouped_by_subject():
     """Whoever looks for balances finds them in one group; steps have a group of their own."""
     specs = {spec.key.to_user_string(): spec.group_name for spec in defs.resolve_all_asset_specs()}

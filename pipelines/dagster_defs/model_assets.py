@@ -178,6 +178,7 @@ def _spec(model: Model, models: Models) -> dg.AssetSpec:
         owners=OWNERS,
         kinds={"duckdb", "sql", *([] if model.stored.is_view else ["parquet"])},
         automation_condition=FOLLOW,
+        tags={"formerly": model.formerly} if model.formerly else None,
         metadata={
             "dagster/column_schema": _schema(model),
             "dagster/column_lineage": _lineage(model, models),
