@@ -18,7 +18,6 @@ BY_NAME = {
     "dagster-webserver": "`dagster dev` starts it",
     "httptools": "uvicorn is told its name",
     "psycopg": "SQLAlchemy takes it from the inbox's URL",
-    "pandas": "a notebook turns a client's table into a frame",
     "tzdata": "zoneinfo takes it where the machine has no time zones",
 }
 """What product code uses without importing it."""

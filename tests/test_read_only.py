@@ -9,11 +9,10 @@ import pytest
 import shared
 from typer.testing import CliRunner
 
-import pipelines.cli.query as querying
 from pipelines.cli.main import app
 from pipelines.lake.lake import Lake
 from pipelines.models.loader import load
-from pipelines.publish.read_only import close_off
+from pipelines.publish import read_only
 from pipelines.publish.warehouse import connect, publish
 
 WORLD = {"customers": 1, "months": 1, "seed": 7, "today": "2026-03-15"}
@@ -229,7 +228,7 @@ def test_each_bar_holds_by_itself(home, tmp_path, monkeypatch):
     raw, ledger = one_file(home, "raw/*/*/*.parquet"), one_file(home, "pulls/*/*.parquet")
     monkeypatch.chdir(tmp_path)
     with connect(lake) as connection:
-        close_off(connection, lake)
+        read_only.close_off(connection, read_only._folders_of(lake))
         for sql in (
             f"from read_parquet('{raw}')",
             f"from read_parquet('{ledger}')",
@@ -253,11 +252,11 @@ def test_each_bar_holds_by_itself(home, tmp_path, monkeypatch):
 def test_a_missing_bar_is_noticed(home, monkeypatch):
     """Mutants: without the parser typed files are read, without the lock any file."""
     typed = one_file(home, "identity/*/*.parquet")
-    monkeypatch.setattr(querying, "refuse_unless_reading", lambda *_: None)
+    monkeypatch.setattr(read_only, "refuse_unless_reading", lambda *_: None)
     assert ask(home, f"from read_parquet('{typed}')").exit_code == 0
     assert ask(home, "from read_text('/etc/passwd')").exit_code == 1
 
-    monkeypatch.setattr(querying, "close_off", lambda *_: None)
+    monkeypatch.setattr(read_only, "close_off", lambda *_: None)
     assert "root:" in ask(home, "from read_text('/etc/passwd')", "--json").stdout
 
 

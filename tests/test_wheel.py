@@ -14,12 +14,13 @@ from pipelines.lake.views import LAKE_VIEWS
 from pipelines.shipped import SQL
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKED = ("leanhouse.py", "lean_resources", "pipelines", "sql")
 
 
 def build(folder):
     """Build the wheel and unpack it, as an installation does."""
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
-    copied = ("pyproject.toml", "README.md", "LICENSE", "lean_resources", "pipelines", "sql")
+    copied = ("pyproject.toml", "README.md", "LICENSE", *PACKED)
     # Of a copy, because a build leaves files beside what it builds.
     source = folder / "source"
     source.mkdir()
@@ -62,6 +63,7 @@ def test_every_package_and_every_sql_file_is_in_the_wheel():
         for file in (installed / "pipelines" / "sql").rglob("*.*")
     }
     assert (installed / "pipelines" / "dagster.yaml").is_file()
+    assert (installed / "leanhouse.py").is_file()
 
 
 def test_the_installed_code_reads_its_own_files(run):

@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from lean_resources.machine import raise_machine_error
 from pipelines.cli.console import say, show, standard_output
 from pipelines.cli.results import write_csv, write_json, write_parquet
-from pipelines.lake.digests import DamageError, damage_error
 from pipelines.lake.queries import QUERIES
-from pipelines.publish.read_only import QueryError, close_off, refuse_unless_reading
-from pipelines.publish.warehouse import connect
+from pipelines.publish.read_only import QueryError, reading
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Form", "QueryError", "ask", "statement"]
 
 _LISTING = re.compile(r"(?i)\s*(show\s+|pragma\s+show_)tables\s*;*\s*")
-_REMEDY = "Run leanhouse build: it publishes the warehouse again, or says what is lost."
 
 
 class Form(StrEnum):
@@ -112,42 +108,16 @@ def ask(
     """
     if parquet is not None:
         _refuse_inside(lake, parquet)
-    try:
-        with connect(lake) as connection:
-            _refuse_outdated(lake, connection)
-            if _LISTING.fullmatch(sql):
-                sql = QUERIES["listed_tables"]
-            if not is_unsafe:
-                refuse_unless_reading(sql, _own_functions(connection))
-                close_off(connection, lake)
-            if parquet is not None:
-                say(f"{_keep(connection, sql, parquet):,} rows in {parquet}")
-            elif form is Form.TABLE:
-                show(connection.execute(sql), console)
-            else:
-                write = write_csv if form is Form.CSV else write_json
-                write(connection.execute(sql), standard_output())
-    except duckdb.Error as error:
-        if isinstance(error, duckdb.IOException):
-            raise_machine_error(error)
-        if (damage := damage_error(error)) is not None:
-            raise QueryError(f"{damage.message}. {_REMEDY}") from None
-        raise QueryError(str(error)) from None
-
-
-def _refuse_outdated(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
-    """Return if all files exist that the warehouse reads.
-
-    Raises:
-        QueryError: A file is missing, and the result would silently lack its rows.
-    """
-    try:
-        lake.check_files(connection)
-    except DamageError as error:
-        raise QueryError(f"{error.message}. {_REMEDY}") from None
-    except (duckdb.BinderException, duckdb.CatalogException):
-        # An earlier version published it, whose ledger does not list files.
-        return
+    if _LISTING.fullmatch(sql):
+        sql = QUERIES["listed_tables"]
+    with reading(lake, sql, is_unsafe=is_unsafe) as connection:
+        if parquet is not None:
+            say(f"{_keep(connection, sql, parquet):,} rows in {parquet}")
+        elif form is Form.TABLE:
+            show(connection.execute(sql), console)
+        else:
+            write = write_csv if form is Form.CSV else write_json
+            write(connection.execute(sql), standard_output())
 
 
 def _refuse_inside(lake: Lake, file: Path) -> None:
@@ -156,15 +126,6 @@ def _refuse_inside(lake: Lake, file: Path) -> None:
     kept = (root, root.parent / "inbox", root.parent / "dagster")
     if any(file.resolve().is_relative_to(folder) for folder in kept):
         raise QueryError(f"{file} is in a folder of leanhouse: choose another folder")
-
-
-def _own_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
-    """Names of the table macros of the warehouse."""
-    found = connection.execute(
-        "select function_name from duckdb_functions()"
-        " where database_name = 'leanhouse' and function_type = 'table_macro' and not internal"
-    ).fetchall()
-    return frozenset(name for (name,) in found)
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, sql: str, file: Path) -> int:

@@ -6,14 +6,18 @@ no file outside of the folders that the tables read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import duckdb
 
+from lean_resources.machine import raise_machine_error
 from lean_resources.streams import STREAMS
+from pipelines.lake.digests import DamageError, damage_error
 from pipelines.lake.folders import (
     MARTS,
     REFRESH_RESERVATIONS,
@@ -22,11 +26,12 @@ from pipelines.lake.folders import (
     rows_of,
     superseded_of,
 )
+from pipelines.lake.lake import Lake
+from pipelines.publish.warehouse import connect, connect_file
 
-if TYPE_CHECKING:
-    from pipelines.lake.lake import Lake
+__all__ = ["QueryError", "close_off", "reading", "refuse_unless_reading"]
 
-__all__ = ["QueryError", "close_off", "refuse_unless_reading"]
+_REMEDY = "Run leanhouse build: it publishes the warehouse again, or says what is lost."
 
 _CATALOGUE = ("columns", "constraints", "databases", "functions", "keywords", "schemas")
 _TABLE_FUNCTIONS = frozenset(
@@ -53,17 +58,56 @@ class QueryError(Exception):
     """A query is refused or fails; the message says why."""
 
 
+@contextlib.contextmanager
+def reading(
+    source: Lake | Path, sql: str, *, is_unsafe: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a warehouse for one statement, behind both barriers.
+
+    Args:
+        source: The lake that has the warehouse, or a file that needs no lake.
+        sql: The statement.
+        is_unsafe: Whether to allow any statement, and everything that DuckDB can reach.
+
+    Raises:
+        QueryError: The statement does more than read tables, DuckDB refuses it, or a file that the
+            warehouse reads is missing.
+        FileNotFoundError: No warehouse was published yet.
+        WarehouseError: The warehouse cannot be opened.
+    """
+    try:
+        with connect(source) if isinstance(source, Lake) else connect_file(source) as connection:
+            folders: list[Path] = []
+            if isinstance(source, Lake):
+                _refuse_outdated(source, connection)
+                folders = _folders_of(source)
+            if not is_unsafe:
+                refuse_unless_reading(sql, _own_functions(connection))
+                close_off(connection, folders)
+            yield connection
+    except duckdb.Error as error:
+        if isinstance(error, duckdb.IOException):
+            raise_machine_error(error)
+        if (damage := damage_error(error)) is not None:
+            raise QueryError(f"{damage.message}. {_REMEDY}") from None
+        raise QueryError(str(error)) from None
+
+
 def refuse_unless_reading(sql: str, published: frozenset[str] = frozenset()) -> None:
     """Return if a statement reads tables by name and does nothing else.
 
     Args:
-        sql: One statement that parses.
+        sql: Text that parses.
         published: Names of the warehouse's own table functions.
 
     Raises:
-        QueryError: The statement writes, changes a setting or opens a file, or nests too deeply.
+        QueryError: There is more than one statement, or it writes, changes a
+            setting, opens a file, or nests too deeply.
     """
-    found = duckdb.extract_statements(sql)[0]
+    statements = duckdb.extract_statements(sql)
+    if len(statements) != 1:
+        raise QueryError(f"there are {len(statements)} statements: give one at a time")
+    found = statements[0]
     if found.type == duckdb.StatementType.PRAGMA and _PRAGMA.fullmatch(sql):
         return
     asked = _explained(sql) if found.type == duckdb.StatementType.EXPLAIN else _tree(sql)
@@ -122,19 +166,48 @@ def _read(tree: Any) -> Iterator[tuple[str, list[str]]]:
             left.extend(node)
 
 
-def close_off(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    """Let a connection open only files in the folders that the published views read.
+def _refuse_outdated(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
+    """Return if all files exist that the warehouse reads.
 
-    It can open neither stored answers, nor files of the ledger, nor extensions. No statement can
-    undo this.
+    Raises:
+        QueryError: A file is missing, and the result would silently lack its rows.
     """
+    try:
+        lake.check_files(connection)
+    except DamageError as error:
+        raise QueryError(f"{error.message}. {_REMEDY}") from None
+    except (duckdb.BinderException, duckdb.CatalogException):
+        # An earlier version published it, whose ledger does not list files.
+        return
+
+
+def _own_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
+    """Names of the table macros of the warehouse."""
+    found = connection.execute(
+        "select function_name from duckdb_functions()"
+        " where database_name = 'leanhouse' and function_type = 'table_macro' and not internal"
+    ).fetchall()
+    return frozenset(name for (name,) in found)
+
+
+def _folders_of(lake: Lake) -> list[Path]:
+    """The folders that the published views read."""
     folders = [
         folder_of(stream)
         for folder_of in (rows_of, superseded_of, quarantine_of)
         for stream in STREAMS.values()
     ]
     folders += [REFRESH_RESERVATIONS.parent, REFRESH_RESULTS, MARTS]
-    paths = [str(lake.storage.local(folder)).replace("'", "''") for folder in folders]
+    return [lake.storage.local(folder) for folder in folders]
+
+
+def close_off(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path]) -> None:
+    """Let a connection open only files in some folders.
+
+    It can open neither stored answers, nor files of the ledger, nor extensions. No statement can
+    undo this.
+    """
+    paths = [str(folder).replace("'", "''") for folder in folders]
     listed = ", ".join(f"'{path}'" for path in paths)
     for setting in (
         "allow_persistent_secrets = false",

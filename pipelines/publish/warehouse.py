@@ -28,6 +28,7 @@ __all__ = [
     "add_old_names",
     "comments",
     "connect",
+    "connect_file",
     "old_names",
     "publish",
     "show",
@@ -133,33 +134,43 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     """
     if lake.storage.head(WAREHOUSE) is None:
         raise FileNotFoundError(f"{lake.warehouse} does not exist: run a sync first")
+    connection = connect_file(lake.warehouse)
+    lake.stand_in(connection)
+    return connection
+
+
+def connect_file(file: Path) -> duckdb.DuckDBPyConnection:
+    """Open a warehouse's file, of a lake or alone, for reading, with days cut in UTC.
+
+    Raises:
+        WarehouseError: Another program has it open for writing, or it is not a database.
+    """
     # Attached instead of opened: DuckDB keeps an open database by its path, and a process would
     # get the old one after a swap.
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
     # An unknown name is an error, and not a variable of the calling code.
     connection.execute("set python_enable_replacements = false")
-    lake.stand_in(connection)
     try:
-        _attach(connection, lake.storage)
+        _attach(connection, Storage(file.parent), Key(file.name))
     except duckdb.Error as error:
         connection.close()
-        raise WarehouseError(_why_closed(lake.warehouse, error)) from None
+        raise WarehouseError(_why_closed(file, error)) from None
     connection.execute("use leanhouse")
     return connection
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage) -> None:
-    """Attach the file, under another name if a log lies beside it that is not its own."""
+def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage, file: Key) -> None:
+    """Attach a file, under another name if a log lies beside it that is not its own."""
     attach = "attach '{}' as leanhouse (read_only)"
     try:
-        connection.execute(attach.format(_quoted(str(storage.local(WAREHOUSE)))))
+        connection.execute(attach.format(_quoted(str(storage.local(file)))))
     except duckdb.Error as error:
         if "WAL file" not in str(error):
             raise
         link = Key(f"leanhouse.{new_id()}.tmp")
         try:
-            storage.link(WAREHOUSE, link)
+            storage.link(file, link)
         except OSError:
             # A reader may lack the right to write here. The next build removes the log.
             raise error from None

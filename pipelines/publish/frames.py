@@ -1,0 +1,59 @@
+"""Frames: what a query of the warehouse gives in pandas, with the types that the tables have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from pipelines.environment import settings
+from pipelines.lake.lake import Lake
+from pipelines.publish.read_only import reading
+
+__all__ = ["Warehouse", "frame_of"]
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+class Warehouse:
+    """The tables of a home, or of a file that needs no lake, to be read in a notebook.
+
+    Each query sees the warehouse as it was published last, and nothing stays open between two.
+
+    Args:
+        place: A home, or a DuckDB file; None means the home of the settings.
+        environment: `sandbox` or `production`, of a home; None means that of the settings.
+    """
+
+    def __init__(self, place: Path | str | None = None, environment: str | None = None) -> None:
+        path = settings().home if place is None else Path(place).expanduser().resolve()
+        self._source: Lake | Path
+        if path.is_file():
+            is_of_lake = path.parent.parent.name == "lake"
+            self._source = Lake(path.parent.parent, path.parent.name) if is_of_lake else path
+        else:
+            self._source = Lake(path / "lake", environment or settings().environment)
+
+    def frame(self, sql: str, parameters: Parameters | None = None) -> pd.DataFrame:
+        """The result of one SELECT: money is Decimal, instants are in UTC, null is null.
+
+        Args:
+            sql: The SELECT; it reads the published tables and nothing else.
+            parameters: Values for `?` in their order, or for `$name` by name.
+
+        Raises:
+            QueryError: As `leanhouse query` refuses a statement, or DuckDB does.
+            FileNotFoundError: No warehouse was published yet.
+            WarehouseError: The warehouse cannot be opened.
+        """
+        with reading(self._source, sql) as connection:
+            return frame_of(connection.sql(sql, params=parameters))
+
+
+def frame_of(relation: duckdb.DuckDBPyRelation) -> pd.DataFrame:
+    """A relation as a frame whose columns keep their types, as pandas' own would not."""
+    frame: pd.DataFrame = relation.to_arrow_table().to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
