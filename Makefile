@@ -59,10 +59,12 @@ fmt: $(READY)  ## Bring files into the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+PIN = $(BIN)/uv pip compile --no-strip-extras --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-emit-index-url --custom-compile-command "make lock" pyproject.toml $(ARGS)
+
 lock: $(READY)  ## Pin what pyproject.toml names, with hashes, for every Python (ARGS="--upgrade")
-	$(BIN)/uv pip compile --no-strip-extras --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-		--no-emit-index-url --custom-compile-command "make lock" --group dev pyproject.toml \
-		--output-file requirements.lock $(ARGS)
+	$(PIN) --extra webserver --extra postgres --group dev --group docs --output-file requirements.lock
+	$(PIN) --all-extras --constraint requirements.lock --output-file deploy/requirements.lock
 
 bench: $(READY)  ## Measure for over an hour, print tables, and write them into docs/performance.md
 	$(BIN)/python benchmarks/pull.py --rounds 5

@@ -18,7 +18,7 @@ __all__ = ["CACHE", "HERE", "ROOT", "Figures", "machine", "run", "server", "writ
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 CACHE = ROOT / "var" / "bench"
-_PAGE = ROOT / "docs" / "performance.md"
+_PAGES = ROOT / "docs"
 _LONGEST_SECONDS = 3600.0
 
 Figures = dict[str, Any]
@@ -64,12 +64,13 @@ def machine() -> str:
     )
 
 
-def write(name: str, lines: Iterable[str]) -> None:
-    """Put a table between its markers on the page of performance."""
+def write(name: str, lines: Iterable[str], page: str = "performance.md") -> None:
+    """Put a table between its markers on a page of docs."""
+    file = _PAGES / page
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    head, _, rest = _PAGE.read_text().partition(start)
+    head, _, rest = file.read_text().partition(start)
     _, found, tail = rest.partition(end)
     if not found:
-        raise RuntimeError(f"{_PAGE.name} has no {start} … {end}")
+        raise RuntimeError(f"{page} has no {start} … {end}")
     table = "\n".join(lines).rstrip()
-    _PAGE.write_text(f"{head}{start}\n{table}\n{end}{tail}")
+    file.write_text(f"{head}{start}\n{table}\n{end}{tail}")

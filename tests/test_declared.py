@@ -5,16 +5,22 @@ import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+LOCKS = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("requirements.lock", "deploy/requirements.lock")
+}
 OURS = {"lean-resources", "pipelines", "leanhouse"}
 
 BY_NAME = {
+    "dagster-k8s": "dagster.yaml of Dagster's Helm chart names it",
+    "dagster-postgres": "dagster.yaml of a deployment names it",
     "dagster-webserver": "`dagster dev` starts it",
     "httptools": "uvicorn is told its name",
     "psycopg": "SQLAlchemy takes it from the inbox's URL",
@@ -27,6 +33,7 @@ COMMANDS = {
     "pandas-stubs": "mypy reads them",
     "pytest-timeout": "a plugin of pytest",
     "ruff": "make test",
+    "mkdocs-material": "make docs",
     "mypy": "make test",
     "sqlfluff": "make test",
     "setuptools": "builds the project",
@@ -44,6 +51,23 @@ def plain(name):
 def named(requirements):
     """Names of declared requirements."""
     return {plain(re.match(r"[\w.-]+", line)[0]) for line in requirements}
+
+
+def product(*, has_extras=True):
+    """Names of what product code may use."""
+    extras = PROJECT["project"]["optional-dependencies"].values() if has_extras else ()
+    return named(chain(PROJECT["project"]["dependencies"], *extras))
+
+
+def developers():
+    """Names of what developers use beside that."""
+    return named(chain(*PROJECT["dependency-groups"].values()))
+
+
+def pinned(lock):
+    """What a lock says of each library: its version and the hashes."""
+    pins = re.finditer(r"^([\w.-]+).*?==(.+)$", LOCKS[lock].replace("\\\n", ""), re.MULTILINE)
+    return {plain(match[1]): match[2] for match in pins}
 
 
 def imported(*folders):
@@ -68,35 +92,40 @@ def imported(*folders):
 
 def test_product_code_declares_what_it_imports_and_nothing_else():
     """A library that is no longer used goes, one that is used does not come by chance."""
-    declared = named(PROJECT["project"]["dependencies"])
     used = imported("lean_resources", "pipelines")
 
-    assert used <= declared
-    assert declared - used == set(BY_NAME)
+    assert used <= product(has_extras=False)
+    assert product() - used == set(BY_NAME)
 
 
 def test_developers_tools_are_declared():
     """So the lock can be made again from pyproject.toml."""
-    product = named(PROJECT["project"]["dependencies"])
-    declared = named(PROJECT["dependency-groups"]["dev"])
-    used = imported("tests") - product
+    used = imported("tests") - product()
 
-    assert used <= declared
-    assert declared - used == set(COMMANDS)
+    assert used <= developers()
+    assert developers() - used == set(COMMANDS)
 
 
-@pytest.mark.parametrize("where", ["dependencies", "dev"])
-def test_the_lock_has_everything_with_hashes(where):
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_has_everything_with_hashes(lock):
     """Each requirement is pinned, each pin has hashes, and no registry is named."""
-    pins = re.finditer(r"^([\w.-]+).*?==(.+)$", LOCK.replace("\\\n", ""), re.MULTILINE)
-    pinned = {plain(match[1]): match[2] for match in pins}
-    group = PROJECT["dependency-groups"]["dev"]
-    declared = named(PROJECT["project"]["dependencies"] if where == "dependencies" else group)
+    is_image = lock.startswith("deploy")
+    found = pinned(lock)
 
-    assert declared <= set(pinned)
-    assert len(pinned) > 100
-    assert all("--hash=sha256:" in pin for pin in pinned.values())
-    assert not re.search(r"https?:|file:|--(extra-)?index|--find-links|-i ", LOCK)
+    assert (product() if is_image else product() - {"dagster-k8s"} | developers()) <= set(found)
+    assert len(found) > 80
+    assert all("--hash=sha256:" in pin for pin in found.values())
+    assert not re.search(r"https?:|file:|--(extra-)?index|--find-links|-i ", LOCKS[lock])
+
+
+def test_an_image_has_the_versions_that_are_tested():
+    """And nothing that only developers use."""
+    tested, shipped = (
+        {name: re.split(r"[ ;]", pin)[0] for name, pin in pinned(lock).items()} for lock in LOCKS
+    )
+
+    assert {name: pin for name, pin in shipped.items() if tested.get(name, pin) != pin} == {}
+    assert not {"pytest", "ruff", "mypy", "mkdocs"} & set(shipped)
 
 
 def test_the_license_is_named_and_there():

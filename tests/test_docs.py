@@ -16,7 +16,7 @@ from pipelines.sync.policy import load
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "DECISIONS.md", "docs/guarantees.md", "docs/performance.md"),
-    *("docs/personal-data.md", "docs/webhooks.md", "docs/security.md"),
+    *("docs/personal-data.md", "docs/webhooks.md", "docs/security.md", "docs/install.md"),
 ]
 THEIRS = {"policy.toml", ".older.json"}
 """Files that a deployment has, and the end of a name."""

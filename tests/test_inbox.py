@@ -373,6 +373,14 @@ def test_a_url_that_holds_no_inbox_is_a_clear_error(url):
         Inbox(url, "sandbox").create()
 
 
+def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    """A plain installation has SQLite only."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    with pytest.raises(ConfigError, match=r"'leanhouse\[postgres\]'"):
+        Inbox("postgresql://u:pw_made_up@h/d", "sandbox")
+
+
 def test_a_database_that_is_gone_is_told_without_its_password():
     """The error says that the inbox cannot be reached and quotes nothing."""
     inbox = Inbox("postgresql://leanhouse:pw_made_up@127.0.0.1:1/none", "sandbox")

@@ -84,3 +84,24 @@ def test_a_sync_does_not_load_the_offline_lean(tmp_path):
     found = set(ended.stdout.split())
     assert {"pipelines.dagster_defs.in_process", "lean_resources.client"} <= found
     assert not found & {"lean_resources.sandbox", "pipelines.cli.demo"}
+
+
+def test_dev_names_the_extra_that_it_lacks(tmp_path):
+    """A plain installation has no Dagster UI."""
+    code = (
+        "import sys\n"
+        "sys.modules['dagster_webserver'] = None\n"
+        "from pipelines.cli.main import main; main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "dev"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"LEANHOUSE_HOME": str(tmp_path), "PATH": ""},
+    )
+
+    assert ended.returncode == 1
+    assert "pip install 'leanhouse[webserver]'" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -523,7 +523,11 @@ def _engine(url: str) -> sa.Engine:
             raise ConfigError("the inbox is neither a file of SQLite nor a database of PostgreSQL")
         opening = partial(_open, Path(parsed.database or "").absolute())
         engine = sa.create_engine(parsed, creator=opening, poolclass=sa.pool.QueuePool)
-    except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
+    except ImportError:
+        raise ConfigError(
+            "an inbox in PostgreSQL needs psycopg: pip install 'leanhouse[postgres]'"
+        ) from None
+    except (ArgumentError, NoSuchModuleError, ValueError):
         raise ConfigError(
             "the inbox has no URL such as sqlite:////var/inbox.db or postgresql://host/database"
         ) from None

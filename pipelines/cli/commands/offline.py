@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import importlib.util
 import socket
 import sys
 from enum import StrEnum
@@ -140,6 +141,8 @@ def dev(
     from pipelines.environment import child_of
     from pipelines.webhooks.receiver import PATH, receiving
 
+    if importlib.util.find_spec("dagster_webserver") is None:
+        raise fail("Dagster's UI is not installed: pip install 'leanhouse[webserver]'")
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
