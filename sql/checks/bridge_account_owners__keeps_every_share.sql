@@ -1,4 +1,4 @@
--- Every customer who ever shared an account is among those behind it.
+-- Every customer who ever shared an account is among its owners.
 select
     bridge_accounts.account_key,
     bridge_accounts.customer_id

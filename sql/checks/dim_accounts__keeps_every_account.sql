@@ -1,4 +1,4 @@
--- Every account that was ever listed is there, and none besides.
+-- Every account that was ever listed is in the table, and no other account is.
 select
     coalesce(bridge_accounts.account_key, dim_accounts.account_key) as account_key,
     bridge_accounts.account_id

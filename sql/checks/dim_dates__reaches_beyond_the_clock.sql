@@ -1,4 +1,4 @@
--- The calendar holds the day of the lake's clock and the two years behind it.
+-- The calendar holds the day of the lake's clock and the two years after it.
 select
     clock.as_of_date,
     max(dim_dates.calendar_date) as last_date

@@ -1,4 +1,5 @@
--- The cash flow of each currency holds every booked movement of the ledger once, to the last digit.
+-- The cash flow of each currency holds every booked movement of fct_transactions once, to the last
+-- digit.
 with ledger as (
 
     select

@@ -1,4 +1,4 @@
--- No booked movement stands for two pending ones.
+-- No booked movement is linked to two pending movements.
 select
     booked_movement_id,
     count(*) as pending_count

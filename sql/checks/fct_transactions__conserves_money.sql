@@ -1,5 +1,5 @@
--- The ledger has each row of the stream once, from the pull that covers its day: count and sum of
--- amounts per currency equal those of the stream.
+-- fct_transactions holds each row of the stream once, from the pull that covers its day: count and
+-- sum of amounts per currency equal those of the stream.
 -- each: month
 with streamed as (
 

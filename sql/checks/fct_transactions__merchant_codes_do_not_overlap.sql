@@ -1,4 +1,4 @@
--- No merchant code lies in two ranges of mcc_categories, and every range runs upwards.
+-- No merchant code lies in two ranges of mcc_categories, and no range ends before it starts.
 select
     one.mcc_from,
     one.mcc_to,

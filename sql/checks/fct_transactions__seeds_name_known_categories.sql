@@ -1,4 +1,4 @@
--- Every category that a seed leads to is one of categories, and no key leads to two.
+-- Every category that a seed names is in categories, and no key stands twice in a seed.
 with named as (
 
     select

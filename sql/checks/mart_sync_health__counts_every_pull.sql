@@ -1,4 +1,4 @@
--- Pulls, rows and requests are those of the ledger.
+-- Pulls, rows and requests add up to those of the ledger.
 with ledger as (
 
     select

@@ -1,13 +1,12 @@
--- Intervals in which everything is known that a bank had booked when it was asked. An interval
--- without a movement had none; what happened outside of the intervals is unknown.
+-- Intervals in which all bookings of an account are known, as of the time when its bank was asked.
+-- An interval without a movement had no movement; what happened outside the intervals is unknown.
 --
 -- grain:  one row per account and interval of a Riyadh month
 -- key:    account_key, known_from_at
 -- stored: by riyadh_month, reading -1 to 0
 -- formerly: fct_account_coverage
--- counts: days that a committed pull covers, without those whose records did not fit and those
---         before all that the bank offers; the last of them only up to the instant at which the
---         bank was asked
+-- counts: days that a committed pull covers, except days whose records did not fit and days before
+--         all that the bank offers; the last day only up to the instant at which the bank was asked
 -- zone:   instants are UTC, dates and riyadh_month are Riyadh's
 -- columns:
 --   riyadh_month     Riyadh month as YYYY-MM; three hours ahead of the UTC month of the lake.
@@ -15,9 +14,9 @@
 --   known_to_at      End of the interval, UTC, exclusive.
 --   from_date        First Riyadh day that the interval touches.
 --   to_date          Last Riyadh day that the interval touches, inclusive.
---   whole_from_date  First Riyadh day that lies within from midnight to midnight; later than
---                    whole_to_date where none does.
---   whole_to_date    Last Riyadh day that lies within from midnight to midnight.
+--   whole_from_date  First Riyadh day that lies in the interval from midnight to midnight; later
+--                    than whole_to_date where no day does.
+--   whole_to_date    Last Riyadh day that lies in the interval from midnight to midnight.
 -- sample: select account_key, sum(greatest(whole_to_date - whole_from_date + 1, 0)) as days
 --         from int_account_coverage group by all order by all
 with pieces as (
@@ -47,7 +46,7 @@ covering as (
 
     select
         claims.account_key,
-        -- Without a start that was told, greatest leaves the range as it is.
+        -- If no refresh reported a start, greatest leaves the range as it is.
         greatest(claims.claimed_from, claims.offered_from)::timestamp as known_from,
         least(
             (claims.claimed_to + 1)::timestamp,

@@ -1,4 +1,4 @@
--- The currencies that a real account is kept in, whether or not anything moves in them.
+-- Currencies that a real account is kept in, even if nothing moves in them.
 --
 -- grain:  one row per account and currency
 -- key:    account_key, currency

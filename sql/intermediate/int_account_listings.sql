@@ -1,15 +1,15 @@
--- When the account lists of an entity contained each of Lean's account ids; a step of dim_accounts
--- and bridge_account_owners.
+-- When each of Lean's account ids was listed by its entity; a step of dim_accounts and
+-- bridge_account_owners.
 --
 -- grain:  one row per account id that Lean ever listed
 -- key:    account_id
 -- stored: view
 -- formerly: bridge_account_listings
--- counts: a listing that was found unchanged counts
+-- counts: a listing that was found unchanged counts too
 -- columns:
 --   account_id     Lean's id of the account.
---   first_seen_at  When a listing first had it, by Lean's clock, UTC.
---   last_seen_at   When one last had it, by Lean's clock, UTC.
+--   first_seen_at  When a listing first had the id, by Lean's clock, UTC.
+--   last_seen_at   When a listing last had the id, by Lean's clock, UTC.
 -- sample: select first_seen_at, count(*) as ids from int_account_listings group by all
 with listings as (
 

@@ -1,4 +1,4 @@
--- How many days of each month are known of an account: what averages and counts of months rest on.
+-- How many days of each month are known of an account. Averages and counts of months rest on it.
 --
 -- grain:  one row per account and Riyadh month of which anything is known
 -- key:    account_key, riyadh_month
@@ -10,8 +10,8 @@
 --   covered_days       Days of the month that are known from midnight to midnight.
 --   month_days         Days that the month has.
 --   is_full_month      Whether all of them are known.
---   covered_from       First such day; null without one.
---   covered_to         Last such day; null without one.
+--   covered_from       First day that is known from midnight to midnight; null where no day is.
+--   covered_to         Last day that is known from midnight to midnight; null where no day is.
 --   data_through_date  Last day of which something is known.
 -- sample: select riyadh_month, count(*) filter (where is_full_month) as full_months
 --         from int_account_months group by all order by riyadh_month

@@ -1,19 +1,21 @@
--- Keyed hashes of each account's own numbers, by which another record's number is recognised as the
--- account's own without being shown.
+-- Keyed hashes of each account's own numbers. They recognise the account's number in another record
+-- without showing it.
 --
 -- grain:  one row per real account
 -- key:    account_key
 -- stored: table
 -- formerly: bridge_account_numbers
--- counts: every number that any listing of any of its ids ever showed
+-- counts: every number that any listing of the account's ids ever showed
 -- columns:
---   own_keys     Keyed hashes of what its numbers are recognised by, sorted; see own_number_forms.
---   own_endings  Last two characters of its numbers, sorted: a number that ends otherwise is none
---                of its own, which spares the hash.
---   is_numbered  Whether any of its numbers is told whole, so that a number which is not among them
---                is another account's.
---   is_card      Whether it is a credit or charge card, whose repayments pay for what was bought.
--- cleared: own_keys (keyed hashes), own_endings (two characters), is_numbered (whether it has one)
+--   own_keys     Keyed hashes of the forms of its own numbers, sorted; see own_number_forms.
+--   own_endings  Last two characters of its own numbers, sorted. A number with another ending is
+--                not the account's, so it need not be hashed.
+--   is_numbered  Whether the bank gives at least one of its numbers in full, without a mask. A
+--                number that is not among them then belongs to another account.
+--   is_card      Whether it is a credit or charge card. Its repayments pay for what was bought with
+--                it.
+-- cleared: own_keys (keyed hashes), own_endings (two characters), is_numbered (whether a full
+--          number is known)
 -- sample: select is_numbered, count(*) as accounts from int_account_numbers group by all
 with collected as (
 

@@ -1,5 +1,5 @@
--- Rows of int_balance_carry_forwards, kept by month: a month that stays as it was then changes
--- nothing that reads it.
+-- Rows of int_balance_carry_forwards, kept by month. Where a month stays as it was, no table that
+-- reads it is built again.
 --
 -- grain:  one row per account, currency and Riyadh month from the first to the last that is known
 -- key:    account_key, currency, riyadh_month

@@ -1,35 +1,35 @@
--- The balances at the start and at the end of each month as the nearest months with a balance give
--- them, carried forward and back; a step of the reconciliation.
+-- Balances at the start and the end of each month, carried forward and back from the nearest months
+-- with a balance; a step of the reconciliation.
 --
--- The last balance is the one that the bank stated when the newest movements were read.
+-- The last balance is the balance that the bank stated when the newest movements were read.
 --
 -- grain:  one row per account, currency and Riyadh month from the first to the last that is known
 -- key:    account_key, currency, riyadh_month
 -- stored: table
 -- formerly: fct_balance_carries
--- counts: stated balances of type INTERIM_BOOKED, from a bank that was asked within ten minutes of
---         the instant up to which its movements are known
+-- counts: stated balances of type INTERIM_BOOKED; their bank was asked within ten minutes of the
+--         instant up to which movements are known
 -- zone:   days and months are Riyadh's
 -- columns:
 --   account_key       The real account; see bridge_accounts.
 --   currency          Currency of the amounts, ISO 4217.
 --   riyadh_month      Riyadh month as YYYY-MM.
---   from_date         First day of the month that belongs to the account's history here.
---   to_date           Last such day.
---   balances_before   Balances at the month's start that earlier months allow, in units of
---                     currency; null where none tells.
---   told_before_date  Day of the balance that they rest on.
---   doubts_before     What lies between that day and the month's start and lets sums be incomplete:
---                     days that are not known, movements of unknown sign.
---   balances_after    Balances at the month's end that later months, or the stated balance, allow,
---                     in units of currency; null where none tells.
---   stated_balance    The balance that the bank stated at the end of to_date's known part, in units
---                     of currency, in the last month alone.
---   stated_pull_id    The pull that brought it.
---   stated_doubts     The same as doubts_before, between the last day that tells one and
---                     that end.
+--   from_date         First day of the month that lies in the account's known history.
+--   to_date           Last day of the month that lies in the account's known history.
+--   balances_before   Possible balances at the month's start by earlier months, in units of
+--                     currency; null where no earlier month has a balance.
+--   told_before_date  Day of the earlier balance that balances_before rest on.
+--   doubts_before     Number of reasons why sums between that day and the month's start may be
+--                     incomplete: days that are not known, movements of unknown sign.
+--   balances_after    Possible balances at the month's end by later months or the stated balance,
+--                     in units of currency; null where neither is known.
+--   stated_balance    Balance that the bank stated at the end of the known part of to_date, in
+--                     units of currency; only in the last month.
+--   stated_pull_id    The pull that brought stated_balance.
+--   stated_doubts     The same number as doubts_before, from the last day with a balance to the end
+--                     of what is known.
 --   is_last_month     Whether no later month is known.
---   tells_balances    Whether any day of the account tells a balance.
+--   tells_balances    Whether a balance is known on any day of the account in this currency.
 with ordered as (
 
     select
@@ -46,7 +46,7 @@ with ordered as (
 
 ),
 
--- Months of which nothing is known, between such of which something is.
+-- Months of which nothing is known, between months of which something is known.
 holes as (
 
     select

@@ -1,39 +1,41 @@
--- Balances of each day: before the first and after the last movement, in whatever order the bank
--- lists them. Where movements carry no balance, it is the balance that the bank stated.
+-- Possible balances of each day, before its first and after its last movement, whatever the order
+-- in which the bank lists them. If movements carry no balance, the bank's stated balance is used.
 --
--- Each movement leads from one balance (the balance after it less its amount) to another. If all
--- movements of a day are known, each balance that a movement reaches is the start of the next one.
--- A single start and a single end are then left over; more are left over if a movement is missing.
+-- Each movement leads from one balance (the balance after it less its amount) to another balance.
+-- If all movements of a day are known, each balance that a movement reaches is the start of the
+-- next movement. Then a single start and a single end are left over; if a movement is missing, more
+-- are left over.
 --
 -- grain:  one row per account, currency and Riyadh day with booked movements or a stated balance
 -- key:    account_key, currency, booking_date
 -- stored: by riyadh_month, reading -1 to 0
 -- formerly: fct_balance_days
--- counts: booked movements; balances of the booked kinds in the movements' currency, since those of
---         other kinds hold money that is not booked
+-- counts: booked movements; balances of booked kinds in the movements' currency, because balances
+--         of other kinds hold money that is not booked
 -- zone:   days and riyadh_month are Riyadh's
 -- columns:
 --   account_key         The real account; see bridge_accounts.
 --   currency            Currency of the amounts, ISO 4217.
 --   booking_date        The Riyadh day.
 --   riyadh_month        Riyadh month of booking_date as YYYY-MM.
---   booked_amount       Sum of the day's signed amounts, in units of currency, without those of
+--   booked_amount       Sum of the day's signed amounts, in units of currency, without movements of
 --                       unknown sign.
 --   booked_count        Booked movements.
 --   unknown_sign_count  Booked movements whose sign is unknown.
---   quality             chained where each movement has its balance; else stated, where the bank
---                       stated its balance; else no_balances, mixed_balance_types (some are of a
---                       kind that is not booked, or in another currency), some_without_balance or
---                       unknown_sign.
---   openings            Balances at which the day can have started, in units of currency, rising;
+--   quality             chained where each movement has its balance; else stated where the bank
+--                       stated its balance; else no_balances, mixed_balance_types (some balances
+--                       are of a kind that is not booked, or in another currency),
+--                       some_without_balance or unknown_sign.
+--   openings            Possible balances at the start of the day, in units of currency, ascending;
 --                       null unless chained or stated.
---   closings            Balances at which it can have ended, in units of currency, rising; null
---                       unless chained or stated.
---   is_circular         Whether the day ends where it started, at one of openings.
+--   closings            Possible balances at the end of the day, in units of currency, ascending;
+--                       null unless chained or stated.
+--   is_circular         Whether the day ends at the balance at which it started, which is in
+--                       openings.
 --   min_balance         Lowest balance after a movement, in units of currency.
 --   max_balance         Highest balance after a movement, in units of currency.
 --   known_from_at       Start of the interval of int_account_coverage that holds the day, UTC; null
---                       where none does.
+--                       where no interval does.
 --   stated_pull_id      The pull that brought the balance where quality is stated.
 -- sample: select quality, count(*) as days from int_balance_days group by all order by all
 with movements as (

@@ -1,4 +1,4 @@
--- Where balances and movements disagree: by how much, between which days, and what it looks like.
+-- Where balances and movements disagree: by how much, between which days, and the likely cause.
 --
 -- grain:  one row per account, currency and Riyadh day on which a gap shows
 -- key:    account_key, currency, gap_date
@@ -7,14 +7,15 @@
 -- counts: booked movements and booked balances
 -- zone:   days and riyadh_month are Riyadh's
 -- columns:
---   gap_date               Day on which it shows; what is missing lies on it or before it.
---   suspected_cause        doubled_row (a movement of the day is there twice with the same balance
---                          after it), wrong_sign (twice one of the day's amounts),
---                          charge_not_included (a charge, its VAT or both, of a movement that does
---                          not say that it contains them), late_row (the balance that the bank
---                          stated holds more than its list of movements yet), row_missing_on_day,
+--   gap_date               Day on which the gap shows; what is missing lies on that day or before
+--                          it.
+--   suspected_cause        Likely cause: doubled_row (a movement of the day appears twice with the
+--                          same balance after it), wrong_sign (the gap is twice an amount of the
+--                          day), charge_not_included (a charge, its VAT or both, of a movement that
+--                          does not say that it contains them), late_row (the stated balance holds
+--                          more than the bank's list of movements so far), row_missing_on_day, or
 --                          row_missing_since (gap_from_date).
---   evidence_movement_ids  The movements that explain it, else those of gap_date; see
+--   evidence_movement_ids  Movements that explain the gap, or else all movements of gap_date; see
 --                          fct_transactions.
 -- sample: select * from int_balance_gaps order by gap_date desc, account_key
 with gaps as (

@@ -18,44 +18,47 @@
 --                       where unknown.
 --   booked_amount       Sum of what was booked, in units of currency; zero on quiet days.
 --   booked_count        Booked movements.
---   expected_balance    The last balance told earlier and all that was booked since, in units of
---                       currency; null where none was known.
---   observed_balance    Balance at the end of the last day as the bank tells it, in units of
---                       currency: after the day's last movement, or stated when the bank was asked;
---                       null where it tells none.
+--   expected_balance    Balance at the end of the last day by the movements: the last known balance
+--                       before the interval plus all that was booked since, in units of currency.
+--                       Null where no earlier balance is known.
+--   observed_balance    Balance at the end of the last day as the bank gives it, in units of
+--                       currency: after the day's last movement, or as stated when the bank was
+--                       asked. Null where the bank gives no balance.
 --   closing_balance     Booked balance at the end of the last day, in units of currency: observed,
 --                       carried or derived; null where unknown.
---   closing_method      observed; carried from the day before; derived from the nearest balance
---                       that was told and what was booked in between; unknown.
+--   closing_method      How closing_balance was found. observed: the bank gave it. carried: nothing
+--                       was booked, so the balance of the day before still holds. derived: the last
+--                       known balance before, or else the next one after, and what was booked in
+--                       between. unknown: none of these is possible.
 --   min_balance         Lowest booked balance of a day of the interval, in units of currency; null
 --                       where unknown.
 --   max_balance         Highest booked balance of a day of the interval, in units of currency; null
 --                       where unknown.
 --   gap_amount          observed_balance less expected_balance where they differ and nothing
---                       unknown lies between, in units of currency: what is missing from the
---                       movements, with its sign.
---   gap_from_date       First day on which what is missing can lie; the last one is from_date.
+--                       between them is unknown, in units of currency. It is what is missing from
+--                       the movements, with its sign.
+--   gap_from_date       First day on which what is missing can lie; the last such day is from_date.
 --   verdict             proved, gap or unprovable.
---   proof               What proves it: movements (each of the day tells the balance after it),
---                       stated_balance (the bank stated it that day, and it follows from the one
---                       told before) or between_balances (those told before and after it agree);
---                       null unless proved.
---   reason              Why it is unprovable: no_balances (the account never tells any),
---                       first_balance (nothing earlier to hold it against), before_first_balance,
---                       after_last_balance, gap_later (the next balance does not fit; see there),
---                       not_covered (a quiet day that is not known from midnight to midnight),
---                       unknown_before (days or signs between it and the last balance
+--   proof               What proves it: movements (each movement of the day carries the balance
+--                       after it), stated_balance (the bank stated the balance that day, and it
+--                       follows from the last known balance) or between_balances (the known
+--                       balances before and after it agree). Null unless proved.
+--   reason              Why it is unprovable: no_balances (no balance of the account is known),
+--                       first_balance (there is no earlier balance to compare it with),
+--                       before_first_balance, after_last_balance, gap_later (the next balance does
+--                       not fit; see its interval), not_covered (a quiet day that is not known from
+--                       midnight to midnight), unknown_before (days or signs since the last balance
 --                       are unknown), or the day's quality in int_balance_days.
---   last_observed_date  Day of the newest balance told up to the end of the interval.
+--   last_observed_date  Day of the newest known balance up to the end of the interval.
 --   is_newest           Whether it holds the account's last known day.
---   stated_pull_id      The pull whose stated balance is the observed one.
+--   stated_pull_id      The pull whose stated balance is observed_balance.
 -- sample: select verdict, reason, sum(to_date - from_date + 1) as days from int_balance_intervals
 --         group by all order by all
 with anchors as (
 
     select
         *,
-        -- What follows is sorted by account and month, and numbers sort faster than texts.
+        -- Later steps sort by account and month, and numbers sort faster than texts.
         row_number() over (order by account_key, currency, riyadh_month) as place,
         (
             strptime(riyadh_month || '-01', '%Y-%m-%d') - interval 3 hour
@@ -64,7 +67,7 @@ with anchors as (
 
 ),
 
--- Each month starts with a day before it, after which its first quiet days are written.
+-- Each month starts with the day before it; its first quiet days follow that day.
 days as (
 
     select
@@ -159,8 +162,8 @@ around as (
 
 ),
 
--- Months in which a day, or the months around, leave several starts or ends over; the others need
--- no neighbours.
+-- Months where a day, or the months around, leave several possible starts or ends. Other months
+-- need no neighbours.
 ambiguous as (
 
     select place
@@ -202,7 +205,7 @@ neighbours as (
 
 ),
 
--- Where a day leaves several starts or ends over, the one that fits its neighbour is meant.
+-- If a day leaves several possible starts or ends, the balance that fits its neighbour is taken.
 started as (
 
     select
@@ -500,7 +503,7 @@ verdicts as (
         case
             when normalized_observed is not null and normalized_before is not null
                 then normalized_observed - normalized_before
-            -- The first balance of all has only its own day to be held against.
+            -- The first balance of all can be compared with its own day only.
             when normalized_observed is not null and normalized_opening is not null
                 then normalized_observed - normalized_opening
         end as difference,

@@ -1,5 +1,5 @@
--- Balances at the start and at the end of each month, from the balances of its days; a step of the
--- reconciliation that is small enough to be carried from month to month.
+-- Balances at the start and the end of each month, from the balances of its days. This step of the
+-- reconciliation is small enough to be carried from month to month.
 --
 -- grain:  one row per account, currency and Riyadh month with booked movements or a known day
 -- key:    account_key, currency, riyadh_month
@@ -11,16 +11,16 @@
 --   currency          Currency of the amounts, ISO 4217.
 --   riyadh_month      Riyadh month as YYYY-MM.
 --   booked_amount     Sum of the month's signed amounts, in units of currency.
---   openings          Balances at the month's start that its first telling day allows, in units of
---                     currency; null where it has none.
---   closings          Balances at the month's end that its last telling day allows, in units of
---                     currency; null where it has none.
---   first_told_on     First day that tells a balance; see int_balance_days.
---   last_told_on      Last day that tells a balance.
---   doubts_before     What lies between the month's start and the first telling day and lets the
---                     sum be incomplete: days that are not known, movements of unknown sign.
---   doubts_after      The same between the last telling day and the end of what is known.
---   doubts            The same from the month's start to the end of what is known.
+--   openings          Possible balances at the month's start by the first day with a balance, in
+--                     units of currency; null where no day has a balance.
+--   closings          Possible balances at the month's end by the last day with a balance, in units
+--                     of currency; null where no day has a balance.
+--   first_told_on     First day with a balance: its openings are known; see int_balance_days.
+--   last_told_on      Last day with a balance.
+--   doubts_before     Number of reasons why the sum from the month's start to first_told_on may be
+--                     incomplete: days that are not known, movements of unknown sign.
+--   doubts_after      The same number from last_told_on to the end of what is known.
+--   doubts            The same number from the month's start to the end of what is known.
 --   knows_end         Whether what is known reaches the month's end.
 --   from_date         First day of the month that is known or has a movement.
 --   to_date           Last day of the month that is known or has a movement.
@@ -52,7 +52,7 @@ moved as (
         any_value(spans.to_date) as to_date,
         any_value(spans.first_told_on) as first_told_on,
         any_value(spans.last_told_on) as last_told_on,
-        -- The two days themselves, and what was booked before the first and behind the last.
+        -- Both days, and what was booked before the first and after the last.
         any_value({ 'balances': days.openings, 'known_from_at': days.known_from_at }) filter (
             where days.booking_date = spans.first_told_on
         ) as first_one,

@@ -1,23 +1,24 @@
 -- Booked balances that banks stated and that can be compared with the movements known at that
--- instant, the last one of each day. Only for accounts whose movements carry no balance each.
+-- instant, the last balance of each day. Accounts whose booked movements all carry a balance are
+-- left out.
 --
 -- A balance holds what its bank had booked when it was asked, whatever day the bank writes on a
--- movement. closing_balance is that balance at the end of the day as the movements are dated. It
--- leaves out movements that were known then and have changed or vanished since. It includes
--- movements of that day or earlier that became known later.
+-- movement. closing_balance is that balance at the end of the day as movements are dated. It leaves
+-- out movements that were known then and have changed or vanished since. It includes movements of
+-- that day or earlier that became known later.
 --
 -- grain:  one row per account, currency and Riyadh day on which a usable balance was stated
 -- key:    account_key, currency, stated_date
 -- stored: by riyadh_month, reading -1 to 0
 -- formerly: fct_balance_statements
 -- counts: balances of type INTERIM_BOOKED whose bank was asked for movements within ten minutes;
---         movements dated in the day's UTC month or the one before
+--         movements dated in the day's UTC month or the month before
 -- zone:   days and riyadh_month are Riyadh's
 -- columns:
 --   currency  Currency, ISO 4217; see currency_code.
 --   riyadh_month     Riyadh month of stated_date as YYYY-MM.
---   closing_balance  Booked balance at the end of the day that follows from it, in units of
---                    currency.
+--   closing_balance  Booked balance at the end of the day, worked out from stated_balance, in units
+--                    of currency.
 --   stated_balance   The balance as stated, in units of currency.
 --   stated_at        When the bank was asked for it, UTC.
 --   stated_date      Riyadh day of stated_at.
@@ -94,7 +95,7 @@ stated as (
 ),
 
 -- Since when and until when each movement was known to be booked with its amount. On days that were
--- read for the first time it is taken to have been booked when it says.
+-- read for the first time, its own date says since when.
 spells as (
 
     select
@@ -135,8 +136,8 @@ movements as (
 
 ),
 
--- Between the day that a movement is dated and the one on which it became known, balances lack it;
--- while a version that no longer counts was known, balances hold it.
+-- From the day that a movement is dated to the day on which it became known, balances lack it.
+-- While a version was known that no longer counts, balances hold it.
 differing as (
 
     select

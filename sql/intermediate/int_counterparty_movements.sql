@@ -6,20 +6,20 @@
 -- key:    movement_id
 -- stored: by month
 -- formerly: fct_counterparty_movements
--- counts: booked movements with a sign, without internal transfers, reversals, what was reversed
---         and refunds; without purchases at a till and cash from a machine, which nobody is bound
---         to
+-- counts: booked movements with a sign, except internal transfers, reversals, reversed movements,
+--         refunds, purchases at a till and cash from a machine: nobody is bound to these
 -- zone:   booking_date is a Riyadh day, month the UTC month that the lake keeps the row in
 -- columns:
---   stream_id          Payments of one account, currency, direction, other side and nature; a hash
---                      of those.
---   party_kind         What tells the other side: biller, account, merchant, kind (what the bank
---                      calls such movements) or amount, where it tells nothing at all.
---   party              The other side in the words of party_kind.
+--   stream_id          Payments of the same account, currency, direction, other side and nature; a
+--                      hash of these.
+--   party_kind         What identifies the other side: biller, account, merchant, kind (what the
+--                      bank calls such movements), or amount where nothing else is known.
+--   party              Value that identifies the other side, of the kind that party_kind names.
 --   nature             In: salary, pension, support (from the state), profit, settlement (of card
 --                      sales), disbursement (of a loan), transfer or other. Out: instalment, bnpl,
 --                      rent, bill, fee, subscription, transfer or other.
---   nature_source      flag, kind, text or party: what told the nature, the bank's mark first.
+--   nature_source      What the nature was taken from: flag (the bank's mark, which comes first),
+--                      kind, text or party.
 --   payment            The amount without its sign, in units of currency.
 --   is_direct_debit    Whether the bank marks it as collected by a mandate.
 --   is_standing_order  Whether the bank marks it as paid by a standing order.

@@ -1,6 +1,6 @@
--- Which pull covers which days of a real account. If several of Lean's ids stand for the account,
--- one of them covers each day, so that no movement counts twice and none is lost. Ids to which the
--- bank offers the day come first, then those whose records fit, then the one whose bank was asked
+-- Which pull covers which days of a real account. If several of Lean's ids mean the same account, a
+-- single id covers each day, so that no movement counts twice and none is lost. Ids for which the
+-- bank offers the day come first, then ids whose records fit, then the id whose bank was asked
 -- last.
 --
 -- grain:  one row per account, pull and range of UTC days
@@ -13,9 +13,9 @@
 --   claimed_from  First UTC day of the range.
 --   claimed_to    Last UTC day of the range, inclusive.
 --   unfit_dates   UTC days of the pull whose records did not fit, so that they are not known; null
---                 without one.
---   offered_from  First UTC day that the bank ever offered of that id; what was read of days before
---                 is empty and tells nothing. Null where no refresh told.
+--                 where every record fits.
+--   offered_from  First UTC day that the bank ever offered for that id; a read of earlier days is
+--                 empty and shows nothing. Null where no refresh reported a day.
 -- sample: select * from int_covering_pulls where account_key = '…' order by claimed_from
 with covering as (
 

@@ -1,16 +1,16 @@
--- Which months are wholly known of a customer: the one meaning of a full month wherever a figure is
--- about a customer.
+-- Which months of a customer are known completely. Every figure about a customer uses this meaning
+-- of a full month.
 --
 -- grain:  one row per customer and Riyadh month of which anything is known
 -- key:    customer_id, riyadh_month
 -- stored: table
 -- formerly: fct_customer_months
--- counts: accounts that the customer shares now, that are neither closed nor absent and that an
---         active consent stands behind; an account of which nothing is known makes no month full
+-- counts: accounts that the customer shares now, that are neither closed nor absent, and that have
+--         an active consent; an account of which nothing is known leaves no month full
 -- columns:
---   account_count       Those accounts.
---   full_account_count  Those of them that are known on every day of the month.
---   is_full_month       Whether all of them are.
+--   account_count       Number of these accounts.
+--   full_account_count  Number of these accounts that are known on every day of the month.
+--   is_full_month       Whether all these accounts are known on every day of the month.
 -- sample: select riyadh_month, count(*) filter (where is_full_month) as customers
 --         from int_customer_months group by all order by all
 with held as (

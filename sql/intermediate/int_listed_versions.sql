@@ -1,12 +1,12 @@
--- Versions of entities and consents: from which list to which each looked the same. A step of
--- dim_entities and dim_consents.
+-- Versions of entities and consents: from which listing to which listing each looked the same. A
+-- step of dim_entities and dim_consents.
 --
 -- grain:  one row per entity or consent, and version
 -- key:    stream, listed_id, version
 -- stored: table
 -- formerly: bridge_listed_versions
--- counts: states that did not change from one listing to the next are one version; being left out
---         is a version of its own
+-- counts: states that did not change from listing to listing are one version; being left out is a
+--         version of its own
 -- zone:   instants are the times of listings by this machine's clock, UTC
 -- columns:
 --   stream         entities or consents.
@@ -14,10 +14,12 @@
 --   version        Number of the version, from 1.
 --   is_absent      Whether the listing left it out.
 --   is_current     Whether it is the newest version.
---   valid_from     When it was first listed like this, or first left out.
---   valid_to       When it was first listed otherwise or left out; null while it is current.
+--   valid_from     When a listing first showed it like this, or first left it out.
+--   valid_to       When a listing first showed it differently or left it out; null while it is
+--                  current.
 --   pull_id        Listing that first showed the version, or left it out; see pulls.
---   shown_pull_id  Listing that showed what the version was; of an absent one, the last with it.
+--   shown_pull_id  Listing that showed the version's values; for an absent version, the last
+--                  listing with values.
 -- sample: select stream, max(version) as versions, count(distinct listed_id) as listed
 --         from int_listed_versions group by all
 with listings as (

@@ -1,67 +1,71 @@
--- Payments that belong together, with their rhythm: learnt from the days on which they were booked,
--- never from a calendar of paydays.
+-- Payments that belong together, with their rhythm. The rhythm is learnt from the days on which
+-- they were booked, never from a calendar of paydays.
 --
 -- grain:  one row per stream of payments
 -- key:    stream_id
 -- stored: table
 -- formerly: fct_payment_streams
--- counts: streams of at least two movements, and single ones that the bank or its text names
+-- counts: streams of at least two movements, and single movements that the bank or its text names
 --         (nature_source flag or text); movements as in int_counterparty_movements
 -- zone:   days are Riyadh days
 -- columns:
 --   account_key           The real account.
 --   currency              Currency of the payments, ISO 4217.
 --   direction             in or out.
---   party_kind            What tells the other side: biller, account, merchant, kind or amount.
---   party                 The other side in the words of party_kind.
---   counterparty_key      The other side's account, where its bank tells.
+--   party_kind            What identifies the other side: biller, account, merchant, kind or
+--                         amount; see int_counterparty_movements.
+--   party                 Value that identifies the other side, of the kind that party_kind names.
+--   counterparty_key      The other side's account; null where the bank does not give it.
 --   merchant_match        The merchant, where there is one.
 --   biller_id             The SADAD biller, where there is one.
---   kind                  What the payments are, as nature in int_counterparty_movements; salary
---                         also for the largest monthly payment from another account, or from nobody
---                         knows whom, that varies by at most a tenth (payment_variation) and was
---                         seen on three days, in an account and currency where nothing names a
---                         salary.
---   kind_source           flag, kind, text or party: what told the kind; inferred for such a
---                         salary.
---   typical_payment       The median; of an even number of payments the lower one of both in the
+--   kind                  What the payments are, as nature in int_counterparty_movements. If
+--                         nothing in an account and currency names a salary, its largest monthly
+--                         payment in counts as salary. That payment comes from another account or
+--                         an unknown payer, varies by at most a tenth (payment_variation), and was
+--                         seen on at least three days.
+--   kind_source           What the kind was taken from: flag, kind, text or party; inferred for a
+--                         salary that nothing names.
+--   typical_payment       The median; of an even number of payments, the lower of the two in the
 --                         middle.
 --   smallest_payment      The smallest payment.
 --   largest_payment       The largest payment.
 --   total_payment         Sum of the payments.
 --   payment_variation     Standard deviation of the payments over their mean, to four places.
---   occurrence_count      How many payments there were.
---   day_count             On how many days.
---   months_seen           In how many Riyadh months.
+--   occurrence_count      Number of payments.
+--   day_count             Number of days with a payment.
+--   months_seen           Number of Riyadh months with a payment.
 --   cadence               daily, weekly, fortnightly, monthly, quarterly or yearly by the median
---                         gap between days, if three quarters of the gaps are whole periods;
---                         monthly also if there is one day in each of at least three months and in
---                         four fifths of the months from the first to the last; else irregular. It
---                         takes ten days for daily, four for weekly and fortnightly, three for
---                         monthly and quarterly, and for yearly two with equal payments. Payments
---                         to a merchant have a cadence only if the largest is at most a tenth above
---                         the smallest.
---   regularity            Share of the gaps that are whole periods, to four places; null without.
---   typical_day           The most frequent day of the month, the latest of several; null where the
---                         cadence is shorter than a month, or fewer than three quarters of the days
---                         lie between three days before it and the day after it.
---   moves_before_weekend  Whether payments came on the Thursday before whenever the typical day was
---                         a Friday or a Saturday; null where that never happened or there is no
+--                         gap between days, if three quarters of the gaps are whole periods. Also
+--                         monthly if at least three months have a payment, on a single day each,
+--                         and these are four fifths of the months from the first to the last. Else
+--                         irregular. daily needs ten days, weekly and fortnightly four, monthly and
+--                         quarterly three, and yearly two with equal payments. Payments to a
+--                         merchant have a cadence only if the largest is at most a tenth above the
+--                         smallest.
+--   regularity            Share of the gaps that are whole periods, to four places; null without a
+--                         gap or a period.
+--   typical_day           The most frequent day of the month; the latest if several are equally
+--                         frequent. Null where the cadence is shorter than a month, or where fewer
+--                         than three quarters of the days lie between three days before it and the
+--                         day after it.
+--   moves_before_weekend  Whether each payment came on the Thursday before if the typical day was a
+--                         Friday or a Saturday. Null where that never happened, and without a
 --                         typical day.
 --   first_date            Day of the first payment.
 --   last_date             Day of the last payment.
---   next_expected_date    When the next one is due: a period after the last one, on the typical day
---                         where there is one, else by the end of the month; null if irregular.
---   grace_days            Days that it may be late without being called so.
---   skipped_count         Periods between the first and the last payment without any; null if
+--   next_expected_date    When the next payment is due: a period after the last payment, on the
+--                         typical day if there is one, else by the end of the month. Null if
+--                         irregular.
+--   grace_days            Days that it may be late before it counts as late.
+--   skipped_count         Periods without a payment between the first and the last payment; null if
 --                         irregular, or where days of the account are not covered.
---   overdue_count         How many were due, with the days of grace, since the last one and up to
---                         the last covered day; null if irregular.
+--   overdue_count         Payments that were due, with the days of grace, after the last payment
+--                         and up to the last covered day; null if irregular.
 --   covered_from          First day of the account that is covered.
 --   data_through_date     Last day of the account that is covered.
 --   opaque_share          Share of the account's money in this currency that moved, ever, and was
---                         not understood, and may belong to the stream; see fct_opacity_monthly.
---   uncovered_days        Days between those two that are not covered.
+--                         not understood. It may belong to the stream; see fct_opacity_monthly.
+--   uncovered_days        Days between covered_from and data_through_date that are not covered.
 --   is_direct_debit       Whether the bank marks any of them as collected by a mandate.
 --   is_standing_order     Whether the bank marks any of them as paid by a standing order.
 --   movement_ids          The movements, by day.
@@ -89,7 +93,7 @@ opacity as (
 
 ),
 
--- Most parties are met once: their movements are left out before anything is gathered of them.
+-- Most parties appear once: their movements are left out before anything is gathered.
 recurring as (
 
     select stream_id
@@ -129,7 +133,7 @@ streams as (
 
 ),
 
--- Apart from the rest, because ids are most of the bytes, and both together would not fit memory.
+-- A step of its own: ids are most of the bytes, and would not fit in memory with the rest.
 gathered as (
 
     select
@@ -321,7 +325,7 @@ learnt as (
             when cadence = 'fortnightly' then last_date + 14
             when typical_day is null then last_day((last_date + to_months(months_on))::date)
             else nth_of_month(
-                -- A payment of the 1st that came on the 30th belongs to the month after.
+                -- A payment of the 1st that came on the 30th belongs to the next month.
                 (
                     date_trunc('month', last_date + case when typical_day <= 3 then 3 else 0 end)
                     + to_months(months_on)

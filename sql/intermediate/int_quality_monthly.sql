@@ -9,13 +9,14 @@
 --   bank_identifier      Bank of the account; unknown where no entity names it.
 --   month                UTC month that the lake keeps the movements in, YYYY-MM.
 --   movement_count       Movements.
---   unknown_sign_count   Those without a signed amount.
---   null_status_count    Those whose status the bank does not tell.
---   unsupported_count    Those with UNSUPPORTED as status or kind.
---   null_balance_count   Booked ones without a balance after them.
---   unknown_currency_count  Those whose currency is none of ISO 4217.
---   opaque_count         Booked ones that were not understood; see is_opaque.
---   booked_count         Booked ones.
+--   unknown_sign_count   Movements without a signed amount.
+--   null_status_count    Movements without a status.
+--   unsupported_count    Movements with UNSUPPORTED as status or kind.
+--   null_balance_count   Booked movements without a balance after them.
+--   unknown_currency_count  Movements whose currency is not a code of ISO 4217.
+--   opaque_count         Booked movements, without internal transfers, that were not understood;
+--                        see is_opaque.
+--   booked_count         Booked movements.
 -- sample: select bank_identifier, sum(unknown_sign_count) as unknown_signs, sum(movement_count) as
 --         movements from int_quality_monthly group by all order by all
 with banks_of_accounts as (

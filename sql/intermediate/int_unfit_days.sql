@@ -4,8 +4,8 @@
 -- key:    account_key, unfit_date
 -- stored: table
 -- formerly: fct_unfit_days
--- counts: transactions by the days of their records, both Riyadh days that a UTC day touches;
---         balances by the day on which the bank was asked
+-- counts: transactions on both Riyadh days that the UTC day of a record touches; balances on the
+--         day on which the bank was asked
 -- zone:   unfit_date is Riyadh's
 -- columns:
 --   account_key  The real account; see dim_accounts.

@@ -6,10 +6,11 @@
 --   entity_id        Its entity.
 --   bank_identifier  Its bank.
 --   utc_day          The UTC day.
---   status           covered, not_permitted, bank_refused, not_yet_pulled, record_unfit: a record
---                    of the day did not fit, or not_offered: before all that the bank has, so that
---                    a read of it tells nothing.
---   pull_id          The pull that speaks for the day, where one does.
+--   status           covered, not_permitted, bank_refused, not_yet_pulled, record_unfit (a record
+--                    of the day did not fit) or not_offered (the day is before all that the bank
+--                    has, so a read of it shows nothing).
+--   pull_id          The pull that covers the day; null where no pull does.
 --   refreshed_at     When the bank was last asked before that pull, UTC.
---   code             Why the day is not known, where a code tells.
+--   code             Code that says why the day is not known, or why the last read of its month
+--                    failed.
 select * from coverage((select clock.as_of from clock))

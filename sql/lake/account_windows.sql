@@ -5,7 +5,7 @@
 --   account_id       The account.
 --   entity_id        Its entity.
 --   bank_identifier  Its bank.
---   skip_code        Why nothing may be read of it, or null.
+--   skip_code        Code that says why nothing may be read of it; null where it may be read.
 --   from_date        First UTC day that the consent allows.
 --   to_date          Last UTC day that the consent allows, inclusive.
 select

@@ -1,27 +1,30 @@
 -- Which committed pull covers which days.
 --
 -- A snapshot stream has no days: the newest pull of a read target covers it. A month of an account
--- is covered by its newest pull; days that only an earlier pull covers stay with the newest of
--- those. Newest is what the bank was asked last, then what Lean was asked last by Lean's clock,
--- then what was written by whoever had seen the other; this machine's clock decides nothing.
+-- is covered by its newest pull. Days that only earlier pulls cover stay with the newest of those
+-- pulls.
+--
+-- Pulls are ordered by when the bank was asked, then by when Lean was asked, both by Lean's clock.
+-- Then their generation decides: a pull with a higher generation was written in knowledge of the
+-- other pull. This machine's clock decides nothing.
 --
 -- stored: table
 -- grain:  one row per pull and range of days
 -- zone:   days are UTC days, both ends inclusive; null for a snapshot
--- counts: unfit_dates are days whose records did not fit, by this pull or by a newer read that
---         replaced nothing: they show their last good rows and are not known. What format 1 of the
---         lake quarantined tells no day, so that all days of its read are unfit
+-- counts: unfit_dates are days whose records did not fit, in this pull or in a newer read that
+--         replaced nothing. These days show their last good rows and are not known. Records that
+--         format 1 of the lake quarantined have no day, so all days of their read are unfit
 -- columns:
 --   stream        The stream.
---   parent_id     What the pull is of: an account, an entity, or a fixed name.
+--   parent_id     Read target of the pull: an account, an entity or a fixed name.
 --   month         UTC month as YYYY-MM, for a stream with months.
 --   pull_id       The pull.
 --   claimed_from  First UTC day; null for a snapshot.
 --   claimed_to    Last UTC day, inclusive; null for a snapshot.
 --   refreshed_at  When the bank was last asked before that pull, UTC, by Lean.
---   unfit_dates   UTC days whose records did not fit, so that they are not known; sorted, null
---                 without one and for a snapshot.
---   is_unfit      Whether records did not fit, so that not all of it is known.
+--   unfit_dates   UTC days whose records did not fit, so that they are not known; sorted. Null
+--                 where every record fits, and for a snapshot.
+--   is_unfit      Whether records did not fit, so that only a part is known.
 with read as (
 
     select
@@ -29,13 +32,14 @@ with read as (
         coalesce(refreshed_at, known_at, asked_at) as told_at,
         coalesce(known_at, asked_at) as heard_at,
         coalesce(generation, 0) as made,
-        -- The random part of an id; ids of format 1 order what was made from one read.
+        -- The random part of an id. Format 1 wrote no generation: there the whole id decides.
         case when generation is null then pull_id else substr(pull_id, 15) end as tie
     from pulls
 
 ),
 
--- Reads of which too much did not fit: they replace nothing, and what they cover is not known.
+-- Reads that were refused because too much of them did not fit: they replace nothing, and what
+-- they cover is not known.
 refused as (
 
     select
@@ -101,7 +105,7 @@ newest as (
 
 ),
 
--- Months in which an earlier pull covers days that the newest one does not.
+-- Months in which an earlier pull covers days that the newest pull does not.
 torn as (
 
     select

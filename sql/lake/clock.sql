@@ -2,8 +2,8 @@
 -- later.
 --
 -- Models measure ages and ends against it and not against the time of the build, so the same lake
--- gives the same tables whenever they are built. Lists count too, so that data of a dead feed get
--- older and a consent that has expired is expired.
+-- gives the same tables whenever they are built. Listings count too: without them, data of a dead
+-- feed would not age, and an expired consent would stay active.
 --
 -- grain: one row
 -- zone:  as_of is UTC, as_of_date the day in Riyadh

@@ -1,19 +1,18 @@
 -- What is known of each account and day: unknown is never shown as zero.
 --
--- It reads the ledger, accounts, consents and how far back banks offer transactions, and nothing
--- else.
+-- It reads the ledger, accounts, consents and the days that banks offer, and nothing else.
 --
 -- parameters: at_instant
 -- grain:  one row per account and UTC day, from the first day that is permitted or known to today
 -- counts: not_offered     before the earliest day that Lean ever said the bank has: a read of it
---                         comes back empty and tells nothing, so it is unknown though it was read
---         record_unfit    a record of the day did not fit, or one whose day cannot be read: the
---                         day shows what fits and the last good versions of what does not
---         covered         a committed pull covers the day, whatever the consent says by now
+--                         comes back empty, so the day is unknown although it was read
+--         record_unfit    a record of the day did not fit, or a record whose day cannot be read:
+--                         the day shows what fits and the last good versions of what does not
+--         covered         a committed pull covers the day, whatever the consent says now
 --         not_permitted   outside the consent's days, or the consent has ended or leaves it out
 --         bank_refused    the last read of the month failed, or the bank is paused; see code
---         not_yet_pulled  permitted, and no read has covered it yet, or what covered it was lost
---                         (code DATA_LOST): the next sync reads it
+--         not_yet_pulled  permitted, but no read has covered it yet, or the files that did are
+--                         lost (code DATA_LOST): the next sync reads it
 with known as (
 
     select

@@ -1,5 +1,5 @@
--- The ranges of days between those whose records did not fit, as a list; unfit_dates is sorted, and
--- may be null.
+-- What is left of a range of days without the days whose records did not fit, as a list of ranges.
+-- unfit_dates is sorted, and may be null.
 create or replace macro fitting_ranges(first_date, final_date, unfit_dates) as
 list_filter(
     list_transform(

@@ -1,6 +1,8 @@
--- Pulls whose rows were merged into larger files, and the newest pull that stands for those.
+-- Pulls whose rows were merged into larger files, and the newest pull that replaces them.
 --
--- wanted_months is null for all months. A pull that stands for merged files names in covers what it
+-- wanted_months is null for all months. A merged pull names in covers the pulls that it replaces:
+-- first the merged pull before it, if covers_from is above 1, and then the pulls that were new.
+-- Following the merged pulls back gives all of them.
 -- merged: the pull that stood for them before, if covers_from is above 1, and then the pulls that
 -- were new. Following the former gives all of them.
 --
@@ -55,7 +57,7 @@ select
     heads.stream,
     unnest(heads.covers) as pull_id,
     chain.merged_id,
-    -- The pull that stood before is no place of its own.
+    -- The merged pull before it gets no number of its own.
     (
         generate_subscripts(heads.covers, 1)
         + heads.covers_from

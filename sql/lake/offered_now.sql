@@ -1,9 +1,9 @@
 -- Earliest transaction date that each bank offers per account, from the latest refresh that
--- reported one.
+-- reported a date.
 --
--- A refresh of this application reports it when it ends. Of other refreshes Lean lists only the
--- newest of an entity, and the list is read once a week. While that refresh runs, or if it failed,
--- the report of an earlier refresh counts, from an earlier pull of the list.
+-- A refresh that this application asked for reports the date when it ends. Of other refreshes Lean
+-- lists only the newest of an entity, and the list is read once a week. While that refresh runs, or
+-- if it failed, an earlier report counts, from an earlier pull of the list.
 --
 -- grain: one row per account for which a refresh reported a date
 -- zone:  both are UTC days
@@ -41,7 +41,7 @@ earlier as (
 
 ),
 
--- Older refreshes are in the lists.
+-- Refreshes that are more than 14 days older than the newest are in the lists.
 asked as (
 
     select

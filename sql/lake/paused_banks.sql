@@ -1,8 +1,9 @@
 -- Banks whose data Lean or the application's owner has switched off.
 --
 -- grain:  one row per bank
--- counts: a bank is paused while the newest listing says so, and from a pull that was refused for
---         it until a later listing announces it active; a bank in no listing is not paused
+-- counts: a bank is paused while the newest listing says so. A pull that was refused because the
+--         bank is off also pauses it, until a later listing shows it as active. A bank in no
+--         listing is not paused
 -- columns:
 --   bank_identifier  The bank.
 --   paused_at        When the lake learnt of it, UTC, by Lean's clock.

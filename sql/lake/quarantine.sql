@@ -1,21 +1,21 @@
 -- What did not fit and still counts: records that were left out, and values that became null.
 --
--- A record counts while its read does: the read covers its target or its day, or it was refused
--- because too much of it did not fit and nothing newer has come since.
+-- A record counts while its read covers its read target or its day. If the read was refused because
+-- too much of it did not fit, the record counts until a newer read covers.
 --
--- grain: one row per stream, target, column, path, reason, and whether the record was lost
+-- grain: one row per stream, read target, column, path, reason, and whether the record was lost
 -- zone:  instants are UTC, by Lean's clock
 -- columns:
 --   stream           The stream.
---   parent_id        What was read: an account, an entity, or a fixed name.
---   entity_id        The entity, where there is one.
+--   parent_id        Read target: an account, an entity or a fixed name.
+--   entity_id        The entity; null where the read target has none.
 --   bank_identifier  Its bank.
 --   column_name      The column that could not be read.
---   path             Where its value lies in the record, where that is known.
+--   path             Where its value stands in the record; null where unknown.
 --   reason           Why it could not be read, without the value.
---   is_record_lost   Whether the record was left out; else only the value became null.
+--   is_record_lost   Whether the record was left out; otherwise only the value became null.
 --   record_count     Records.
---   first_seen_at    When a read first found this of the target, UTC, by Lean's clock.
+--   first_seen_at    When a read first found this problem of the read target, UTC, by Lean's clock.
 --   last_seen_at     When a read last found it, UTC, by Lean's clock.
 with records as (
 
@@ -56,14 +56,14 @@ reads as (
 
 ),
 
--- Reads that still count. A merged pull stands for the paged read that its series_id names.
+-- Reads that still count. A merged pull represents the paged read that its series_id names.
 counting as (
 
     select
         pulls.stream,
         pulls.series_id,
         claims.month,
-        -- What was typed again and fits by now left its first quarantine behind.
+        -- The first quarantine stays when a record is typed again and fits.
         pulls.quarantined > 0 or pulls.unfit_dates is not null as is_unfit
     from claims
     inner join pulls on claims.pull_id = pulls.pull_id
@@ -95,7 +95,7 @@ counting as (
 
 ),
 
--- One read may have become many pulls, one per month; a record is of one of them.
+-- A read may have become many pulls, one per month; a record belongs to one of these.
 found as (
 
     select
@@ -113,7 +113,7 @@ found as (
                 records.placed_in is null
                 or counting.month is null
                 or counting.month = records.placed_in
-                -- Of days outside the read: any pull of it stands for the record.
+                -- The day lies outside the read: any pull of the read represents the record.
                 or records.placed_in not in (
                     select within.month
                     from reads as within

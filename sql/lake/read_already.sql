@@ -1,7 +1,8 @@
--- What attempts of a run have read of a stream, and no refresh has outdated since.
+-- What the attempts of a run have read of a stream, without reads that are older than the newest
+-- refresh.
 --
 -- parameters: wanted_stream, run_ids, since_instant
--- grain: one row per parent
+-- grain: one row per read target
 with refreshes as (
 
     select

@@ -1,4 +1,4 @@
--- Accounts of the lake, and whether something may be read for them at an instant.
+-- Accounts of the lake, and whether they may be read at an instant.
 --
 -- parameters: wanted_permission, at_instant
 -- grain: one row per account

@@ -1,12 +1,12 @@
--- Entities of the lake, and whether something may be read for them at an instant.
+-- Entities of the lake, and whether they may be read at an instant.
 --
 -- wanted_permission is null where none is needed.
 --
 -- parameters: wanted_permission, at_instant
 -- grain:  one row per entity
--- counts: a permission is granted where the consent, or else the entity, says so, and by nothing
---         else: a word that is no permission of the catalogue and a value that is null grant none;
---         expiry is computed from the consent's own end, because Lean shows it up to a day late
+-- counts: a permission is granted only where the consent, or else the entity, says so. A permission
+--         that the catalogue does not know, and a value that is null, grant nothing. Expiry is
+--         computed from the consent's own end, because Lean shows it up to a day late
 with active_consents as (
 
     select *
@@ -18,8 +18,8 @@ with active_consents as (
 
 ),
 
--- The catalogue's columns are the only list of permissions: one that has no column, or no value in
--- it, is granted by nobody.
+-- The catalogue's columns are the only list of permissions: without a column, or without a value in
+-- it, a permission is not granted.
 by_consent as (
 
     select
@@ -69,7 +69,8 @@ select
             then 'USER_PERMISSIONS_NOT_GRANTED'
     end as skip_code,
     active_consents.created_at as consented_at,
-    -- Without a start Lean's default holds, a year before the consent; without an end, its expiry.
+    -- A consent without a start starts a year before it was given, as Lean says. Without an end,
+    -- it ends when it expires.
     coalesce(
         active_consents.transactions_from_at,
         active_consents.created_at - interval 1 year

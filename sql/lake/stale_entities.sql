@@ -1,13 +1,13 @@
--- Entities whose bank should be asked again, because what the lake knows of them is too old.
+-- Entities whose bank should be asked again, because the lake's data of them is too old.
 --
 -- fresh_hours is a map of stream to hours.
 --
 -- parameters: fresh_hours, at_instant
 -- grain:  one row per entity
--- counts: data is as old as the store that it was read from, or as the last refresh that ended, if
---         that is newer: what it brought is there to be read. An entity that was never read is left
---         out, see unread_entities; so is one whose last refresh said that the customer has to
---         connect again, until there is a newer consent
+-- counts: data is as old as the bank data copy that it was read from, or as the last refresh that
+--         ended, if that is newer: what it brought can be read. An entity that was never read is
+--         left out; see unread_entities. An entity whose customer has to connect again is left out
+--         too, until there is a newer consent
 with known as (
 
     select

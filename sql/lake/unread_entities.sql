@@ -1,4 +1,4 @@
--- Entities whose data may be read and of which nothing was read yet.
+-- Entities that may be read and of which nothing has been read yet.
 --
 -- parameters: at_instant
 -- grain: one row per entity

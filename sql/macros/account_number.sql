@@ -1,10 +1,9 @@
--- An account number in the one form in which every spelling of it is equal: capitals and Western
--- digits, and * for what a bank masks. Spaces, dashes, dots, marks of direction and every other
--- sign are how it is written and not what it is, and so is the word IBAN before it. Null where no
--- digit above zero is left, as in NOTPROVIDED, N/A or 0000. Whatever judges, compares or hashes an
--- account number takes this form; the columns of streams keep it as the bank wrote it. Plain
--- numbers and Saudi IBANs, which nearly all are, take the short way. The long strings are pairs, as
--- in matchable.
+-- An account number in a form that is the same for every spelling of it: capitals and Western
+-- digits, and * for what a bank masks. Spaces, dashes, dots, marks of direction and all other signs
+-- are left out, and so is the word IBAN before the number. Null where no digit above zero is left,
+-- as in NOTPROVIDED, N/A or 0000. Account numbers are judged, compared and hashed in this form;
+-- columns of streams keep what the bank wrote. Plain numbers and Saudi IBANs, which are nearly all,
+-- take the short way. The long strings are pairs, as in matchable.
 create or replace macro account_number(input) as
 case
     when regexp_full_match(input, '0*[1-9][0-9]*|SA[0-9]{2}[A-Z0-9]*[1-9][A-Z0-9]*') then input

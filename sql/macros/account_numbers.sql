@@ -1,4 +1,4 @@
--- The numbers among an account's identifications, each once, as account_number spells them. None
+-- The numbers among an account's identifications, each once, as account_number spells them. Empty
 -- for null.
 create or replace macro account_numbers(identifications) as
 coalesce(

@@ -1,8 +1,8 @@
--- Which of both parties of a movement is the other side: debtor, creditor or unknown. It is the one
--- that is not the account itself, whatever the direction. Where neither is known to be the account,
--- it is the receiver of money out and the sender of money in; a party that stands alone on the
--- account's own side is the other one only if its number is known to be none of the account's.
--- Whether a party is the account is null where nothing tells, and asked only where it decides.
+-- Which party of a movement is the other side: debtor, creditor or unknown. It is the party that is
+-- not the account itself, whatever the direction. If neither party is known to be the account, it
+-- is the receiver of money out and the sender of money in. A party that stands alone on the
+-- account's own side is the other side only if its number is known not to be the account's.
+-- debtor_is_own and creditor_is_own are null where unknown; they are read only where they decide.
 create or replace macro counterparty_side(
     indicator, debtor, debtor_name, debtor_is_own, creditor, creditor_name, creditor_is_own
 ) as

@@ -1,4 +1,4 @@
--- Currencies of ISO 4217: their three letters by their three digits.
+-- Currencies of ISO 4217: a map from their three digits to their three letters.
 create or replace macro currencies_by_number() as
 map(
     [

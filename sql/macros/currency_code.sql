@@ -1,6 +1,6 @@
 -- A currency as ISO 4217 writes it, where that is certain: capitals without anything around them,
--- and the three letters for the three digits. Anything else stays as the bank wrote it, in capitals
--- without spaces around it, and mart_data_quality tells of it (unknown_currency). Null for nothing.
+-- and three letters for three digits. Anything else stays as the bank wrote it, in capitals without
+-- spaces around it; mart_data_quality counts it (unknown_currency). Null for an empty text.
 create or replace macro currency_code(input) as
 case
     when input in ('SAR', 'USD', 'EUR', 'AED') then input

@@ -1,4 +1,4 @@
--- The category that a movement's marks lead to, the first by alphabet where they lead to several;
+-- The category of a movement's marks, the first by alphabet if the marks lead to several.
 -- categories is a map from a mark to its category.
 create or replace macro flagged_category(flags, categories) as
 case

@@ -1,4 +1,4 @@
--- Whether a currency is one of ISO 4217, in its three capitals.
+-- Whether a currency is a code of ISO 4217, in its three capitals.
 create or replace macro is_currency(input) as
 case
     when input in ('SAR', 'USD', 'EUR', 'AED') then true

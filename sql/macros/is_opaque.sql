@@ -1,5 +1,4 @@
--- Whether a movement was not understood: nothing tells its direction, its category, or what kind of
--- movement it is.
+-- Whether a movement was not understood: its direction, its category or its kind is not known.
 create or replace macro is_opaque(direction, category, transaction_type, sub_transaction_type) as
 direction is null
 or coalesce(category, 'UNKNOWN') in ('UNKNOWN', 'UNSUPPORTED')

@@ -1,11 +1,11 @@
--- A text in the form in which two spellings of it are equal; for matching, never for display.
--- Upper case, single spaces, Western digits; alef, ya and ta marbuta in one form each, as banks
--- write them at will; without vowel marks, tatweel and marks of direction; presentation forms
--- (letters as old printers drew them) turned back into letters. Of letters drawn as one only
--- lam-alef and the words of names and money are taken apart: banks send no others. Text of plain
--- ASCII takes the short way. The long strings are pairs: each character of the first becomes the
--- one at its place in the second, and what has no place there is dropped. A test holds them to
--- Unicode's own tables.
+-- A text in a form that is the same for every spelling of it; for matching, never for display.
+-- Upper case, single spaces, Western digits. Alef, ya and ta marbuta have a single form each,
+-- because banks write them at will. Vowel marks, tatweel and marks of direction are left out.
+-- Presentation forms (letters as old printers drew them) become letters again. Letters that are
+-- drawn together are taken apart only in lam-alef and in the words of names and money: banks send
+-- no others. Text of plain ASCII takes the short way. The long strings are pairs: each character of
+-- the first becomes the character at the same place of the second, and is dropped if there is none.
+-- A test compares them with Unicode's own tables.
 create or replace macro matchable(input) as
 case
     when strlen(input) = length(input) then upper(trim(regexp_replace(input, '\s+', ' ', 'g')))

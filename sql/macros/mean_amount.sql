@@ -1,6 +1,6 @@
--- Money shared out evenly, rounded half up (away from zero) to three decimal places, the most that
--- currencies of the region have. Division of DECIMALs would pass through DOUBLE; whole thousandths
--- do not. Null for no parts.
+-- Money divided into equal parts, rounded half up (away from zero) to three decimal places, the
+-- most that currencies of the region have. Division of DECIMALs would pass through DOUBLE; whole
+-- thousandths do not. Null for zero parts.
 create or replace macro mean_amount(total, parts) as
 case
     when parts > 0

@@ -1,6 +1,6 @@
--- How much of two names is the same, from 0 to 1: the share of the shorter one's words that the
--- longer one has. A single word makes half at most, since a given name is no name. Null where one
--- is empty or they are in different scripts, which says nothing about who it is.
+-- How much of two names is the same, from 0 to 1: the share of the shorter name's words that the
+-- longer name has. A single word gives half at most, because a given name alone identifies nobody.
+-- Null where a name is empty, or where the names are in different scripts, which proves nothing.
 create or replace macro name_share(ours, theirs) as
 case
     when

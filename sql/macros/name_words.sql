@@ -1,6 +1,6 @@
--- Words of a name that tell people apart, each once, in a form for matching: without the article
--- and without son and daughter of, which banks write or leave out at will, and with servant of and
--- father of joined to the word behind, from which they are parted at will. None for null.
+-- Words that identify a name, each once, in a form for matching. The article and the words for son
+-- of and daughter of are left out, because banks write them or not. The words for servant of and
+-- father of are joined to the next word, because banks separate them or not. Empty for null.
 create or replace macro name_words(input) as
 list_sort(list_distinct(list_filter(
     string_split(

@@ -1,6 +1,7 @@
--- What an account number can be recognised by among those of own_number_forms: itself, the number
--- at its bank that an IBAN holds, leading zeros apart, and the last four digits
--- where some of it is masked. None for null. The first sign of a form says what may equal it.
+-- Forms of an account number that are looked for among those of own_number_forms. They are the
+-- number itself, the number at its bank that an IBAN holds, without leading zeros, and the last
+-- four digits of a masked number. Empty for null. The first sign of a form says which forms may
+-- equal it.
 create or replace macro number_forms(number) as
 case
     when number is null then []::varchar[]

@@ -1,5 +1,6 @@
--- What other spellings of an account's own numbers are recognised by; see number_forms. A masked
--- number of its own fits what is masked too, and card numbers (16 digits), but no other.
+-- Forms by which other spellings of an account's own numbers are recognised; see number_forms. A
+-- masked number of the account matches masked numbers and card numbers (16 digits), and nothing
+-- else.
 create or replace macro own_number_forms(numbers) as
 list_sort(list_distinct(flatten(list_transform(
     numbers,

@@ -1,6 +1,6 @@
--- Whether an account number is one of an account's own, told by the hashes and endings that
--- int_account_numbers keeps of them; null where only a mask of the account is known and the
--- number does not fit it. The hash is made only of a number that ends like one of them.
+-- Whether an account number is one of an account's own numbers, by the hashes and endings of
+-- int_account_numbers. Null where only a mask of the account is known and the number does not fit
+-- it. Only a number with the ending of an own number is hashed.
 create or replace macro owns_number(number, own_keys, own_endings, is_numbered) as
 case
     when

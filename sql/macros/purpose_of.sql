@@ -1,7 +1,7 @@
 -- What a movement is for, by the words in its bank's text and its merchant's name, in English and
--- Arabic: salary, pension, support (from the state), rent, instalment, bnpl (buy now, pay later),
--- or null where none of them stands there. A word tells only as a whole word in English.
--- Most texts hold none of the words, which one search tells before each is looked for.
+-- Arabic: salary, pension, support (from the state), rent, instalment or bnpl (buy now, pay later).
+-- Null where no such word is found. An English word counts only as a whole word. Most texts hold no
+-- such word, so a single search comes before the search for each of them.
 create or replace macro purpose_of(input) as
 case
     when

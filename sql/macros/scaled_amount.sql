@@ -1,4 +1,5 @@
--- A share of some money, rounded half up to three decimal places; the share has four places.
+-- A share of an amount of money, rounded half up to three decimal places; the share has four
+-- places.
 create or replace macro scaled_amount(total, share) as
 ((
     ((total * 1000)::hugeint * (share * 10000)::hugeint + 5000::hugeint) // 10000::hugeint

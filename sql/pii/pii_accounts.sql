@@ -1,15 +1,15 @@
--- What stands behind an account's key: for those who may know whose account it is.
+-- Numbers and names behind an account's key, for people who may know whose account it is.
 --
 -- grain:  one row per real account
 -- key:    account_key
 -- stored: view
--- counts: every account that was ever listed; numbers and names of every time that it was
+-- counts: every account that was ever listed, with the numbers and names of all its listings
 -- columns:
---   account_ids                 Lean's ids that ever stood for it, sorted.
+--   account_ids                 Lean's ids that ever meant this account, sorted.
 --   iban                 (pii)  IBAN as account_number spells it; null where the bank gives none.
---   masked_pans          (pii)  Masked card numbers of it, * for what is masked, sorted.
+--   masked_pans          (pii)  Its masked card numbers, * for what is masked, sorted.
 --   account_holder_names (pii)  Names of its holders as banks wrote them, sorted.
---   nicknames            (pii)  The holders' own names for it, sorted.
+--   nicknames            (pii)  Names that its holders gave it, sorted.
 -- sample: select * from pii_accounts where account_key = '…'
 with shown as (
 

@@ -1,10 +1,10 @@
--- Who a customer is, as the banks know it: for those who may know.
+-- Names and contact details of a customer as the banks know them, for people who may know them.
 --
 -- grain:  one row per customer whose identity was ever read
 -- key:    customer_id
 -- stored: view
--- counts: every identity that any of the customer's entities ever showed; several of a kind are
---         several banks' spellings or a change
+-- counts: every identity that any of the customer's entities ever showed; several values of a kind
+--         are spellings of several banks, or a change
 -- columns:
 --   customer_id               Lean's id of the customer.
 --   legal_names        (pii)  Full legal names, sorted.

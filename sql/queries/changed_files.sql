@@ -1,4 +1,4 @@
--- Files that the ledger names below some folders, and that are missing or of another size.
+-- Files below some folders that the ledger names, and that are missing or of another size.
 --
 -- grain: one row per path
 with named as (

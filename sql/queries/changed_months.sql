@@ -1,6 +1,6 @@
--- Accounts and months whose rows are not what they were, although they should be: of months that
--- were read from the same store as before, and of months that had settled when they were read
--- before. Reads the temporary views old_rows and new_rows, and the claims as they were, before.
+-- Accounts and months whose rows changed although they should not have. These months were read from
+-- the same bank data copy as before, or were no longer open when they were read before. Reads the
+-- temporary views old_rows and new_rows, and before, which has the claims as they were.
 --
 -- grain: one row per account and month
 with lookback as (

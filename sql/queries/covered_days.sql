@@ -1,8 +1,8 @@
 -- Ranges of UTC days that committed pulls of a stream cover, both ends inclusive.
 --
--- Instants come as numbers, because a column of instants costs many times as much to fetch. The
--- instant of a bank data copy is cut to its day from $settled_days after the month's end on:
--- nothing is decided by it then, and accounts share most of their ranges.
+-- Instants are returned as numbers, because a column of instants costs many times as much to fetch.
+-- The instant of a bank data copy is cut to its day if it is more than $settled_days after the
+-- month's end. It decides nothing then, and accounts share most of their ranges.
 --
 -- grain: one row per pull and range, ordered by parent_id
 select

@@ -1,5 +1,5 @@
--- Stream, read targets and UTC days of files of data; with $only_missed, without files on which
--- no pull rests that counts, or for which a merged file stands.
+-- Stream, read targets and UTC days of data files. With $only_missed, a file of rows is left out if
+-- none of its pulls counts, or if a merged file replaces it.
 --
 -- grain: one row per path
 with wanted as (

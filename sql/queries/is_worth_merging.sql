@@ -1,6 +1,6 @@
--- Whether more rows lie in files that were not merged than show. Of a month that is no longer
--- read every night a tenth of that will do, if it lies there twice: nothing more would come to
--- make it worth it. Reads the temporary table places.
+-- Whether a month is worth merging: more rows lie in files that were not merged than the month
+-- shows. For a month that is no longer read every night a tenth is enough if its rows are stored
+-- twice, because no more would come. Reads the temporary table places.
 --
 -- grain: one row
 with counted as (

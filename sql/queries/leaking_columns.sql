@@ -1,6 +1,6 @@
--- Columns of the copy for analysts in which a personal value stands: as a whole text or an element
--- of a list, and as a word where the value identifies on its own. Reads the temporary view texts,
--- the temporary table personal, and the macros plain and cut.
+-- Columns of the copy for analysts that hold a personal value: as a whole text or an element of a
+-- list, or as a word if the value alone identifies somebody. Reads the temporary view texts, the
+-- temporary table personal, and the macros plain and cut.
 --
 -- grain: one row per column
 with held as materialized (

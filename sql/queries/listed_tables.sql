@@ -1,4 +1,4 @@
--- Names of the tables that an analyst should meet first: those of main, old names left out.
+-- Names of the tables that an analyst should meet first: those of main, without old names.
 --
 -- grain: one row per table
 select table_name as name

@@ -1,5 +1,5 @@
--- For each account in chosen the pull that is merged up to, and what its successor covers. Reads
--- the temporary tables places and chosen.
+-- For each account in chosen: the newest pull to merge, and the pulls that the merged pull
+-- replaces. Reads the temporary tables places and chosen.
 --
 -- grain: one row per account
 with covered as (

@@ -1,5 +1,5 @@
--- Pulls of a month that can be merged, and the place that each has among those of its account that
--- were ever merged, or gets. Accounts whose days several pulls speak for are left out.
+-- Pulls of a month that can be merged. Each has a number in the order of all pulls of its account
+-- that were ever merged, or gets a number. Accounts whose days several pulls cover are left out.
 --
 -- grain: one row per pull
 with whole as (

@@ -1,5 +1,5 @@
--- Committed pulls whose rows lay in a file, those that it had merged included. batch_id and
--- month are those of where rows lay before a merge.
+-- Committed pulls whose rows were in a file, with the pulls that were merged into it. batch_id and
+-- month say where rows were before a merge.
 --
 -- grain: one row per pull
 with direct as (

@@ -1,5 +1,5 @@
--- Lost pulls whose answers may be kept and that no newer pull of the same read replaced. Reads
--- the temporary view known_lost.
+-- Lost pulls whose answers may be kept and which no newer pull of the same read replaced. Reads the
+-- temporary view known_lost.
 --
 -- grain: one row per stream
 select

@@ -1,5 +1,6 @@
--- Further pulls of a family of streams that must not count when those of $ids do not: what they
--- covered was read with those, and its answers are not kept. Reads the temporary view raw_pages.
+-- Further pulls of a family of streams that must not count if the pulls of $ids do not. They came
+-- from the same reads or found them unchanged, and the answers of these reads are not kept. Reads
+-- the temporary view raw_pages.
 --
 -- grain: one row per pull
 with lost as (

@@ -1,5 +1,6 @@
--- Pulls of a stream that a replay makes again: committed ones that still cover something, and the
--- newest of those that replaced nothing because too much did not fit, unless a newer one covers.
+-- Pulls of a stream that a replay makes again: committed pulls that still cover something, and the
+-- newest refused pull of each read target and month. A refused pull replaced nothing because too
+-- much of it did not fit. It is left out if a newer pull covers.
 --
 -- grain: one row per pull
 with candidates as (

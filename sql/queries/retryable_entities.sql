@@ -1,5 +1,5 @@
--- Entities of which a run could not read everything, and of which another run may: Lean or their
--- bank did not answer, or an answer was incomplete.
+-- Entities that a run could not read completely and that another run may read: Lean or the bank did
+-- not answer, or an answer was incomplete.
 --
 -- grain: one row per entity
 select distinct entity_id

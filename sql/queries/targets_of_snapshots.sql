@@ -1,6 +1,6 @@
--- Read targets of a stream without months, with the instant of their newest bank data copy, and
--- with Lean's clock at their last read that did not fail. Reads the temporary macro readable and
--- the temporary table already_read.
+-- Read targets of a stream without months. Each has the instant of its newest bank data copy, and
+-- Lean's clock at its last read that did not fail. Reads the temporary macro readable and the
+-- temporary table already_read.
 --
 -- grain: one row per read target, ordered by target_id
 with known as (

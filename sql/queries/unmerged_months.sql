@@ -1,5 +1,4 @@
--- Months of a stream with pulls that no merge has covered; of the others there is nothing to
--- merge.
+-- Months of a stream with pulls that were not merged yet; the rest have nothing to merge.
 --
 -- grain: one row per month
 select distinct pulls.month

@@ -1,4 +1,4 @@
--- Accounts that customers share, with what identifies them pulled out of the lists.
+-- Accounts that customers share, with their numbers taken out of the lists.
 --
 -- grain:  one row per account of an entity
 -- key:    account_id

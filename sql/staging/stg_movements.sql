@@ -1,5 +1,5 @@
--- Movements on accounts as their banks show them now, signed, with their days in Riyadh; of the
--- other side stg_transactions tells.
+-- Movements on accounts as their banks show them now, signed, with their days in Riyadh.
+-- stg_transactions adds the other side.
 --
 -- grain:  one row per account and transaction id
 -- key:    account_id, transaction_id
@@ -18,15 +18,17 @@
 --   signed_amount      The amount with its sign, money in above zero, in units of currency; null
 --                      where the bank's indicator is unknown or contradicts the amount.
 --   signed_balance     The balance after the movement with its sign, in units of balance_currency.
---   sign_quality       stated, or why signed_amount is null or was taken with care: unsupported,
---                      missing, contradictory (CREDIT and a minus), minus_repeated (DEBIT and one).
+--   sign_quality       stated where indicator and amount agree; minus_repeated where a DEBIT has a
+--                      minus, which counts once. Elsewhere signed_amount is null: missing or
+--                      unsupported (the indicator), or contradictory (CREDIT with a minus).
 --   is_booked          Whether the bank has booked it; an unknown state is not booked.
---   placed_at          When it counts: booking, else value, else transaction instant, UTC.
+--   placed_at          Instant that the movement is dated by, UTC: that of booking, else of value,
+--                      else of the transaction.
 --   month              UTC month of placed_at, YYYY-MM.
 --   booking_date       Riyadh day of placed_at.
 --   value_date         Riyadh day of value_at.
---   transaction_date   Riyadh day on which the customer acted, where the bank tells, else of
---                      placed_at.
+--   transaction_date   Riyadh day on which the customer acted; the day of placed_at where the bank
+--                      does not say.
 --   information_match  (pii)  transaction_information in a form for matching.
 --   merchant_match     merchant_name in a form for matching.
 --   debtor_number      (pii)  Account number of the payer as account_number spells it.

@@ -5,7 +5,7 @@
 -- stored: view
 -- zone:   instants are UTC, days are Riyadh days
 -- columns:
---   created_date  Riyadh day on which it was asked for.
+--   created_date  Riyadh day on which the refresh was asked for.
 select
     refreshes.*,
     riyadh_date(refreshes.created_at) as created_date

@@ -8,7 +8,7 @@
 --   instructed_currency  Currency of the instructed amount, ISO 4217; see currency_code.
 --   creditor_number  (pii)  Account number of the receiver as account_number spells it.
 --   creditor_match  (pii)  Name on the receiver's account in a form for matching.
---   scheduled_date  Riyadh day on which it is to be paid.
+--   scheduled_date  Riyadh day on which the payment is due.
 select
     scheduled_payments.* replace (
         currency_code(scheduled_payments.instructed_currency) as instructed_currency

@@ -7,14 +7,15 @@
 -- counts: every status; only booked money is counted, so filter by is_booked before summing
 -- zone:   instants are UTC, days are Riyadh days, month is the UTC month that the lake keeps it in
 -- columns:
---   counterparty_side  debtor or creditor: which of both parties is the other side, that is not the
---                      account itself by any of its numbers. Where neither is known to be the
---                      account, the receiver of money out and the sender of money in; unknown where
---                      the bank tells no party, only the account itself, or only a party on the
---                      account's own side of which nothing tells whether it is the account.
+--   counterparty_side  debtor or creditor: the party that is the other side, because no number
+--                      shows it to be the account itself. If neither party is known to be the
+--                      account, it is the receiver of money out and the sender of money in. It is
+--                      unknown where the bank names no party or only the account itself. It is also
+--                      unknown where the bank names only a party on the account's own side that may
+--                      be the account.
 --   counterparty_identification  (pii)  Account number of the other side as account_number spells
---                      it; null where the bank tells none.
---   counterparty_name  (pii)  Name of the other side; null where the bank tells none.
+--                      it; null where the bank gives no number.
+--   counterparty_name  (pii)  Name of the other side; null where the bank gives no name.
 --   counterparty_match  (pii)  counterparty_name in a form for matching.
 -- cleared: counterparty_side (one of three words)
 with owned as (
@@ -22,7 +23,7 @@ with owned as (
     select
         account_id,
         own_number_forms(flatten(list(account_numbers(identifications)))) as own,
-        -- Where only a mask is known, a number that is none of it may still be the account's.
+        -- Where only a mask is known, a number that does not fit it may still be the account's.
         case when bool_or(is_numbered(identifications)) then false end as is_other
     from accounts_history
     group by account_id

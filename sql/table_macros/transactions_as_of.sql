@@ -1,5 +1,5 @@
--- The movements as they counted at an instant: each account once, each day from the pull that
--- covered it then.
+-- Movements as they counted at an instant: each account once, each day from the pull that covered
+-- it then.
 --
 -- parameters: at_instant
 -- sample: select currency, sum(signed_amount) as booked from transactions_as_of(now())
@@ -27,7 +27,7 @@ with covering as (
 
 ),
 
--- Where several ids of Lean stand for one account, one of them speaks for each day.
+-- Where several ids of Lean mean the same account, a single id covers each day.
 owners as (
 
     select
