@@ -267,6 +267,34 @@ def test_each_table_stands_in_the_schema_of_its_layer(lake):
         assert found["main", name] == f"The old name of raw.{name}, until the next version."
 
 
+def test_nothing_of_the_warehouse_reads_an_old_name(lake):
+    """Views, functions and the search for lost files stay when the next version drops them."""
+    with duckdb.connect(str(lake.warehouse)) as connection:
+        connection.execute(f"set variable leanhouse_folder = '{lake.folder}/'")
+        old = connection.execute(
+            "select view_name from duckdb_views() where comment like 'The old name of %'"
+        ).fetchall()
+        assert ("pulls",) in old
+        for (name,) in old:
+            connection.execute(f"drop view main.{name}")
+        for name in ("coverage(now())", "readable_accounts('transactions', now())"):
+            connection.execute(f"from {name}")
+        for name in connection.execute(
+            "select format('{}.{}', schema_name, view_name) from duckdb_views() where not internal"
+        ).fetchall():
+            connection.execute(f"from {name[0]} limit 1")
+        connection.execute(
+            "insert into raw.pulls by name select 'x' as pull_id, 'x' as batch_id,"
+            " [{'path': 'accounts/pulled_on=2026-01-01/x.parquet', 'bytes': 1, 'rows': 1,"
+            " 'crc32': 1}] as files, 'accounts' as stream, 'COMMITTED' as outcome"
+        )
+
+    asked = CliRunner().invoke(app, ["query", "--home", str(lake.folder.parent.parent), "select 1"])
+
+    assert asked.exit_code != 0
+    assert "accounts/pulled_on=2026-01-01/x.parquet" in asked.stderr
+
+
 def test_old_names_are_found_and_not_listed(tmp_path):
     """A table that was renamed, and the streams that stood in main."""
     root = tmp_path / "sql"

@@ -64,11 +64,11 @@ def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | N
             say(f"\n{title.removeprefix('-- ')}", style="bold")
             say(query.strip(), style="dim")
             show(connection.execute(query), console)
-        held = connection.execute("select count(*) from transactions").fetchone()
+        held = connection.execute("select count(*) from raw.transactions").fetchone()
     skipped = sum(summary.pulls.get(Outcome.SKIPPED, 0) for summary in summaries)
     say(
         "\nNext:\n"
-        f'  .venv/bin/leanhouse query --home {_short(home)} "select * from accounts limit 5"\n'
+        f'  .venv/bin/leanhouse query --home {_short(home)} "from dim_accounts limit 5"\n'
         "  make demo    the same again: it reads only what is new\n"
         "  make dev     Dagster's UI over the offline Lean\n"
         "  README.md    how to connect a real application at Lean\n"
@@ -117,7 +117,7 @@ def _one_more(
     with connect(lake.lake()) as connection:
         rows = {
             name: connection.execute(
-                f"select count(*) from {name} where entity_id = $1", [made["entity_id"]]
+                f"select count(*) from raw.{name} where entity_id = $1", [made["entity_id"]]
             ).fetchone()
             for name in ("accounts", "transactions")
         }

@@ -263,7 +263,7 @@ def _judge(stream: Stream, report: Report, policy: Policy) -> None:
             f"{report.failed_share:.0%} of {stream.name}'s pulls failed, above {threshold:.0%}",
             metadata={
                 "codes": dg.MetadataValue.json(dict(report.codes)),
-                "remedy": "Read the ledger (select code, remedy, count(*) from pulls group by all);"
+                "remedy": "Ask the ledger: select code, count(*) from raw.pulls group by code;"
                 " what succeeded is committed, and the next sync reads the rest.",
             },
             allow_retries=False,

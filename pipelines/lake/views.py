@@ -42,10 +42,20 @@ class LakeView:
     @property
     def statement(self) -> str:
         """The statement that creates it."""
+        return self.statement_after("")
+
+    def statement_after(self, before: str) -> str:
+        """The statement that creates it.
+
+        Args:
+            before: What stands before the SELECT of a table macro, such as
+                `with pulls as (from raw.pulls)`.
+        """
         if self.sql.startswith("create"):
             return self.sql
         if self.parameters:
-            return f"create or replace macro {self.name}({self.parameters}) as table {self.sql}"
+            body = f"{before} select * from ({self.sql})" if before else self.sql
+            return f"create or replace macro {self.name}({self.parameters}) as table {body}"
         return f"create or replace {'table' if self.is_table else 'view'} {self.name} as {self.sql}"
 
 

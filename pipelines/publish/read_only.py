@@ -173,7 +173,9 @@ def _refuse_outdated(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
         QueryError: A file is missing, and the result would silently lack its rows.
     """
     try:
-        lake.check_files(connection)
+        with connection.cursor() as ledger:
+            ledger.execute("set search_path = 'leanhouse.raw'")
+            lake.check_files(ledger)
     except DamageError as error:
         raise QueryError(f"{error.message}. {_REMEDY}") from None
     except (duckdb.BinderException, duckdb.CatalogException):

@@ -233,12 +233,17 @@ class _WarehouseWriter:
         self.connection.execute("set search_path = 'raw,main'")
         self.lake.attach_to(self.connection)
         self.connection.execute("set search_path = 'main,raw'")
-        # A view finds functions of its own schema and of the reader's, which is main.
+        # A view finds functions of its own schema and of the reader's, which is main; a function
+        # finds what it reads by the reader's names, which are not those of raw.
         functions = self.connection.execute(
             "select function_name from duckdb_functions() where schema_name = 'raw'"
         ).fetchall()
         for (name,) in functions:
-            self.connection.execute(LAKE_VIEWS[name].statement)
+            view = LAKE_VIEWS[name]
+            before = self._with(
+                {one: self._from(one) for one in view.reads if (one,) not in functions}
+            )
+            self.connection.execute(view.statement_after(before))
         shown = [model for model in self.models if self._is_there(model)]
         self._show_public(shown)
         there = {model.name for model in shown} | set(self.models.relations)
