@@ -235,6 +235,47 @@ class Lake:
             self._create(connection, [name for name in relations if name != "claims"])
             yield connection
 
+    @contextmanager
+    def overview(
+        self, names: Collection[str], kept: str, since: dt.datetime
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A DuckDB for counts over the whole ledger, at little cost however long that is.
+
+        `every_pull` is a view of the ledger. `pulls`, and so all other relations, know only the
+        chosen pulls. No file is compared with the ledger.
+
+        Args:
+            names: As for `connect`.
+            kept: The condition of the pulls that `pulls` has. It has to choose all pulls of a read
+                target or none, because the newest pull counts.
+            since: `refresh_spends` and `refresh_attempts` have the files written since then.
+
+        Raises:
+            ConfigError: The lake has a newer format than this code knows.
+        """
+        self.format.check()
+        with duckdb.connect() as connection:
+            connection.execute("set TimeZone = 'UTC'")
+            connection.execute("set enable_progress_bar = false")
+            # Nothing is written otherwise: a full disk and a reader without rights are no obstacle.
+            connection.execute(
+                "set temp_directory = $1", [str(self.storage.local(Key(f"spill-{new_id()}")))]
+            )
+            connection.execute(f"create view every_pull as {self.ledger_now()}")
+            connection.execute(
+                f"create table pulls as select * exclude (files) from every_pull where {kept}"
+            )
+            connection.execute(LAKE_VIEWS["merged_pulls"].statement)
+            self._create(connection, _with_what_they_read(names))
+            for name, pattern, schema in (
+                ("refresh_spends", REFRESH_RESERVATIONS / "*.parquet", REFRESH_RESERVATIONS_SCHEMA),
+                ("refresh_attempts", REFRESH_RESULTS / "*/*.parquet", REFRESH_RESULTS_SCHEMA),
+            ):
+                found = self.storage.list(str(pattern))
+                keys = [one.key for one in found if one.written_at >= since.timestamp()]
+                connection.execute(f"create view {name} as {self._reading(keys, schema)}")
+            yield connection
+
     def check_writable(self) -> None:
         """Check that a file can be written now.
 

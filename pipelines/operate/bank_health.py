@@ -1,0 +1,385 @@
+"""How each bank stands, from the lake alone: counts and instants, and no personal value."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from lean_resources.streams import STREAMS
+from pipelines.lake.folders import LEDGER, quarantine_of
+from pipelines.lake.queries import QUERIES
+from pipelines.lake.storage import Key
+from pipelines.models.manifest import current_manifest
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from pipelines.lake.lake import Lake
+    from pipelines.models.manifest import Manifest
+    from pipelines.sync.policy import Policy
+
+__all__ = [
+    "CONSENT_DAYS",
+    "MOST_SKEW",
+    "RIYADH",
+    "BankFailure",
+    "BankHealth",
+    "LakeFacts",
+    "StreamHealth",
+    "UnfitRecords",
+    "lake_facts",
+    "midnight",
+]
+
+CONSENT_DAYS = 14
+"""For how many days before and after its end a consent is shown."""
+MOST_SKEW = dt.timedelta(seconds=60)
+"""How far this machine's clock may be from Lean's."""
+RIYADH = ZoneInfo("Asia/Riyadh")
+_DIRECTORY = ("banks", "entities", "consents")
+_QUARANTINE_TARGETS = (
+    " or (stream, parent_id) in (select (one.stream, one.parent_id) from every_pull as one"
+    " where one.quarantined > 0 or one.code = 'RECORDS_UNFIT')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BankFailure:
+    """Reads of a stream that fail now, by the code of their newest failure.
+
+    Args:
+        stream: The stream; `refresh` for refreshes.
+        code: Lean's code or this project's.
+        remedy: What to do about it.
+        count: Read targets that fail: accounts, entities or the like.
+        of_count: Read targets of the bank and stream that were ever tried.
+        since: The first failure after the last good read, UTC, by Lean's clock.
+    """
+
+    stream: str
+    code: str
+    remedy: str
+    count: int
+    of_count: int
+    since: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnfitRecords:
+    """Records of a stream that are left out, by reason.
+
+    Args:
+        stream: The stream.
+        column: The column that could not be read.
+        reason: Why, without the value.
+        count: Records.
+        since: When a read first found one, UTC, by Lean's clock.
+    """
+
+    stream: str
+    column: str
+    reason: str
+    count: int
+    since: dt.datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankHealth:
+    """How a bank stands. Instants are UTC.
+
+    Args:
+        bank_identifier: The bank; an empty text for what is not read from a bank.
+        entities: Entities that may be read.
+        last_good_at: When the last good pull ended, by this machine's clock.
+        refreshed_at: Newest state of the bank's data that was read, by Lean's clock.
+        oldest_refreshed_at: State of the entity that is furthest behind among late entities.
+        late_entities: Entities of which a stream is older than twice the policy's `fresh_hours`.
+        late_streams: Those streams.
+        failures: What fails now.
+        paused_until: Until when a run leaves the bank alone, because it failed time and again, by
+            this machine's clock; None where it does not. A new run asks it at once.
+        off_since: When the lake learnt that the bank is switched off, by Lean's clock; None where
+            it is on.
+        consents_ending: Consents that end within 14 days.
+        next_consent_end_at: When the next of all its consents ends.
+        consents_expired: Entities whose consent ended by its own end within the last 14 days.
+        consents_expired_since: The first of these ends.
+        quarantine: Records that are left out.
+        refreshes_used: Refreshes of the last 24 hours, by Lean's clock.
+        refreshes_allowed: Most refreshes of its entities within 24 hours.
+        entities_without_refresh: Entities that have none left.
+        late_without_refresh: Late entities among these.
+        next_refresh_at: When the first of these may be refreshed again; None where all may.
+        requests_today: Requests of the Riyadh day so far, by this machine's clock.
+        refreshes_today: Refreshes of the Riyadh day so far, by Lean's clock.
+        months_unknown: Months of accounts that are permitted and not known, when tables were built
+            last; None before the first build.
+    """
+
+    bank_identifier: str
+    entities: int = 0
+    last_good_at: dt.datetime | None = None
+    refreshed_at: dt.datetime | None = None
+    oldest_refreshed_at: dt.datetime | None = None
+    late_entities: int = 0
+    late_streams: Sequence[str] = ()
+    failures: Sequence[BankFailure] = ()
+    paused_until: dt.datetime | None = None
+    off_since: dt.datetime | None = None
+    consents_ending: int = 0
+    next_consent_end_at: dt.datetime | None = None
+    consents_expired: int = 0
+    consents_expired_since: dt.datetime | None = None
+    quarantine: Sequence[UnfitRecords] = ()
+    refreshes_used: int = 0
+    refreshes_allowed: int = 0
+    entities_without_refresh: int = 0
+    late_without_refresh: int = 0
+    next_refresh_at: dt.datetime | None = None
+    requests_today: int = 0
+    refreshes_today: int = 0
+    months_unknown: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHealth:
+    """Pulls of a stream so far.
+
+    Args:
+        stream: The stream.
+        committed: Pulls that brought something.
+        unchanged: Pulls that found nothing new.
+        skipped: Pulls that were not permitted.
+        failed: Pulls that failed.
+        rows: Rows that were committed, superseded ones included.
+        unfit: Records that are left out now.
+        last_pull_at: When the last pull ended, UTC, by this machine's clock.
+    """
+
+    stream: str
+    committed: int
+    unchanged: int
+    skipped: int
+    failed: int
+    rows: int
+    unfit: int
+    last_pull_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LakeFacts:
+    """What the lake says of itself.
+
+    Args:
+        banks: How each bank stands; first what is not read from a bank.
+        streams: Pulls of each stream.
+        ahead: How far this machine's clock was ahead of Lean's at the last good reads.
+        committed_at: When the newest pull ended, by this machine's clock.
+        is_built: Whether tables were ever built.
+        is_behind: Whether something was committed after the last build began.
+    """
+
+    banks: list[BankHealth]
+    streams: list[StreamHealth]
+    ahead: dt.timedelta
+    committed_at: dt.datetime
+    is_built: bool
+    is_behind: bool
+
+
+def midnight(now: dt.datetime) -> dt.datetime:
+    """The beginning of the Riyadh day."""
+    return now.astimezone(RIYADH).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def lake_facts(lake: Lake, policy: Policy, now: dt.datetime) -> LakeFacts | None:
+    """How each bank stands; None before the first pull.
+
+    Args:
+        lake: The lake.
+        policy: How old data may be, and how much may be spent.
+        now: This machine's clock.
+
+    Raises:
+        ConfigError: The lake has a newer format than this code knows.
+        duckdb.Error: A file of the ledger or of a list cannot be read.
+    """
+    if not any(lake.storage.list(f"{LEDGER}/*/*.parquet")):
+        return None
+    has_quarantine = any(
+        any(lake.storage.list(f"{quarantine_of(stream)}/*/*.parquet"))
+        for stream in STREAMS.values()
+    )
+    known = ", ".join(f"'{name}'" for name in _DIRECTORY)
+    kept = f"stream in ({known}) or code in ('DISABLED_BY_LEAN', 'DISABLED_BY_CLIENT')"
+    names = ["readable_entities", "paused_banks"]
+    if has_quarantine:
+        kept += _QUARANTINE_TARGETS
+        names.append("quarantine")
+    with lake.overview(names, kept, now - dt.timedelta(days=2)) as connection:
+        [ledger] = _rows(connection, "health_ledger")
+        ahead = dt.timedelta(microseconds=ledger["ahead_us"] or 0)
+        unfit = _rows(connection, "unfit") if has_quarantine else []
+        # A difference below the limit is as likely the time that answers took.
+        lean_now = now - ahead if abs(ahead) > MOST_SKEW else now
+        manifest = current_manifest(lake)
+        found = _Found(
+            _rows(connection, "health_reads", midnight=midnight(now)),
+            _rows(connection, "health_failures"),
+            _entities(connection, policy, lean_now),
+            dict(connection.execute("from paused_banks").fetchall()),
+            unfit,
+            _months_unknown(connection, lake, manifest),
+        )
+    return LakeFacts(
+        banks=found.banks(policy, now),
+        streams=found.streams(),
+        ahead=ahead,
+        committed_at=ledger["committed_at"],
+        is_built=bool(manifest.parts),
+        is_behind=ledger["commits"] > manifest.commits,
+    )
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, **given: Any) -> list[dict[str, Any]]:
+    result = connection.execute(QUERIES[query], given)
+    names = [column[0] for column in result.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def _entities(
+    connection: duckdb.DuckDBPyConnection, policy: Policy, lean_now: dt.datetime
+) -> list[dict[str, Any]]:
+    return _rows(
+        connection,
+        "health_entities",
+        now=lean_now,
+        lean_midnight=midnight(lean_now),
+        streams=list(policy.fresh_hours),
+        hours=list(policy.fresh_hours.values()),
+        per_day=policy.refreshes_per_day,
+        ending_days=CONSENT_DAYS,
+        recent_days=CONSENT_DAYS,
+    )
+
+
+def _months_unknown(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, manifest: Manifest
+) -> dict[str, int] | None:
+    """Months that are not known by bank, from the tables as they were built last."""
+    for view, model in (
+        ("coverage_intervals", "mart_coverage"),
+        ("known_accounts", "dim_accounts"),
+    ):
+        files = [Key(part.file) for part in manifest.parts.get(model, {}).values() if part.file]
+        if not files:
+            return None
+        connection.execute(f"create view {view} as from read_parquet({lake.listed(files)})")
+    return {
+        one["bank_identifier"]: one["months"] for one in _rows(connection, "health_unknown_months")
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Rows of the queries, by bank where they have one."""
+
+    reads: list[dict[str, Any]]
+    failures: list[dict[str, Any]]
+    entities: list[dict[str, Any]]
+    paused: Mapping[str, dt.datetime]
+    unfit: list[dict[str, Any]]
+    months: Mapping[str, int] | None
+
+    def banks(self, policy: Policy, now: dt.datetime) -> list[BankHealth]:
+        names = {one["bank_identifier"] or "" for one in (*self.reads, *self.entities)}
+        return [self._bank(name, policy, now) for name in sorted(names)]
+
+    def _bank(self, name: str, policy: Policy, now: dt.datetime) -> BankHealth:
+        reads = _of(self.reads, name)
+        entity = next(iter(_of(self.entities, name)), {})
+        entities = entity.get("entities", 0)
+        targets = {one["stream"]: one["targets"] for one in reads} | {"refresh": entities}
+        return BankHealth(
+            bank_identifier=name,
+            entities=entities,
+            last_good_at=_newest(reads, "last_good_at"),
+            refreshed_at=_newest(reads, "refreshed_at"),
+            oldest_refreshed_at=entity.get("oldest_at"),
+            late_entities=entity.get("late", 0),
+            late_streams=entity.get("late_streams") or (),
+            failures=[
+                BankFailure(
+                    one["stream"], one["code"], one["remedy"], one["targets"],
+                    max(targets.get(one["stream"], 0), one["targets"]), one["since"],
+                )
+                for one in _of(self.failures, name)
+            ],
+            paused_until=_paused_until(reads, policy, now),
+            off_since=self.paused.get(name),
+            consents_ending=entity.get("ending", 0),
+            next_consent_end_at=entity.get("next_end_at"),
+            consents_expired=entity.get("expired", 0),
+            consents_expired_since=entity.get("expired_since"),
+            quarantine=[
+                UnfitRecords(
+                    one["stream"], one["column_name"], one["reason"], one["records"],
+                    one["first_seen"],
+                )
+                for one in _of(self.unfit, name, "bank")
+            ],
+            refreshes_used=entity.get("refreshes_used", 0),
+            refreshes_allowed=entities * policy.refreshes_per_day,
+            entities_without_refresh=entity.get("without_refresh", 0),
+            late_without_refresh=entity.get("late_without_refresh", 0),
+            next_refresh_at=entity.get("next_refresh_at"),
+            requests_today=sum(one["requests_today"] or 0 for one in reads),
+            refreshes_today=entity.get("refreshes_today", 0),
+            months_unknown=None if self.months is None else self.months.get(name, 0),
+        )  # fmt: skip
+
+    def streams(self) -> list[StreamHealth]:
+        unfit: dict[str, int] = {}
+        for one in self.unfit:
+            unfit[one["stream"]] = unfit.get(one["stream"], 0) + one["records"]
+        found: dict[str, list[dict[str, Any]]] = {}
+        for one in self.reads:
+            found.setdefault(one["stream"], []).append(one)
+        return [
+            StreamHealth(
+                stream=stream,
+                **{name: sum(one[name] or 0 for one in reads) for name in _SUMMED},
+                unfit=unfit.get(stream, 0),
+                last_pull_at=max(one["last_pull_at"] for one in reads),
+            )
+            for stream, reads in sorted(found.items())
+        ]
+
+
+_SUMMED = ("committed", "unchanged", "skipped", "failed", "rows")
+
+
+def _of(
+    rows: Sequence[dict[str, Any]], name: str, column: str = "bank_identifier"
+) -> list[dict[str, Any]]:
+    return [one for one in rows if (one[column] or "") == name]
+
+
+def _newest(rows: Sequence[dict[str, Any]], column: str) -> dt.datetime | None:
+    return max((one[column] for one in rows if one[column] is not None), default=None)
+
+
+def _paused_until(
+    reads: Sequence[dict[str, Any]], policy: Policy, now: dt.datetime
+) -> dt.datetime | None:
+    """Until when the run of the newest failures leaves the bank alone; None where that is over."""
+    left_alone, good, failed = (
+        _newest(reads, name) for name in ("left_alone_at", "last_good_at", "last_failure_at")
+    )
+    if left_alone is None or failed is None or (good is not None and good > left_alone):
+        return None
+    until = failed + dt.timedelta(seconds=policy.bank_cooldown_seconds)
+    return until if until > now else None

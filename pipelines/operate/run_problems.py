@@ -1,0 +1,167 @@
+"""What Dagster's newest runs say is wrong: failed steps and failed checks, without asking Lean."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+from lean_resources.errors import AuthError, NetworkError, UnavailableError
+from lean_resources.streams import STREAMS
+from pipelines.lake.digests import DamageError
+from pipelines.operate.problems import Problem, problem
+
+__all__ = ["PULLS_FAILED", "run_problems"]
+
+PULLS_FAILED = "PULLS_FAILED"
+"""Code of a step that failed because too many pulls did; the ledger says which and why."""
+
+_NEWEST_RUNS = 50
+"""Runs among which the newest of each job is looked for."""
+_FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+_ENDS = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
+_RESULTS = {
+    AssetCheckExecutionRecordStatus.SUCCEEDED,
+    AssetCheckExecutionRecordStatus.FAILED,
+}
+_MOST_PATHS = 5
+_RULE_OF = {
+    AuthError.remedy: ("credentials_refused", "lean"),
+    UnavailableError.remedy: ("lean_down", "lean"),
+    NetworkError.remedy: ("lean_down", "lean"),
+    DamageError.remedy: ("damage", "lake"),
+}
+"""Rule and subject of a failed step, by the remedy of its error, which is one for each class."""
+_READ_LOG = "Read the run's page in Dagster."
+_CHECKS = {
+    ("integrity", "holds_what_was_written"): (
+        "damage", "lake", "{count} files are damaged, missing or foreign", DamageError.remedy
+    ),
+    ("reconciliation", "agrees_with_lean"): (
+        "lean_differs", "transactions", "months read again differ from the lake",
+        "Read the check's metadata in Dagster. If it happens again, give Lean the months.",
+    ),
+    ("missed_events", "nothing_was_missed"): (
+        "events_missed", "receiver", "{repaired} webhooks that Lean sent did not arrive",
+        "They are read now. Check the receiver, its proxy and the webhook URL at Lean.",
+    ),
+}  # fmt: skip
+"""Rule, subject, message and remedy of a check that fails; names in the message are metadata."""
+_DRIFT_REMEDY = (
+    "Read Lean's changelog and add the column, see CONTRIBUTING.md. Nothing is lost: answers are"
+    " kept as received, and leanhouse replay fills the column."
+)
+
+
+class _Failure(NamedTuple):
+    """Why steps failed, the same for all that one cause stopped."""
+
+    rule: str
+    subject: str | None
+    reason: str
+    remedy: str
+    code: str | None
+    tables: int | None = None
+
+
+def run_problems(instance: dg.DagsterInstance) -> list[Problem]:
+    """Problems that the newest run of each job, and the newest result of each check, show.
+
+    A step of an older run counts only while no newer run has had the same step. It reads a
+    bounded number of runs, whatever the instance keeps.
+
+    Args:
+        instance: Where the runs are recorded. It may be that of a run that is under way.
+    """
+    return [*_of_runs(instance), *_of_checks(instance)]
+
+
+def _of_runs(instance: dg.DagsterInstance) -> Iterator[Problem]:
+    records = instance.get_run_records(dg.RunsFilter(statuses=_FINISHED), limit=_NEWEST_RUNS)
+    newest = {record.dagster_run.job_name: record for record in reversed(records)}
+    known: set[str] = set()
+    failures: dict[_Failure, list[dg.EventLogEntry]] = {}
+    for record in sorted(newest.values(), key=lambda one: one.storage_id, reverse=True):
+        run = record.dagster_run
+        ended = {str(one.step_key): one for one in instance.all_logs(run.run_id, of_type=_ENDS)}
+        for step in ended.keys() - known:
+            if ended[step].dagster_event_type == dg.DagsterEventType.STEP_FAILURE:
+                failures.setdefault(_failure_of(ended[step]), []).append(ended[step])
+        if run.status == dg.DagsterRunStatus.FAILURE and not (ended or known):
+            at = record.end_time or record.update_timestamp.timestamp()
+            message = f"{run.job_name} ended before any of its steps had ended"
+            yield problem("run_failed", run.job_name, message, _READ_LOG, since=_instant(at))
+        known |= ended.keys()
+    for failure, entries in failures.items():
+        steps = sorted(str(one.step_key) for one in entries)
+        subject = failure.subject or steps[0]
+        yield problem(
+            failure.rule, subject, f"{', '.join(steps)}: {failure.reason}", failure.remedy,
+            code=failure.code, count=failure.tables, since=_instant(entries[0].timestamp),
+        )  # fmt: skip
+
+
+def _failure_of(entry: dg.EventLogEntry) -> _Failure:
+    """Why a step failed; of an error that nobody expected only its class.
+
+    The text of such an error may quote values.
+    """
+    data = entry.get_dagster_event().step_failure_data
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    known = data.user_failure_data
+    metadata: dict[str, Any] = {}
+    if known is not None:
+        metadata = {name: found.value for name, found in known.metadata.items()}
+    reason = (known and known.description) or f"{error.cls_name if error else 'an error'} in a step"
+    remedy = str(metadata.get("remedy", _READ_LOG))
+    if tables := metadata.get("stay as they were"):
+        explain = f"leanhouse build --explain {tables[0]} shows why; then leanhouse build."
+        return _Failure("tables_failed", None, reason, explain, None, len(tables))
+    rule, subject = _RULE_OF.get(remedy, ("run_failed", None))
+    code = PULLS_FAILED if "codes" in metadata else metadata.get("code")
+    return _Failure(rule, subject, reason, remedy, code)
+
+
+def _of_checks(instance: dg.DagsterInstance) -> Iterator[Problem]:
+    for (asset, check), (rule, subject, message, remedy) in _CHECKS.items():
+        found = _failed_check(instance, asset, check)
+        if found is not None:
+            metadata, since = found
+            yield problem(rule, subject, message.format_map(metadata), remedy, since=since)
+    for name in STREAMS:
+        found = _failed_check(instance, name, "is_known")
+        if found is not None:
+            paths, since = dict(found[0]["paths"]), found[1]
+            some = ", ".join(sorted(paths)[:_MOST_PATHS])
+            more = f" and {len(paths) - _MOST_PATHS} more" if len(paths) > _MOST_PATHS else ""
+            yield problem(
+                "schema_drift", name, f"records of {name} have unknown fields: {some}{more}",
+                _DRIFT_REMEDY, count=len(paths), since=since,
+            )  # fmt: skip
+
+
+def _failed_check(
+    instance: dg.DagsterInstance, asset: str, check: str
+) -> tuple[dict[str, Any], dt.datetime] | None:
+    """Metadata and instant of a check's newest result, if that is a failure.
+
+    A run that is under way has planned its checks already; what counts is the result before.
+    """
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(dg.AssetKey(asset), check), limit=1, status=_RESULTS
+    )
+    for record in history:
+        event = record.event.dagster_event if record.event else None
+        if event is not None and not (found := event.asset_check_evaluation_data).passed:
+            metadata = {name: value.value for name, value in found.metadata.items()}
+            return metadata, _instant(record.create_timestamp)
+    return None
+
+
+def _instant(seconds: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC)

@@ -1,0 +1,130 @@
+-- Entities by bank, for the state of health: how old what is known of them is, their consents, and
+-- what is left of their refreshes. $streams and
+-- $hours say how old data may be, by stream.
+--
+-- An entity is late where data of a stream is older than twice the hours of the policy: then not
+-- only a refresh is due, but a sync was missed. One whose consent has ended is not late.
+--
+-- A consent that ended by its own end shows as ACTIVE or, later, as REVOKED; one that the customer
+-- revoked before its end is no trouble. What ended over $recent_days ago is let be.
+--
+-- grain: one row per bank
+-- zone:  instants are UTC, by Lean's clock
+with readable as (
+
+    select
+        readable.entity_id,
+        readable.bank_identifier,
+        readable.skip_code
+    from readable_entities('accounts', $now) as readable  -- noqa: RF02
+
+),
+
+newest as (
+
+    select
+        *,
+        consent_status = 'ACTIVE' and expires_at > $now as is_active
+    from consents
+    where
+        entity_id in (
+            select entities.entity_id
+            from entities
+            where coalesce(entities.status, 'ACTIVE') = 'ACTIVE'
+        )
+    qualify
+        row_number() over (
+            partition by entity_id
+            order by is_active desc, created_at desc, consent_id asc
+        ) = 1
+
+),
+
+consented as (
+
+    select
+        entity_id,
+        case when is_active then expires_at end as ends_at,
+        is_active and expires_at <= $now + to_days($ending_days) as is_ending,
+        case
+            when
+                not is_active
+                and expires_at between $now - to_days($recent_days) and $now
+                and (consent_status = 'ACTIVE' or status_updated_at >= expires_at)
+                then expires_at
+        end as ended_at
+    from newest
+
+),
+
+known as (
+
+    select
+        entity_id,
+        stream,
+        max(refreshed_at) as refreshed_at
+    from every_pull
+    where
+        outcome in ('COMMITTED', 'UNCHANGED')
+        and list_contains($streams, stream)
+        and refreshed_at is not null
+    group by all
+
+),
+
+late as (
+
+    select
+        entity_id,
+        min(stream) as stream,
+        min(refreshed_at) as refreshed_at
+    from known
+    where refreshed_at < $now - 2 * to_hours(1) * map($streams, $hours)[stream]
+    group by entity_id
+
+),
+
+spent as (
+
+    select
+        entity_id,
+        count(*) as used,
+        count(*) filter (where spent_at >= $lean_midnight) as used_today,
+        -- When the oldest refresh that fills the budget ends to count; null while it is not full.
+        list_sort(list(spent_at), 'desc')[$per_day] + interval 24 hours as next_at
+    from refresh_spends
+    where spent_at > $now - interval 24 hours
+    group by entity_id
+
+)
+
+select
+    readable.bank_identifier,
+    count(*) filter (where readable.skip_code is null) as entities,
+    count(*) filter (where late.entity_id is not null and readable.skip_code is null) as late,
+    min(late.refreshed_at) filter (where readable.skip_code is null) as oldest_at,
+    list_sort(
+        list(distinct late.stream) filter (
+            where late.stream is not null and readable.skip_code is null
+        )
+    ) as late_streams,
+    count(*) filter (where consented.is_ending) as ending,
+    min(consented.ends_at) as next_end_at,
+    count(consented.ended_at) as expired,
+    min(consented.ended_at) as expired_since,
+    coalesce(sum(spent.used), 0)::bigint as refreshes_used,
+    count(spent.next_at) as without_refresh,
+    count(*) filter (
+        where
+        spent.next_at is not null
+        and late.entity_id is not null
+        and readable.skip_code is null
+    ) as late_without_refresh,
+    min(spent.next_at) as next_refresh_at,
+    coalesce(sum(spent.used_today), 0)::bigint as refreshes_today
+from readable
+left join consented on readable.entity_id = consented.entity_id
+left join late on readable.entity_id = late.entity_id
+left join spent on readable.entity_id = spent.entity_id
+group by readable.bank_identifier
+order by readable.bank_identifier
