@@ -22,7 +22,7 @@ from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake.folders import rows_of, superseded_of
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import PULL_COLUMNS, Mark, Pull, new_id
-from pipelines.lake.queries import QUERIES
+from pipelines.lake.queries import QUERIES, filled
 from pipelines.lake.schemas import merged_schema
 from pipelines.lake.storage import Key
 
@@ -184,78 +184,23 @@ class _Month:
             yield group
 
     def _merge(self, parents: Sequence[str]) -> Compacted:
-        columns = [*self.stream.schema.names, "last_good_at"]
-        names = ", ".join(f'versions."{name}"' for name in columns)
-        key = ", ".join(f'"{name}"' for name in self.stream.key)
-        versions_key = ", ".join(f'versions."{name}"' for name in self.stream.key)
-        same = " and ".join(f'runs."{name}" = versions."{name}"' for name in self.stream.key)
-        order = ", ".join(f'versions."{name}"' for name in self.stream.placed_by)
+        stream = self.stream
+        key = [f'"{name}"' for name in stream.key]
+        columns = [f'versions."{name}"' for name in (*stream.schema.names, "last_good_at")]
+        parts = {
+            "columns": ", ".join(columns),
+            "key": ", ".join(key),
+            "versions_key": ", ".join(f"versions.{name}" for name in key),
+            "same_key": " and ".join(f"runs.{name} = versions.{name}" for name in key),
+            "read_target": f"versions.{stream.parent_key}",
+            "placed_by": ", ".join(f'versions."{name}"' for name in stream.placed_by),
+        }
         self.connection.execute(
             "create or replace temp table chosen as select unnest($1) as parent_id", [list(parents)]
         )
-        # Narrow first: a row's content as two hashes, and the runs of pulls that brought it.
-        self.connection.execute(
-            f"""
-            create or replace temp table runs as
-            with seen as (
-
-                select
-                    {versions_key},
-                    versions.pull_id,
-                    places.place,
-                    places.newest_place,
-                    hash({names}) as content,
-                    hash('again', {names}) as again
-                from versions
-                inner join places
-                    on versions.pull_id = places.pull_id
-                    and versions.{self.stream.parent_key} = places.parent_id
-                inner join chosen on places.parent_id = chosen.parent_id
-
-            ),
-
-            counted as (
-
-                select
-                    *,
-                    place - row_number() over (
-                        partition by {key}, content, again
-                        order by place
-                    ) as run
-                from seen
-
-            )
-
-            select
-                arg_max(pull_id, place) as pull_id,
-                {key},
-                min(place)::integer as seen_from,
-                max(place)::integer as seen_to,
-                any_value(newest_place) between min(place) and max(place) as is_shown
-            from counted
-            group by {key}, content, again, run
-            """
-        )
-        table = self.connection.sql(
-            f"""
-            select
-                {names},
-                places.newest_id as pull_id,
-                versions.page_number,
-                versions.record_number,
-                runs.seen_from,
-                runs.seen_to,
-                runs.is_shown
-            from runs
-            inner join versions
-                on runs.pull_id = versions.pull_id
-                and {same}
-            inner join places
-                on versions.pull_id = places.pull_id
-                and versions.{self.stream.parent_key} = places.parent_id
-            order by versions.{self.stream.parent_key}, {order}
-            """
-        ).to_arrow_table()
+        runs = filled("merge_runs", **parts)
+        self.connection.execute(f"create or replace temp table runs as {runs}")
+        table = self.connection.sql(filled("merged_rows", **parts)).to_arrow_table()
         return self._commit(table)
 
     def _commit(self, table: pa.Table) -> Compacted:

@@ -48,10 +48,9 @@ from pipelines.lake.ledger import (
 from pipelines.lake.ledger_files import LedgerFiles
 from pipelines.lake.missing_files import foreign_files, listed, missing_files, missing_sentence
 from pipelines.lake.parquet import parquet_of
+from pipelines.lake.queries import QUERIES, filled
 from pipelines.lake.schemas import (
-    HISTORY_DOCS,
     RAW_SCHEMA,
-    TRACE_DOCS,
     lake_schema,
     merged_schema,
     sql_type,
@@ -463,38 +462,20 @@ class Lake:
             stream: The stream.
             months: Only these months (YYYY-MM) of a stream with months; None means all.
         """
-        told = ", ".join(
-            "coalesce(pulls.known_at, pulls.asked_at) as known_at"
-            if name == "known_at"
-            else f"pulls.{name}"
-            for name in HISTORY_DOCS
-            if name not in TRACE_DOCS
-        )
-        committed = (
-            f"inner join pulls on pulls.stream = '{stream.name}' and pulls.outcome = 'COMMITTED'"
-        )
+        parts = {"stream": f"'{stream.name}'"}
         if stream.window is not Window.MONTHS:
             files = self._files(rows_of(stream), lake_schema(stream))
-            return (
-                f"select rows.*, {told} from ({files}) as rows {committed}"
-                " and rows.pull_id = pulls.pull_id"
-            )
-        merged = self._files(rows_of(stream), merged_schema(stream), months)
-        superseded = self._files(superseded_of(stream), merged_schema(stream), months)
-        placed = f"{_day(stream)} between pulls.claimed_from and pulls.claimed_to"
-        chosen = "null::varchar[]" if months is None else f"{sorted(months)}"
-        return (
-            f"with there as not materialized ({merged}) select rows.* exclude (seen_from, seen_to),"
-            f" {told} from there as rows {committed}"
-            f" and pulls.covers is null and rows.pull_id = pulls.pull_id and {placed}"
-            f" where rows.pull_id not in (select pull_id from merged_pulls({chosen}))"
-            " union all select rows.* exclude (seen_from, seen_to)"
-            f" replace (pulls.pull_id as pull_id), {told} from"
-            f" (from there where seen_from is not null union all {superseded}) as rows"
-            f" inner join merged_pulls({chosen}) as merged on rows.pull_id = merged.merged_id"
-            " and merged.place between rows.seen_from and rows.seen_to"
-            f" {committed} and merged.pull_id = pulls.pull_id"
-            f" and pulls.covers is null and {placed}"
+            return filled("history", files=f"({files})", **parts)
+        of_folder = (
+            self._files(folder, merged_schema(stream), months)
+            for folder in (rows_of(stream), superseded_of(stream))
+        )
+        return filled(
+            "history_of_months",
+            **dict(zip(("files", "superseded"), map("({})".format, of_folder), strict=True)),
+            utc_day=_day(stream),
+            months="null::varchar[]" if months is None else f"{sorted(months)}",
+            **parts,
         )
 
     def all_rows(self, stream: Stream) -> str:
@@ -545,22 +526,7 @@ class Lake:
         written = self.ledger.batches()
         with duckdb.connect() as connection:
             self.attach_ledger(connection)
-            rows = connection.execute(
-                """
-                select
-                    pulls.stream,
-                    pulls.month,
-                    pulls.batch_id,
-                    list(distinct successors.batch_id),
-                    list(distinct successors.batch_id) filter (where successors.rows > 0)
-                from pulls
-                left join merged_pulls(null::varchar[]) as merged on pulls.pull_id = merged.pull_id
-                left join pulls as successors on merged.merged_id = successors.pull_id
-                where pulls.month is not null and pulls.outcome = 'COMMITTED'
-                group by all
-                having count(*) = count(successors.batch_id)
-                """
-            ).fetchall()
+            rows = connection.execute(QUERIES["merged_batches"]).fetchall()
         for stream, month, batch_id, successors, shown in rows:
             since = max(written.get(one, time.time()) for one in successors)
             place = rows_of(STREAMS[stream]) / f"month={month}"

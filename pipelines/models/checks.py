@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from pipelines.lake.queries import filled
 from pipelines.lake.storage import Key
 from pipelines.models.fingerprints import Fingerprints, hashed
 from pipelines.models.manifest import CheckResult
@@ -76,27 +77,11 @@ class Checker:
         for column in model.columns:
             if column.name not in model.key or column.type not in _RANGE_TYPES:
                 continue
-            # Parquet keeps the ranges of a column; no row is read.
-            overlaps = self.session.connection.execute(
-                f"""
-                with ranges as (
-                    select
-                        min(stats_min_value::{column.type}) as low,
-                        max(stats_max_value::{column.type}) as high,
-                        count(*) = count(stats_min_value) and count(*) = count(stats_max_value)
-                            as is_known
-                    from parquet_metadata($files)
-                    where path_in_schema = $column
-                    group by file_name
-                )
-                select 1
-                from (select *, lag(high) over (order by low) as before from ranges)
-                where not is_known or low <= before
-                limit 1
-                """,
-                {"files": files, "column": column.name},
-            ).fetchall()
-            if not overlaps:
+            found = self.session.connection.execute(
+                filled("overlapping_ranges", type=column.type),
+                {"paths": files, "column": column.name},
+            ).fetchone()
+            if found == (False,):
                 return True
         return False
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lean_resources.streams import Stream
 from pipelines.lake.lake import Lake
+from pipelines.lake.queries import filled
 
 __all__ = ["LastGood"]
 
@@ -65,21 +66,9 @@ class LastGood:
         connection.register("wanted", wanted)
         same = " and ".join(f'wanted."{name}" = shown."{name}"' for name in names)
         try:
-            return connection.sql(
-                f"""
-                select
-                    shown.* replace (
-                        coalesce(
-                            shown.last_good_at,
-                            pulls.refreshed_at, pulls.known_at, pulls.asked_at
-                        ) as last_good_at
-                    ),
-                    wanted.record_key
-                from "{self._stream.name}" as shown
-                inner join wanted on {same}
-                inner join pulls on shown.pull_id = pulls.pull_id
-                """
-            ).to_arrow_table()
+            shown = f'"{self._stream.name}"'
+            select = filled("last_good_rows", shown=shown, same_key=same)
+            return connection.sql(select).to_arrow_table()
         finally:
             connection.unregister("wanted")
 
