@@ -20,7 +20,8 @@ from pipelines.cli.main import app
 from pipelines.lake.lake import Lake
 from pipelines.models.build import build
 from pipelines.models.loader import load
-from pipelines.publish.analysts import LeakError, publish_copy
+from pipelines.publish.export import publish_copy
+from pipelines.publish.leaks import LeakError
 from pipelines.publish.warehouse import connect, publish
 
 MODELS = load()
@@ -51,7 +52,7 @@ qualify row_number() over (partition by account_id order by pull_id) = 1
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipelines.publish import analysts
+from pipelines.publish import export as analysts
 from pipelines.lake.lake import Lake
 from pipelines.models.loader import load
 def die(*_):

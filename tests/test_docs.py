@@ -18,7 +18,7 @@ PAGES = [
     *("README.md", "CONTRIBUTING.md", "DECISIONS.md", "docs/guarantees.md", "docs/performance.md"),
     *("docs/personal-data.md", "docs/webhooks.md", "docs/security.md", "docs/install.md"),
 ]
-THEIRS = {"policy.toml", ".older.json"}
+THEIRS = {"policy.toml", ".older.json", "leanhouse.json"}
 """Files that a deployment has, and the end of a name."""
 
 CODE = re.compile(r"`([^`\n]+)`")

@@ -12,7 +12,7 @@ from conftest import TODAY
 from pipelines.lake.lake import Lake
 from pipelines.models.build import build
 from pipelines.models.loader import load
-from pipelines.publish.analysts import publish_copy
+from pipelines.publish.export import publish_copy
 from pipelines.publish.frames import Warehouse
 from pipelines.publish.read_only import QueryError
 from pipelines.publish.warehouse import connect, publish

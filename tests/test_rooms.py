@@ -108,7 +108,7 @@ BESIDE = {
     *("lake/writers.py", "lake/permissions.py"),  # locks and modes, which are of this machine
     *("lake/queries.py", "lake/views.py"),  # SQL that is shipped
     *("models/cache.py", "models/loader.py", "models/model_files.py"),  # so are models
-    "publish/analysts.py",  # a folder outside of the lake
+    "publish/export.py",  # a folder outside of the lake
     "sync/policy.py",  # a file of the operator
 }
 """Modules that work on files of their own."""

@@ -214,7 +214,7 @@ class _WarehouseWriter:
             del names[name]
         add_old_names(self.connection, names | old_names(shown))
         if pii:
-            self._show_personal(shown)
+            self.show_personal(shown)
         self.connection.execute("commit")
         rows = {name: self._count(name) for name in STREAMS}
         for model in shown:
@@ -261,7 +261,8 @@ class _WarehouseWriter:
             if model.layer != "pii":
                 self._put(model, model.public, model.schema)
 
-    def _show_personal(self, shown: Collection[Model]) -> None:
+    def show_personal(self, shown: Collection[Model]) -> None:
+        """Create the schema `pii`, with all columns of what has personal ones."""
         self.connection.execute("create schema pii")
         for relation in self.models.relations.values():
             if relation.pii:
@@ -345,9 +346,14 @@ class _WarehouseWriter:
 
 
 def show(
-    connection: duckdb.DuckDBPyConnection, lake: Lake, models: Models, manifest: Manifest
+    connection: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    models: Models,
+    manifest: Manifest,
+    *,
+    pii: bool = False,
 ) -> list[Model]:
-    """Create in a connection what a warehouse shows, without what is personal.
+    """Create in a connection what a warehouse shows; what is personal only with `pii`.
 
     Returns:
         The models that can be read, in the order of building.
@@ -355,7 +361,11 @@ def show(
     Raises:
         DamageError: A file of the lake is missing or too short.
     """
-    return _WarehouseWriter(connection, lake, models, named_now(manifest, models)).show()
+    writer = _WarehouseWriter(connection, lake, models, named_now(manifest, models))
+    shown = writer.show()
+    if pii:
+        writer.show_personal(shown)
+    return shown
 
 
 def old_names(shown: Iterable[Model]) -> dict[str, str]:

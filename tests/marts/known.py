@@ -88,7 +88,7 @@ def known(seed):
     """The world of a seed, made once per process."""
     folder = TemporaryDirectory(prefix="known-")
     sandbox = Sandbox(customers=20, months=6, seed=seed, today=TODAY)
-    lake = Lake(Path(folder.name), "sandbox")
+    lake = Lake(Path(folder.name) / "lake", "sandbox")
     days = []
     asyncio.run(sync_everything(client_of(sandbox), lake))
     days.append(_truth(sandbox))

@@ -98,7 +98,7 @@ def publish(
     """Write a copy of the warehouse that needs no lake and holds nothing personal."""
     from pipelines.environment import settings
     from pipelines.models.loader import load
-    from pipelines.publish.analysts import publish_copy
+    from pipelines.publish.export import publish_copy
 
     lake, group = lake_of(home), settings().house.file_group
     done = publish_copy(lake, load(), folder, group)
