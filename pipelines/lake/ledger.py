@@ -104,7 +104,7 @@ class Mark:
 
     Args:
         run_id: The run.
-        generation: Orders reads that Lean's clock cannot tell apart; see `Lake.next_generation`.
+        generation: Orders reads of the same instant of Lean's clock; see `Lake.next_generation`.
     """
 
     run_id: str | None
@@ -175,8 +175,8 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "generation": (
         pa.int32(),
         (
-            "One more than the greatest that its writer found in the ledger: it orders what Lean's"
-            " clock cannot tell apart; null where format 1 of the lake wrote it."
+            "One more than the greatest that its writer found in the ledger. It orders pulls of the"
+            " same instant of Lean's clock; null where format 1 of the lake wrote it."
         ),
     ),
     "batch_id": (pa.string(), "The batch of files that it was written with."),

@@ -7,7 +7,7 @@
 -- formerly: bridge_listed_versions
 -- counts: states that did not change from listing to listing are one version; being left out is a
 --         version of its own
--- zone:   instants are the times of listings by this machine's clock, UTC
+-- zone:   instants are the times of listings by Lean's clock, UTC
 -- columns:
 --   stream         entities or consents.
 --   listed_id      Id of the entity or the consent.

@@ -6,20 +6,24 @@
 -- key:    account_key, customer_id
 -- stored: table
 -- columns:
---   source              What told the role: party, where the bank names the customer among the
---                       account's parties; identity, where only the entity's own identity tells;
---                       consent, where nothing but the sharing is known.
---   role                Role in the bank's words; null where source is consent or the bank tells
---                       none.
---   party_type          Whether the customer holds alone, jointly or as a delegate; null as role.
+--   source              What the role was taken from: party, where the bank names the customer
+--                       among the account's parties; identity, where only the entity's own identity
+--                       says it; consent, where nothing but the sharing is known.
+--   role                Role in the bank's words; null where source is consent or the bank gives no
+--                       role.
+--   party_type          Whether the customer holds alone, jointly or as a delegate; null where
+--                       source is consent or the bank does not say.
 --   name_match_score    From 0 to 1: the share of words that the holder's name on the account and
 --                       the customer's identity have in common, the best of their spellings; null
 --                       where name_match_reason says why.
 --   name_match_reason   compared, or why there is no score: no_holder_name, no_identity, or
---                       other_script where one is in Arabic and the other in Latin letters.
---   is_listed           Whether the newest listing of one of the customer's entities has it.
---   first_seen_at       When a listing of theirs first had it, by this machine's clock, UTC.
---   last_seen_at        When one last had it, by this machine's clock, UTC.
+--                       other_script (Arabic letters on one side, Latin letters on the other side).
+--   is_listed           Whether the newest listing of any of the customer's entities has the
+--                       account.
+--   first_seen_at       When a listing of the customer's entities first had the account, by Lean's
+--                       clock, UTC.
+--   last_seen_at        When a listing of the customer's entities last had the account, by Lean's
+--                       clock, UTC.
 -- cleared: name_match_score (a share of words), name_match_reason (what there was to compare)
 -- sample: select source, role, count(*) as owners, avg(name_match_score) as average_score
 --         from bridge_account_owners group by all order by all

@@ -1,14 +1,14 @@
--- Which real account each of Lean's account ids stands for: a customer who connects again gets new
--- ids, and a joint account has one id per holder, while the IBAN stays what it is.
+-- Which real account each of Lean's account ids means. A customer who connects again gets new ids,
+-- and a joint account has an id for each holder; the IBAN stays the same.
 --
 -- subject: people and consents
 -- grain:  one row per account id that Lean ever listed
 -- key:    account_id
 -- stored: table
 -- columns:
---   account_key      The real account: keyed hash of its IBAN, or of the id where it has none.
---   link_quality     iban, or weak where only Lean's id tells accounts apart, so that one account
---                    seen twice counts twice.
+--   account_key      The real account: keyed hash of its IBAN, or of the id where there is no IBAN.
+--   link_quality     iban, or weak where only Lean's id identifies the account, so that an account
+--                    with two ids counts twice.
 --   customer_id      Customer who shared it.
 --   bank_identifier  Bank of the entity.
 --   is_listed        Whether the newest listing of its entity still has the id.

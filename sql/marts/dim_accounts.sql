@@ -1,27 +1,27 @@
--- Real accounts: each once, however many customers share it and however often it was connected.
+-- Real accounts, each once, however many customers share it and however often it was connected.
 --
 -- subject: people and consents
 -- grain:  one row per real account
 -- key:    account_key
 -- stored: table
--- counts: every account that was ever listed; what its attributes say is what was read last
+-- counts: every account that was ever listed; its attributes are those that were read last
 -- columns:
 --   currency  Currency, ISO 4217; see currency_code.
---   account_ids        Lean's ids that ever stood for it, sorted.
+--   account_ids        Lean's ids that ever meant the account, sorted.
 --   customer_count     Customers who ever shared it.
 --   entity_ids         Entities that ever had it, sorted.
 --   iban_masked        Last four characters of the IBAN behind asterisks; null where it has none.
 --   state              open; inactive, where the bank calls it disabled, dormant or the like;
 --                      closed; absent, where the newest listing of each of its entities leaves it
---                      out; unknown, where the bank does not tell.
+--                      out; unknown, where the bank gives no state.
 --   closed_date        Riyadh day of the last change of its state, where that is closed.
---   is_joint           Whether the bank names it joint or several customers share it; null where
---                      one does and the bank was not asked for its parties.
---   is_connected       Whether a consent that was active at the lake's clock stands behind one of
---                      its entities.
---   first_seen_at      When a listing first had it, by this machine's clock, UTC.
---   last_seen_at       When one last had it, by this machine's clock, UTC; a listing that was found
---                      unchanged counts.
+--   is_joint           Whether the bank names it joint or several customers share it. Null where a
+--                      single customer shares it and the bank was not asked for its parties.
+--   is_connected       Whether any of its entities has a consent that was active at the lake's
+--                      clock.
+--   first_seen_at      When a listing first had it, by Lean's clock, UTC.
+--   last_seen_at       When a listing last had it, by Lean's clock, UTC; a listing that was found
+--                      unchanged counts too.
 -- cleared: iban_masked (four of its characters)
 -- sample: select bank_identifier, account_sub_type, currency, count(*) as accounts
 --         from dim_accounts where state = 'open' group by all order by all

@@ -1,4 +1,4 @@
--- Banks: what Lean lists, whether their data can be had now, and who is connected.
+-- Banks: what Lean lists, whether their data is available now, and who is connected.
 --
 -- subject: people and consents
 -- grain:  one row per bank
@@ -7,15 +7,16 @@
 -- counts: every bank that Lean ever listed or that an entity ever named
 -- columns:
 --   bank_identifier        Lean's identifier of the bank, as entities carry it.
---   account_types          Kinds of customers that it is listed for, sorted: BUSINESS, PERSONAL.
+--   account_types          Kinds of customers that Lean lists it for, sorted: BUSINESS, PERSONAL.
 --   is_listed              Whether the newest listing has it.
 --   is_paused              Whether its data is switched off, by Lean or by the application's owner.
---   paused_at              When the lake learnt that, by this machine's clock, UTC.
+--   paused_at              When the lake learnt that its data is switched off, by Lean's clock,
+--                          UTC.
 --   entity_count           Entities that are neither deleted, removed nor absent.
 --   customer_count         Customers behind those entities.
 --   account_count          Real accounts that were ever shared through it; see dim_accounts.
---   first_listed_at        When it was first seen in a listing, by this machine's clock, UTC.
---   last_listed_at         When it was last seen in one, by this machine's clock, UTC.
+--   first_listed_at        When a listing first had it, by Lean's clock, UTC.
+--   last_listed_at         When a listing last had it, by Lean's clock, UTC.
 -- sample: select name, entity_count, account_count, is_paused from dim_banks order by all desc
 with named as (
 

@@ -1,5 +1,5 @@
--- What customers permitted, until when, and how it ended: a row per state that the listings showed,
--- states that did not change in between taken together.
+-- What customers permitted, until when, and how it ended: a row per state that the listings showed.
+-- States that did not change from listing to listing share a row.
 --
 -- subject: people and consents
 -- grain:  one row per consent and version
@@ -8,27 +8,29 @@
 -- counts: expiry is computed from the consent's own end against the lake's clock, because Lean
 --         shows it up to a day late and as REVOKED; filter by is_current for one row per consent
 -- zone:   instants are UTC, dates are Riyadh days; valid_from and valid_to are the times of
---         listings by this machine's clock, from inclusive, to exclusive
+--         listings by Lean's clock, from inclusive, to exclusive
 -- columns:
 --   version                 Number of the version, from 1.
---   state                   What became of it by the lake's clock, told by this version: active;
---                           expired, its own end came first; revoked or rejected before that;
---                           absent where the listing left the consent out; else unknown.
---   is_expired              Whether its own end had passed at the lake's clock; null without one.
+--   state                   What became of it by the lake's clock, according to this version:
+--                           active; expired, because its own end came first; revoked or rejected
+--                           before its own end; absent, where the listing left the consent out;
+--                           else unknown.
+--   is_expired              Whether its own end had passed at the lake's clock; null without an
+--                           end.
 --   is_current              Whether it is the newest version.
---   days_to_expiry          Riyadh days from the lake's clock to its own end, below zero once
---                           passed; null without an end.
+--   days_to_expiry          Riyadh days from the lake's clock to its own end, below zero after it;
+--                           null without an end.
 --   created_date            Riyadh day on which the consent was given.
 --   expires_date            Riyadh day of its own end.
---   ended_at                When it ended, by its own end or before it; null while it has not, and
---                           where Lean does not tell when it was revoked.
+--   ended_at                When it ended, by its own end or before it. Null while it has not
+--                           ended, and where Lean does not say when it was revoked.
 --   transactions_from_date  Riyadh day of the first instant whose transactions may be read.
 --   transactions_to_date    Riyadh day of the last instant whose transactions may be read.
---   valid_from              When it was first listed like this; of an absent consent, when it was
---                           first left out.
---   valid_to                When it was first listed otherwise or left out; null while it is
---                           current.
---   as_of                   The lake's clock that it was judged against.
+--   valid_from              When a listing first showed it like this, or first left it out if it is
+--                           absent.
+--   valid_to                When a listing first showed it differently or left it out; null while
+--                           it is current.
+--   as_of                   The lake's clock that it was compared with.
 --   pull_id                 Listing that first showed the version, or left the consent out; see
 --                           pulls.
 -- sample: select bank_identifier, days_to_expiry, count(*) as consents from dim_consents
@@ -46,7 +48,7 @@ with judged as (
         clock.as_of,
         clock.as_of_date,
         rows.expires_at <= clock.as_of as is_expired,
-        -- An end that the bank or the customer brought about; Lean's sweep of expired ones comes
+        -- An end by the bank or the customer. Lean revokes expired consents too, but only
         -- after their own end.
         rows.consent_status in ('REVOKED', 'REJECTED')
         and coalesce(rows.status_updated_at < rows.expires_at, true) as is_cut_short

@@ -9,16 +9,17 @@
 --   customer_id           Lean's id of the customer.
 --   entity_count          Entities that the customer ever had.
 --   active_entity_count   Those that are neither deleted, removed, disabled nor absent.
---   bank_identifiers      Banks of the active entities, sorted; empty without one.
---   bank_count            How many those are.
+--   bank_identifiers      Banks of the active entities, sorted; empty without an active entity.
+--   bank_count            Number of these banks.
 --   active_consent_count  Consents that Lean calls active and whose own end had not passed at the
 --                         lake's clock.
---   next_expiry_date      Riyadh day on which the first of those ends; null without one.
+--   next_expiry_date      Riyadh day on which the first of these consents ends; null where they
+--                         have no end.
 --   account_count         Real accounts that the customer ever shared; see dim_accounts.
 --   is_listed             Whether the newest listing has the customer.
---   first_seen_at         When a listing first had the customer, by this machine's clock, UTC.
---   last_seen_at          When one last had, by this machine's clock, UTC.
---   as_of                 The lake's clock that consents were judged against.
+--   first_seen_at         When a listing first had the customer, by Lean's clock, UTC.
+--   last_seen_at          When a listing last had the customer, by Lean's clock, UTC.
+--   as_of                 The lake's clock that consents were compared with.
 -- sample: select bank_count, count(*) as customers from dim_customers group by all order by all
 with seen as (
 

@@ -1,5 +1,5 @@
 -- Connections of customers to banks and what became of them: a row per state that the listings
--- showed, states that did not change in between taken together.
+-- showed. States that did not change from listing to listing share a row.
 --
 -- subject: people and consents
 -- grain:  one row per entity and version
@@ -8,18 +8,18 @@
 -- counts: an entity that a listing leaves out is absent, not deleted: deleted is what Lean says;
 --         filter by is_current for one row per entity
 -- zone:   instants are UTC, created_date is a Riyadh day; valid_from and valid_to are the times of
---         listings by this machine's clock, from inclusive, to exclusive
+--         listings by Lean's clock, from inclusive, to exclusive
 -- columns:
 --   version      Number of the version, from 1.
---   state        active, disabled, removed or deleted in Lean's words, unknown where Lean tells
---                none, absent where the listing left the entity out.
+--   state        active, disabled, removed or deleted as Lean says; unknown where Lean gives no
+--                state; absent where the listing left the entity out.
 --   is_current   Whether it is the newest version.
 --   created_date  Riyadh day on which the customer first connected.
---   valid_from   When it was first listed like this; of an absent entity, when it was first left
---                out.
---   valid_to     When it was first listed otherwise or left out; null while it is current.
+--   valid_from   When a listing first showed it like this, or first left it out if it is absent.
+--   valid_to     When a listing first showed it differently or left it out; null while it is
+--                current.
 --   pull_id      Listing that first showed the version, or left the entity out; see pulls.
---   status       State as the newest listing with the entity told it.
+--   status       State in the newest listing that had the entity.
 -- sample: select state, count(*) as entities from dim_entities where is_current group by all
 select
     -- ids

@@ -1,60 +1,60 @@
 -- What a customer could still pay every month by the rules of credit, and the movements behind
--- every number. It shows how a rule would count; it is no decision, and the shipped rules are
+-- every number. It shows how a rule would count and is no decision. The shipped rules are
 -- unverified; see affordability_rules.
 --
 -- subject: income and obligations
 -- grain:  one row per customer, currency and version of the rules that hold on the lake's day;
---         every customer has one, in SAR where no account tells a currency
+--         every customer has a row, in SAR where no account has a known currency
 -- key:    customer_id, currency, rule_version
 -- stored: table
--- counts: salaries and pensions that go on, by their typical payment, as they arrive (what an
---         employer deducts before is not seen); other periodic income by its average over full
---         months, of which the rules count a share; support from the state not at all; loans and
---         buy now pay later that go on as obligations (rent is none, and the minimum payment of a
---         credit card is not known)
+-- counts: salaries and pensions that go on count by their typical payment, as they arrive: what an
+--         employer deducts before is not seen. Other periodic income counts by its average over
+--         full months, of which the rules take a share. Support from the state does not count.
+--         Loans and buy now pay later that go on are obligations. Rent is not, and the minimum
+--         payment of a credit card is not known
 -- zone:   months are Riyadh months of booking; a month is full by int_customer_months
 -- columns:
 --   customer_id               The customer.
 --   currency                  Currency of all amounts, ISO 4217.
 --   rule_version              Version of the rules.
 --   as_of_date                Riyadh day that the rules are applied on, the lake's own today.
---   salary                    Salaries a month, as they arrive.
---   pension                   Pensions a month.
---   other_average             Other periodic income that goes on, over full months, rounded to
---                             three places; null without a full month.
+--   salary                    Salaries per month, as they arrive.
+--   pension                   Pensions per month.
+--   other_average             Other periodic income that goes on, per month: its average over full
+--                             months, rounded to three places; null without a full month.
 --   other_counted             The part of other_average that the rules count.
---   counted_income            salary, pension and other_counted; null where one of them is.
---   obligations               Credit that goes on, a month, by its average over the months with a
---                             payment.
+--   counted_income            Sum of salary, pension and other_counted; null where any of them is
+--                             null.
+--   obligations               Credit payments that go on, per month: their average over the months
+--                             with a payment.
 --   obligations_ratio         obligations over counted_income, to four places; null without income.
---   rule                      The rule that leaves least.
+--   rule                      The rule that leaves the least.
 --   article                   Where that rule stands.
 --   verification              Whether the rule was verified against the law's text.
---   ceiling                   Most that the rule allows a month.
+--   ceiling                   Most that the rule allows per month.
 --   headroom                  ceiling less obligations; below zero where it is exceeded.
---   essential_spend           Net spending on essential categories over full months, rounded to
---                             three places; null without a full month.
+--   essential_spend           Net spending on essential categories, per month: its average over
+--                             full months, rounded to three places; null without a full month.
 --   essential_ratio           essential_spend over counted_income, to four places.
 --   full_months               Full months that averages rest on.
 --   window_short_of_rule      Whether other income counts although it was seen in fewer full months
---                             than the rules want.
---   not_applied               Conditional rules that bank data cannot tell about.
+--                             than the rules ask for.
+--   not_applied               Rules with a condition that bank data cannot show.
 --   verdict                   within or over the ceiling, or unknown.
---   unknown_reason            Why the verdict is unknown, the first that holds: not_an_individual
---                             (a business account is among those that the customer shares, and the
+--   unknown_reason            Why the verdict is unknown, the first reason that holds:
+--                             not_an_individual (the customer shares a business account, and the
 --                             rules are for individuals), months_missing, opaque_movements
 --                             (opaque_share is above trust_limits) or no_income; else null.
---   opaque_share              Share of the money that moved in full months in this currency whose
---                             direction, category or kind is not known; see fct_opacity_monthly.
---                             Null where no money moved.
+--   opaque_share              Share of the money that moved in full months in this currency and was
+--                             not understood; see fct_opacity_monthly. Null where no money moved.
 --   is_decision_ready         Whether a decision may rest on the tables; see
 --                             mart_customer_readiness.
---   readiness_reasons         Why not, sorted; empty where it is ready.
+--   readiness_reasons         Why a decision may not rest on the tables, sorted; empty where it
+--                             may.
 --   salary_movement_ids       Movements behind salary and pension.
---   other_movement_ids        Movements behind other_average, those outside of full months
---                             included.
---   obligation_movement_ids   Movements behind obligations; those behind essential_spend are found
---                             in fct_spend_monthly by account, currency and month.
+--   other_movement_ids        Movements behind other_average, with those outside of full months.
+--   obligation_movement_ids   Movements behind obligations. For those behind essential_spend, see
+--                             fct_spend_monthly by account, currency and month.
 -- sample: select verdict, unknown_reason, count(*) as customers from fct_affordability group by all
 with holders as (
 

@@ -1,19 +1,19 @@
--- Every balance that banks ever stated, type by type and pull by pull.
+-- Every balance that banks ever stated, by type and by pull.
 --
 -- subject: balances
 -- grain:  one row per account id, balance type and pull
 -- key:    account_id, balance_type, pull_id
 -- stored: view
--- counts: all types; never add or compare two of them, and mind included_credit
+-- counts: all types; never add or compare two types, and mind included_credit
 -- zone:   instants are UTC, stated_date is Riyadh's
 -- columns:
 --   currency  Currency, ISO 4217; see currency_code.
 --   signed_amount   The balance with its sign, in units of currency; null where the bank's
 --                   indicator is unknown or contradicts the amount.
 --   stated_date     Riyadh day of the bank's time for this balance; may be old.
---   staleness       How old the bank's time for it was when the bank was asked; null where the bank
---                   tells none.
---   is_newest       Whether it is the newest one of its account id and type.
+--   staleness       Age of the bank's time for the balance when the bank was asked; null where the
+--                   bank gives no time.
+--   is_newest       Whether it is the newest balance of its account id and type.
 -- sample: select stated_date, signed_amount from fct_balance_snapshots
 --         where balance_type = 'INTERIM_BOOKED' order by account_key, refreshed_at
 select

@@ -5,16 +5,17 @@
 -- grain:  one row per account, currency and Riyadh day from the first to the last that is known
 -- key:    account_key, currency, balance_date
 -- stored: view
--- counts: booked movements and booked balances; an arranged overdraft or a credit line is in none
+-- counts: booked movements and booked balances; an arranged overdraft or a credit line is not
+--         included
 -- zone:   days are Riyadh's
 -- columns:
---   balance_date    The day; the last one only up to the instant at which the bank was asked.
+--   balance_date    The day; the last day only up to the instant at which the bank was asked.
 --   is_proved       Whether movements and balances around the day agree; see
 --                   mart_balance_reconciliation.
 --   has_unfit_records  Whether records of the day did not fit, so that movements or the balance may
 --                   be missing; see int_unfit_days.
---   staleness_days  Days since the bank told the newest balance that it rests on; null where it
---                   rests on a later one.
+--   staleness_days  Days since the newest known balance that it rests on; null where it rests on a
+--                   later balance.
 -- sample: select balance_date, closing_balance, closing_method from fct_balances_daily
 --         where account_key = '…' order by balance_date
 with days as (

@@ -1,10 +1,11 @@
--- Money in and out of each account by day, with transfers between a customer's own accounts apart.
+-- Money in and out of each account by day. Transfers between a customer's own accounts are shown
+-- separately.
 --
 -- subject: money
 -- grain:  one row per account, currency and Riyadh day with booked movements
 -- key:    account_key, currency, booking_date
 -- stored: by riyadh_month, reading -1 to 0
--- counts: booked movements; reversals and what they took back count on both sides; a day without a
+-- counts: booked movements; reversals and reversed movements count on both sides; a day without a
 --         row had no movement if int_account_coverage has it, else it is unknown
 -- zone:   days and riyadh_month are Riyadh's
 -- columns:
@@ -17,15 +18,16 @@
 --   internal_in_amount   Money in from accounts of the same customer, in units of currency.
 --   internal_out_amount  Money out to accounts of the same customer, without its sign, in units of
 --                        currency.
---   booked_count         Booked movements, all of them.
+--   booked_count         All booked movements.
 --   inflow_count         Movements in inflow_amount.
 --   outflow_count        Movements in outflow_amount.
 --   internal_count       Movements in the internal amounts.
---   unknown_sign_count   Booked movements whose sign is unknown; they are in no amount.
---   opaque_amount        The part of the money that moved without internal transfers that was not
---                        understood, without sign; see is_opaque. What has no known sign is in it.
---   opaque_share         opaque_amount over all that moved, from 0 to 1, rounded half up to four
---                        places; null where nothing did.
+--   unknown_sign_count   Booked movements whose sign is unknown; no amount of in, out or net
+--                        contains them.
+--   opaque_amount        Money that moved, without internal transfers, and was not understood,
+--                        without sign; see is_opaque. Movements without a known sign are included.
+--   opaque_share         opaque_amount over all money that moved without internal transfers, from 0
+--                        to 1, rounded half up to four places; null where nothing moved.
 --   is_whole_day         Whether the day is known from midnight to midnight, so that nothing is
 --                        missing from it.
 -- sample: select currency, booking_date, sum(inflow_amount) as inflow,

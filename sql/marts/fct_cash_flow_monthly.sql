@@ -1,5 +1,5 @@
--- Money in and out of each account by month, with what the month rests on: a month without
--- movements is there with zeros where it is known, and a partly known month says so.
+-- Money in and out of each account by month, with the days that the month rests on. A known month
+-- without movements has a row with zeros; a month that is known in part says so.
 --
 -- subject: money
 -- grain:  one row per account, currency and Riyadh month with booked movements or a known day
@@ -20,22 +20,24 @@
 --   internal_in_amount   Money in from accounts of the same customer, in units of currency.
 --   internal_out_amount  Money out to accounts of the same customer, without its sign, in units of
 --                        currency.
---   booked_count         Booked movements, all of them.
+--   booked_count         All booked movements.
 --   inflow_count         Movements in inflow_amount.
 --   outflow_count        Movements in outflow_amount.
 --   internal_count       Movements in the internal amounts.
---   unknown_sign_count   Booked movements whose sign is unknown; they are in no amount.
---   opaque_amount        The part of the money that moved without internal transfers that was not
---                        understood, without sign; see fct_opacity_monthly.
---   opaque_share         opaque_amount over all that moved; null where nothing did.
+--   unknown_sign_count   Booked movements whose sign is unknown; no amount of in, out or net
+--                        contains them.
+--   opaque_amount        Money that moved, without internal transfers, and was not understood,
+--                        without sign; see fct_opacity_monthly.
+--   opaque_share         opaque_amount over all money that moved without internal transfers; null
+--                        where nothing moved.
 --   active_days          Days with a booked movement.
 --   is_full_month        Whether the month is full in int_account_months, and the account was open
---                        on its first day: an average of the account must not rest on days before
---                        it existed. An account without an opening date counts as open.
+--                        on its first day: an average must not rest on days before the account
+--                        existed. An account without an opening date counts as open.
 --   covered_days         Days that are known from midnight to midnight.
 --   month_days           Days of the month.
 --   data_through_date    Last day of the month of which something is known; null where movements
---                        stand on days that no interval covers.
+--                        lie on days that no interval covers.
 -- sample: select currency, booking_month, sum(net_amount) as net from fct_cash_flow_monthly
 --         where is_full_month group by all order by all
 with moved as (

@@ -1,11 +1,11 @@
--- What comes in, by who pays it: how often, how steadily, since when and whether it goes on.
+-- What comes in, by payer: how often, how steadily, since when, and whether it goes on.
 --
 -- subject: income and obligations
 -- grain:  one row per account, currency, payer and kind of income
 -- key:    stream_id
 -- stored: table
--- counts: streams of payments in; loans paid out are not income, and single payments only where the
---         bank or its text names them; see int_payment_streams
+-- counts: streams of payments in; loans paid out are not income; single payments count only where
+--         the bank or its text names them; see int_payment_streams
 -- zone:   days are Riyadh days
 -- columns:
 --   kind                      salary, government (support or pension from the state), profit,
@@ -13,11 +13,11 @@
 --   median_amount             The median payment, in units of currency.
 --   total_amount              Sum of the payments.
 --   coefficient_of_variation  Standard deviation of the payments over their mean, to four places;
---                             zero for payments that are all alike.
---   status                    stopped with two or more payments overdue, or where an irregular one
---                             did not come for ninety days; else started where it has come fewer
---                             than four times, the first time more than 45 days into what is
---                             covered; else ongoing.
+--                             zero for equal payments.
+--   status                    stopped with two or more payments overdue, or after ninety days
+--                             without a payment if it is irregular. Else started, if fewer than
+--                             four payments came and the first came more than 45 days after the
+--                             first covered day. Else ongoing.
 --   salary_source             For a salary: bank (its mark PAYROLL), text (the bank's words) or
 --                             inferred; else null.
 --   confidence                How sure the kind is: 1 by the bank's mark, 0.9 by the kind of

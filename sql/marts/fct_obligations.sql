@@ -1,42 +1,44 @@
--- Whom a customer owes what every month: instalments of loans, buy now pay later, rent and what
--- others collect or receive by a mandate or a standing order.
+-- What a customer owes to whom every month: instalments of loans, buy now pay later, rent, and
+-- payments by a mandate or a standing order.
 --
 -- subject: income and obligations
 -- grain:  one row per customer, currency, kind and creditor
 -- key:    obligation_id
 -- stored: table
--- counts: streams of payments out, see int_payment_streams, of all accounts of the customer; a
---         joint account's count for each of its holders
--- zone:   months are Riyadh months of booking; a month is full where it is so for the customer, see
---         int_customer_months, and every account that paid is known on all of its days, an account
---         that is closed or no longer shared too
+-- counts: streams of payments out of all accounts of the customer, see int_payment_streams; those
+--         of a joint account count for each of its holders
+-- zone:   months are Riyadh months of booking. A month is full where it is full for the customer,
+--         see int_customer_months, and every account that paid is known on all its days, even if
+--         that account is closed or no longer shared
 -- columns:
---   obligation_id       The customer, currency, kind and creditor; a hash of those.
+--   obligation_id       The customer, currency, kind and creditor; a hash of these.
 --   customer_id         Customer who pays.
 --   currency            Currency of the payments, ISO 4217.
---   party_kind          What tells the creditor; see int_counterparty_movements.
---   party               The creditor in the words of party_kind.
---   counterparty_key    The creditor's account, where its bank tells.
+--   party_kind          What identifies the creditor; see int_counterparty_movements.
+--   party               Value that identifies the creditor, of the kind that party_kind names.
+--   counterparty_key    The creditor's account; null where the bank does not give it.
 --   kind                loan (instalments), bnpl, rent, or mandate for anything else that a mandate
 --                       or a standing order pays.
---   source              flagged by the bank as a loan; direct_debit or standing_order by its marks;
---                       else inferred from the bank's kind or text.
+--   source              flagged, where the bank marks it as a loan; direct_debit or standing_order
+--                       by the bank's marks; else inferred from the bank's kind or text.
 --   monthly_average     Payments in full months over the number of full months, rounded to three
 --                       places, months without a payment included; null without a full month.
 --   active_average      Payments over the number of months that have one, rounded to three places.
---   last_payment        The last payment; of several on one day the one with the largest id.
+--   last_payment        The last payment; of several on the same day, the payment with the largest
+--                       id.
 --   total_payment       Sum of the payments.
---   disbursed           What the same creditor paid out as a loan; null where the bank marks none.
---   payment_count       How many payments there were.
---   months_seen         In how many months.
+--   disbursed           What the same creditor paid out as a loan; null where the bank marks no
+--                       such payment.
+--   payment_count       Number of payments.
+--   months_seen         Number of months with a payment.
 --   full_months         Months that monthly_average rests on.
 --   account_count       Accounts that paid.
 --   is_ongoing          Whether any of its streams has at most one payment overdue or, if
 --                       irregular, was paid within ninety days of the last covered day.
 --   first_date          Day of the first payment.
 --   last_date           Day of the last payment.
---   opaque_share        Share of the money of the accounts that paid which was not understood, the
---                       largest of them; see int_payment_streams.
+--   opaque_share        Share of an account's money that was not understood, the largest of the
+--                       accounts that paid; see int_payment_streams.
 --   data_through_date   Last covered day of the accounts that paid.
 --   movement_ids        The payments, by day.
 -- sample: select kind, source, count(*) as obligations, sum(monthly_average) as monthly from
@@ -167,7 +169,7 @@ gathered as (
         count(distinct payments.month) as months_seen,
         min(payments.booking_date) as first_date,
         max(payments.booking_date) as last_date,
-        -- Sorted afterwards: a list that is gathered in order is gathered by one thread.
+        -- Sorted afterwards: a single thread gathers a list that has to be in order.
         list_sort(
             list({
                 'booking_date': payments.booking_date,

@@ -1,5 +1,5 @@
--- Share of the money moved that was not understood, which limits every figure derived for an
--- account. What is opaque may be spending, income or an obligation, and is not zero.
+-- Share of the money moved that was not understood. It limits every figure that is derived for an
+-- account. Opaque money may be spending, income or an obligation, and is not zero.
 --
 -- subject: trust
 -- grain:  one row per account, currency and Riyadh month with booked movements

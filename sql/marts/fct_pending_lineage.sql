@@ -1,10 +1,11 @@
--- How each pending movement ended: booked under its own id or another, perhaps with another amount,
--- vanished, or pending still. Nothing is replaced; both rows stay in fct_transaction_history.
+-- How each pending movement ended: booked under its own id or another id, perhaps with another
+-- amount; vanished; or still pending. Nothing is replaced; both rows stay in
+-- fct_transaction_history.
 --
--- A movement that vanished while pending is linked to one that was booked since: by the reference
--- of the payment scheme, else by account, amount, merchant and at most 14 days. Where several would
--- do, they are linked in the order of their days, each at most once: two identical purchases stay
--- two.
+-- A movement that vanished while pending is linked to a movement that was booked since: by the
+-- reference of the payment scheme, else by account, amount, merchant and at most 14 days. If
+-- several match, they are linked in the order of their days, each at most once, so that two
+-- identical purchases stay two.
 --
 -- subject: money
 -- grain:  one row per account id and transaction id that was ever shown as pending
@@ -19,18 +20,18 @@
 --   month               UTC month of the pending movement, YYYY-MM.
 --   movement_id         The pending movement; see fct_transaction_history.
 --   fate                booked, pending or vanished.
---   booked_movement_id  The booked movement; null where none is known.
+--   booked_movement_id  The booked movement; null where no booked movement is known.
 --   method              same_id, reference or amount_date_merchant; null where nothing is linked.
 --   confidence          From 0 to 1: 1 by id, 0.95 by reference, 0.7 by amount, days and merchant,
---                       0.5 where the merchant is not told; null where nothing is linked.
+--                       0.5 where the merchant is not known; null where nothing is linked.
 --   pending_amount      Signed amount as last shown pending, in units of currency.
 --   amount_delta        Booked less pending signed amount, in units of currency; null where nothing
 --                       is linked or a sign is unknown.
 --   lag_days            Riyadh days from the pending to the booked movement's day.
 --   pending_date        Riyadh day of the movement while it was pending.
---   pending_seen_at     End of the pull that first showed it pending, UTC.
---   ended_seen_at       End of the pull that showed it booked or no longer, UTC; null while it is
---                       pending.
+--   pending_seen_at     When the pull that first showed it pending was asked for, UTC.
+--   ended_seen_at       When the pull that showed it booked, or no longer showed it, was asked for,
+--                       UTC; null while it is pending.
 -- sample: select fate, method, count(*) as movements from fct_pending_lineage group by all
 with pending as (
 
@@ -113,7 +114,7 @@ ended as (
 
 ),
 
--- Booked movements that were not there when a pending one was first shown, and were never pending.
+-- Booked movements that were never pending.
 fresh as (
 
     select booked.*
@@ -164,7 +165,7 @@ by_reference as (
 
 ),
 
--- Both sides of equal account, amount and merchant are numbered by day, and equal numbers meet.
+-- Both sides with equal account, amount and merchant are numbered by day; equal numbers are linked.
 waiting as (
 
     select

@@ -1,5 +1,5 @@
--- Payments that come again and again, in and out: since when, how much, when the next one is due,
--- whether one was missed, and which order or mandate stands behind it.
+-- Payments that come again and again, in and out: since when, how much, when the next payment is
+-- due, whether a payment was missed, and which order or mandate is behind it.
 --
 -- subject: income and obligations
 -- grain:  one row per recurring stream of payments
@@ -14,13 +14,13 @@
 --   largest_amount     The largest payment.
 --   amount_spread      largest_amount less smallest_amount.
 --   missed_count       Payments that did not come: periods skipped between the first and the last
---                      one, and those overdue since, unless it has stopped; null where days of the
---                      account are not covered, because nobody knows.
---   status             active; late with one overdue; stopped with two or more.
+--                      payment, and, unless the stream has stopped, payments overdue since. Null
+--                      where days of the account are not covered, because then nobody knows.
+--   status             active; late with one overdue payment; stopped with two or more.
 --   standing_order_id  Standing order of the account to the same other side; the smallest id of
---                      several. Null where there is none.
+--                      several. Null without a standing order.
 --   direct_debit_id    Mandate of the account whose last collection is one of the payments, by day
---                      and amount; the smallest id of several. Null where there is none.
+--                      and amount; the smallest id of several. Null without such a mandate.
 -- sample: select kind, cadence, status, count(*) as recurrences from fct_recurring group by all
 with orders as (
 

@@ -2,19 +2,19 @@
 -- pull, and movements that are no longer shown.
 --
 -- subject: trust
--- grain:  one row per version of a movement that restates it, and field
+-- grain:  one row per version that restates a movement, and changed field
 -- key:    account_id, transaction_id, month, version, field
 -- stored: by month
--- counts: every status; a pending movement that books is a restatement of its status
+-- counts: every status; a pending movement that is booked restates its status
 -- zone:   instants are UTC, dates are Riyadh's, month is the UTC month of the movement
 -- columns:
 --   field                 Column that changed; is_shown where the movement vanished.
 --   before_value          What it was, as text; null where it was empty.
 --   after_value           What it became, as text; null where it became empty.
---   booking_date          Riyadh day of the movement as it became.
---   seen_at               End of the pull that brought the change, UTC.
+--   booking_date          Riyadh day of the movement after the change.
+--   seen_at               When the pull that brought the change was asked for, UTC.
 --   days_since_booking    Riyadh days from the movement's day to told_at.
---   was_booked            Whether the bank had booked what it changed.
+--   was_booked            Whether the movement was booked before the change.
 -- sample: select field, was_booked, count(*) as changes from fct_restatements group by all
 with restated as (
 

@@ -1,6 +1,6 @@
 -- What an account spends on, by category and month of booking. Transfers between the customer's own
--- accounts are not spending; what was refunded or reversed is shown beside what was spent, in the
--- month in which it came back.
+-- accounts are not spending. Refunds and reversals are shown beside spending, in the month in which
+-- they came back.
 --
 -- subject: money
 -- grain:  one row per account, currency, Riyadh month of booking and category
@@ -24,9 +24,9 @@
 --   first_booking_date     Riyadh day of the first of the movements.
 --   last_booking_date      Riyadh day of the last of the movements.
 --   covered_days           Days of the month that are known from midnight to midnight in Riyadh.
---   is_full_month          Whether all of them are, so that its sums are complete.
---   opaque_share           Share of the account's money that moved in the month which was not
---                          understood, and may be spending too; see fct_opacity_monthly.
+--   is_full_month          Whether every day of the month is known, so that its sums are complete.
+--   opaque_share           Share of the account's money that moved in the month and was not
+--                          understood. It may be spending too; see fct_opacity_monthly.
 --   month                  booking_month as YYYY-MM.
 -- sample: select booking_month, english_name, sum(net_spend) as spent from fct_spend_monthly
 --         where currency = 'SAR' group by all order by booking_month, spent desc

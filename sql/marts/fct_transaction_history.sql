@@ -1,5 +1,5 @@
--- Versions of each movement: from the pull that first showed it so, to the pull that showed it
--- otherwise or, though it covers its day, no longer at all.
+-- Versions of each movement. A version begins with the pull that first showed it. It ends with the
+-- pull that showed the movement differently, or that covers its day and no longer shows it.
 --
 -- transactions_as_of(instant) gives the versions that counted at an instant, each account once.
 --
@@ -8,18 +8,19 @@
 -- key:    account_id, transaction_id, month, version
 -- stored: by month
 -- counts: every status; versions differ in a column that is here, so a new balance after a movement
---         or a new text alone makes none; a movement that moves to another month vanishes from one
---         and appears in the other
+--         or a new text alone makes no version; a movement that moves to another month vanishes
+--         from its month and appears in the other month
 -- zone:   instants are UTC, booking_date is Riyadh's, month is the UTC month of placed_at
 -- columns:
 --   account_key             The real account; see bridge_accounts.
 --   movement_id             Account and transaction id, as in fct_transactions.
---   version                 Counts the versions of a movement in its month, from 1.
+--   version                 Number of the version of a movement in its month, from 1.
 --   change_kind             appeared, changed or vanished; a row that vanished shows what it was.
---   is_late                 Whether an earlier pull of its account id spoke for its day without it.
---   seen_from_at            When the pull that brought it was asked for, UTC: known since.
---   seen_to_at              When the pull that ended it was asked for, UTC, exclusive;
---                           null while it stands.
+--   is_late                 Whether an earlier pull of its account id covered its day without it.
+--   seen_from_at            Since when the version is known: when the pull that brought it was
+--                           asked for, UTC.
+--   seen_to_at              When the pull that ended it was asked for, UTC, exclusive; null while
+--                           it counts.
 --   account_id              Lean's id of the account that showed it.
 --   transaction_id          The bank's or Lean's id; unique within the account, not beyond.
 --   currency                Currency of the amounts, ISO 4217.
@@ -123,8 +124,8 @@ shown as not materialized (
 
 ),
 
--- Most movements of a month that was read again are shown alike by every pull. Hashes tell which:
--- an open month is read every night, and all columns of all its nights would not fit memory.
+-- Most movements of a month that was read again look the same in every pull. Hashes show which: an
+-- open month is read every night, and all columns of all its nights would not fit in memory.
 steady as (
 
     select
@@ -141,7 +142,7 @@ steady as (
 
 ),
 
--- Of those one showing will do, as of all that was read once; the others are compared.
+-- A single row of these is enough, as of movements that were read once. The rest are compared.
 wanted as (
 
     select
@@ -180,7 +181,7 @@ followed as (
 
 ),
 
--- Where the next pull does not show a movement, the first that speaks for its day ends it.
+-- If the next pull does not show a movement, the first later pull that covers its day ends it.
 ended as (
 
     select

@@ -1,24 +1,25 @@
--- Pairs of movements that belong together: the two legs of a transfer between accounts of one
--- customer, and a movement with its reversal. A movement has at most one partner of each kind;
--- where two are possible, the likelier is taken.
+-- Pairs of movements that belong together: the two legs of a transfer between accounts of a
+-- customer, and a movement with its reversal. A movement has at most one partner of each kind; if
+-- several are possible, the likeliest is taken.
 --
 -- subject: money
 -- grain:  one row per movement and kind of link
 -- key:    movement_id, link_kind
 -- stored: by month, reading -1 to +1
--- counts: booked movements; legs up to 3 days apart with the same amount and currency, told by
---         their reference or by the other side's account number, or a repayment and what came in on
---         a card of the same customer; reversals up to 14 days after a
---         movement of the same account, amount and currency, told by reference or merchant
+-- counts: booked movements. Legs lie up to 3 days apart, with the same amount and currency. They
+--         are recognised by their reference, by the other side's account number, or as a repayment
+--         and money in on a card of the same customer. Reversals lie up to 14 days after a movement
+--         of the same account, amount and currency. They are recognised by reference or merchant
 -- columns:
 --   movement_id         The movement; see fct_transactions.
 --   link_kind           internal_transfer, reversal (it takes something back) or reversed.
 --   linked_movement_id  The other movement.
 --   pair_id             The smaller of both ids, the same on both rows of a pair.
---   method              What told: reference, counterparty, repayment (of a card) or merchant.
+--   method              How the pair was recognised: reference, counterparty, repayment (of a card)
+--                       or merchant.
 --   confidence          From 0 to 1: 1 by reference, 0.95 by account number, 0.8 by merchant
 --                       or repayment.
---   lag_days            Riyadh days from the earlier one to the later one.
+--   lag_days            Riyadh days from the earlier movement to the later movement.
 --   month               UTC month of the movement, YYYY-MM.
 -- cleared: method (one of four words), confidence (a number for each of them)
 -- sample: select link_kind, method, count(*) as movements from fct_transaction_links group by all
@@ -37,7 +38,7 @@ accounts as (
         bridge_accounts.account_id,
         bridge_accounts.account_key,
         coalesce(numbers.is_card, false) as is_card,
-        -- A transfer between own accounts takes a customer with two.
+        -- Only a customer with two accounts can transfer between own accounts.
         bridge_accounts.account_key in (
             select owners.account_key
             from owners
@@ -107,7 +108,7 @@ undone as (
 
 ),
 
--- Nearly all movements are neither: they are left out before anything costly is done with them.
+-- Nearly all movements are neither transfer nor reversal: they are left out before costly steps.
 wanted as (
 
     select booked.*

@@ -1,4 +1,4 @@
--- The ledger of every real account: what its bank shows now, one row per movement, however often
+-- Movements of every real account as its bank shows them now, one row per movement, however often
 -- the account was shared or connected again.
 --
 -- subject: money
@@ -13,32 +13,34 @@
 -- columns:
 --   movement_id           Account and transaction id; it survives a new consent where the bank's
 --                         ids do.
---   counterparty_side     debtor or creditor: which of both parties is the other side, that is not
---                         the account itself by any of its numbers. Where neither is known to be
---                         the account, the receiver of money out and the sender of money in;
---                         unknown where the bank tells no party, only the account itself, or only
---                         a party on the account's own side of which nothing tells whether it is
---                         the account.
---   counterparty_key      The other side's account: keyed hash of its number, the same as its
---                         account_key where it is known here; null where the bank tells none.
+--   counterparty_side     debtor or creditor: the party that is the other side, because no number
+--                         shows it to be the account itself. If neither party is known to be the
+--                         account, it is the receiver of money out and the sender of money in. It
+--                         is unknown where the bank names no party or only the account itself. It
+--                         is also unknown where the bank names only a party on the account's own
+--                         side that may be the account.
+--   counterparty_key      The other side's account: keyed hash of its number, which is its
+--                         account_key if that account is known here. Null where the bank gives no
+--                         number.
 --   direction             in or out, by signed_amount; null where that is null or zero.
---   category              Lean's category where it was asked for, else that of the merchant's code,
---                         else that of the bank's marks, else that of the kind of movement; UNKNOWN
---                         where nothing tells.
---   category_source       insight, merchant, flag, type or none: what told the category.
+--   category              Lean's category where it was asked for, else the category of the
+--                         merchant's code, else of the bank's marks, else of the kind of movement;
+--                         UNKNOWN where none of these is known.
+--   category_source       What the category was taken from: insight, merchant, flag, type or none.
 --   purpose               What the bank's text says that it is for: salary, pension, support, rent,
---                         instalment or bnpl; null where it says none of these, and on purchases at
---                         a till, where a word may be the shop's name.
+--                         instalment or bnpl. Null where the text says nothing of these, and on
+--                         purchases at a till, where a word may be the shop's name.
 --   merchant_code         Merchant category code, four digits of ISO 18245.
---   is_internal_transfer  Whether it is one leg of a transfer between accounts of one customer,
+--   is_internal_transfer  Whether it is a leg of a transfer between two accounts of a customer,
 --                         both of which are here; see fct_transaction_links.
 --   is_reversal           Whether the bank calls it a reversal.
 --   is_reversed           Whether a reversal took it back.
 --   is_payroll            Whether the bank marks it as payroll.
---   linked_movement_id    The other leg, the reversal or what was reversed, where there is one.
+--   linked_movement_id    The other leg, the reversal, or the reversed movement; null without a
+--                         link.
 --   booking_month         First day of the Riyadh month of booking_date.
---   last_good_at          When the bank had last been asked for this version, UTC, where the newest
---                         one does not fit and this one stays; null on all other rows.
+--   last_good_at          When the bank had last been asked for this version, UTC, if the newest
+--                         version does not fit and this version stays; null on all other rows.
 -- cleared: counterparty_key (keyed hash), counterparty_side (one of three words),
 --          purpose (one of six words)
 -- sample: select booking_month, currency, sum(signed_amount) as net, count(*) as movements

@@ -1,5 +1,5 @@
--- Whether the movements of each day account for its balances: opening balance and all that was
--- booked has to be the closing balance, and that the next opening.
+-- Whether the movements of each day explain its balances: the opening balance plus all that was
+-- booked must be the closing balance, and that must be the next opening balance.
 --
 -- subject: balances
 -- grain:  one row per account, currency and Riyadh day from the first to the last that is known
@@ -9,10 +9,10 @@
 -- zone:   days are Riyadh's
 -- columns:
 --   balance_date           The day.
---   suspected_cause        What a gap looks like; see int_balance_gaps.
---   evidence_movement_ids  Movements that explain a gap, else those of its day; null where there is
---                          none. The movements of any other day are those of fct_transactions with
---                          its account_key, currency and booking_date.
+--   suspected_cause        Likely cause of a gap; see int_balance_gaps.
+--   evidence_movement_ids  Movements that explain a gap, or else all movements of its day; null
+--                          where there is no gap. Movements of other days are in fct_transactions,
+--                          by account_key, currency and booking_date.
 -- sample: select balance_date, verdict, gap_amount, gap_from_date, suspected_cause
 --         from mart_balance_reconciliation where account_key = '…' order by balance_date
 with days as (

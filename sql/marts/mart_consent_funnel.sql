@@ -1,33 +1,37 @@
--- Where customers are lost: of the consents given in a week, how many brought data, still stood
--- after a month and a quarter, and how they ended.
+-- Where customers are lost: how many of the consents given in a week brought data, still held after
+-- a month and a quarter, and how they ended.
 --
 -- subject: people and consents
 -- grain:  one row per bank and week in which consents were given
 -- key:    bank_identifier, week_date
 -- stored: table
 -- counts: consents of every outcome, each in the week in which it was given; a consent that the
---         newest listing leaves out is absent, and what became of it unknown
+--         newest listing leaves out is absent, and what became of it is unknown
 -- zone:   weeks begin on Monday in Riyadh
 -- columns:
 --   bank_identifier    Bank that the consents are for; unknown where it could not be read.
 --   week_date          Monday of the week in which they were given.
 --   given_count        Consents given.
---   first_data_count   Those with a read of the bank's accounts from their time, as of the bank's
---                      own state.
---   active_count       Those that were active at the lake's clock.
---   expiring_count     Those of the active ones that end within 30 days.
---   expired_count      Those whose own end came first.
---   revoked_count      Those that were revoked before it, replaced ones included.
---   rejected_count     Those that were rejected.
---   absent_count       Those that are no longer listed, or in a state that nobody knows.
---   reached_30_count   Those given at least 30 days before the lake's clock.
---   active_30_count    Those of them that had not ended 30 days after they were given.
---   reached_90_count   Those given at least 90 days before the lake's clock.
---   active_90_count    Those of them that had not ended 90 days after they were given.
---   renewed_count      Those that ended and were followed by another one of the same entity.
---   lapsed_count       Those that ended and were not: customers to ask again.
---   p50_reconnect_hours  Hours that half of the renewed ones took at most from their end to the
---                      next consent, rounded half up to two places; zero where that came first.
+--   first_data_count   Consents with a read of the bank's accounts whose bank data copy is from
+--                      their time.
+--   active_count       Consents that were active at the lake's clock.
+--   expiring_count     Active consents that end within 30 days.
+--   expired_count      Consents whose own end came first.
+--   revoked_count      Consents that were revoked before their own end, replaced consents included.
+--   rejected_count     Consents that were rejected.
+--   absent_count       Consents that are no longer listed, or whose state is unknown.
+--   reached_30_count   Consents given at least 30 days before the lake's clock.
+--   active_30_count    Consents of reached_30_count that had not ended 30 days after they were
+--                      given.
+--   reached_90_count   Consents given at least 90 days before the lake's clock.
+--   active_90_count    Consents of reached_90_count that had not ended 90 days after they were
+--                      given.
+--   renewed_count      Consents that ended and were followed by another consent of the same entity.
+--   lapsed_count       Consents that ended and were not followed by another consent: customers to
+--                      ask again.
+--   p50_reconnect_hours  Hours that half of the renewed consents took at most from their end to the
+--                      next consent, rounded half up to two places; zero where the next consent
+--                      came first.
 --   as_of              The lake's clock.
 -- sample: select bank_identifier, sum(given_count) as given, sum(first_data_count) as with_data,
 --         sum(lapsed_count) as lapsed from mart_consent_funnel group by all order by all

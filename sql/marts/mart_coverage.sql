@@ -1,12 +1,12 @@
--- Which days of each account are known, so that a day without movements had none, and why the
--- others are unknown.
+-- Which days of each account are known, and why the remaining days are unknown. A known day without
+-- movements had no movement.
 --
 -- subject: trust
 -- grain:  one row per real account and interval of UTC days with one status and reason
 -- key:    account_key, utc_from
 -- stored: table
--- counts: from the first day that is permitted or known to the day of the lake's clock; a day that
---         several of Lean's ids could tell has the best of their statuses
+-- counts: from the first day that is permitted or known to the day of the lake's clock; if several
+--         of Lean's ids could show a day, it has the best of their statuses
 -- zone:   days are UTC days, as in Lean's requests; see int_account_coverage for Riyadh days
 -- columns:
 --   account_key  The real account; see dim_accounts.
@@ -15,13 +15,13 @@
 --   day_count    Days of the interval.
 --   status       covered, a read covers the days; record_unfit, records of them did not fit;
 --                not_yet_pulled, permitted, but not read; bank_refused, the last read failed or the
---                bank is paused; not_offered, before all that the bank offers, so that a read of
---                them tells nothing; not_permitted.
---   reason       Code that says why the days are not known; OUTSIDE_CONSENT where they lie before
---                or behind what the consent allows; BEFORE_AVAILABILITY where they are not offered;
---                RECORDS_UNFIT where records did not fit; null where covered or not yet pulled.
---   is_last_good  Whether what the days show is what fits, and the last good version of what no
---                longer does.
+--                bank is paused; not_offered, before all that the bank offers, so a read of them
+--                shows nothing; not_permitted.
+--   reason       Code that says why the days are not known: OUTSIDE_CONSENT where they lie before
+--                or after what the consent allows; BEFORE_AVAILABILITY where they are not offered;
+--                RECORDS_UNFIT where records did not fit. Null where covered or not yet pulled.
+--   is_last_good  Whether the days show only what fits, and the last good version of what no longer
+--                fits.
 --   as_of        The lake's clock.
 -- sample: select status, reason, sum(day_count) as days from mart_coverage
 --         group by all order by all
@@ -70,7 +70,7 @@ covering as (
 
 ),
 
--- Days that were read and are not known, because records of them did not fit.
+-- Days that were read and are not known, because some of their records did not fit.
 unfit as (
 
     select distinct
@@ -200,7 +200,7 @@ edges as (
 
     union
 
-    -- What is offered outside the days that anything else tells of makes no days of its own.
+    -- An offer outside of all other edges adds no days of its own.
     select
         depths.account_key,
         depths.offered_from as edge
@@ -225,7 +225,7 @@ pieces as (
 
 ),
 
--- One read may speak for days that another one speaks for too: pieces lie within both or neither.
+-- Reads may cover the same days. No piece lies partly inside a read.
 covered as (
 
     select distinct

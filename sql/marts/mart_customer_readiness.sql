@@ -4,30 +4,31 @@
 -- grain:  one row per customer
 -- key:    customer_id
 -- stored: table
--- counts: accounts that the customer shares now, that are neither closed nor absent and that an
---         active consent stands behind; what is enough is in readiness_rules
+-- counts: accounts that the customer shares now, that are neither closed nor absent, and that have
+--         an active consent; readiness_rules says what is enough
 -- columns:
---   account_keys       Those accounts, sorted; see dim_accounts.
---   account_count      How many they are.
---   full_months        Riyadh months in which each of them is known on every day; see
+--   account_keys       These accounts, sorted; see dim_accounts.
+--   account_count      Number of these accounts.
+--   full_months        Riyadh months in which each of these accounts is known on every day; see
 --                      int_customer_months.
 --   full_from_month    The first of those months, YYYY-MM; null without one.
---   data_through_date  Last Riyadh day that is wholly known of the least known of them.
+--   data_through_date  Last Riyadh day that is known completely, of the account where it is
+--                      earliest.
 --   proved_days        Days of the accounts whose balances are proved by their movements.
---   balance_days       Days of the accounts that balances could prove: those behind the first one
---                      that is told, those before it that lie behind a movement, and all of an
---                      account that never tells any.
---   reconciled_share   proved_days among balance_days, from 0 to 1, rounded half up to four places;
---                      null without a day.
+--   balance_days       Days of the accounts that balances could prove: days after the first known
+--                      balance, earlier days from the first movement on, and all days of an account
+--                      without a known balance.
+--   reconciled_share   proved_days over balance_days, from 0 to 1, rounded half up to four places;
+--                      null without such a day.
 --   permissions        What every active consent of the customer covers, in Lean's words, sorted.
---   is_decision_ready  Whether there is no reason against it.
+--   is_decision_ready  Whether reasons is empty.
 --   data_age_days      Days between data_through_date and the Riyadh day of the lake's clock; null
 --                      where nothing is known.
---   reasons            Why not, sorted: data_stale (older than trust_limits allow), no_account,
---                      no_consent, months_short, not_reconciled, balances_unknown, record_unfit
---                      (records of the accounts, of their balances or of their transactions do not
---                      fit), and not_permitted_… for accounts, balance, identity and transactions;
---                      empty where it is ready.
+--   reasons            Why a decision may not rest on the tables, sorted: data_stale (older than
+--                      trust_limits allow), no_account, no_consent, months_short, not_reconciled,
+--                      balances_unknown, record_unfit (records of the accounts, of their balances
+--                      or of their transactions do not fit), and not_permitted_… for accounts,
+--                      balance, identity and transactions. Empty where it may.
 --   as_of              The lake's clock.
 -- sample: select is_decision_ready, reasons, count(*) as customers from mart_customer_readiness
 --         group by all order by all
@@ -89,7 +90,7 @@ through as (
 
 ),
 
--- Movements before the first balance that is figures, which nothing proves.
+-- Movements before the first known balance, which nothing proves.
 unproved_start as (
 
     select

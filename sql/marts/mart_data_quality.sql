@@ -1,20 +1,21 @@
--- Which data not to use, and why: what is odd about each bank's data beside how much is tolerated.
+-- Which data not to use, and why: what is odd about each bank's data, and how much of it is
+-- tolerated.
 --
 -- subject: trust
 -- grain:  one row per observation, stream and bank
 -- key:    observation, stream, bank_identifier
 -- stored: table
--- counts: what counts now, of all months; an observation without anything to divide by is left out
+-- counts: what counts now, of all months; an observation is left out where row_count would be zero
 -- columns:
 --   observation      What is observed; see quality_rules.
 --   stream           The stream that it is about.
 --   bank_identifier  The bank; unknown where it could not be read.
 --   odd_count        Rows that are odd; null where the observation is not a count.
---   row_count        Rows that could have been.
---   observed         Share of odd ones, from 0 to 1, rounded half up to six places.
---   threshold        Largest share that passes.
---   is_passed        Whether the share is not above it.
---   severity         error or warning, where it is above.
+--   row_count        Rows that could be odd.
+--   observed         Share of odd rows, from 0 to 1, rounded half up to six places.
+--   threshold        Largest share that passes; see quality_rules.
+--   is_passed        Whether observed is at most threshold.
+--   severity         How serious it is if it does not pass: error or warning.
 --   as_of            The lake's clock.
 -- sample: select bank_identifier, stream, observation, observed from mart_data_quality
 --         where not is_passed order by all
@@ -47,7 +48,7 @@ ahead as (
 
 ),
 
--- What did not fit and still counts, rows of a day that is still to come among it.
+-- What did not fit and still counts, with rows that are dated in the future.
 unfit as (
 
     select

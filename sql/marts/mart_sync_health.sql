@@ -1,4 +1,4 @@
--- Whether the feed is well: what was pulled of each bank and stream on each day, how fast, how
+-- Whether the feed is healthy: what was pulled of each bank and stream on each day, how fast, how
 -- fresh, at which cost, and what went wrong.
 --
 -- subject: trust
@@ -6,39 +6,39 @@
 -- key:    bank_identifier, stream, pulled_date
 -- stored: table
 -- zone:   pulled_date is the Riyadh day of asking by this machine's clock; refreshes are counted on
---         the day by Lean's clock, which is the same but for simulated worlds
+--         the day by Lean's clock, which is the same except in simulated worlds
 -- columns:
 --   bank_identifier   Bank of the entity; application for streams that are not read from a bank.
 --   stream            The stream; see pulls.
 --   pulled_date       The Riyadh day.
 --   pull_count        Pulls, whatever their outcome.
---   committed_count   Pulls that brought what counts since.
+--   committed_count   Pulls that brought data.
 --   unchanged_count   Pulls that found nothing new.
---   skipped_count     Pulls that were not permitted, and so not tried or refused for good.
+--   skipped_count     Pulls that were not permitted: they were not tried, or refused for good.
 --   failed_count      Pulls that failed.
---   success_share     Committed and unchanged ones among those that were not skipped, or skipped
---                     because their bank is off, from 0 to 1, rounded half up to four places; null
---                     where there are none.
+--   success_share     Committed and unchanged pulls over all pulls that were not skipped, or were
+--                     skipped because their bank is off. From 0 to 1, rounded half up to four
+--                     places; null where there are no such pulls.
 --   paused_count      Skipped pulls whose bank is off; they count as not succeeded.
 --   row_count         Rows that were committed.
 --   quarantined_count  Records that did not fit.
 --   request_count     Requests made, repeated ones included.
 --   byte_count        Bytes of bodies, decoded.
---   refresh_spends    Refreshes that were spent on the bank; told on rows of the stream refreshes.
+--   refresh_spends    Refreshes that were spent on the bank; only on rows of the stream refreshes.
 --   p50_seconds       Seconds that half of the reads took at most; a read of several months is one.
 --   p95_seconds       Seconds that 95 in 100 of the reads took at most.
---   oldest_refreshed_at  State of the bank's data that was read which is furthest behind, UTC.
---   newest_refreshed_at  State of the bank's data that was read which is newest, UTC.
+--   oldest_refreshed_at  Oldest bank data copy that was read, UTC.
+--   newest_refreshed_at  Newest bank data copy that was read, UTC.
 --   p50_lag_hours     How far half of the pulls were at most behind the newest instant of the day
 --                     by Lean's clock, in hours, rounded half up to two places.
---   max_lag_hours     How far the furthest of them was behind it.
---   feed_age_hours    How far the newest state of the bank's data that any pull of the stream read,
---                     on any day, is behind the lake's clock, in hours, rounded half up to two
---                     places; null where none did.
---   is_stale          Whether that is more than trust_limits allow; a feed of which nothing was
---                     ever read is stale too. Null for what is not read from a bank.
---   failed_codes      Failed pulls by code; null without one.
---   skipped_codes     Skipped pulls by code; null without one.
+--   max_lag_hours     How far the pull that is furthest behind was behind it.
+--   feed_age_hours    Age of the newest bank data copy that any pull of the stream read on any day,
+--                     against the lake's clock, in hours, rounded half up to two places; null where
+--                     no pull read a copy.
+--   is_stale          Whether feed_age_hours is above what trust_limits allow; a feed of which
+--                     nothing was ever read is stale too. Null for what is not read from a bank.
+--   failed_codes      Failed pulls by code; null where no pull failed.
+--   skipped_codes     Skipped pulls by code; null where no pull was skipped.
 -- sample: select bank_identifier, stream, success_share, failed_codes from mart_sync_health
 --         where success_share < 1 order by pulled_date desc, success_share
 with asked as (
@@ -64,7 +64,7 @@ newest as (
 
     select
         pulled_date,
-        -- A day on which every bank is behind has no newest state to be held against.
+        -- If every bank is behind on a day, no fresh bank data copy is there to compare with.
         max(greatest(refreshed_at, known_at)) as refreshed_at
     from asked
     where outcome in ('COMMITTED', 'UNCHANGED')
