@@ -241,7 +241,7 @@ def test_an_inbox_that_was_taken_away_is_noticed_and_said(tmp_path, caplog):
         assert not file.exists()
         said = [record.getMessage() for record in caplog.records]
         assert len(said) == 1
-        assert "put it back" in said[0]
+        assert "restore it" in said[0]
         (tmp_path / "taken.db").rename(file)
         assert delivered(receiver, 30) == 200
         assert HTTP.get(receiver.url.replace(PATH, "/readyz")).status_code == 200

@@ -233,11 +233,11 @@ def test_a_file_that_was_taken_away_takes_no_event(tmp_path, end):
 
     if not end:
         for _ in range(2):
-            with pytest.raises(UnavailableError, match="put it back"):
+            with pytest.raises(UnavailableError, match="restore it"):
                 inbox.add([refreshed(2)])
-            with pytest.raises(UnavailableError, match="put it back"):
+            with pytest.raises(UnavailableError, match="restore it"):
                 inbox.check()
-            with pytest.raises(UnavailableError, match="put it back"):
+            with pytest.raises(UnavailableError, match="restore it"):
                 list(inbox.rows())
         assert not file.exists(), "nothing is made where there was nothing"
         (tmp_path / "taken").rename(taken)
@@ -261,7 +261,7 @@ def test_a_file_that_goes_during_a_commit_is_noticed(tmp_path, monkeypatch):
         return rows
 
     monkeypatch.setattr(inbox, "_without_pruned", taken)
-    with pytest.raises(UnavailableError, match="put it back"):
+    with pytest.raises(UnavailableError, match="restore it"):
         inbox.add([refreshed(1)])
     inbox.close()
 

@@ -1,9 +1,9 @@
-"""Limits of the receiver's connections: their number, their time, and the bytes that they send.
+"""Limits of the receiver's connections: how many, how long, and how many bytes they may send.
 
-With its fast parser uvicorn has none of these limits: a head may be endless, a silent connection
-stays, and at its limit of connections it refuses everybody. Here a new connection is let in, and
-the connection that waited longest without a request is cut. It is chosen among those of the same
-address first, then among those of the stranger who has most of them.
+uvicorn with its fast parser has no such limits: a head may be endless, a silent connection stays,
+and at its limit of connections uvicorn refuses everybody. Here a new connection is accepted, and
+the connection that waited longest without a request is closed. The choice begins with connections
+from the same address, then goes to the unlisted address that has the most connections.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["Connection", "Connections"]
 HEAD_BYTES = 32 * 1024
 """Request line and headers; Lean's take less than one kilobyte."""
 _MOST = 2048
-_MOST_OF_ONE = 256
-"""Of an address. A proxy of ours is not limited, because everybody comes through it."""
+_MOST_PER_ADDRESS = 256
+"""Our own proxy has no such limit, because all requests come through it."""
 _KEPT_DESCRIPTORS = 512
-"""Left for the inbox, the log, and connections that are accepted before others are cut."""
+"""Kept for the inbox, the log, and new connections that are accepted before an old one is cut."""
 _ANSWER_SECONDS = 40.0
 """From the end of a head to the end of its answer; the steps between have shorter limits."""
 _QUIET = logging.getLogger(f"{__name__}.http")
-# Bad requests of strangers are counted. A line for each would fill the disk.
+# Bad requests are counted. A log line for each would fill the disk.
 _QUIET.setLevel(logging.ERROR)
 
 
@@ -36,12 +36,12 @@ class Connections:
     """All open connections.
 
     Args:
-        head_seconds: Longest time for a head to arrive, from its first byte or the connection on.
-        body_bytes: The largest body; with its chunk headers twice as much may come.
-        is_allowed: Whether an address is on the allow-list, for which room is kept; None without a
-            list.
-        is_proxied: Whether addresses are those of proxies of ours.
-        count: Called with the status code and one word for each connection that is cut.
+        head_seconds: Longest time for a head to arrive, from the connection or its first byte.
+        body_bytes: The largest body; together with chunk headers it may be twice as long.
+        is_allowed: Says if an address is on the allow-list; room is kept for these. None if there
+            is no list.
+        is_proxied: Whether all addresses are those of our own proxies.
+        count: Called with the status code and a one-word reason for each connection that is cut.
     """
 
     def __init__(
@@ -60,17 +60,19 @@ class Connections:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         free = _MOST if soft == resource.RLIM_INFINITY else soft - _KEPT_DESCRIPTORS
         self._most = max(64, min(_MOST, free))
-        self._most_of_one = self._most if is_proxied else min(_MOST_OF_ONE, self._most // 4)
-        # Strangers never take all the room.
+        self._most_per_address = (
+            self._most if is_proxied else min(_MOST_PER_ADDRESS, self._most // 4)
+        )
+        # Addresses that are not on the allow-list never take all connections.
         self._most_of_strangers = self._most if is_allowed is None else self._most * 3 // 4
         self._total = 0
         self._counts: dict[str, int] = {}
         self._waiting: dict[str, dict[Connection, None]] = {}
 
     def enter(self, connection: Connection) -> bool:
-        """Let a connection in, if need be by cutting another; whether there is room for it."""
+        """Accept a connection, if necessary by cutting an older connection; False if full."""
         address = connection.address
-        if self._counts.get(address, 0) >= self._most_of_one and not self._cut_of(address):
+        if self._counts.get(address, 0) >= self._most_per_address and not self._cut_of(address):
             return False
         most = self._most if self._is_allowed(address) else self._most_of_strangers
         if self._total >= most and not self._cut_any(address):
@@ -80,7 +82,7 @@ class Connections:
         return True
 
     def leave(self, connection: Connection) -> None:
-        """Forget a connection that was let in."""
+        """Forget an accepted connection."""
         self.works(connection)
         self._total -= 1
         left = self._counts[connection.address] - 1
@@ -101,7 +103,7 @@ class Connections:
             self._waiting.pop(connection.address, None)
 
     def _cut_of(self, address: str) -> bool:
-        """Cut the connection of an address that waited longest; whether there was any."""
+        """Cut the connection of an address that waited longest; False if none waits."""
         waiting = self._waiting.get(address)
         if not waiting:
             return False
@@ -110,17 +112,17 @@ class Connections:
         return True
 
     def _cut_any(self, newcomer: str) -> bool:
-        """Cut a waiting stranger; for an address on the allow-list, any waiting connection."""
-        strangers = [one for one in self._waiting if not self._is_allowed(one)]
+        """Cut a waiting unlisted connection; to admit a listed address, any waiting connection."""
+        strangers = [address for address in self._waiting if not self._is_allowed(address)]
         if not strangers and self._is_allowed(newcomer):
             strangers = list(self._waiting)
         if not strangers:
             return False
-        return self._cut_of(max(strangers, key=lambda one: len(self._waiting[one])))
+        return self._cut_of(max(strangers, key=lambda address: len(self._waiting[address])))
 
 
 class Connection(HttpToolsProtocol):
-    """A connection, within the limits of all.
+    """A connection that keeps the limits of all connections.
 
     Args:
         connections: All open connections.
@@ -140,7 +142,7 @@ class Connection(HttpToolsProtocol):
         self._body_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let it in, and begin the time for a head."""
+        """Accept the connection, and start the time limit for its head."""
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
         self._is_in = self._all.enter(self)
@@ -151,7 +153,7 @@ class Connection(HttpToolsProtocol):
         self._within(self._all.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget the connection."""
         self._within(None)
         if self._is_in:
             self._is_in = False
@@ -159,7 +161,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes, and count those that the parser keeps."""
+        """Parse bytes, and count the bytes that the parser keeps."""
         if self.transport.is_closing():
             return
         is_between, self._begun = self._is_head, 0
@@ -185,7 +187,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._body_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """A head is complete: it is answered unless it is too long."""
+        """A head is complete: answer it unless it is too long."""
         self._is_head = False
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > HEAD_BYTES:
@@ -197,29 +199,29 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body, unless the connection was cut."""
+        """Pass on a piece of a body, unless the connection was cut."""
         if not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The end of a request; the next bytes are the head of another request."""
+        """A request ended; the next bytes begin a new head."""
         self._is_head = True
         if not self.transport.is_closing():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is written; its connection waits again, as long as it may be idle."""
+        """An answer is written; its connection waits for a new head, within uvicorn's idle time."""
         super().on_response_complete()
         if self.cycle.response_complete and self._is_in:
             self._within(None)
             self._all.waits(self)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Refuse what is not HTTP."""
+        """Refuse bytes that are not HTTP."""
         self.cut(400, "http")
 
     def cut(self, status_code: int, reason: str) -> None:
-        """Answer with the reason and close, without waiting until the answer is read."""
+        """Send the status code and close, without waiting until the client reads it."""
         if self.transport.is_closing():
             return
         self._all.count(status_code, reason)
@@ -233,11 +235,11 @@ class Connection(HttpToolsProtocol):
             self._is_in = False
             self._all.leave(self)
         self.transport.close()
-        # A client that does not read the answer does not keep the connection either.
+        # Ends the connection even if the client never reads the answer.
         self._within(1.0)
 
     def _within(self, seconds: float | None) -> None:
-        """Cut the connection after so many seconds; None for no limit."""
+        """Cut the connection after this many seconds; None removes the limit."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None

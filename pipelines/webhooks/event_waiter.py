@@ -1,7 +1,7 @@
-"""Waiting for events: who waits for Lean is woken by the webhook that announces the end.
+"""Waiting for events: a task that waits for Lean wakes when the announcing webhook arrives.
 
-An event only wakes; what is true is then read from Lean. Without an inbox, or while it cannot be
-reached, waiting takes as long as it would have taken anyway.
+An event only wakes the task, which then reads the state from Lean. Without an inbox, or while the
+inbox cannot be reached, the task waits its full time.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["EventWaiter"]
 
 _LOOK_SECONDS = 0.5
-"""Between two looks into the inbox; a look is for all who wait."""
+"""Time between two queries of the inbox; each query serves all waiting tasks."""
 _LIVE = dt.timedelta(hours=1)
 
 Sleep = Callable[[float], Awaitable[None]]
 
 
 class EventWaiter:
-    """Wakes whoever waits, within one event loop.
+    """Wakes waiting tasks of one event loop.
 
     Args:
-        inbox: Where events arrive; None where webhooks are not set up.
-        sleep: Waits for so many seconds.
+        inbox: Where events arrive; None if webhooks are not set up.
+        sleep: Waits for the given number of seconds.
     """
 
     def __init__(self, inbox: Inbox | None, sleep: Sleep = asyncio.sleep) -> None:
@@ -44,7 +44,7 @@ class EventWaiter:
         self._looking: asyncio.Task[None] | None = None
 
     async def is_live(self) -> bool:
-        """Whether a webhook of Lean arrived within the last hour, so that waiting makes sense."""
+        """Whether a webhook arrived within the last hour, so that waiting for one makes sense."""
         if self._inbox is None:
             return False
         try:
@@ -70,24 +70,24 @@ class EventWaiter:
         return await self._wait(self._refreshes, refresh_id, seconds)
 
     async def expect(self, refresh_id: str, seconds: float) -> None:
-        """Note in the inbox that this process reads what a refresh brings.
+        """Record in the inbox that this process will read the data of a refresh.
 
         Args:
             refresh_id: The refresh.
-            seconds: For how long; after that the refresh's events are for the sensor.
+            seconds: How long the record holds; after that the sensor takes the refresh's events.
         """
         if self._inbox is not None:
             until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
             await self._note(self._inbox.await_refresh, refresh_id, until)
 
     async def end(self, refresh_ids: Collection[str], *, is_over: bool) -> None:
-        """Note in the inbox that nobody waits for these refreshes, and whether they are over."""
+        """Record in the inbox that no task waits for these refreshes, and if they are over."""
         if self._inbox is not None and refresh_ids:
             inbox = self._inbox
             await self._note(lambda: inbox.end_refreshes(refresh_ids, is_over=is_over))
 
     async def _note(self, write: Callable[..., None], *args: object) -> None:
-        """Write to the inbox; if that fails, an entity is read once more than needed."""
+        """Write to the inbox; if that fails, an entity is read one extra time."""
         try:
             await asyncio.to_thread(write, *args)
         except UnavailableError:
@@ -95,7 +95,7 @@ class EventWaiter:
 
     async def _wait(self, waiting: dict[str, asyncio.Event], key: str, seconds: float) -> float:
         if self._inbox is None or key in self._announced:
-            # It was announced and is not there yet: from here on only time helps.
+            # The result was announced but Lean does not have it yet: no further event will come.
             await self._sleep(seconds)
             return seconds
         announced = waiting.setdefault(key, asyncio.Event())
@@ -113,7 +113,7 @@ class EventWaiter:
         return min(time.monotonic() - started, seconds) if announced.is_set() else seconds
 
     async def _look(self, inbox: Inbox) -> None:
-        """Look into the inbox as long as somebody waits."""
+        """Query the inbox as long as a task waits."""
         while self._results or self._refreshes:
             try:
                 found = await asyncio.to_thread(inbox.ready, list(self._results))

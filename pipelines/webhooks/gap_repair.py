@@ -1,7 +1,7 @@
-"""Gap repair: events that Lean sent and that never arrived are put into the inbox.
+"""Gap repair: adds events to the inbox that Lean sent but that never arrived.
 
-Lean tries a webhook for three hours and lists its events for ninety days. Where Lean does not list
-events, entities and their refreshes are compared with the lake instead.
+Lean retries a webhook for three hours and lists its events for ninety days. If Lean has no list of
+events, gap repair compares entities and their refreshes with the lake.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 __all__ = ["Repair", "repair"]
 
 _OVERLAP = dt.timedelta(hours=4)
-"""A comparison begins so long before the end of the last one, because an event may be on its way
-for three hours."""
+"""A comparison begins this long before the end of the last comparison: an event may take three
+hours to arrive."""
 _ADD_AT_ONCE = 500
 _REFRESHED = "entity.data.refresh.updated"
 
 
 @dataclass(slots=True)
 class Repair:
-    """What a comparison found.
+    """The result of a comparison.
 
     Args:
-        from_at: First compared instant, UTC.
-        to_at: Last compared instant, UTC.
-        way: `events` where Lean lists events, else `listing`.
-        compared: Events that Lean sent, or entities that it has.
-        repaired: Events that had not arrived, by type.
-        unreadable: Listed events of an unknown shape.
-        requests: Requests made.
+        from_at: First compared instant, UTC, inclusive.
+        to_at: Last compared instant, UTC, inclusive.
+        way: `events` if Lean lists events, else `listing`.
+        compared: Number of events that Lean sent, or of entities that it has.
+        repaired: Number of events that had not arrived, by type.
+        unreadable: Number of listed events with an unknown shape.
+        requests: Number of requests made.
     """
 
     from_at: dt.datetime
@@ -59,20 +59,19 @@ class Repair:
 
 
 async def repair(client: LeanClient, lake: Lake, inbox: Inbox) -> Repair:
-    """Put events into the inbox that Lean sent since the last comparison and that never arrived.
+    """Add events to the inbox that Lean sent since the last comparison but that never arrived.
 
-    They are read as if their webhooks had come. The first comparison begins with the oldest event
-    of the inbox, or a day ago.
+    They are processed like events from webhooks. The first comparison begins at the oldest event
+    of the inbox, or a day ago if the inbox is empty.
 
     Raises:
-        LeanError: Lean or the inbox cannot be reached; the next comparison begins where this one
-            began.
+        LeanError: Lean or the inbox cannot be reached; the next comparison covers this time again.
     """
     before = client.requests
     now = await client.server_time()
     read_to = await asyncio.to_thread(inbox.read_to)
     oldest = await asyncio.to_thread(inbox.first_received_at)
-    # The inbox keeps this machine's time, which may be ahead of Lean's.
+    # The inbox records this machine's time, which may be ahead of Lean's.
     since = min(read_to or oldest or now - dt.timedelta(days=1), now)
     from_at = max(since - _OVERLAP, now - dt.timedelta(days=LISTED_DAYS))
     done = Repair(from_at, now)
@@ -101,9 +100,9 @@ def _add(inbox: Inbox, events: Sequence[Event], done: Repair) -> None:
 
 
 def _readable(listed: Iterable[object], done: Repair) -> Iterable[Event]:
-    for one in listed:
+    for item in listed:
         try:
-            yield event_of(one)
+            yield event_of(item)
         except SchemaError:
             done.unreadable += 1
 
@@ -111,7 +110,7 @@ def _readable(listed: Iterable[object], done: Repair) -> Iterable[Event]:
 async def _from_listing(
     client: LeanClient, lake: Lake, inbox: Inbox, done: Repair
 ) -> Sequence[Event]:
-    """Events that Lean must have sent, because the lake lacks what they announce."""
+    """Events that Lean must have sent, because the lake lacks the data that they announce."""
     read = await client.read(
         "entities", {"start_date": f"{BEFORE_LEAN}", "end_date": f"{done.to_at:%Y-%m-%d}"}
     )
@@ -135,7 +134,7 @@ async def _from_listing(
             try:
                 table = await client.table("refreshes", entity_id=entity_id)
             except (ConsentError, RequestError):
-                return []  # the entity is gone since it was listed
+                return []  # the entity was removed after it was listed
         return [
             Event(
                 event_id=f"listing:{row['refresh_id']}",
@@ -150,7 +149,7 @@ async def _from_listing(
             and (row["updated_at"] or row["created_at"]) >= done.from_at
         ]
 
-    found = [one for part in await asyncio.gather(*map(refreshes, active)) for one in part]
+    found = [event for part in await asyncio.gather(*map(refreshes, active)) for event in part]
     ids = [event.refresh_id for event in found if event.refresh_id is not None]
     arrived = await asyncio.to_thread(inbox.finished, ids, FINISHED)
     arrived |= await asyncio.to_thread(_refreshes_of_lake, lake)
@@ -158,7 +157,7 @@ async def _from_listing(
 
 
 class _State(NamedTuple):
-    """What an event about an entity could announce: the entity and its consents as they are."""
+    """The state of an entity and its consents, which an event could announce."""
 
     status: str | None
     updated_at: dt.datetime | None
@@ -185,7 +184,7 @@ def _states_of_lake(lake: Lake) -> dict[str, _State]:
 
 
 def _refreshes_of_lake(lake: Lake) -> set[str]:
-    """Refreshes that are over in the lake: a sync has read what they brought."""
+    """Refreshes that are over according to the lake: a sync has read their data."""
     with lake.connect(("refreshes",)) as connection:
         rows = connection.execute(
             "select refresh_id from refreshes where list_contains($over, status)",

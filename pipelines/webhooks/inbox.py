@@ -1,9 +1,8 @@
-"""The inbox: every webhook's event once, durably, until what it asks for was read.
+"""The inbox: a database that keeps each event once until the pipeline has read its data.
 
-It is our database, SQLite beside the lake by default, PostgreSQL by URL. The receiver adds events.
-The pipeline leases them in batches and acknowledges each batch when its run has ended; a batch
-whose run is gone is given back. While an event is kept, its id is known, so that a webhook that is
-sent again does nothing.
+The default is SQLite beside the lake; a URL selects PostgreSQL. The receiver adds events. The
+pipeline leases events in batches and acknowledges a batch when its run has ended. A batch whose run
+disappeared is given back. While an event is kept, a repeated webhook with its id has no effect.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from lean_resources.webhooks import LISTED_DAYS, Event
 __all__ = ["MOST_LEASES", "Inbox"]
 
 MOST_LEASES = 5
-"""How often an event is leased; then it is failed, and gap repair or the next sync heals."""
+"""An event fails after this many leases; gap repair or the next sync then reads its data."""
 
 _RECEIVED, _LEASED, _DONE, _FAILED = "received", "claimed", "done", "failed"
 _FIELDS = tuple(Event.__dataclass_fields__)
 _LISTED, _PRUNED = 1, 2
-"""Rows of the cursor table: up to when Lean's list was compared, and up to when was pruned."""
+"""Rows of the cursor table: until when Lean's list was compared, and until when was pruned."""
 _SEEN_DAYS = 730
-"""How long the id of an event is kept whose message has no timestamp."""
+"""How long the ids of events without a timestamp are kept."""
 _AGAIN_SECONDS = 60
-"""How long an event waits after its first failure; twice as long after each further failure."""
+"""Wait after an event's first failure; it doubles with each further failure."""
 _BUSY_SECONDS = 15
 
 
 class _Instant(sa.types.TypeDecorator[dt.datetime]):
-    """An instant in UTC, kept alike by both databases."""
+    """An instant in UTC, stored the same way in both databases."""
 
     impl = sa.DateTime
     cache_ok = True
@@ -63,14 +62,14 @@ class _Instant(sa.types.TypeDecorator[dt.datetime]):
 
 
 class Inbox:
-    """The events of one environment; sandbox and production never share one.
+    """The events of one environment; sandbox and production never share an inbox.
 
-    Every method is one transaction, and may be called from any thread and any process.
+    Each method is one transaction and may be called from any thread or process.
 
     Args:
         url: An SQLAlchemy URL: `sqlite:///file` or `postgresql://user:password@host/database`.
         environment: `sandbox` or `production`; part of the tables' names.
-        now: The present in UTC.
+        now: Returns the current time in UTC.
 
     Raises:
         ConfigError: The URL is not that of a supported database.
@@ -128,7 +127,7 @@ class Inbox:
             sa.Column("seen_at", _Instant, nullable=False),
         )
         columns = self._events.c
-        # Partial: acknowledged events are by far the most, and cost these indexes nothing.
+        # Partial indexes: most events are acknowledged, and these need no entry.
         for name, column, where in (
             ("open", columns.state, columns.state.in_([_RECEIVED, _LEASED])),
             ("refresh", columns.refresh_id, columns.refresh_id.is_not(None)),
@@ -145,7 +144,7 @@ class Inbox:
         return f"Inbox({self._engine.dialect.name!r}, {self.environment!r})"
 
     def create(self) -> None:
-        """Create the tables where they are missing, and the folder of a file.
+        """Create missing tables, and the folder of a SQLite file.
 
         Raises:
             UnavailableError: The database does not answer.
@@ -154,20 +153,20 @@ class Inbox:
         if self._engine.dialect.name == "sqlite" and file is not None:
             with self._explained():
                 Path(file).parent.mkdir(parents=True, exist_ok=True)
-                # An existing file is not opened: closing it would drop the locks of SQLite.
+                # Do not open an existing file: closing it would drop SQLite's locks.
                 if not Path(file).exists():
                     Path(file).touch()
         with self._transaction() as connection:
             if self._engine.dialect.name == "postgresql":
-                # Two processes that create tables at once would both find none.
+                # Without a lock, two processes could create the same tables at once.
                 connection.exec_driver_sql("select pg_advisory_xact_lock(7326)")
             self._meta.create_all(connection)
 
     def check(self) -> None:
-        """Check that an event could be stored now.
+        """Check that the inbox could store an event now.
 
         Raises:
-            UnavailableError: It could not: the database is gone, read-only or has no tables.
+            UnavailableError: The database is gone, is read-only or has no tables.
         """
         awaited = self._awaited
         with self._transaction() as connection:
@@ -178,21 +177,21 @@ class Inbox:
         self._engine.dispose()
 
     def add(self, events: Sequence[Event], *, source: str = "webhook") -> int:
-        """Store events in one transaction; events that are known already change nothing.
+        """Store events in one transaction; known events change nothing.
 
-        When this returns, they survive a crash of this process and of the machine. Events that ask
-        for no work are done at once.
+        After this returns, the events survive a crash of the process or the machine. Events that
+        ask for no work are done at once.
 
         Args:
-            events: Each is stored once, however often it comes. A webhook that comes again after
-                its event was pruned is known by its timestamp, or else by its id.
-            source: How they came: `webhook`, `events` or `listing`.
+            events: Each is stored once, even if it comes again. If its webhook is repeated after
+                pruning, the inbox recognises it by its timestamp, or by its id if it has none.
+            source: Where they came from: `webhook`, `events` or `listing`.
 
         Returns:
-            How many were new.
+            The number of new events.
 
         Raises:
-            UnavailableError: None of them could be stored.
+            UnavailableError: The events could not be stored; no part of them was.
         """
         now = self._now()
         rows = [
@@ -215,7 +214,7 @@ class Inbox:
     def _without_pruned(
         self, connection: sa.Connection, rows: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """Leave out rows that are as old as what was pruned, or whose own event was pruned."""
+        """Leave out rows that are not newer than the pruned events, or that were pruned by id."""
         pruned_to = connection.execute(self._read_to(_PRUNED)).scalar()
         timeless = [row["event_id"] for row in rows if row["sent_at"] is None]
         seen: set[str] = set()
@@ -230,13 +229,13 @@ class Inbox:
         ]
 
     def lease(self, batch_id: str, limit: int) -> list[Event]:
-        """Take the oldest events that ask for work and that no batch has yet.
+        """Take the oldest events that ask for work and belong to no batch.
 
-        Events of refreshes that a sync waits for are left to that sync.
+        If a sync waits for a refresh, the events of that refresh are left to the sync.
 
         Args:
-            batch_id: The batch that takes them.
-            limit: Most events to take.
+            batch_id: The batch that takes the events.
+            limit: Maximum number of events.
 
         Raises:
             UnavailableError: The database does not answer.
@@ -266,11 +265,11 @@ class Inbox:
         return [Event(**dict(zip(_FIELDS, row[1:], strict=True))) for row in sorted(rows)]
 
     def has_work(self) -> bool:
-        """Whether there may be an event to lease."""
+        """Whether the inbox may have an event to lease."""
         return bool(self._scalar(sa.select(sa.exists().where(self._events.c.state == _RECEIVED))))
 
     def leases(self) -> dict[str, dt.datetime]:
-        """Batches that were taken and are not acknowledged, with the UTC instant of each."""
+        """Leased batches that are not acknowledged, with the UTC instant of each lease."""
         events = self._events
         with self._reading() as connection:
             found = connection.execute(
@@ -287,9 +286,9 @@ class Inbox:
 
         Args:
             batch_id: The batch.
-            is_done: Whether what it asked for was read. Otherwise its events are given back, to be
-                leased again after a while; after `MOST_LEASES` leases they are failed.
-            failed_entities: Entities whose events are given back although the rest is done.
+            is_done: Whether the run read the data that the events asked for. If not, the events
+                may be leased again after a wait; after `MOST_LEASES` leases they fail.
+            failed_entities: Entities whose events are given back although the batch is done.
         """
         events = self._events
         is_failed: sa.ColumnElement[bool] = sa.false() if is_done else sa.true()
@@ -298,7 +297,7 @@ class Inbox:
         leases = events.c.attempts + 1
         back = sa.case((leases < MOST_LEASES, _RECEIVED), else_=_FAILED)
         now = self._now()
-        # A case for each number of leases, because intervals differ between databases.
+        # One case per number of leases, because the databases write intervals differently.
         waits = [
             (events.c.attempts == before, now + dt.timedelta(seconds=_AGAIN_SECONDS * 2**before))
             for before in range(MOST_LEASES)
@@ -318,12 +317,12 @@ class Inbox:
             )
 
     def await_refresh(self, refresh_id: str, until: dt.datetime) -> None:
-        """Leave the events of a refresh to the sync that waits for it, until an instant in UTC."""
+        """Reserve the events of a refresh for the sync that waits for it, until a UTC instant."""
         with self._transaction() as connection:
             self._put(connection, self._awaited, {"refresh_id": refresh_id}, {"until": until})
 
     def end_refreshes(self, refresh_ids: Collection[str], *, is_over: bool) -> None:
-        """Stop waiting for refreshes; if they are over, their events ask for nothing more."""
+        """Stop waiting for refreshes; if they are over, mark their events as done."""
         events, awaited = self._events, self._awaited
         with self._transaction() as connection:
             if is_over:
@@ -335,16 +334,16 @@ class Inbox:
             connection.execute(sa.delete(awaited).where(awaited.c.refresh_id.in_(refresh_ids)))
 
     def known(self, event_ids: Collection[str]) -> set[str]:
-        """Which of these events are here already."""
+        """Those of these event ids that the inbox has."""
         return self._known(self._events.c.event_id, event_ids, sa.true())
 
     def finished(self, refresh_ids: Collection[str], statuses: Collection[str]) -> set[str]:
-        """Which of these refreshes have an event with one of these statuses."""
+        """Those of these refreshes that have an event with any of these statuses."""
         events = self._events
         return self._known(events.c.refresh_id, refresh_ids, events.c.status.in_(sorted(statuses)))
 
     def ready(self, results_ids: Collection[str]) -> set[str]:
-        """Which of these results an event has announced."""
+        """Those of these results that an event has announced."""
         return self._known(self._events.c.results_id, results_ids, sa.true())
 
     def _known(
@@ -357,11 +356,11 @@ class Inbox:
             return set(connection.execute(query).scalars())
 
     def first_received_at(self) -> dt.datetime | None:
-        """When the oldest kept event came, UTC; None without an event."""
+        """UTC instant at which the oldest kept event arrived; None without an event."""
         return self._received_at(self._events.c.id)
 
     def last_received_at(self) -> dt.datetime | None:
-        """When Lean last delivered an event, UTC; None if it never did."""
+        """UTC instant at which the last webhook arrived; None if there was none."""
         return self._received_at(self._events.c.id.desc(), self._events.c.source == "webhook")
 
     def _received_at(
@@ -372,12 +371,12 @@ class Inbox:
         return found
 
     def read_to(self) -> dt.datetime | None:
-        """Up to which UTC instant Lean's own list of events was compared; None if it never was."""
+        """UTC instant until which Lean's list of events was compared; None if it never was."""
         found: dt.datetime | None = self._scalar(self._read_to(_LISTED))
         return found
 
     def was_read_to(self, at: dt.datetime) -> None:
-        """Note up to which UTC instant Lean's own list of events was compared."""
+        """Record the UTC instant until which Lean's list of events was compared."""
         with self._transaction() as connection:
             self._put(connection, self._cursor, {"id": _LISTED}, {"read_to": at})
 
@@ -391,14 +390,14 @@ class Inbox:
         key: Mapping[str, Any],
         values: Mapping[str, Any],
     ) -> None:
-        """Insert a row, or set its values where it is there."""
+        """Insert a row, or update its values if it exists."""
         statement = self._insert(table).values({**key, **values})
         connection.execute(
             statement.on_conflict_do_update(index_elements=list(key), set_=dict(values))
         )
 
     def counts(self) -> dict[str, int]:
-        """How many events there are in each state."""
+        """The number of events in each state."""
         events = self._events
         query = sa.select(events.c.state, sa.func.count()).group_by(events.c.state)
         with self._reading() as connection:
@@ -413,16 +412,16 @@ class Inbox:
                 yield dict(row)
 
     def prune(self, keep_days: int = LISTED_DAYS) -> int:
-        """Delete acknowledged events that came more than `keep_days` days ago.
+        """Delete acknowledged events that arrived more than `keep_days` days ago.
 
         Raises:
-            ValueError: Fewer than 90 days.
+            ValueError: `keep_days` is below 90.
         """
         if keep_days < LISTED_DAYS:
             raise ValueError(f"events must be kept for at least {LISTED_DAYS} days")
         events, seen = self._events, self._seen
         limit = self._now() - dt.timedelta(days=keep_days)
-        # An event that Lean stamped later could not be recognised by its timestamp.
+        # A later timestamp would not identify the event as pruned if it came again.
         is_over = sa.and_(
             events.c.received_at < limit,
             events.c.state.in_([_DONE, _FAILED]),
@@ -455,7 +454,7 @@ class Inbox:
             with self._engine.begin() as connection:
                 yield connection
                 opened = connection.info.get(_OPENED)
-            # The file may have been removed during the commit.
+            # A process may have removed the file during the commit.
             if opened is not None and opened != _files_of(self._engine):
                 raise UnavailableError(_GONE, code="INBOX")
 
@@ -471,7 +470,7 @@ class Inbox:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn errors of the database, which may quote values, into an error of ours."""
+        """Replace database errors, which may quote values, by our own error."""
         try:
             yield
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -486,15 +485,15 @@ class Inbox:
 
 _OPENED = "opened"
 _GONE = (
-    "the inbox's file was removed or replaced: put it back, or start the receiver again, which "
-    "makes a new one"
+    "the inbox's file was removed or replaced: restore it, or restart the receiver to create a "
+    "new file"
 )
 
 
 def _files_of(engine: sa.Engine) -> list[tuple[int, int] | None]:
-    """Device and number of SQLite's file, its log and its shared index; None for a missing file.
+    """Device and inode of SQLite's file, its log and its shared index; None for a missing file.
 
-    SQLite goes on with files that were removed, and nobody else sees what it commits to them.
+    SQLite keeps writing to removed files, and no other process sees those commits.
     """
     found: list[tuple[int, int] | None] = []
     for end in ("", "-wal", "-shm"):
@@ -511,7 +510,7 @@ _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.in
 
 
 def _engine(url: str) -> sa.Engine:
-    """The database of a URL, set up so that what is committed is on disk."""
+    """The database of a URL, set up so that commits are on disk."""
     try:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "postgresql":
@@ -520,7 +519,7 @@ def _engine(url: str) -> sa.Engine:
                 parsed, pool_pre_ping=True, connect_args={"connect_timeout": _BUSY_SECONDS}
             )
         if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
-            raise ConfigError("the inbox is neither a file of SQLite nor a database of PostgreSQL")
+            raise ConfigError("the inbox is neither a SQLite file nor a PostgreSQL database")
         opening = partial(_open, Path(parsed.database or "").absolute())
         engine = sa.create_engine(parsed, creator=opening, poolclass=sa.pool.QueuePool)
     except ImportError:
@@ -529,7 +528,7 @@ def _engine(url: str) -> sa.Engine:
         ) from None
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise ConfigError(
-            "the inbox has no URL such as sqlite:////var/inbox.db or postgresql://host/database"
+            "the inbox's URL must look like sqlite:////var/inbox.db or postgresql://host/database"
         ) from None
 
     @sa.event.listens_for(engine, "connect")
@@ -554,10 +553,11 @@ def _engine(url: str) -> sa.Engine:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    """Open an existing file: in a folder that is not mounted no inbox is made."""
+    """Open an existing file, so that no inbox is created in a folder that is not mounted."""
     if not file.exists():
         raise UnavailableError(_GONE, code="INBOX")
-    # Without this the driver begins transactions of its own, which do not wait for a lock.
+    # With isolation_level=None the driver begins no transactions itself; those do not wait for a
+    # lock.
     return sqlite3.connect(
         f"file:{quote(str(file))}?mode=rw",
         uri=True,

@@ -1,6 +1,6 @@
-"""The receiver: an ASGI application that stores Lean's webhooks and says 200 once they are on disk.
+"""The receiver: an ASGI application that answers 200 once a webhook of Lean is on disk.
 
-A refused webhook is counted and leaves no other trace. An answer repeats nothing that was sent.
+A refused webhook is counted and leaves no further trace. An answer repeats nothing of the request.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ __all__ = ["PATH", "Receiver", "listener", "receiving", "server"]
 PATH = "/webhooks/lean"
 _INSIDE = frozenset({"/healthz", "/readyz", "/metrics"})
 _ROOM = 20_000
-"""Events that may wait for the disk; further events are refused, and Lean sends them again."""
+"""Events that may wait for the disk. More are refused, and Lean sends those again."""
 _ROOM_BYTES = 64 * 1024 * 1024
-"""Of bodies that are being read, whose signature is not verified yet."""
+"""Limit for all bodies that are read at once, before their signatures are verified."""
 _BATCH = 1_000
 _STORE_SECONDS = 8.0
-"""Lean gives up on an answer after ten."""
+"""Lean waits ten seconds for an answer."""
 _PATIENCE_SECONDS = 30.0
 _PRUNE_SECONDS = 6 * 3600.0
 _SAY_SECONDS = 60.0
-"""Between two lines of the log about refused webhooks."""
+"""Time between two log lines about refused webhooks."""
 
 _COMMIT_SECONDS = 0.01
-"""Shortest time between two commits, so that a busy inbox commits fewer and fuller batches."""
+"""Shortest time between two commits, so that a busy inbox commits fewer and larger batches."""
 
 _SENDER = re.compile(r"(?:\[([^]]*:[^]]*)\]|([^:[]*))(?::[0-9]{1,5})?|([^[].*)")
 """An IPv6 address in brackets or an IPv4 address, with or without a port; or a plain address."""
@@ -61,13 +61,13 @@ _Headers = Mapping[bytes, Sequence[bytes]]
 _LOG = logging.getLogger(__name__)
 
 
-class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
+class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
     """A message that is refused.
 
     Args:
         status_code: 400, 401, 413 or 503.
-        reason: One word for the count.
-        why: What the log says.
+        reason: The label of the metric, one word.
+        why: The reason for the log.
     """
 
     def __init__(self, status_code: int, reason: str, why: str = "") -> None:
@@ -84,7 +84,7 @@ class _Metrics:
         self.registry = CollectorRegistry()
         self.answers = Counter(
             "leanhouse_webhooks",
-            "Webhooks by answer: stored, or the reason of the refusal.",
+            "Webhooks by answer: stored, or the reason for the refusal.",
             ["status_code", "outcome"],
             registry=self.registry,
         )
@@ -102,26 +102,26 @@ class _Metrics:
         )
         self.commit_seconds = Histogram(
             "leanhouse_inbox_commit_seconds",
-            "Seconds of a commit.",
+            "Seconds that a commit took.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
             registry=self.registry,
         )
         self.last = Gauge(
             "leanhouse_webhook_last_stored_timestamp_seconds",
-            "When an event was last stored.",
+            "When the last event was stored.",
             registry=self.registry,
         )
 
 
 class _Complaints:
-    """Logs refusals with 503: the first at once, the others in a line per minute."""
+    """Logs refusals with 503: the first at once, later refusals in one line per minute."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._is_quiet = False
 
     def note(self, why: str) -> None:
-        """Count a refusal; `why` must not contain anything that was sent."""
+        """Count a refusal; `why` must not contain any part of the request."""
         self._counts[why] = self._counts.get(why, 0) + 1
         if not self._is_quiet:
             self._say()
@@ -130,19 +130,19 @@ class _Complaints:
         self._is_quiet = bool(self._counts)
         if self._counts:
             reasons = "; ".join(f"{count:,} times {why}" for why, count in self._counts.items())
-            _LOG.warning("answered 503, so that Lean sends it again: %s", reasons)
+            _LOG.warning("answered 503, so that Lean sends the webhooks again: %s", reasons)
             self._counts.clear()
             asyncio.get_running_loop().call_later(_SAY_SECONDS, self._say)
 
 
 class _States(Collector):
-    """Events of the inbox by state, counted when they are asked for."""
+    """Events of the inbox by state, counted at each scrape."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
 
     def collect(self) -> Iterator[Metric]:
-        """The gauge; nothing while the inbox cannot be reached."""
+        """Yield the gauge; nothing while the inbox cannot be reached."""
         try:
             counts = self._inbox.counts()
         except UnavailableError:
@@ -156,9 +156,9 @@ class _States(Collector):
 
 
 class _Postbox:
-    """Group commit: events that come while a batch is written make up the next batch.
+    """Group commit: events that arrive while a batch is written form the next batch.
 
-    A commit waits for the disk. All who wait for it share it, so its cost does not grow with their
+    A commit waits for the disk. Many webhooks share a commit, so its cost hardly grows with their
     number.
     """
 
@@ -169,11 +169,11 @@ class _Postbox:
         self._has_come = asyncio.Event()
 
     async def put(self, event: Event) -> None:
-        """Store an event; when this returns it is on disk.
+        """Store an event; when this returns, the event is on disk.
 
         Raises:
-            UnavailableError: It could not be stored.
-            TimeoutError: It was not stored in time; it may be stored later.
+            UnavailableError: The event could not be stored.
+            TimeoutError: The event was not stored in time, but may be stored later.
         """
         if len(self._waiting) >= _ROOM:
             raise UnavailableError("too many events wait for the disk", code="INBOX")
@@ -184,7 +184,7 @@ class _Postbox:
             await stored
 
     async def run(self) -> None:
-        """Write batch after batch, until cancelled."""
+        """Write batches until cancelled."""
         prune_at = 0.0
         loop = asyncio.get_running_loop()
         commit_at = 0.0
@@ -210,7 +210,7 @@ class _Postbox:
             new = await asyncio.to_thread(self._inbox.add, events)
         except UnavailableError as error:
             problem, new = error, 0
-        except Exception as error:  # noqa: BLE001 - who waits needs an answer, and the next batch comes
+        except Exception as error:  # noqa: BLE001 - the requests need an answer, the next batch a writer
             _LOG.exception("a batch of events could not be stored")
             problem, new = UnavailableError(type(error).__name__, code="INBOX"), 0
         self._metrics.commit_seconds.observe(time.monotonic() - started)
@@ -227,10 +227,10 @@ class _Postbox:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address of a sender as a proxy writes it, with or without a port; None if it is not one.
+    """The sender's address as proxies write it, with or without a port; None if it is invalid.
 
-    `203.0.113.7`, `203.0.113.7:443`, `2001:db8::5`, `[2001:db8::5]`, `[2001:db8::5]:443`; an IPv4
-    address inside an IPv6 address is the IPv4 address.
+    Examples: `203.0.113.7`, `203.0.113.7:443`, `2001:db8::5`, `[2001:db8::5]`,
+    `[2001:db8::5]:443`. An IPv4 address mapped into IPv6 becomes the IPv4 address.
     """
     found = _SENDER.fullmatch(text.strip())
     try:
@@ -241,7 +241,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _plain(network: Network) -> Network:
-    """A network, as IPv4 where it was written as IPv6 but contains IPv4 addresses only."""
+    """A network; IPv4 if it is written as IPv6 but contains only IPv4 addresses."""
     first = network.network_address
     if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped and network.prefixlen >= 96:
         return ipaddress.IPv4Network((first.ipv4_mapped, network.prefixlen - 96))
@@ -252,7 +252,7 @@ class Receiver:
     """Receives webhooks into an inbox.
 
     Args:
-        settings: Secrets, limits and who may deliver.
+        settings: Secrets, limits and allowed senders.
         inbox: Where events are stored; its tables are created on start.
     """
 
@@ -271,7 +271,7 @@ class Receiver:
         self._counts: dict[str, Counter] = {}
         self._others = Starlette(
             routes=[
-                Route(PATH, self._health, methods=["POST"]),  # other methods get 405
+                Route(PATH, self._health, methods=["POST"]),  # answers 405 to other methods
                 Route("/healthz", self._health),
                 Route("/readyz", self._ready),
                 Route("/metrics", self._show_metrics),
@@ -294,7 +294,7 @@ class Receiver:
             self._inbox.close()
 
     def connections(self) -> Connections:
-        """The limits of all who connect."""
+        """The limits of all connections."""
         allow, hops = self._settings.allow, self._settings.trusted_hops
         return Connections(
             self._settings.head_seconds,
@@ -310,13 +310,13 @@ class Receiver:
             self._complaints.note(reason)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer webhooks without Starlette, at half the cost, and everything else with it."""
+        """Answer webhooks without Starlette, at half the cost, and all other requests with it."""
         if scope["type"] != "http":
             await self._others(scope, receive, send)
             return
         path = scope["path"]
         if path != PATH:
-            # An extra slash in the dashboard's URL must not lose webhooks.
+            # An extra slash in the URL at Lean's dashboard must not lose webhooks.
             path = re.sub("/+", "/", path).rstrip("/")
         if path != PATH or scope["method"] != "POST":
             if path == PATH:
@@ -332,7 +332,7 @@ class Receiver:
             self._counts[outcome] = count
         headers = [(b"content-length", b"0")]
         if status_code in {400, 413} or outcome == "room":
-            # The rest of a refused body would be read as the next request.
+            # Otherwise the rest of the refused body would be read as the next request.
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status_code, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
@@ -340,7 +340,7 @@ class Receiver:
         self._metrics.seconds.observe(time.monotonic() - started)
 
     async def _receive(self, scope: Scope, receive: Receive) -> tuple[int, str]:
-        """Store a webhook; the status code, and one word for the count."""
+        """Store a webhook; returns the status code, and the outcome for the metric."""
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name, []).append(value)
@@ -355,7 +355,7 @@ class Receiver:
         return 200, "stored"
 
     def _admit(self, scope: Scope, headers: _Headers) -> None:
-        """Refuse a message by its sender, its application token or its stated length."""
+        """Refuse a message because of its sender, application token or stated length."""
         if self._settings.allow and not self._is_allowed(scope, headers):
             raise _Refused(401, "address")
         if self._app_token is not None:
@@ -363,7 +363,7 @@ class Receiver:
             if len(given) != 1 or not hmac.compare_digest(given[0], self._app_token):
                 raise _Refused(401, "app_token")
         length = headers.get(b"content-length", [b"0"])[-1]
-        # No body has a length with more digits.
+        # A number with more digits cannot be a real length.
         if not length.isdigit() or len(length) > 18:
             raise _Refused(400, "content_length")
         if int(length) > self._settings.max_bytes:
@@ -383,7 +383,7 @@ class Receiver:
         return sender is not None and any(sender in network for network in self._allow)
 
     async def _body(self, receive: Receive) -> bytes:
-        """The whole body, within its limits of size and time."""
+        """Read the whole body, within the limits of size and time."""
         chunks = []
         size = 0
         try:
@@ -398,7 +398,7 @@ class Receiver:
                     if size > self._settings.max_bytes:
                         raise _Refused(413, "size")
                     if self._held_bytes > max(_ROOM_BYTES, 2 * self._settings.max_bytes):
-                        raise _Refused(503, "room", "too much is being sent at once")
+                        raise _Refused(503, "room", "too many bytes arrive at once")
                     chunks.append(chunk)
                     if not message.get("more_body", False):
                         return b"".join(chunks)
@@ -408,9 +408,9 @@ class Receiver:
             self._held_bytes -= size
 
     def _read(self, headers: _Headers, body: bytes) -> Event:
-        """The event of a body that Lean signed."""
+        """The event in a body that Lean signed."""
         signatures = headers.get(b"lean-signature", [])
-        # With two signatures, chance would decide which of them counts.
+        # With two signatures, it is not defined which of them counts.
         signature = signatures[0].decode("latin-1") if len(signatures) == 1 else None
         try:
             verify(body, signature, self._secrets)
@@ -435,12 +435,12 @@ class Receiver:
         return Response(status_code=200)
 
     async def _ready(self, _: Request) -> Response:
-        """Whether an event that came now would be stored."""
+        """Answer 200 if an event could be stored now, else 503."""
         try:
             async with asyncio.timeout(_STORE_SECONDS):
                 await asyncio.to_thread(self._inbox.check)
         except (UnavailableError, TimeoutError):
-            self._complaints.note("it is not ready")
+            self._complaints.note("the inbox is not ready")
             return Response(status_code=503)
         return Response(status_code=200 if self._postbox is not None else 503)
 
@@ -450,7 +450,7 @@ class Receiver:
 
 
 def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
-    """The receiver on its address, to be run until it is interrupted.
+    """A server for the receiver's address, to be run until it is interrupted.
 
     Raises:
         ConfigError: The certificates cannot be read.
@@ -478,7 +478,7 @@ def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
             log_level="warning",
             access_log=False,
             server_header=False,
-            # The receiver judges who delivers: it knows how many proxies are ours.
+            # The receiver checks senders itself: it knows the number of our own proxies.
             proxy_headers=False,
             backlog=256,
             timeout_keep_alive=65,
@@ -492,14 +492,14 @@ def listener(settings: WebhookSettings) -> socket.socket:
     """A socket that listens on the receiver's address.
 
     Raises:
-        OSError: The address is in use, or is not an address of this machine.
+        OSError: The address is in use, or does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     return socket.create_server((settings.host, settings.port), family=family)
 
 
 def run_server(inner: uvicorn.Server, sockets: list[socket.socket]) -> None:
-    """Run a server until it ends; a signal to the main thread, which calls this, ends it too."""
+    """Run a server until it ends, or until the calling main thread receives a signal."""
     thread = threading.Thread(target=inner.run, kwargs={"sockets": sockets}, name="receiver")
     thread.start()
     try:
@@ -511,11 +511,11 @@ def run_server(inner: uvicorn.Server, sockets: list[socket.socket]) -> None:
 
 @contextlib.contextmanager
 def receiving(settings: WebhookSettings, inbox: Inbox) -> Iterator[int]:
-    """Run the receiver in a thread while the block runs, on the port that it yields.
+    """Run the receiver in a thread while the block runs; yields its port.
 
     Raises:
         OSError: The port is in use.
-        RuntimeError: It did not start.
+        RuntimeError: The receiver did not start.
     """
     with listener(settings) as listening:
         inner = server(settings, inbox)
