@@ -78,7 +78,7 @@ def compact(
         today: Today's UTC day; None means this machine's clock.
 
     Raises:
-        DamageError: A file is missing or does not hold what it held; nothing is merged with it.
+        DamageError: A file is missing or has the wrong checksum; nothing is merged with it.
     """
     done = Compacted(ledger_files=lake.ledger.merge(today or dt.datetime.now(dt.UTC).date()))
     folders = []

@@ -192,7 +192,7 @@ class Lake:
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
-            DamageError: A file that counts is missing, or not as long as it was.
+            DamageError: A file that counts is missing, or has the wrong size.
         """
         connection = duckdb.connect()
         connection.execute("set TimeZone = 'UTC'")
@@ -214,7 +214,7 @@ class Lake:
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
-            DamageError: A file that counts is missing, or not as long as it was.
+            DamageError: A file that counts is missing, or has the wrong size.
         """
         self.format.check()
         relations = _with_what_they_read(("claims", *names))
@@ -336,7 +336,7 @@ class Lake:
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
-            DamageError: A file that counts is missing, or not as long as it was.
+            DamageError: A file that counts is missing, or has the wrong size.
         """
         self.format.check()
         self.attach_ledger(connection)
@@ -370,7 +370,7 @@ class Lake:
                 answers as received.
 
         Raises:
-            DamageError: A file is missing, or not as long as it was.
+            DamageError: A file is missing, or has the wrong size.
         """
         folders = [rows_of(STREAMS[name]) for name in names or STREAMS]
         if names is None:
@@ -382,11 +382,11 @@ class Lake:
         """Compare the files of some folders of streams with what the ledger says of them.
 
         Raises:
-            DamageError: A file is missing, or not as long as it was.
+            DamageError: A file is missing, or has the wrong size.
         """
         there = listed(self.storage, folders)
         if foreign := foreign_files(connection, there):
-            raise DamageError(f"{foreign[0]} is not a file of the lake's own")
+            raise DamageError(f"{foreign[0]} is not a file of the lake")
         below = [str(folder) for folder in folders]
         if missing := missing_files(connection, there, below, self.lost_files()):
             raise DamageError(missing_sentence(missing))
@@ -399,7 +399,7 @@ class Lake:
             folders: Folders of streams, or partitions of them.
 
         Raises:
-            DamageError: A file does not hold what it held.
+            DamageError: A file has the wrong checksum.
         """
         below = [str(folder) for folder in folders]
         rows = connection.execute(
@@ -412,7 +412,7 @@ class Lake:
         for path, size, checksum in rows:
             is_there = self.storage.head(Key(path)) is not None
             if is_there and digest(self.storage.local(Key(path))) != Digest(size, checksum):
-                raise DamageError(f"{path} does not hold what it held")
+                raise DamageError(f"{path} has the wrong checksum")
 
     def _create(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
         """Create relations; each reads `pulls`, files, and relations that are before it."""

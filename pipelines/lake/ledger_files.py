@@ -94,7 +94,7 @@ class MissingCommit:
     @property
     def problem(self) -> str:
         """What is wrong with it."""
-        return "does not hold what it held" if self.file else "is missing"
+        return "has the wrong checksum" if self.file else "is missing"
 
 
 class LedgerFiles:
@@ -113,7 +113,7 @@ class LedgerFiles:
         """Files that together hold every row once, in the order of their names.
 
         Raises:
-            DamageError: A commit is missing, or its file does not hold what it held.
+            DamageError: A commit is missing, or its file has the wrong checksum.
         """
         return [file.key for file in self._counting(self._whole())]
 
@@ -255,7 +255,7 @@ class LedgerFiles:
         """Commits by id, each with the time since when its rows are in their present file.
 
         Raises:
-            DamageError: A commit is missing, or its file does not hold what it held.
+            DamageError: A commit is missing, or its file has the wrong checksum.
         """
         found = {}
         for file in self._counting(self._whole()):
@@ -277,7 +277,7 @@ class LedgerFiles:
             today: Today's UTC day.
 
         Raises:
-            DamageError: A commit is missing, or its file does not hold what it held.
+            DamageError: A commit is missing, or its file has the wrong checksum.
         """
         latest = f"pulled_on={today - dt.timedelta(days=_OPEN_DAYS)}"
         count = 0
@@ -291,9 +291,7 @@ class LedgerFiles:
                 for file in files:
                     was = digest_of(file.stem)
                     if was is not None and digest(self._storage.local(file)) != was:
-                        raise DamageError(
-                            f"the ledger's file {file.name} does not hold what it held"
-                        )
+                        raise DamageError(f"the ledger's file {file.name} has the wrong checksum")
                 # If another merge was first, the rest of these files still counts by itself.
                 part = f"{new_id()}.parquet"
                 paths = [self._storage.local(file) for file in files]
@@ -338,7 +336,7 @@ class LedgerFiles:
                 yield file, merged if stem in held else None
 
     def _sound(self, file: Stored) -> _Held | None:
-        """The commits of a file of the ledger; None where it does not hold what it held."""
+        """The commits of a file of the ledger; None if its checksum is wrong."""
         stem = file.key.stem
         try:
             if file.key.name == _MERGED:

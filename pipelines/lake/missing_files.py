@@ -1,4 +1,4 @@
-"""Files of data that the ledger names and that are missing, or not as long as they were."""
+"""Data files that the ledger names and that are missing, or have the wrong size."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MissingFile:
     @property
     def problem(self) -> str:
         """What is wrong with it."""
-        return "is not as long as it was" if self.is_there else "is missing"
+        return "has the wrong size" if self.is_there else "is missing"
 
 
 def listed(storage: Storage, folders: Iterable[Key]) -> dict[str, int]:

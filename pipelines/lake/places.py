@@ -64,7 +64,7 @@ PLACES = (
     _batch("lost", "Files and pulls that are known to be lost.", "lost"),
     Place(
         "set aside",
-        "Files that fsck moved away, damaged or not the lake's own; personal.",
+        "Files that fsck moved away, damaged or not of the lake; personal.",
         rf"{_LAKE}set_aside/.+",
     ),
     _batch("attempts", "What became of refreshes.", "attempts"),

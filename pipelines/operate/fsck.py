@@ -1,9 +1,9 @@
-"""Damage: which files of a lake are damaged or lost, and how they are repaired.
+"""fsck: finds and repairs damaged or lost files of a lake.
 
-All files are read. They are compared with the size and checksum that the ledger, a manifest or
-their own name recorded. A file is repaired from a copy or from the answers as received. Where
-neither exists, its pulls do not count any more: their days are unknown, and the next sync reads
-them again.
+fsck reads all files. It compares each file with the size and checksum that the ledger, a manifest
+or the file's name records. It repairs a file from a copy or from the answers as received. Without
+either, the file's pulls no longer count: their days are unknown, and the next sync reads them
+again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from pipelines.sync.replay import replay
 __all__ = ["Finding", "Report", "check", "repair"]
 
 _KEPT_SECONDS = 48 * 3600
-"""How long the log of reserved refreshes is needed to keep to the budget."""
+"""How long the budget needs the log of reserved refreshes."""
 _UNREADABLE = (OSError, pa.ArrowException, duckdb.Error)
 _ROUNDS = 4
 """A repair may uncover further damage."""
@@ -62,11 +62,11 @@ class Finding:
     """A file that is damaged, lost or foreign.
 
     Args:
-        path: The file, below the lake's folder.
+        path: The file's path below the lake's folder.
         kind: `rows`, `answers`, `quarantine`, `ledger`, `checkpoint`, `refreshes`, `lost`, `part`,
             `manifest`, `warehouse` or `foreign`.
-        problem: What is wrong with it.
-        of_what: Stream, accounts and days that it holds, where that is known.
+        problem: What is wrong with the file.
+        of_what: Stream, accounts and days in the file, if known.
     """
 
     path: str
@@ -81,12 +81,12 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """What was found.
+    """The result of a check.
 
     Args:
-        findings: What is damaged, lost or foreign.
-        verified: Number of files that have the size and checksum on record.
-        unverified: Number of files of an earlier format, which has no such record.
+        findings: Damaged, lost and foreign files.
+        verified: Number of files with the recorded size and checksum.
+        unverified: Number of files of an earlier format, which recorded neither.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Report:
 
 
 def check(lake: Lake) -> Report:
-    """Read all files and compare them with what is on record.
+    """Read all files and compare them with their records.
 
     Raises:
         ConfigError: The lake has a newer format than this code knows.
@@ -131,7 +131,7 @@ class _Check:
         """Compare files with their records; returns those that differ."""
         wanted = list(files)
         with ThreadPoolExecutor() as pool:
-            problems = list(pool.map(lambda one: _problem(self._storage, one[0], one[1]), wanted))
+            problems = list(pool.map(lambda it: _problem(self._storage, it[0], it[1]), wanted))
         for (file, was, kind, of_what), problem in zip(wanted, problems, strict=True):
             if problem is not None:
                 self._add(file, kind, problem, of_what)
@@ -139,7 +139,7 @@ class _Check:
                 self.report.unverified += 1
             else:
                 self.report.verified += 1
-        return {one[0] for one, problem in zip(wanted, problems, strict=True) if problem}
+        return {it[0] for it, problem in zip(wanted, problems, strict=True) if problem}
 
     def ledger(self) -> set[Key]:
         """Check the ledger; returns its damaged files."""
@@ -155,11 +155,11 @@ class _Check:
         return bad
 
     def _of_batch(self, one: MissingCommit) -> str:
-        """What a missing commit brought, as far as it is known."""
+        """What a missing commit held, as far as it is known."""
         if one.copy is not None:
             return "a checkpoint has a copy"
         if one.batch_id is None:
-            return "what it brought is not known; the next sync reads what is not covered"
+            return "its content is not known; the next sync reads the days that are not covered"
         names = {
             stream.name
             for stream in STREAMS.values()
@@ -202,10 +202,10 @@ class _Check:
         )
         for key in _strangers(self._lake):
             if str(key) in foreign or key.stem not in batches:
-                self._add(key, "foreign", "is not a file of the lake's own")
+                self._add(key, "foreign", "is not a file of the lake")
 
     def logs(self, folder: Key, kind: str) -> bool:
-        """Read files that have no record of size and checksum; True if all can be read."""
+        """Read files without a recorded size and checksum; True if all are readable."""
         files = [
             folder / one.key
             for one in walk(
@@ -235,7 +235,7 @@ class _Check:
         )
 
     def warehouse(self) -> None:
-        """Read all tables of the published warehouse, whose blocks have checksums of DuckDB."""
+        """Read all tables of the published warehouse; DuckDB verifies its block checksums."""
         if self._storage.head(WAREHOUSE) is None:
             return
         try:
@@ -257,7 +257,7 @@ def _keys(storage: Storage, pattern: str) -> list[Key]:
 
 
 def _problem(storage: Storage, key: Key, was: Digest | None) -> str | None:
-    """What is wrong with a file; None if nothing."""
+    """What is wrong with a file; None if it is sound."""
     try:
         if was is None:
             pq.read_table(storage.local(key), partitioning=None)
@@ -268,8 +268,8 @@ def _problem(storage: Storage, key: Key, was: Digest | None) -> str | None:
     except _UNREADABLE:
         return "cannot be read"
     if found.bytes != was.bytes:
-        return "is not as long as it was"
-    return None if found == was else "does not hold what it held"
+        return "has the wrong size"
+    return None if found == was else "has the wrong checksum"
 
 
 def _folders() -> Iterator[Key]:
@@ -284,19 +284,19 @@ def _kind_of(path: str) -> str:
 
 
 def _strangers(lake: Lake) -> Iterator[Key]:
-    """Files in the lake's folders that no place of the registry describes."""
+    """Files in the lake's folders that the registry of places does not know."""
     for one in walk(lake.storage, f"lake/{lake.environment}/"):
         if one.place is None and len(one.key.parts) > 1:
             yield one.key
 
 
 def repair(lake: Lake) -> list[str]:
-    """Repair what can be repaired; pulls whose rows are lost do not count any more.
+    """Repair files where possible; pulls whose rows are lost no longer count.
 
     It may run again after a crash, and while a sync runs.
 
     Returns:
-        What was done, one sentence each.
+        A sentence per repair.
     """
     done: list[str] = []
     for _ in range(_ROUNDS):
@@ -317,7 +317,7 @@ class _Repair:
         self._aside = SET_ASIDE / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
 
     def mend(self, findings: Collection[Finding]) -> None:
-        """Repair what was found, the ledger first, because all else depends on it."""
+        """Repair the findings, the ledger before rows and answers, which depend on it."""
         kinds: dict[str, list[Finding]] = {}
         for finding in findings:
             kinds.setdefault(finding.kind, []).append(finding)
@@ -332,19 +332,19 @@ class _Repair:
         )
         self._type_again()
 
-    def _say(self, words: str) -> None:
-        self._done.append(words)
+    def _say(self, sentence: str) -> None:
+        self._done.append(sentence)
 
     def _put_aside(self, paths: Iterable[str]) -> None:
-        """Move files away, under the path that they had."""
+        """Move files to the folder for damaged files, under their old paths."""
         for path in paths:
             key, aside = Key(path), self._aside / path
             if self._storage.head(key) is not None:
                 self._storage.move(key, aside)
-                self._say(f"{path} was put aside to {aside.parent}")
+                self._say(f"{path} was moved to {aside.parent}")
 
     def _checkpoints(self, findings: Collection[Finding]) -> None:
-        """Copy damaged checkpoints again, where what they hold is sound."""
+        """Make damaged checkpoints again from sound files of the ledger."""
         self._put_aside(one.path for one in findings)
         if not findings:
             return
@@ -358,7 +358,7 @@ class _Repair:
                 ledger.copy(key)
 
     def _ledger(self, findings: Collection[Finding]) -> None:
-        """Restore files of the ledger from their copies; without a copy a commit is lost."""
+        """Restore ledger files from their copies; a commit without a copy is lost."""
         ledger = self._lake.ledger
         for finding in findings:
             copies = ledger.copies_of(Key(finding.path))
@@ -372,16 +372,16 @@ class _Repair:
         if lost := [one.key for one in ledger.missing()]:
             self._note_lost((key, None) for key in lost)
             self._say(
-                f"{len(lost):,} commits are lost: the next sync reads what no other one covers"
+                f"{len(lost):,} commits are lost: the next sync reads the days that only they covered"
             )
 
     def _refreshes(self, findings: Collection[Finding]) -> None:
-        """Put damaged logs of refreshes aside once the budget does not need them any more."""
+        """Move damaged logs of refreshes away once the budget no longer needs them."""
         for one in findings:
             file = self._storage.head(Key(one.path))
             is_needed = Key(one.path).is_relative_to(REFRESH_RESERVATIONS)
             if file and is_needed and time.time() - file.written_at < _KEPT_SECONDS:
-                self._say(f"{one.path} stays for 48 hours: it tells what was spent of the budget")
+                self._say(f"{one.path} stays for 48 hours: the refresh budget counts from it")
             else:
                 self._put_aside([one.path])
 
@@ -399,7 +399,7 @@ class _Repair:
         with Writer(self._storage.local(WRITERS)) as writer:
             keep_manifest(self._lake, manifest, writer.id)
         self._put_aside(bad)
-        self._say(f"the next build makes {len(bad):,} parts of tables anew")
+        self._say(f"the next build rebuilds {len(bad):,} parts of tables")
 
     def _data(self, findings: Collection[Finding]) -> None:
         """Record pulls whose rows are lost."""
@@ -420,9 +420,7 @@ class _Repair:
                 elif one.kind == "quarantine":
                     again.setdefault(stream, set()).update(ids)
                 else:
-                    self._say(
-                        f"{one.path}: the answers are lost; rows that were typed from it stay"
-                    )
+                    self._say(f"{one.path}: the answers are lost; rows typed from them stay")
         self._note_lost(gone)
         for name, chosen in again.items():
             replay(STREAMS[name], self._lake, only=chosen)
@@ -430,7 +428,7 @@ class _Repair:
     def _without(
         self, connection: duckdb.DuckDBPyConnection, stream: str, ids: Collection[str]
     ) -> list[str]:
-        """Further pulls that must not count, so that the next sync reads what has no answers."""
+        """Further pulls that must not count: they lack answers, and the next sync reads them again."""
         family = _family(stream)
         raw = self._lake.raw_pages(STREAMS[family[0]])
         connection.execute(f"create or replace temp view raw_pages as {raw}")
@@ -448,7 +446,7 @@ class _Repair:
         self._lake.add(LOST / f"lost_on={now:%Y-%m-%d}", table)
 
     def _type_again(self) -> None:
-        """Type lost pulls again from their answers, each once."""
+        """Type lost pulls again from their answers, once each."""
         if not any(self._storage.list(f"{LOST}/*/*.parquet")):
             return
         with self._lake.connect((), is_checked=False) as connection:
@@ -460,13 +458,13 @@ class _Repair:
                 self._say(f"{stream}: {done.pulls:,} pulls were typed again from their answers")
             if done.without_answers:
                 self._say(
-                    f"{stream}: the answers of {done.without_answers:,} pulls are lost too; what"
-                    " only they covered is unknown until the next sync has read it"
+                    f"{stream}: the answers of {done.without_answers:,} pulls are lost too; days"
+                    " that only they covered are unknown until the next sync reads them"
                 )
 
 
 def _family(stream: str) -> list[str]:
-    """The streams that are read together with a stream; the stream that Lean is asked for first."""
+    """The streams that are read together; the stream that is requested from Lean comes first."""
     return [one.name for one in family(STREAMS[STREAMS[stream].exploded_from or stream])]
 
 
@@ -477,7 +475,7 @@ def _resting_on(
     month: str | None,
     batch_id: str,
 ) -> list[str]:
-    """Committed pulls whose rows were in a lost file, including pulls merged into it."""
+    """Committed pulls whose rows were in a lost file, including merged pulls."""
     rows = connection.execute(
         QUERIES["pulls_of_file"],
         {"batch_id": batch_id, "stream": stream, "month": month},

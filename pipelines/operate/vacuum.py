@@ -1,8 +1,8 @@
-"""Vacuum: files that nobody needs any more are deleted, each for a reason that can be shown.
+"""Vacuum: deletes files that are no longer needed, each with a reason.
 
-There is evidence for what a killed process left, and for what a merge or a later build replaced and
-no published warehouse reads. A file that nothing refers to may be all that is left after a loss:
-few of these are deleted, and answers as received never.
+Evidence exists for files of a killed process, and for files that a merge or a later build replaced
+if no published warehouse reads them. A file without any reference may be the last data after a
+loss: vacuum deletes few of these, and never answers as received.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = ["Deletion", "Reason", "VacuumPlan", "VacuumRefusedError", "plan_vacuu
 
 _DAY_SECONDS = 86_400
 _MOST_SHARE = 10
-"""One file of so many may be deleted without evidence."""
+"""One file in this many may be deleted without evidence."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _TYPED = {"rows", "superseded", "quarantine"}
 _IN_FOLDERS = {"spill", "warehouse"}
-"""Places whose leftovers lie in a folder of their own, which is deleted with them."""
+"""Places whose leftovers have their own folder, which is deleted too."""
 _LAST = ("manifests", "publications")
-"""Deleted after the files that they name: a killed vacuum leaves its evidence."""
+"""Deleted after the files that they name, so that a killed vacuum leaves its evidence."""
 
 
 class Reason(StrEnum):
@@ -44,15 +44,15 @@ class Reason(StrEnum):
     KILLED = "written by a process that was killed before it counted"
     MERGED = "merged into another file"
     REPLACED = "replaced by a later build"
-    UNKNOWN = "named by no ledger row and no manifest"
+    UNKNOWN = "not named by any ledger row or manifest"
 
 
 class VacuumRefusedError(ConfigError):
-    """Too much would be deleted, or the ledger lacks commits; nothing was deleted."""
+    """Too many files would be deleted, or the ledger lacks commits; nothing was deleted."""
 
     remedy = (
-        "See that all folders of the lake are there: mount them, or bring them back from a backup."
-        " `leanhouse vacuum --dry-run` says what would be deleted."
+        "Check that all folders of the lake exist: mount them, or restore them from a backup."
+        " `leanhouse vacuum --dry-run` shows which files would be deleted."
     )
 
 
@@ -63,7 +63,7 @@ class Deletion:
     Args:
         key: The file.
         place: Its place in the registry.
-        reason: Why.
+        reason: Why it is deleted.
         bytes: Its size.
     """
 
@@ -75,12 +75,12 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True)
 class VacuumPlan:
-    """What a vacuum deletes.
+    """The files that a vacuum deletes.
 
     Args:
         deletions: The files.
-        killed: Ids of writers that were killed.
-        refusal: Why nothing may be deleted, or None.
+        killed: Ids of killed writers.
+        refusal: Why the vacuum may not run; None if it may.
     """
 
     deletions: Sequence[Deletion]
@@ -88,7 +88,7 @@ class VacuumPlan:
     refusal: str | None
 
     def summary(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """How many files and bytes are deleted, by place and reason."""
+        """Number of deleted files and bytes, by place and reason."""
         found: dict[tuple[str, str], tuple[int, int]] = {}
         for one in self.deletions:
             files, size = found.get((one.place, one.reason), (0, 0))
@@ -99,17 +99,17 @@ class VacuumPlan:
 def vacuum(
     lake: Lake, *, older_than_seconds: float = _DAY_SECONDS, yes_delete: int | None = None
 ) -> VacuumPlan:
-    """Delete files that nobody needs any more.
+    """Delete files that are no longer needed.
 
     Args:
         lake: The lake.
         older_than_seconds: As for `plan_vacuum`.
-        yes_delete: Number of files to delete without evidence, as the refusal named it; without
-            it only a small share of the lake is deleted that way.
+        yes_delete: Number of files without evidence that may be deleted, as the refusal states it;
+            None allows only a small share of the lake.
 
     Raises:
         ConfigError: The lake has a newer format than this code knows.
-        VacuumRefusedError: The ledger is shorter than it was, or too much would be deleted.
+        VacuumRefusedError: The ledger lacks commits, or too many files would be deleted.
     """
     plan = plan_vacuum(lake, older_than_seconds=older_than_seconds, yes_delete=yes_delete)
     if plan.refusal is not None:
@@ -126,19 +126,19 @@ def vacuum(
 def plan_vacuum(
     lake: Lake, *, older_than_seconds: float = _DAY_SECONDS, yes_delete: int | None = None
 ) -> VacuumPlan:
-    """Find files that nobody needs any more.
+    """Find files that are no longer needed.
 
     Args:
         lake: The lake.
-        older_than_seconds: Files that were merged or replaced stay so long for their readers, and
-            so do files of an unknown writer. What a killed process left is deleted at once.
+        older_than_seconds: Merged and replaced files stay this long for their readers, and so do
+            files of an unknown writer. Files of a killed process are deleted at once.
         yes_delete: As for `vacuum`.
 
     Raises:
         ConfigError: The lake has a newer format than this code knows.
     """
     lake.format.check()
-    # In this order: a writer that has ended committed before the ledger is read, or never will.
+    # The order matters: a writer that ended has committed before the ledger is read, or never does.
     found = list(walk(lake.storage, f"lake/{lake.environment}/"))
     living, killed = writers(lake.storage.local(WRITERS))
     try:
@@ -154,7 +154,7 @@ def plan_vacuum(
 def _excess(
     found: Sequence[Found], deletions: Sequence[Deletion], yes_delete: int | None
 ) -> str | None:
-    """Why too much would be deleted without evidence, or None."""
+    """Why too many files would be deleted without evidence, or None."""
     unknown = [one for one in deletions if one.reason is Reason.UNKNOWN]
     committed = [one for one in found if one.place is not None and not one.is_leftover]
     share = max(
@@ -164,19 +164,19 @@ def _excess(
     if share * _MOST_SHARE <= 1 or len(unknown) == yes_delete:
         return None
     return (
-        f"{len(unknown):,} files, {share:.0%} of the lake, are {Reason.UNKNOWN}: if they are to go,"
-        f" say --yes-delete {len(unknown)}"
+        f"{len(unknown):,} files, {share:.0%} of the lake, are {Reason.UNKNOWN}: to delete them,"
+        f" add --yes-delete {len(unknown)}"
     )
 
 
 class _Look:
-    """What refers to the files of a lake, at one instant.
+    """The references to the files of a lake at an instant.
 
     Args:
         lake: The lake.
         seconds: How long files stay.
-        living: Writers that are running.
-        killed: Writers that were killed.
+        living: Running writers.
+        killed: Killed writers.
         batches: Commits of the ledger.
     """
 
@@ -206,7 +206,7 @@ class _Look:
             and self._is_on_record
             and file.written_at < self._limit
         }
-        # Whether a file that is named, by a manifest for instance, is still needed.
+        # Whether a file that a manifest or publication names is still needed.
         self._named = dict.fromkeys((*self._replaced, *self._over), False)
         for key, manifest in manifests.items():
             for parts in manifest.parts.values():
@@ -215,12 +215,12 @@ class _Look:
                     self._named[named] = self._named.get(named, False) or key not in self._replaced
 
     def loss(self, found: Sequence[Found]) -> str | None:
-        """Why the ledger cannot be whole, or None."""
-        # What fsck gave up is not missing any more.
+        """Why the ledger cannot be complete, or None."""
+        # Commits that fsck gave up are no longer missing.
         is_given_up = any(name and "/" not in name for name in self._lake.lost_files())
         if len(self._batches) < self._mark and not is_given_up:
             return (
-                f"the ledger has {len(self._batches):,} commits and had {self._mark:,}:"
+                f"the ledger has {len(self._batches):,} commits, but had {self._mark:,} before:"
                 " nothing is deleted"
             )
         rests = [
@@ -232,11 +232,11 @@ class _Look:
             and one.key.stem not in self._living | self._killed
         ]
         if rests and not self._batches:
-            return f"the ledger is empty and there are {len(rests):,} files: nothing is deleted"
+            return f"the ledger is empty, but {len(rests):,} files exist: nothing is deleted"
         return None
 
     def deletions(self, found: Sequence[Found]) -> Iterator[Deletion]:
-        """What was never committed, and what was replaced."""
+        """Files that were never committed, and files that were replaced."""
         for one in found:
             if one.place is not None and (reason := self._reason(one)) is not None:
                 yield Deletion(one.key, one.place.name, reason, one.bytes)
@@ -257,7 +257,7 @@ class _Look:
         return None
 
     def merged(self) -> Iterator[Deletion]:
-        """Files whose rows were merged into other files, and that no published warehouse reads."""
+        """Files whose rows were merged, and that no published warehouse reads."""
         if self._is_on_record:
             for file, since, successors in self._lake.merged_files():
                 is_read = any(not successors <= one.merges for one in self._publications)

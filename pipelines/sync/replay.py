@@ -70,7 +70,7 @@ def replay(
         only: Ids of pulls, even of pulls that no longer count; None for all pulls that count.
 
     Raises:
-        DamageError: A file that is read is missing, or not as long as it was.
+        DamageError: A file that is read is missing, or has the wrong size.
         SchemaError: An answer can no longer be typed; nothing of its group is committed.
     """
     outer = STREAMS[stream.exploded_from or stream.name]
