@@ -130,7 +130,7 @@ def test_a_ledger_that_is_shorter_than_it_was_stops_a_vacuum(lake):
     lost.rename(lake.folder.parent / lost.name)
     before = state(lake)
 
-    with pytest.raises(VacuumRefusedError, match="has 11 commits and had 12"):
+    with pytest.raises(VacuumRefusedError, match="has 11 commits, but had 12"):
         vacuum(lake, yes_delete=1)
     assert state(lake) == before
     build(lake, models, hash_key="k", only=["dim_dates"])

@@ -1,8 +1,8 @@
-"""The lake: what its files show, as SELECTs and as views of a DuckDB connection.
+"""The lake: its content as SELECTs and as views of a DuckDB connection.
 
-Files are only ever added. A batch stages its files and puts them in their places, the ledger's file
-last; a file whose batch is not in the ledger does not count. So a crash at any instant leaves the
-state before or after the batch, and two writers need no lock.
+Files are only ever added. A batch stages its files and moves them to their places, the ledger's
+file last. A file counts only if its batch is in the ledger. So a crash leaves the state before or
+after the batch, and two writers need no lock.
 """
 
 from __future__ import annotations
@@ -70,22 +70,22 @@ _SHOWN = (
     *(name for name, view in LAKE_VIEWS.items() if view.columns),
     "fitting_ranges",
 )
-"""What models may read."""
+"""Relations that models may read."""
 _PLANNING_MEMORY = "400MB"
 _FOLDER = "leanhouse_folder"
-"""The variable of DuckDB that says where a portable lake lies, with / at its end."""
+"""The DuckDB variable with the folder of a portable lake; it ends with /."""
 
 
 def _with_what_they_read(names: Iterable[str]) -> list[str]:
-    """Relations of the lake and all that they read, what is read before what reads it."""
+    """Relations of the lake and all that they read; each comes after the relations it reads."""
     found: dict[str, None] = {}
 
     def add(name: str) -> None:
         if name in found or name == "pulls":
             return
         if name in LAKE_VIEWS:
-            for one in LAKE_VIEWS[name].reads:
-                add(one)
+            for read in LAKE_VIEWS[name].reads:
+                add(read)
         elif name in STREAMS:
             add("claims")
         found[name] = None
@@ -96,17 +96,17 @@ def _with_what_they_read(names: Iterable[str]) -> list[str]:
 
 
 def _streams_of(names: Iterable[str]) -> list[str]:
-    """The streams whose rows some relations show; a history shows rows of its stream."""
+    """The streams whose rows these relations show; a history shows rows of its stream."""
     return list(
         dict.fromkeys(one for name in names if (one := name.removesuffix(_HISTORY)) in STREAMS)
     )
 
 
 class Lake:
-    """The files of one environment; sandbox and production never share one.
+    """The files of one environment; sandbox and production never share a lake.
 
     Args:
-        root: Folder that holds the environments.
+        root: The folder of all environments.
         environment: `sandbox` or `production`.
     """
 
@@ -122,25 +122,25 @@ class Lake:
         return f"Lake({str(self.folder)!r})"
 
     def portable(self) -> Self:
-        """The same lake, whose SELECTs name files relative to its folder, wherever that is then.
+        """The same lake with SELECTs that name files relative to its folder.
 
-        A connection sets the folder with `stand_in`; otherwise it is the current folder.
+        A connection sets the folder with `stand_in`; the default is the current folder.
         """
         other = copy.copy(self)
         other._is_portable = True  # noqa: SLF001 - a copy of its own
         return other
 
     def stand_in(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Let a connection read the files of this lake from its present folder."""
+        """Set a connection's folder to the present folder of this lake."""
         connection.execute(f"set variable {_FOLDER} = $folder", {"folder": f"{self.folder}/"})
 
     def listed(self, keys: Iterable[Key]) -> str:
-        """Files or patterns of files of this lake, as SQL lists them."""
+        """Files or file patterns of this lake as a list in SQL."""
         if not self._is_portable:
             paths = ", ".join(f"'{_escaped(self.storage.local(key))}'" for key in keys)
             return f"[{paths}]"
-        # Not file_search_path: with that DuckDB prefers what lies where it was started, which may
-        # be the folder that the lake was copied from.
+        # Not file_search_path: with that DuckDB prefers files in the folder where it was started,
+        # which may be the folder that the lake was copied from.
         names = ", ".join(f"'{_escaped(key)}'" for key in keys)
         return (
             f"list_transform([{names}]::varchar[],"
@@ -153,11 +153,11 @@ class Lake:
         return LedgerFiles(self.storage, self.lost_files())
 
     def known_lost(self) -> str:
-        """The SELECT of what is known to be lost."""
+        """The SELECT of files and pulls that are known to be lost."""
         return self._files(LOST, LOST_SCHEMA)
 
     def lost_files(self) -> frozenset[str]:
-        """Files and commits that are known to be lost, so that nobody misses them."""
+        """Files and commits that are known to be lost, so that checks do not report them."""
         return frozenset(
             name
             for lost in self.storage.list(f"{LOST}/*/*.parquet")
@@ -165,7 +165,7 @@ class Lake:
         )
 
     def batch(self, now: dt.datetime | None = None) -> Batch:
-        """Start a set of files that will count together.
+        """Start a batch: a set of files that a single commit makes count.
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
@@ -174,21 +174,21 @@ class Lake:
         return Batch(self.storage, self.format, now or dt.datetime.now(dt.UTC))
 
     def add(self, folder: Key, table: pa.Table) -> None:
-        """Add a table to a folder as a file of its own, whole or not at all."""
+        """Add a table to a folder as a new file; a crash leaves no partial file."""
         self.storage.put(folder / f"{new_id()}.parquet", parquet_of(table))
 
     def connect(
         self, names: Collection[str] | None = None, *, is_checked: bool = True
     ) -> duckdb.DuckDBPyConnection:
-        """A DuckDB in memory that sees the lake as it stands.
+        """An in-memory DuckDB that shows the present state of the lake.
 
-        Streams show their resolved rows. What was committed after this call does not show.
+        Streams show their resolved rows. Later commits do not show.
 
         Args:
-            names: Streams, their histories (`accounts_history`) and views of `sql/lake`, with
-                everything that these read; None means all that models may read. Fewer are faster,
-                because a view opens each file that it may read. `pulls` is always there.
-            is_checked: Whether files that are missing or shorter are an error.
+            names: Streams, their histories (`accounts_history`) and views of `sql/lake`, with all
+                that these read; None means all that models may read. Fewer are faster, because a
+                view opens each file that it may read. `pulls` is always included.
+            is_checked: Whether a missing file or a wrong size is an error.
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
@@ -204,10 +204,10 @@ class Lake:
 
     @contextmanager
     def planning(self, names: Collection[str]) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A DuckDB that plans: like `connect`, in bounded memory however long the ledger is.
+        """A DuckDB for planning: like `connect`, but its memory does not grow with the ledger.
 
-        The ledger is read from the files that exist at this call. `claims` has rows of the shown
-        streams only, and `every_claim` is the view of all streams.
+        The ledger is read from the files that exist at this call. `claims` has only rows of the
+        shown streams, and `all_coverage` has those of all streams.
 
         Args:
             names: As for `connect`.
@@ -226,9 +226,10 @@ class Lake:
             connection.execute(f"set memory_limit = '{_PLANNING_MEMORY}'")
             connection.execute("set temp_directory = $1", [str(folder)])
             connection.execute(f"create view pulls as {self.ledger_now()}")
-            connection.execute(f"create view every_claim as {LAKE_VIEWS['claims'].sql}")
+            connection.execute(f"create view all_coverage as {LAKE_VIEWS['claims'].sql}")
             known = ", ".join(f"'{name}'" for name in streams)
-            connection.execute(f"create table claims as from every_claim where stream in ({known})")
+            shown = f"from all_coverage where stream in ({known})"
+            connection.execute(f"create table claims as {shown}")
             connection.execute(LAKE_VIEWS["merged_pulls"].statement)
             self.check_files(connection, streams)
             self._create(connection, [name for name in relations if name != "claims"])
@@ -279,7 +280,7 @@ class Lake:
         """Check that a file can be written now.
 
         Raises:
-            OSError: It cannot, and the lake's folder is its `filename`.
+            OSError: A file cannot be written; `filename` is the lake's folder.
         """
         probe = Key(".doctor")
         try:
@@ -290,7 +291,7 @@ class Lake:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder of the lake for what is thrown away when the block ends."""
+        """A temporary folder in the lake, deleted when the block ends."""
         with Writer(self.storage.local(WRITERS)) as writer:
             try:
                 yield self.storage.folder(SPILL / writer.id)
@@ -299,10 +300,10 @@ class Lake:
                     self.storage.delete(SPILL / writer.id)
 
     def next_generation(self) -> int:
-        """One more than the greatest generation in the ledger.
+        """The greatest generation in the ledger plus 1.
 
-        A pull gets a greater number than pulls that were committed before it, by no clock. Writers
-        at the same time may get the same number.
+        So a pull has a greater generation than earlier commits, without any clock. Writers at the
+        same time may get the same number.
         """
         return self.ledger.greatest("generation") + 1
 
@@ -326,13 +327,12 @@ class Lake:
     ) -> None:
         """Create `pulls` and the given relations in a connection.
 
-        The ledger is copied, so that every view shows the same instant; rows are read from their
-        files.
+        The ledger is copied, so that all views show the same instant. Rows stay in their files.
 
         Args:
             connection: The connection.
             names: As for `connect`.
-            is_checked: Whether files that are missing or shorter are an error.
+            is_checked: As for `connect`.
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
@@ -352,7 +352,7 @@ class Lake:
 
         Args:
             connection: The connection.
-            files: Only these files of it; None means all.
+            files: Only these files of the ledger; None means all.
         """
         connection.execute(f"create or replace table pulls as {self.ledger_now(files)}")
         connection.execute(LAKE_VIEWS["merged_pulls"].statement)
@@ -360,14 +360,14 @@ class Lake:
     def check_files(
         self, connection: duckdb.DuckDBPyConnection, names: Collection[str] | None = None
     ) -> None:
-        """Compare the files that are about to be read with what the ledger says of them.
+        """Compare files with their names and sizes in the ledger, before they are read.
 
-        Only names and sizes are compared; `leanhouse fsck` reads the files.
+        `leanhouse fsck` also reads the files.
 
         Args:
-            connection: Where `pulls` and `merged_pulls` are.
-            names: The streams whose typed rows are about to be read; None means all files but the
-                answers as received.
+            connection: A connection with `pulls` and `merged_pulls`.
+            names: Streams whose typed rows will be read; None means all files except the answers
+                as received.
 
         Raises:
             DamageError: A file is missing, or has the wrong size.
@@ -379,7 +379,7 @@ class Lake:
         self.check_folders(connection, folders)
 
     def check_folders(self, connection: duckdb.DuckDBPyConnection, folders: Sequence[Key]) -> None:
-        """Compare the files of some folders of streams with what the ledger says of them.
+        """Compare files in folders of streams with their names and sizes in the ledger.
 
         Raises:
             DamageError: A file is missing, or has the wrong size.
@@ -392,10 +392,10 @@ class Lake:
             raise DamageError(missing_sentence(missing))
 
     def verify(self, connection: duckdb.DuckDBPyConnection, folders: Collection[Key]) -> None:
-        """Read files whole before a merge, so that damage is not merged.
+        """Read complete files before a merge, so that damage is not merged.
 
         Args:
-            connection: Where `pulls` is.
+            connection: A connection with `pulls`.
             folders: Folders of streams, or partitions of them.
 
         Raises:
@@ -415,7 +415,7 @@ class Lake:
                 raise DamageError(f"{path} has the wrong checksum")
 
     def _create(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
-        """Create relations; each reads `pulls`, files, and relations that are before it."""
+        """Create relations; each reads `pulls`, files, and relations before it."""
         for name in names:
             if name in LAKE_VIEWS:
                 connection.execute(LAKE_VIEWS[name].statement)
@@ -430,8 +430,8 @@ class Lake:
             return self._files(REFRESH_RESULTS, REFRESH_RESULTS_SCHEMA)
         if name == "quarantined_records":
             return " union all ".join(
-                f"select '{one}' as stream, * from ({self.quarantined(stream)})"
-                for one, stream in STREAMS.items()
+                f"select '{stream.name}' as stream, * from ({self.quarantined(stream)})"
+                for stream in STREAMS.values()
             )
         if name.endswith(_HISTORY):
             return self.history(STREAMS[name.removesuffix(_HISTORY)])
@@ -454,9 +454,9 @@ class Lake:
         )
 
     def history(self, stream: Stream, months: Collection[str] | None = None) -> str:
-        """The SELECT of every row that a committed pull ever brought, with the times of the pull.
+        """The SELECT of all rows that committed pulls ever brought, with the pulls' times.
 
-        Rows of merged files show once for each pull that brought them, as they did before.
+        Rows of merged files show once for each pull that brought them, as before the merge.
 
         Args:
             stream: The stream.
@@ -479,11 +479,11 @@ class Lake:
         )
 
     def all_rows(self, stream: Stream) -> str:
-        """The SELECT of every row that a stream ever showed, superseded ones included."""
+        """The SELECT of all rows that a stream ever showed, including superseded rows."""
         return self._files(rows_of(stream), lake_schema(stream))
 
     def quarantined(self, stream: Stream) -> str:
-        """The SELECT of a stream's quarantine, each record once however often it was typed."""
+        """The SELECT of a stream's quarantine; repeated typing adds no second record."""
         return f"select distinct * from ({self._files(quarantine_of(stream), QUARANTINE_SCHEMA)})"
 
     def raw_pages(self, stream: Stream) -> str:
@@ -491,7 +491,7 @@ class Lake:
         return self._files(answers_of(stream), RAW_SCHEMA)
 
     def _reading(self, keys: Sequence[Key], schema: pa.Schema) -> str:
-        """The SELECT over files or patterns of files; typed and empty where there are none."""
+        """The SELECT over files or file patterns; empty but typed if there are no files."""
         empty = typed_nothing((f.name, sql_type(f.type)) for f in schema)
         if not keys:
             return empty
@@ -502,9 +502,9 @@ class Lake:
         )
 
     def _files(self, folder: Key, schema: pa.Schema, months: Collection[str] | None = None) -> str:
-        """The SELECT over a folder's files; typed and empty before the first one.
+        """The SELECT over a folder's files; empty but typed before the first file.
 
-        A column that older files lack is null, one that the schema does not name does not show.
+        A column that older files lack is null; a column outside the schema does not show.
         """
         partitions = ["*"] if months is None else [f"month={month}" for month in sorted(months)]
         return self._reading(
@@ -517,21 +517,20 @@ class Lake:
         )
 
     def merged_files(self) -> Iterator[tuple[Stored, float, set[str]]]:
-        """Files of which every pull was merged into others that are there.
+        """Files whose pulls were all merged into other files that exist.
 
         Yields:
-            The file, the second since when the last pull was merged, and the batches of the
-            others.
+            The file, the Unix second of the last merge, and the batches of those other files.
         """
         written = self.ledger.batches()
         with duckdb.connect() as connection:
             self.attach_ledger(connection)
             rows = connection.execute(QUERIES["merged_batches"]).fetchall()
         for stream, month, batch_id, successors, shown in rows:
-            since = max(written.get(one, time.time()) for one in successors)
+            since = max(written.get(successor, time.time()) for successor in successors)
             place = rows_of(STREAMS[stream]) / f"month={month}"
-            # What was merged may be all that there is.
-            if any(self.storage.head(place / f"{one}.parquet") is None for one in shown or ()):
+            # Without the other file, this file is the only copy of its rows.
+            if any(self.storage.head(place / f"{batch}.parquet") is None for batch in shown or ()):
                 continue
             for folder in (place, superseded_of(STREAMS[stream]) / f"month={month}"):
                 if (file := self.storage.head(folder / f"{batch_id}.parquet")) is not None:
@@ -543,9 +542,9 @@ def _column(file: Path, name: str) -> list[Any]:
 
 
 def _day(stream: Stream) -> str:
-    """The UTC day that places a row of a stream with months."""
+    """The SQL of the UTC day of a row, for a stream with months."""
     instants = ", ".join(f'rows."{name}"' for name in stream.placed_by)
-    # A cast would ask the session's zone, which costs ten times as much.
+    # A cast would use the session's time zone, at ten times the cost.
     return f"make_timestamp(epoch_us(coalesce({instants})))::date"
 
 

@@ -1,14 +1,13 @@
-"""The ledger's files: one per commit, and a merged file per day once the day is over.
+"""The ledger's files: one per commit, and a merged file for each past day.
 
-A sync of many accounts commits hundreds of times, and every reader opens every file. The merged
-file of a day has a name of its own, which is created only if it is free: of two merges at the same
-time, one counts. It names the commits that it holds, and their files no longer count. A commit that
-comes later, as from a process that slept, is not among them and counts like any other.
+A sync of many accounts commits hundreds of times, and every reader opens every file. So the files
+of a past day are merged. The merged file has a fixed name that only one of several merges can
+create. It names the commits that it holds, and their files no longer count. A later commit, for
+example of a process that slept, is not among them and still counts.
 
-A loss is noticed. The name of a commit's file holds its writer, the writer's number of the commit,
-its size and its checksum. A copy of the file, and later of the merged file that holds it, lies
-among the *checkpoints*. Missing are commits that only a checkpoint has, and numbers that a writer
-left out.
+Loss is detected. The name of a commit's file holds its writer, the writer's commit number, its size
+and its checksum. The *checkpoints* have a copy of the file, and later of the merged file. A commit
+is missing if only a checkpoint has it, or if its number is missing among its writer's numbers.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ __all__ = ["LedgerFiles", "MissingCommit", "batch_of", "digest_of"]
 _MERGED = "merged.parquet"
 _HOLDS = b"leanhouse:batches"
 _OPEN_DAYS = 2
-"""Days after which a further commit is hardly to be expected."""
+"""Days after which a further commit is unlikely."""
 _ROWS_AT_ONCE = 100_000
 _UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
-"""What reading a damaged file may raise."""
+"""Errors of reading a damaged file."""
 _Days = Mapping[str, Mapping[str, Stored]]
-"""Files by day and by name without its ending."""
+"""Files by day and by name without extension."""
 _Number = tuple[str, int]
 """A writer, and the number of its commit, from 1."""
 _DAY = re.compile(r"(pulled_on=[0-9-]{10})-([0-9]+)-([0-9a-f]{8})")
@@ -50,7 +49,7 @@ _DAY = re.compile(r"(pulled_on=[0-9-]{10})-([0-9]+)-([0-9a-f]{8})")
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Names of the commits that a merged file holds, and the numbers that they have."""
+    """Names and numbers of the commits in a merged file."""
 
     names: frozenset[str]
     numbers: frozenset[_Number]
@@ -58,7 +57,7 @@ class _Held:
 
 @dataclass(slots=True)
 class _Writer:
-    """A process that commits to one lake, and how many commits it has made."""
+    """A process that commits to a lake, and the number of its commits."""
 
     id: str = field(default_factory=lambda: secrets.token_hex(6))
     number: int = 0
@@ -67,18 +66,18 @@ class _Writer:
 
 
 _WRITERS: dict[tuple[int, Path], _Writer] = {}
-"""By process, because a fork continues with numbers of its own, and by the lake's folder."""
+"""By process id, because a forked process needs its own numbers, and by the lake's folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class MissingCommit:
-    """A file of the ledger that is missing, or does not have its checksum.
+    """A file of the ledger that is missing, or has the wrong checksum.
 
     Args:
-        name: Its name below the ledger's folder; where that is not known, its writer and number.
+        name: Its name below the ledger's folder; its writer and number if the name is unknown.
         key: Its name in `lost`.
         file: The damaged file, or None.
-        copy: The checkpoint that holds it, or None.
+        copy: The checkpoint that holds the commit, or None.
     """
 
     name: str
@@ -88,7 +87,7 @@ class MissingCommit:
 
     @property
     def batch_id(self) -> str | None:
-        """Its batch, where that is known."""
+        """Its batch; None if unknown."""
         return batch_of(self.key) if digest_of(self.key) else None
 
     @property
@@ -101,7 +100,7 @@ class LedgerFiles:
     """The files of the ledger.
 
     Args:
-        storage: Where the lake lies; the ledger has a folder per UTC day on which a commit began.
+        storage: The lake's storage; the ledger has a folder per UTC day on which a commit began.
         lost: Names of commits that are known to be lost; they do not count as missing.
     """
 
@@ -110,7 +109,7 @@ class LedgerFiles:
         self._lost = lost
 
     def files(self) -> list[Key]:
-        """Files that together hold every row once, in the order of their names.
+        """Files that together hold each row once, in the order of their names.
 
         Raises:
             DamageError: A commit is missing, or its file has the wrong checksum.
@@ -125,15 +124,15 @@ class LedgerFiles:
             more = f", and {len(missing) - 1:,} more" if len(missing) > 1 else ""
             raise DamageError(
                 f"the ledger's file pulls/{first.name} {first.problem}{more}: the pulls of that"
-                " commit do not count, of whatever stream and account they are"
+                " commit do not count; they may be of any stream and account"
             )
         return days
 
     def add(self, staged: Key, batch_id: str) -> int:
-        """Let a commit count.
+        """Make a commit count.
 
         Args:
-            staged: The key that its file was staged for, in the folder of its day.
+            staged: The key for which its file was staged, in the folder of its day.
             batch_id: The commit's batch.
 
         Returns:
@@ -142,7 +141,7 @@ class LedgerFiles:
         writer = _WRITERS.setdefault((os.getpid(), self._storage.root), _Writer())
         with writer.lock:
             if writer.last is not None and self._storage.head(writer.last) is None:
-                # Merged, or the lake is another lake by now: these numbers end here.
+                # The file was merged, or the folder has a different lake: start new numbers.
                 writer.id, writer.number = _Writer().id, 0
             found = digest(self._storage.staged(staged))
             number = writer.number + 1
@@ -155,18 +154,19 @@ class LedgerFiles:
         return found.bytes
 
     def missing(self) -> list[MissingCommit]:
-        """Commits that are missing or changed; of a merged file only the size is checked."""
+        """Commits that are missing or changed; merged files are checked by size only."""
         return self._look()[1]
 
     def _look(self) -> tuple[_Days, list[MissingCommit]]:
-        """The files, and what is missing.
+        """The files, and the missing commits.
 
-        A commit or a merge may come between two listings, so missing is what two looks miss.
+        A commit or merge may happen between two listings. So a commit is missing only if it is
+        missing twice.
         """
         days, missing = self._look_once()
         if missing:
             days, again = self._look_once()
-            missing = {key: one for key, one in again.items() if key in missing}
+            missing = {key: commit for key, commit in again.items() if key in missing}
         return days, list(missing.values())
 
     def _look_once(self) -> tuple[_Days, dict[str, MissingCommit]]:
@@ -197,14 +197,14 @@ class LedgerFiles:
             elif stem not in names:
                 name = f"{_day_of(batch_of(stem))}/{copy.key.name}"
                 found[stem] = MissingCommit(name, stem, None, copy.key)
-        # The numbers in a merged file that cannot be read are not known either.
-        if not any(one.name.endswith(_MERGED) for one in found.values()):
+        # The numbers in an unreadable merged file are unknown, so gaps prove nothing.
+        if not any(commit.name.endswith(_MERGED) for commit in found.values()):
             left_out = _left_out(numbers | _numbers(found))
             found |= {name: MissingCommit(name, name) for name in left_out}
-        return days, {key: one for key, one in found.items() if key not in self._lost}
+        return days, {key: commit for key, commit in found.items() if key not in self._lost}
 
     def sound(self, bad: Collection[Key]) -> list[Key]:
-        """Files that together hold what is left of the ledger without the damaged files."""
+        """Files that together hold the ledger's rows outside of damaged files."""
         days = {
             day: {stem: file for stem, file in files.items() if file.key not in bad}
             for day, files in self._days().items()
@@ -212,19 +212,19 @@ class LedgerFiles:
         return [file.key for file in self._counting(days)]
 
     def written(self, file: Key) -> Digest | None:
-        """Size and checksum of a file when it was written; None where no name records them."""
+        """Size and checksum of a file when it was written; None if no name records them."""
         if file.name != _MERGED:
             return digest_of(file.stem)
         copies = self.copies_of(file)
         return digest_of(copies[-1].stem) if copies else None
 
     def copies_of(self, file: Key) -> list[Key]:
-        """The checkpoints of a file of the ledger."""
+        """The checkpoints of a ledger file."""
         name = f"{file.parent.name}-*" if file.name == _MERGED else file.stem
         return [copy.key for copy in self._storage.list(f"{CHECKPOINTS}/{name}.parquet")]
 
     def copy(self, file: Key) -> None:
-        """Make the checkpoint of a single commit, unless it exists."""
+        """Make the checkpoint of a single commit if it does not exist."""
         self._copy(file, CHECKPOINTS / file.name)
 
     def restore(self, copy: Key) -> None:
@@ -235,9 +235,9 @@ class LedgerFiles:
         self._storage.put(file, self._storage.read(copy))
 
     def greatest(self, name: str) -> int:
-        """Greatest value of a column of whole numbers above zero; 0 where no row has a value.
+        """Greatest value of a column of positive integers; 0 if no row has a value.
 
-        Parquet keeps it for each group of rows, so that no row is read.
+        It comes from Parquet's statistics per row group, without reading rows.
         """
         found = 0
         for file in self.files():
@@ -252,7 +252,7 @@ class LedgerFiles:
         return found
 
     def batches(self) -> dict[str, float]:
-        """Commits by id, each with the time since when its rows are in their present file.
+        """Commits by id, each with the Unix second at which its present file was written.
 
         Raises:
             DamageError: A commit is missing, or its file has the wrong checksum.
@@ -265,13 +265,13 @@ class LedgerFiles:
         return found
 
     def merged_files(self) -> Iterator[tuple[Stored, float]]:
-        """Files of commits that a merged file holds, and the second since when it does."""
+        """Files of commits that were merged, each with the Unix second of the merge."""
         for file, merged in self._all(self._days()):
             if merged is not None:
                 yield file, merged.written_at
 
     def merge(self, today: dt.date) -> int:
-        """Merge the commits of days that are over; returns the number of merged files.
+        """Merge the commits of past days; returns the number of merged files.
 
         Args:
             today: Today's UTC day.
@@ -282,7 +282,7 @@ class LedgerFiles:
         latest = f"pulled_on={today - dt.timedelta(days=_OPEN_DAYS)}"
         count = 0
         for day in self._whole():
-            # Listed anew, as another merge and a vacuum may have passed meanwhile.
+            # List again, because another merge and a vacuum may have run meanwhile.
             files = [file.key for file in self._storage.list(f"{LEDGER}/{day}/*.parquet")]
             merged = LEDGER / day / _MERGED
             if merged not in files:
@@ -292,7 +292,7 @@ class LedgerFiles:
                     was = digest_of(file.stem)
                     if was is not None and digest(self._storage.local(file)) != was:
                         raise DamageError(f"the ledger's file {file.name} has the wrong checksum")
-                # If another merge was first, the rest of these files still counts by itself.
+                # If another merge was first, files that it does not hold still count.
                 part = f"{new_id()}.parquet"
                 paths = [self._storage.local(file) for file in files]
                 self._storage.create(merged, partial(_merge, paths), part)
@@ -301,7 +301,7 @@ class LedgerFiles:
         return count
 
     def check_in(self, merged: Key) -> None:
-        """Make the checkpoint of a merged file, and delete those of the commits that it holds."""
+        """Make the checkpoint of a merged file, and delete the checkpoints of its commits."""
         if not self.copies_of(merged):
             found = digest(self._storage.local(merged))
             name = f"{merged.parent.name}-{found.bytes}-{found.crc32:08x}.parquet"
@@ -313,22 +313,22 @@ class LedgerFiles:
             self._storage.delete(CHECKPOINTS / f"{stem}.parquet")
 
     def _copy(self, file: Key, copy: Key) -> None:
-        """Copy a file to the checkpoints, unless its copy exists."""
+        """Copy a file to the checkpoints if its copy does not exist."""
         self._storage.copy(file, copy, f"{new_id()}.parquet")
 
     def _days(self) -> _Days:
-        """Files by day and by name without its ending."""
+        """Files by day and by name without extension."""
         found: dict[str, dict[str, Stored]] = {}
         for file in self._storage.list(f"{LEDGER}/*/*.parquet"):
             found.setdefault(file.key.parent.name, {})[file.key.stem] = file
         return found
 
     def _counting(self, days: _Days) -> Iterator[Stored]:
-        """Files that together hold every row once."""
+        """Files that together hold each row once."""
         return (file for file, merged in self._all(days) if merged is None)
 
     def _all(self, days: _Days) -> Iterator[tuple[Stored, Stored | None]]:
-        """Every file, each with the merged file that holds it, if any."""
+        """All files, each with the merged file that holds its commit, or None."""
         for files in days.values():
             merged = files.get("merged")
             held = self._holds(merged).names if merged is not None else ()
@@ -336,13 +336,12 @@ class LedgerFiles:
                 yield file, merged if stem in held else None
 
     def _sound(self, file: Stored) -> _Held | None:
-        """The commits of a file of the ledger; None if its checksum is wrong."""
+        """The commits of a ledger file; None if the file is damaged."""
         stem = file.key.stem
         try:
             if file.key.name == _MERGED:
                 return self._holds(file)
-            # Single files are small and few, as those of earlier days are merged: they are read
-            # whole.
+            # Single files are small and few, because earlier days are merged: read them whole.
             was = digest_of(stem)
             path = self._storage.local(file.key)
             is_sound = was is None or _digest(path, file.bytes, file.version) == was
@@ -353,7 +352,7 @@ class LedgerFiles:
     def _stands_for(
         self, copy: Stored, size: int, merged: Stored | None, names: Collection[str]
     ) -> bool:
-        """Whether the rows of a merged file's checkpoint count, merged or as single files."""
+        """Whether the ledger has all rows of a merged file's checkpoint, merged or not."""
         if merged is not None:
             return merged.bytes == size
         try:
@@ -367,18 +366,18 @@ class LedgerFiles:
 
 
 def batch_of(stem: str) -> str:
-    """The batch that a commit's file, by its name without the ending, was written with."""
+    """The batch of a commit's file, from its name without extension."""
     return stem.partition("-")[0]
 
 
 def _day_of(batch_id: str) -> str:
-    """The folder of the day on which a batch began, as its id tells."""
+    """The folder of the day on which a batch began, from its id."""
     began = dt.datetime.fromtimestamp(int(batch_id[:14], 16) / 1e6, dt.UTC)
     return f"pulled_on={began:%Y-%m-%d}"
 
 
 def digest_of(stem: str) -> Digest | None:
-    """Size and checksum in the name of a ledger file or checkpoint; None where it has none."""
+    """Size and checksum in the name of a ledger file or checkpoint; None if it has neither."""
     parts = stem.rsplit("-", 2)
     if len(parts) < 3 or not parts[1].isdecimal() or stem.count("-") < 4:
         return None
@@ -387,18 +386,18 @@ def digest_of(stem: str) -> Digest | None:
 
 @lru_cache(maxsize=65_536)
 def _digest(file: Path, _size: int, _version: int) -> Digest:
-    """The digest of a file, taken once while it does not change."""
+    """The digest of a file, computed once until the file changes."""
     return digest(file)
 
 
 def _numbers(stems: Iterable[str]) -> frozenset[_Number]:
-    """Numbers of commits, by their names; those of earlier formats have none."""
-    parts = (stem.split("-") for stem in stems)
-    return frozenset((one[1], int(one[2])) for one in parts if len(one) == 5)
+    """Numbers in the names of commits; names of earlier formats have no number."""
+    names = (stem.split("-") for stem in stems)
+    return frozenset((parts[1], int(parts[2])) for parts in names if len(parts) == 5)
 
 
 def _left_out(numbers: Collection[_Number]) -> list[str]:
-    """Writers and numbers, below the greatest of the writer, that no commit has."""
+    """Writers with those commit numbers that are missing below the writer's greatest number."""
     last: dict[str, int] = {}
     for writer, number in numbers:
         last[writer] = max(number, last.get(writer, 0))
@@ -409,7 +408,7 @@ def _left_out(numbers: Collection[_Number]) -> list[str]:
 
 
 def _merge(files: Sequence[Path], merged: Path) -> None:
-    """Write the rows of some files into a single file, a part at a time."""
+    """Write the rows of several files to a single file, in parts."""
     held_names = {_HOLDS: json.dumps([file.stem for file in files])}
     from pyarrow.dataset import dataset  # noqa: PLC0415 - it imports pandas
 
@@ -419,7 +418,7 @@ def _merge(files: Sequence[Path], merged: Path) -> None:
         held: list[pa.RecordBatch] = []
         for batch in rows:
             held.append(batch)
-            if sum(one.num_rows for one in held) >= _ROWS_AT_ONCE:
+            if sum(part.num_rows for part in held) >= _ROWS_AT_ONCE:
                 writer.write_table(pa.Table.from_batches(held))
                 held = []
         writer.write_table(pa.Table.from_batches(held, LEDGER_SCHEMA))
@@ -427,6 +426,6 @@ def _merge(files: Sequence[Path], merged: Path) -> None:
 
 @lru_cache(maxsize=4096)
 def _read(merged: Path, _size: int, _version: int) -> _Held:
-    """The commits in a merged file, read once while it does not change."""
+    """The commits in a merged file, read once until the file changes."""
     names = frozenset(json.loads(pq.read_schema(merged).metadata[_HOLDS]))
     return _Held(names, _numbers(names))

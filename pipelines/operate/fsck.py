@@ -372,7 +372,7 @@ class _Repair:
         if lost := [one.key for one in ledger.missing()]:
             self._note_lost((key, None) for key in lost)
             self._say(
-                f"{len(lost):,} commits are lost: the next sync reads the days that only they covered"
+                f"{len(lost):,} commits are lost: the next sync reads days that only they covered"
             )
 
     def _refreshes(self, findings: Collection[Finding]) -> None:
@@ -428,7 +428,7 @@ class _Repair:
     def _without(
         self, connection: duckdb.DuckDBPyConnection, stream: str, ids: Collection[str]
     ) -> list[str]:
-        """Further pulls that must not count: they lack answers, and the next sync reads them again."""
+        """Further pulls without answers; they must not count, so that the next sync reads them."""
         family = _family(stream)
         raw = self._lake.raw_pages(STREAMS[family[0]])
         connection.execute(f"create or replace temp view raw_pages as {raw}")

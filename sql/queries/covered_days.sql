@@ -18,6 +18,6 @@ select
         end
     ) as refreshed_us,
     is_unfit
-from every_claim
+from all_coverage
 where stream = $stream
 order by parent_id
