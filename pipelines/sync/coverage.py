@@ -1,8 +1,8 @@
-"""What whole reads cover: their rows apart by pull.
+"""Coverage of whole reads: distributes their rows among pulls.
 
-A paged read of transactions becomes one pull per month. A row goes to the pull that covers its UTC
-day. A row of other days that may be read belongs to another pull and is left to it; a row of any
-other day goes to quarantine.
+A paged read of transactions becomes a pull per month. A row goes to the pull that covers its UTC
+day. If the row's day is allowed but outside this read, it is left to another pull. If the day is
+not allowed, the row goes to quarantine.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _TOO_MUCH = "too many records do not fit"
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """What whole reads bring to the lake.
+    """The pulls and rows that whole reads add to the lake.
 
     Args:
-        pulls: One per read target, or per month of it.
-        parts: Rows of the stream's `lake_schema`, columns that are wholly null left out, apart by
-            month where the stream has months.
-        quarantine: Rows of `QUARANTINE_SCHEMA`, without those that belong to other pulls.
+        pulls: A pull per read target, or per month of it.
+        parts: Rows with the stream's `lake_schema` except columns without values. A stream with
+            months has a part per month.
+        quarantine: Rows of `QUARANTINE_SCHEMA`, except those that belong to different pulls.
     """
 
     pulls: list[Pull]
@@ -56,15 +56,15 @@ def covered(
     unfit_share: float,
     mark: Mark,
 ) -> Covered:
-    """Decide what whole reads cover.
+    """Decide which days whole reads cover.
 
     Args:
         stream: The stream.
         whole: The paged reads, by `series_id`.
-        decoded: Their typed rows and quarantine; what belongs to other reads is left out.
-        last_good: What the lake shows of the stream.
-        unfit_share: Share of a read's records above which records that do not fit replace nothing.
-        mark: Who writes them, for the ledger.
+        decoded: Their typed rows and quarantine; rows of different reads are left out.
+        last_good: The stream's rows in the lake.
+        unfit_share: Share of a read's records; with more unfit records the read is refused.
+        mark: The writer and run, for the ledger.
     """
     rows, quarantine = _of_whole(whole, decoded)
     quarantine = unplaced(stream, quarantine)
@@ -99,7 +99,7 @@ def covered(
 
 
 def _of_whole(whole: Mapping[str, Done], decoded: DecodeResult) -> tuple[pa.Table, pa.Table]:
-    """Rows and quarantine of whole reads, without those of other reads."""
+    """Rows and quarantine of whole reads only."""
     rows, quarantine = decoded.rows, decoded.quarantine
     in_whole = pa.array(list(whole), pa.string())
     is_whole = pc.is_in(rows["series_id"], value_set=in_whole)
@@ -111,26 +111,26 @@ def _of_whole(whole: Mapping[str, Done], decoded: DecodeResult) -> tuple[pa.Tabl
 def _parts(
     stream: Stream, rows: pa.Table, index: np.ndarray, pulls: Sequence[Pull]
 ) -> list[tuple[str | None, pa.Table]]:
-    """Rows as the lake has them, without columns that are wholly null, apart by month.
+    """Rows in the lake's form, by month, without columns that have no values.
 
     Args:
         stream: The stream.
-        rows: Rows as the decoder has them, or as the lake has them.
-        index: For each row the place of its pull among `pulls`, or -1 where none covers it.
+        rows: Rows in the decoder's form, or in the lake's.
+        index: For each row the place of its pull in `pulls`, or -1 if no pull covers it.
         pulls: The pulls.
     """
     if not rows.num_rows:
         return []
     names = [pull.month or "" for pull in pulls]
     months = sorted(set(names))
-    # Most columns are null throughout a batch, and moving nulls costs as much as moving values.
+    # Most columns of a batch have no values, and moving nulls costs as much as moving values.
     kept = [n for n in lake_schema(stream).names if n != "pull_id" and n in rows.column_names]
     present = [n for n in kept if rows[n].null_count < rows.num_rows]
     rows = rows.select(present)
     numbers = np.array([months.index(name) for name in names], np.int64)
     of_row = np.where(index >= 0, numbers[index], -1) if len(pulls) else index
     if stream.window is Window.MONTHS or (index < 0).any():
-        # A reordering and slices of it cost a fraction of a filter per month.
+        # Sorting and slicing costs a fraction of a filter per month.
         order = np.argsort(of_row, kind="stable")
         order = order[of_row[order] >= 0]
         rows, index = rows.take(pa.array(order)), index[order]
@@ -152,13 +152,13 @@ def _slot_of_row(stream: Stream, rows: pa.Table, slots: Sequence[Slot]) -> np.nd
     series_ids = [slot.read.pages[0].series_id if slot.read else "" for slot in slots]
     if stream.window is Window.SNAPSHOT:
         places = {series_id: place for place, series_id in enumerate(series_ids)}
-        return np.array([places[one] for one in rows["series_id"].to_pylist()], np.int64)
+        return np.array([places[each] for each in rows["series_id"].to_pylist()], np.int64)
     encoded = rows["series_id"].combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     number = {series_id: place for place, series_id in enumerate(encoded.dictionary.to_pylist())}
-    # Slots of a read are neighbours, so only the last slot that begins by a row's day can cover it.
-    # Days until the year 9999 fit 22 bits.
+    # Slots do not overlap, so only the last slot that begins on or before a row's day can cover it.
+    # Days until the year 9999 fit in 22 bits.
     starts, ends, order = [], [], []
     for place, (series_id, slot) in enumerate(zip(series_ids, slots, strict=True)):
         if series_id in number and slot.from_date is not None and slot.to_date is not None:

@@ -1,7 +1,7 @@
 """A sync of a stream: plan, read, type, write, commit.
 
-Many requests read answers at once, and one thread writes them in batches. So memory holds a few
-batches, however large the application is.
+Many requests run at once, and a thread writes their answers in batches. So memory holds a few
+batches, even for a large application.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ async def sync(
     resumes: Collection[str] = (),
     progress: Progress = lambda _done, _total: None,
 ) -> Report:
-    """Bring a stream up to date, or read again what is selected.
+    """Bring a stream up to date, or read selected months again.
 
-    A read target's failure stops no other read; the ledger has its code and remedy.
+    A failed read does not stop further reads; the ledger has its code and remedy.
 
     Args:
-        stream: The stream; streams that are exploded from it come along.
+        stream: The stream; streams that are exploded from it are included.
         client: An open client.
-        lake: Where to write.
+        lake: The lake to write to.
         policy: How eagerly to pull.
-        selection: What the run is narrowed to.
+        selection: The entities, accounts and months of the run.
         run_id: The run, for the ledger.
-        resumes: Ids of runs that this run continues: what they have read is not read again, unless
-            its entity was refreshed since.
-        progress: Called with the number of paged reads that are done, and of all.
+        resumes: Ids of runs that this run continues. Their reads are not repeated, unless the
+            entity was refreshed since.
+        progress: Called with the number of finished paged reads, and of all.
 
     Raises:
         AuthError: Lean refuses the application; nothing can be pulled.
@@ -80,8 +80,8 @@ async def sync(
     planned = await asyncio.to_thread(
         lambda: list(tasks_of(stream, lake, now, policy, selection, resumes))
     )
-    tasks = [one for one in planned if isinstance(one, Task)]
-    skipped = [one for one in planned if isinstance(one, ReadTarget)]
+    tasks = [item for item in planned if isinstance(item, Task)]
+    skipped = [item for item in planned if isinstance(item, ReadTarget)]
     mark = Mark(run_id, await asyncio.to_thread(lake.next_generation))
     writer = Writer(stream, lake, mark, policy.unfit_share)
     writer.report.read_targets = len({task.target.target_id for task in tasks}) + len(skipped)
@@ -96,7 +96,7 @@ async def sync(
     finally:
         writer.close()
     writer.report.standing = await asyncio.to_thread(
-        lambda: sum((standing(lake, one) for one in writer.streams), Counter())
+        lambda: sum((standing(lake, each) for each in writer.streams), Counter())
     )
     writer.report.requests = client.requests - before
     writer.report.seconds = time.monotonic() - started
@@ -104,14 +104,14 @@ async def sync(
 
 
 class _Stages:
-    """Three stages side by side: a batch is read, the batch before is typed, and before it written.
+    """Three stages that run at once: read a batch, type the batch before, write the batch before.
 
     Args:
         reader: Reads tasks.
-        writer: Types and writes.
-        tasks: What to read.
-        workers: How many tasks are read at once.
-        progress: Called with the number of tasks that are done, and of all.
+        writer: Types and writes batches.
+        tasks: The tasks to read.
+        workers: Number of tasks that are read at once.
+        progress: Called with the number of finished tasks, and of all.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class _Stages:
         self._buffer = _Buffer(_BUFFER_BYTES)
 
     async def run(self) -> None:
-        """Read every task and commit what came.
+        """Read all tasks and commit their answers.
 
         Raises:
             OSError: A file cannot be written.
@@ -146,7 +146,7 @@ class _Stages:
                 group.create_task(self._type_all())
                 group.create_task(self._write_all())
         except ExceptionGroup as ended:
-            # The first failure ends the other stages; their errors say nothing more.
+            # The first failure ends the remaining stages; their errors add no information.
             raise ended.exceptions[0] from None
 
     def _put(self, items: Sequence[tuple[Task, int] | None]) -> None:
@@ -182,7 +182,7 @@ class _Stages:
 
 
 async def _batch(results: asyncio.Queue[Done], unread: int) -> list[Done]:
-    """Reads to type together: those that have come, if they are worth a call, or all the rest."""
+    """Reads to type together: the finished reads once they are large enough, or all that remain."""
     batch: list[Done] = []
     size = 0
     while len(batch) < min(unread, BATCH_READS) and size < _BATCH_BYTES:
@@ -194,7 +194,7 @@ async def _batch(results: asyncio.Queue[Done], unread: int) -> list[Done]:
 
 
 class _Buffer:
-    """Bytes that were read and are not yet written, bounded."""
+    """Limits the bytes that are read but not yet written."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -204,30 +204,30 @@ class _Buffer:
     async def enter(self, size: int) -> None:
         """Wait until less than the limit is held.
 
-        The last read to enter may exceed the limit. So a read of any size passes, and what is held
-        always suffices for a batch: nobody waits for ever.
+        The last read may exceed the limit. So a read of any size passes, and the buffer always
+        holds enough for a batch: no task waits for ever.
         """
         async with self._freed:
             await self._freed.wait_for(lambda: self._held < self._limit)
             self._held += size
 
     async def leave(self, size: int) -> None:
-        """Make room."""
+        """Free space in the buffer."""
         async with self._freed:
             self._held -= size
             self._freed.notify_all()
 
 
 class _Reader:
-    """Reads tasks from Lean, and leaves alone what refused or failed again and again.
+    """Reads tasks from Lean; stops requests after repeated refusals or failures of a bank.
 
-    A single refusal may concern one account only. So many in a row concern the application, and to
-    ask on is of no use.
+    A single refusal may concern only an account. `_REFUSALS` in a row concern the application, and
+    further requests are useless.
 
     Args:
         stream: The stream.
         client: An open client.
-        banks: Which banks are left alone.
+        banks: Knows the banks that are paused.
     """
 
     def __init__(self, stream: Stream, client: LeanClient, banks: CircuitBreaker) -> None:
@@ -237,11 +237,11 @@ class _Reader:
         self._refusals: list[AuthError] = []  # in a row
 
     async def read(self, task: Task, rereads: int) -> Done:
-        """Read a task, unless its bank is left alone; an error of Lean is a result.
+        """Read a task, unless its bank is paused; an error of Lean is a result.
 
         Args:
-            task: What to read.
-            rereads: How often it was read before, because a record came twice.
+            task: The task.
+            rereads: Number of earlier reads, in which a record came twice.
         """
         client = self._client
         asked_at = dt.datetime.now(dt.UTC)
@@ -251,9 +251,9 @@ class _Reader:
             try:
                 self._check(task.target.bank_identifier)
                 now = await client.server_time()
-                # The instant of Lean's last answer. `now` adds what this machine's clock counted.
+                # The instant of Lean's last answer. `now` adds time from this machine's clock.
                 known_at = client.heard_at or now
-                # A record that slid over the edge of a page does not slide over another edge.
+                # A different page size moves the page edges, so a record is not doubled again.
                 result = await client.read(
                     self._stream,
                     task.request,
@@ -270,14 +270,14 @@ class _Reader:
         return Done(task, result, requests, asked_at, known_at, latest_at, finished_at, rereads)
 
     def _check(self, bank: str | None) -> None:
-        """Raise the last error again where there is no hope of an answer."""
+        """Raise the last error again if an answer cannot be expected."""
         if len(self._refusals) >= _REFUSALS:
             raise copy.copy(self._refusals[-1])
         if bank is not None:
             self._banks.check(bank)
 
     def _note(self, bank: str | None, result: PagedRead | LeanError) -> None:
-        """Note how a read ended, for the reads after it."""
+        """Record how a read ended, for later reads."""
         if isinstance(result, AuthError):
             self._refusals.append(result)
         else:

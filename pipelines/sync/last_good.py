@@ -1,4 +1,4 @@
-"""What the lake shows of a stream now: versions that stay when a newer version does not fit."""
+"""A stream's rows in the lake, which stay if a newer version does not fit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["LastGood"]
 
 
 class LastGood:
-    """Rows of a stream as the lake showed them when they were first asked for.
+    """Rows of a stream, as the lake shows them at the first call.
 
-    Nothing is opened before the first call, because nearly every record fits. Use it from one
+    The lake is opened at the first call, because nearly all records fit. Use it from a single
     thread, and close it.
 
     Args:
@@ -34,12 +34,12 @@ class LastGood:
         self._opened: duckdb.DuckDBPyConnection | None = None
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         self._stack.close()
         self._opened = None
 
     def covered(self, target_ids: Collection[str]) -> set[tuple[str, str | None]]:
-        """Read targets that a pull covers, each with a month where the stream has months."""
+        """Read targets that a pull covers, each with its month; None in streams without months."""
         rows = (
             self._connection.execute(
                 "select distinct parent_id, month from claims"
@@ -53,7 +53,7 @@ class LastGood:
         """Rows with the columns of the stream's `lake_schema`, and their `record_key`.
 
         Args:
-            keys: Keys as the quarantine spells them.
+            keys: Keys in the form of the quarantine.
         """
         names = self._stream.key
         values = list(zip(*map(json.loads, keys), strict=True))

@@ -1,4 +1,4 @@
-"""Memory that a sync gives back, kept for its next batch."""
+"""Keeps the memory that a sync frees for its next batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STEP_BYTES = 16 << 20
 
 @cache
 def keep_memory() -> None:
-    """Let the C library keep what is freed, where it is glibc; once per process.
+    """Let glibc keep freed memory, once per process; does nothing with other C libraries.
 
-    A page of Lean is just large enough to be handed out by the kernel on its own and given back at
-    once, page fault by page fault: a twentieth of the time of a pull.
+    By default glibc maps a buffer of the size of Lean's pages anew and unmaps it when it is freed.
+    Its page faults take a twentieth of the time of a pull.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,8 +1,8 @@
-"""Records that do not fit: what they do to the pulls of their read.
+"""Records that do not fit, and their effect on the pulls of their read.
 
-What did not fit is not known. The days of such records are the pull's unfit days. A record whose
-day cannot be read makes all days of its read unfit. A row that fitted before and no longer does
-keeps its last good version. A read of which too much does not fit replaces nothing.
+The content of such records is unknown. Their days are the pull's unfit days. A record without a
+readable day makes all days of its read unfit. If a row fitted before, its last good version stays.
+A read with too many unfit records is refused: it replaces nothing.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = ["Misfits", "astray", "too_many", "undated", "unplaced"]
 
 _DAY = dt.timedelta(days=1)
 _FEW_RECORDS = 3
-"""Up to so many unfit records are never too many, whatever their share."""
+"""This many unfit records are never too many, even at a large share."""
 
 
 @dataclass(slots=True)
 class Misfits:
-    """Records that did not fit, by the pulls that should have had them.
+    """Records that did not fit, by the pulls to which they belong.
 
     Args:
         stream: The stream.
-        slots: The pulls to be, those of a read beside each other.
-        fitting: How many rows fit, by slot.
+        slots: The future pulls, grouped by read.
+        fitting: Number of rows that fit, by slot.
     """
 
     stream: Stream
@@ -49,10 +49,10 @@ class Misfits:
     _places: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def note(self, quarantine: pa.Table) -> pa.Table:
-        """Note what did not fit.
+        """Record what did not fit.
 
         Returns:
-            The quarantine without records that belong to pulls of other reads.
+            The quarantine without records that belong to pulls of different reads.
         """
         if not quarantine.num_rows:
             return quarantine
@@ -61,12 +61,12 @@ class Misfits:
                 self._places[slot.read.pages[0].series_id].append(place)
         columns = ("series_id", "is_lost", "placed_on", "record_key")
         records = zip(*(quarantine[name].to_pylist() for name in columns), strict=True)
-        return quarantine.filter(pa.array([self._noted(*one) for one in records], pa.bool_()))
+        return quarantine.filter(pa.array([self._noted(*each) for each in records], pa.bool_()))
 
     def _noted(
         self, series_id: str, is_lost: bool | None, day: dt.date | None, key: str | None
     ) -> bool:
-        """Note a record or value; whether it belongs to its read."""
+        """Record an unfit record or value; returns whether it belongs to its read."""
         places = self._places[series_id]
         place, done = places[0], self.slots[places[0]].done
         dates: dict[int, Sequence[dt.date]] = {}
@@ -89,12 +89,12 @@ class Misfits:
         return True
 
     def _of_month(self, places: Sequence[int], day: dt.date) -> int:
-        """The pull of a day's month, or the first where no pull is of that month."""
+        """The pull of a day's month, or the first pull if the read has none for that month."""
         month = f"{day:%Y-%m}"
         return next((one for one in places if self.slots[one].key[1] == month), places[0])
 
     def refused(self, last_good: LastGood, unfit_share: float) -> set[int]:
-        """Places of pulls that replace nothing: too much of their read does not fit."""
+        """Places of refused pulls: too many records of their read do not fit."""
         wanted: list[int] = []
         for places in self._places.values():
             lost = sum(self._lost[place] for place in places)
@@ -104,13 +104,13 @@ class Misfits:
         if not wanted:
             return set()
         known = last_good.covered({self.slots[place].key[0] for place in wanted})
-        # Where nothing was known, what fits is better than nothing.
+        # If nothing was known before, the rows that fit count.
         return {place for place in wanted if self.slots[place].key in known}
 
     def kept(
         self, last_good: LastGood, rows: pa.Table, refused: set[int]
     ) -> tuple[pa.Table, np.ndarray]:
-        """Last good versions of records that no longer fit, and the place of each one's pull."""
+        """Last good versions of records that no longer fit, and the places of their pulls."""
         wanted = {key: place for key, place in self._keys.items() if place not in refused}
         found = last_good.rows(wanted) if wanted else None
         if found is None or not found.num_rows:
@@ -139,7 +139,7 @@ class Misfits:
         return {text for key in keys if (text := key_text(key)) is not None}
 
     def _place_of(self, place: int, day: dt.date | None) -> int | None:
-        """The pull of a read that covers a day, given one of its pulls."""
+        """The pull that covers a day, in the same read as a given pull."""
         read = self.slots[place].read
         if day is None or read is None:
             return place
@@ -147,25 +147,25 @@ class Misfits:
         return next((one for one in places if self.slots[one].covers(day)), None)
 
     def found(self, place: int, rows: int) -> Found:
-        """What was read for a pull."""
+        """The counts of a pull."""
         is_unfit = self._lost[place] or self._unfit[place]
         days = sorted(self._unfit[place]) if is_unfit else None
         return Found(rows, self._lost[place], days)
 
 
 def too_many(lost: int, records: int, unfit_share: float) -> bool:
-    """Whether so many records of a read did not fit that it replaces nothing.
+    """Whether a read has too many unfit records, so that it replaces nothing.
 
     Args:
-        lost: Records that did not fit.
-        records: All records of the read.
-        unfit_share: Share above which it is too many, from 0 to 1.
+        lost: Number of records that did not fit.
+        records: Number of all records of the read.
+        unfit_share: Largest allowed share, from 0 to 1.
     """
     return lost > _FEW_RECORDS and lost > unfit_share * records
 
 
 def unplaced(stream: Stream, quarantine: pa.Table) -> pa.Table:
-    """The quarantine without days that come from a substitute for a date that cannot be read."""
+    """The quarantine, without days that replace an unreadable date."""
     is_unsure = pc.is_in(
         quarantine["column_name"], value_set=pa.array(stream.placed_by, pa.string())
     )
@@ -177,7 +177,7 @@ def unplaced(stream: Stream, quarantine: pa.Table) -> pa.Table:
 
 
 def undated(stream: Stream, rows: pa.Table, quarantine: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Move rows without a day to the quarantine: the rows that stay, and the quarantine."""
+    """Move rows without a day to the quarantine; returns the remaining rows and the quarantine."""
     if not stream.placed_by:
         return rows, quarantine
     is_undated = pc.is_null(pc.coalesce(*(rows[name] for name in stream.placed_by)))
@@ -198,7 +198,7 @@ def astray(
     Args:
         stream: The stream.
         rows: Rows of whole reads.
-        index: For each row the place of its pull, or -1 where none covers it.
+        index: For each row the place of its pull, or -1 if no pull covers it.
         whole: The paged reads, by `series_id`.
     """
     outside = np.flatnonzero(index < 0)
@@ -219,7 +219,7 @@ def astray(
 
 
 def _why_astray(done: Done, day: dt.date) -> str | None:
-    """Why no pull of the read target can cover a day; None where a pull can."""
+    """Why no pull of the read target can cover a day; None if a pull can."""
     target = done.task.target
     asked_at = known_at(done) or done.latest_at
     if target.from_date is not None and day < target.from_date:
@@ -232,9 +232,9 @@ def _why_astray(done: Done, day: dt.date) -> str | None:
 
 
 def _is_incredible(done: Done, day: dt.date) -> bool:
-    """Whether a record cannot stand on its day, because nobody asked for so early a day.
+    """Whether a record's day is not credible, because it is before all requested days.
 
-    Banks cut days in their own zone, so the day before the first allowed day is credible.
+    Banks use days of their own time zone, so the day before the first allowed day is credible.
     """
     first = done.task.target.from_date
     return first is not None and day < first - _DAY

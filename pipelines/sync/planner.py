@@ -1,17 +1,17 @@
-"""What to pull now: a pure function of what is wanted, what is covered, and the day.
+"""Decides what to pull: a pure function of the wanted days, the covered days, and today.
 
-Wanted is every month that the consent allows, up to today. Committed pulls cover days of it. A
-month stays open until some days after its end, because banks post late and change pending rows. An
-open month is read again at every sync, which costs one request while the bank has nothing new. Days
-are UTC days, and every range includes both ends.
+A sync wants all months that the consent allows, up to today. Committed pulls cover days of them. A
+month stays open for a number of days after its end, because banks post late and change pending
+rows. Each sync reads open months again, at the cost of a request while the bank has nothing new.
+All days are UTC days, and all ranges include both ends.
 
-A row may move between open months, as a pending row does that is booked a day later. So months
-between which a row can move are read together. A read that is too long is cut before its open
-months, and a backfill also reads the open neighbours of the chosen months. A row that a bank moves
-out of a month after that month has settled is found by the weekly reconciliation.
+A row may move between open months, for example when a pending row is booked a day later. So these
+months are read together. A read that is too long is cut before its open months, and a backfill also
+reads the open neighbours of the chosen months. If a bank moves a row out of a settled month, the
+weekly reconciliation finds it.
 
-A bank offers so many months and forgets the days before. What was read of those days stays known: a
-later read covers only days that the bank still has, or that nobody has read before.
+A bank offers a limited number of months. Older days stay known from earlier reads: a later read
+covers only days that the bank still has, or that no pull has read before.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DAY = dt.timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """From which day on a bank offers an account's transactions, as a refresh reported it.
+    """The first day whose transactions a bank offers for an account, reported by a refresh.
 
     Args:
         available_from: First UTC day that the bank offered.
@@ -51,14 +51,14 @@ class Availability:
     reported_on: dt.date
 
     def whole_from(self, refreshed_at: dt.datetime | None, first_row_on: dt.date | None) -> dt.date:
-        """The first UTC day that a bank data copy surely has whole.
+        """The first UTC day that a bank data copy certainly has complete.
 
-        Since the report the start may have moved on, by as many days as have passed, unless an
-        earlier row shows that it did not. Of that row's own day the bank may lack the first hours.
+        Since the report, the start may have moved by as many days as have passed. An earlier row
+        shows that it did not move so far. On that row's day, the first hours may be missing.
 
         Args:
-            refreshed_at: The copy's instant; None where Lean did not say.
-            first_row_on: UTC day of the first row of a read of that copy; None without any.
+            refreshed_at: The copy's instant; None if Lean did not send it.
+            first_row_on: UTC day of the first row of a read of that copy; None without rows.
         """
         passed = 0 if refreshed_at is None else (refreshed_at.date() - self.reported_on).days
         latest = self.available_from + max(passed, 0) * _DAY
@@ -73,8 +73,8 @@ class AllowedDays:
         account_id: The account.
         bank_identifier: Its bank.
         from_date: First allowed UTC day.
-        to_date: Last allowed UTC day; later than today where the consent goes on.
-        availability: Which days the bank offers; None where no refresh reported it.
+        to_date: Last allowed UTC day; it may be later than today.
+        availability: The days that the bank offers; None if no refresh reported it.
     """
 
     account_id: str
@@ -91,8 +91,8 @@ class Coverage:
     Args:
         from_date: First UTC day.
         to_date: Last UTC day.
-        refreshed_at: When the bank was last asked for it; None where Lean did not say.
-        is_unfit: Whether records of it did not fit, so that not all of these days are known.
+        refreshed_at: When Lean last asked the bank for it; None if Lean did not send it.
+        is_unfit: Whether it had unfit records, so that not all of these days are known.
     """
 
     from_date: dt.date
@@ -103,7 +103,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class PlannedMonth:
-    """A pull to be made.
+    """A planned pull.
 
     Args:
         month: UTC month as YYYY-MM.
@@ -111,7 +111,7 @@ class PlannedMonth:
         to_date: Last UTC day that it will cover.
         known_to: Last day of the unbroken run of covered days that starts at `from_date`; None if
             `from_date` is not covered.
-        is_open: Whether its rows may still change, or nobody has read it.
+        is_open: Whether its rows may still change, or no pull has read it.
     """
 
     month: str
@@ -126,21 +126,21 @@ class PlannedMonth:
         refreshed_at: dt.datetime | None,
         first_row_on: dt.date | None = None,
     ) -> dt.date:
-        """The first UTC day that a read covers; after `to_date` where it covers no day.
+        """The first UTC day that a read covers; after `to_date` if it covers no day.
 
-        Days that the bank may have forgotten stay with the pulls that read them in time. A day that
-        no pull has read yet is covered by this read, because no other pull covers it.
+        Days that the bank may no longer have stay with the pulls that read them in time. This read
+        covers days that no pull has read yet.
 
         Args:
-            availability: Which days the bank offers; None where that is not known.
-            refreshed_at: The instant of the bank data copy that was read; None where Lean did not
-                say.
-            first_row_on: UTC day of the first row of the read; None without any.
+            availability: The days that the bank offers; None if unknown.
+            refreshed_at: The instant of the bank data copy that was read; None if Lean did not
+                send it.
+            first_row_on: UTC day of the first row of the read; None without rows.
         """
         if availability is None or self.known_to is None:
             return self.from_date
-        # While rows move, a day of an older pull may show a row that has moved on. So an open month
-        # keeps older days only before the reported start, not before a start that may have moved.
+        # While rows move, an older pull may show a row that is on another day now. So an open month
+        # keeps only days before the reported start, not before a start that may have moved.
         whole_from = availability.available_from
         if not self.is_open:
             whole_from = availability.whole_from(refreshed_at, first_row_on)
@@ -149,13 +149,13 @@ class PlannedMonth:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRead:
-    """A paged read to be made, for neighbouring months of an account.
+    """A planned paged read, for neighbouring months of an account.
 
     Args:
-        from_date: First UTC day to ask for.
-        to_date: Last UTC day to ask for.
+        from_date: First UTC day to request.
+        to_date: Last UTC day to request.
         months: The pulls that the read will commit.
-        unless_refreshed_at: While the bank data copy is still of this instant, nothing is new.
+        unless_refreshed_at: If the bank data copy still has this instant, nothing is new.
     """
 
     from_date: dt.date
@@ -165,7 +165,7 @@ class PlannedRead:
 
 
 def months(from_date: dt.date, to_date: dt.date) -> Iterator[tuple[str, dt.date, dt.date]]:
-    """Months that touch a range: name, and the first and last day within the range."""
+    """Months that overlap a range: name, and first and last day within the range."""
     if from_date > to_date:
         return
     for number in range(_number(from_date), _number(to_date) + 1):
@@ -180,12 +180,12 @@ def plan(
     policy: Policy,
     only: Collection[str] | None = None,
 ) -> Iterator[PlannedRead]:
-    """Decide which paged reads to make for an account.
+    """Plan the paged reads of an account.
 
     Args:
-        allowed: The account, and the days that may be read.
+        allowed: The account and its allowed days.
         coverage: For each account and month, the ranges of days that pulls cover.
-        today: The last UTC day that may be asked for.
+        today: The last UTC day that may be requested.
         policy: How eagerly to pull.
         only: Months as YYYY-MM to read even if they are covered, as a backfill does; None for a
             sync.
@@ -204,8 +204,8 @@ def plan(
         chosen = _chosen(have, first, last, open_days, available_from, only)
         wanted = _remembered(chosen, available_from)
     for run in _runs(wanted, policy.longest_read_months):
-        # How a bank cuts days is not documented. So a neighbouring day is asked for on each side,
-        # and rows outside the planned days are left to the neighbour's pull.
+        # The time zone of a bank's days is not documented. So the read adds a day on each side, and
+        # leaves rows outside the planned days to the neighbour's pull.
         yield PlannedRead(
             from_date=max(run[0].from_date - _DAY, first),
             to_date=min(run[-1].to_date + _DAY, last),
@@ -220,7 +220,7 @@ class CoverageByAccount(Protocol):
     def get(
         self, account_id: str, default: Mapping[str, Sequence[Coverage]], /
     ) -> Mapping[str, Sequence[Coverage]]:
-        """Coverage of an account by month; the default where it has none."""
+        """Coverage of an account by month; the default if it has none."""
 
 
 _NOTHING: Mapping[str, Sequence[Coverage]] = {}
@@ -245,7 +245,7 @@ def _settled_on(number: int, open_days: int) -> dt.date:
 
 
 def _horizon(today: dt.date, policy: Policy) -> dt.date:
-    """The first day of the history that is wanted."""
+    """The first day of the wanted history."""
     if policy.history_months is None:
         return dt.date.min
     return _month(_number(today) - policy.history_months + 1)[1]
@@ -287,7 +287,7 @@ def _chosen(
     available_from: dt.date,
     only: Collection[str],
 ) -> Iterator[tuple[int, PlannedMonth]]:
-    """Chosen months, and their open neighbours as far as pulls cover them."""
+    """Chosen months, and their open neighbours that pulls cover."""
     numbers = range(_number(first), _number(last) + 1)
     wanted = {number for number in numbers if _month(number)[0] in only}
     for step, ordered in ((1, numbers), (-1, reversed(numbers))):
@@ -307,9 +307,9 @@ def _chosen(
 def _remembered(
     wanted: Iterable[tuple[int, PlannedMonth]], available_from: dt.date
 ) -> Iterator[tuple[int, PlannedMonth]]:
-    """Leave out months that were read whole and that the bank has forgotten since.
+    """Leave out months that were completely read and that the bank no longer offers.
 
-    A weekly reconciliation would ask for more and more of them, and learn nothing.
+    Otherwise the weekly reconciliation would request more of them each week, without any result.
     """
     for number, month in wanted:
         is_known = month.known_to is not None and month.known_to >= month.to_date
@@ -318,14 +318,14 @@ def _remembered(
 
 
 def _is_open(have: Sequence[Coverage], settled_on: dt.date, available_from: dt.date) -> bool:
-    """Whether the bank was last asked for a month while its rows could change.
+    """Whether Lean last asked the bank for a month while its rows could change.
 
-    Days that the bank has forgotten since do not count: nothing more can be learnt about them.
+    Days that the bank no longer offers do not count, because they cannot be read again.
     """
-    # A loop, because this is asked for each month of each account: half the cost of `any`.
-    for one in have:
-        if one.to_date >= available_from and (
-            one.is_unfit or one.refreshed_at is None or one.refreshed_at.date() <= settled_on
+    # A loop costs half as much as `any`, and this runs for each month of each account.
+    for it in have:
+        if it.to_date >= available_from and (
+            it.is_unfit or it.refreshed_at is None or it.refreshed_at.date() <= settled_on
         ):
             return True
     return False
@@ -354,7 +354,7 @@ def _cut(run: list[PlannedMonth], longest: int) -> Iterator[list[PlannedMonth]]:
 
 
 def _covers(have: Sequence[Coverage], first: dt.date, last: dt.date) -> bool:
-    """Whether every day of a range is covered."""
+    """Whether all days of a range are covered."""
     if len(have) == 1:
         return have[0].from_date <= first and last <= have[0].to_date
     known_to = _known_to(have, first)
@@ -376,9 +376,9 @@ def _known_copy(
     have: Mapping[str, Sequence[Coverage]],
     availability: Availability | None,
 ) -> dt.datetime | None:
-    """The instant of the bank data copy from which all that is planned was read already, if any.
+    """The instant of the bank data copy of which all planned days were already read, or None.
 
-    Days that the bank had forgotten by then do not count: no read of that copy has them.
+    Days that this copy no longer had do not count.
     """
     copy: dt.datetime | None = None
     for month in run:

@@ -23,27 +23,26 @@ class Policy(BaseModel):
     """How eagerly to pull.
 
     Args:
-        lookback_days: How many days after its end a month stays open: its rows may change until
-            then, so that every sync reads it again.
-        lookback_days_by_bank: The same for banks that post later or sooner than others.
-        history_months: Months of history to want, the current one included; None for all that the
-            consents allow.
-        longest_read_months: Most months that one paged read spans.
-        fresh_hours: How old the bank's data may be, by stream, before a refresh is spent on it.
-        reread_hours: How old the last read of a stream may be before it is read again, for streams
-            that change seldom; every sync reads the others. A new consent is read at once, and so
-            is everything in a run that is narrowed to entities or accounts.
-        resume_hours: For how long a run that continues earlier runs does not repeat what those
-            have read.
-        refreshes_per_day: Most refreshes of one entity within any 24 hours.
-        refresh_poll_seconds: Seconds before the first look at a running refresh, which took 8 to 12
-            in Lean's sandbox; each further wait is half as long again.
-        refresh_alarm_seconds: Seconds after which a running refresh is called overdue.
-        unfit_share: Share of a read's records above which records that do not fit replace nothing
-            that was known, from 0 to 1; three records do in any case.
+        lookback_days: Number of days after its end that a month stays open. Its rows may change,
+            so each sync reads it again.
+        lookback_days_by_bank: The same for banks that post later or sooner.
+        history_months: Wanted months of history, including the current month; None for all that
+            the consents allow.
+        longest_read_months: Maximum number of months in a paged read.
+        fresh_hours: Greatest age of the bank's data, by stream; older data is refreshed.
+        reread_hours: Greatest age of the last read, for streams that change seldom; each sync
+            reads all other streams. A new consent is read at once, and so is everything in a run
+            for selected entities or accounts.
+        resume_hours: How long a run that continues earlier runs does not repeat their reads.
+        refreshes_per_day: Maximum number of refreshes of an entity within any 24 hours.
+        refresh_poll_seconds: Seconds before the first check of a running refresh, which took 8 to
+            12 in Lean's sandbox; each further wait is 1.5 times as long.
+        refresh_alarm_seconds: Seconds after which a running refresh is overdue.
+        unfit_share: Share of a read's records, from 0 to 1. With more unfit records than that, and
+            more than three, the read replaces nothing.
         failure_threshold: Share of failed pulls above which a run fails, from 0 to 1.
-        bank_failures: Failures in a row after which a bank is left alone.
-        bank_cooldown_seconds: For how long it is left alone.
+        bank_failures: Failures in a row after which a bank is paused.
+        bank_cooldown_seconds: How long a bank is paused.
 
     Raises:
         pydantic.ValidationError: A value is out of its range or a name is unknown.
@@ -96,11 +95,11 @@ class Policy(BaseModel):
 
     @property
     def longest_open_days(self) -> int:
-        """For how many days after its end a month stays open at the slowest bank."""
+        """Number of days after its end that a month stays open at the slowest bank."""
         return max(self.lookback_days, *self.lookback_days_by_bank.values(), 0)
 
     def open_days_of(self, bank_identifier: str | None) -> int:
-        """For how many days after its end a month of a bank stays open."""
+        """Number of days after its end that a month stays open at a bank."""
         return self.lookback_days_by_bank.get(bank_identifier or "", self.lookback_days)
 
 
@@ -108,11 +107,11 @@ class Schedules(BaseModel):
     """When to pull; cron expressions are read in Asia/Riyadh.
 
     Args:
-        enabled: The one switch: whether schedules run unless they are stopped by hand.
+        enabled: Whether schedules run unless they are stopped by hand.
         nightly: The full sync.
-        balances: Refreshes and balances in between.
-        reconciliation: Everything permitted read again and compared.
-        missed_events: What Lean sent, compared with the webhooks that arrived.
+        balances: Refreshes and balances between full syncs.
+        reconciliation: Reads all permitted transactions again and compares them.
+        missed_events: Compares Lean's list of events with the webhooks that arrived.
 
     Raises:
         pydantic.ValidationError: A name is unknown.
@@ -134,7 +133,7 @@ class _File(Policy):
 def load(file: Path) -> tuple[Policy, Schedules]:
     """The policy and the schedules of a TOML file; the defaults if the file does not exist.
 
-    Settings of the policy stand at the top of the file, those of the schedules under `[schedules]`.
+    The policy's settings are at the top of the file, the schedules' settings under `[schedules]`.
 
     Raises:
         ConfigError: The file cannot be read, or a setting is unknown or out of range.
@@ -149,8 +148,8 @@ def load(file: Path) -> tuple[Policy, Schedules]:
         read = _File.model_validate(found)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
-            for one in error.errors(include_url=False, include_input=False)
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
         )
         raise ConfigError(f"{file.name}: {problems}") from None
     policy = Policy.model_validate({name: getattr(read, name) for name in Policy.model_fields})

@@ -1,4 +1,4 @@
-"""Read targets: what each stream is read for now, decided from the lake alone."""
+"""Read targets: for what each stream is read now, decided only from the lake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 APPLICATION = "application"
-"""Read target of the streams that Lean lists for the whole application."""
+"""Read target of streams that Lean lists for the whole application."""
 
 _ROWS = 10_000
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -44,12 +44,12 @@ class ReadTarget:
         refreshed_at: The instant of the bank data copy that the last committed pull read.
         known_at: Lean's clock at the last whole read or final refusal, for a stream without
             months.
-        consented_at: When the customer gave the consent that holds now.
+        consented_at: When the customer gave the present consent.
         skip_code: Why it may not be read now, or None.
         from_date: First UTC day whose transactions may be read, for an account.
         to_date: Last UTC day whose transactions may be read, for an account.
-        availability: Which transactions its bank offers, where a refresh reported it.
-        read_months: Months that an earlier try of the same run has read; an empty text stands for
+        availability: The transactions that its bank offers; None if no refresh reported it.
+        read_months: Months that an earlier attempt of the run has read; an empty string stands for
             a stream without months.
     """
 
@@ -67,11 +67,11 @@ class ReadTarget:
     read_months: Collection[str] = ()
 
     def is_due(self, now: dt.datetime, reread: dt.timedelta | None) -> bool:
-        """Whether it is time for another read.
+        """Whether the target should be read again.
 
         Args:
             now: Lean's clock.
-            reread: How old the last read may be; None where every sync reads.
+            reread: Greatest age of the last read; None if each sync reads.
         """
         if reread is None or self.known_at is None:
             return True
@@ -81,11 +81,11 @@ class ReadTarget:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A run that continues earlier runs: what those have read is not read again.
+    """A run that continues earlier runs and does not repeat their reads.
 
     Args:
-        run_ids: The earlier runs, and the present one where a step of it is tried again.
-        since: What was read before this instant is read again.
+        run_ids: The earlier runs, and the present run if its step is retried.
+        since: Reads before this instant are repeated.
     """
 
     run_ids: Collection[str]
@@ -115,13 +115,13 @@ def read_targets_of(
 ) -> Iterator[ReadTarget]:
     """The read targets of a stream in the order of their ids, also those that may not be read.
 
-    They come one by one, so that any number of them fits in memory. Meanwhile nothing else may use
-    the connection.
+    They are yielded one at a time, so that any number fits in memory. The connection must not be
+    used until all are consumed.
 
     Args:
         stream: The stream.
-        connection: A connection that sees the lake.
-        now: The instant at which consents are judged.
+        connection: A connection with the lake's relations.
+        now: The instant for which consents are checked.
         entity_ids: Only these entities; None for all.
         account_ids: Only these accounts; None for all.
         resumed: The runs that this run continues; None for a new run.
@@ -164,13 +164,13 @@ def _readable(
     connection.execute(f"create or replace temp table already_read as {already_read}", given)
     given = {"permission": stream.permission, "now": now}
     if stream.window is Window.MONTHS:
-        # What is known of months is in their coverage.
+        # The coverage of months is read separately.
         return connection.execute(QUERIES["targets_with_days"], given)
     return connection.execute(QUERIES["targets_of_snapshots"], {**given, "stream": stream.name})
 
 
 def _level(stream: Stream) -> str:
-    """Whether a stream is read per account or per entity."""
+    """`accounts` for a stream that is read per account, else `entities`."""
     return "accounts" if stream.parent == "accounts" else "entities"
 
 
@@ -196,7 +196,7 @@ def _read_target(row: Mapping[str, Any], stream: Stream) -> ReadTarget:
 
 
 def allowed_days_of(target: ReadTarget) -> AllowedDays | None:
-    """The days that may be read of an account; None where it may not be read at all."""
+    """The days that may be read of an account; None if it may not be read."""
     if target.skip_code is not None or target.from_date is None or target.to_date is None:
         return None
     return AllowedDays(
@@ -220,13 +220,13 @@ def _availability(
 class CoverageInOrder:
     """For each account and month, the ranges of days that committed pulls cover.
 
-    It holds one account at a time, so accounts have to be asked for in the order of their ids.
+    It holds an account at a time, so accounts must be requested in the order of their ids.
 
     Args:
         stream: The stream.
-        connection: A connection that plans; nothing else may use it meanwhile.
-        settled_days: Days after a month's end from which on no bank changes its rows. A bank data
-            copy of a later day is known by its day only, and not by its instant.
+        connection: A connection from `Lake.planning` without further use.
+        settled_days: Days after a month's end from which no bank changes its rows. Of later bank
+            data copies only the day is known, not the instant.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class CoverageInOrder:
     def get(
         self, account_id: str, default: Mapping[str, Sequence[Coverage]], /
     ) -> Mapping[str, Sequence[Coverage]]:
-        """Coverage of an account by month as YYYY-MM; the default where it has none."""
+        """Coverage of an account by month as YYYY-MM; the default if it has none."""
         found: dict[str, list[Coverage]] = {}
         while True:
             rows = self._rows

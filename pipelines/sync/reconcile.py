@@ -1,4 +1,4 @@
-"""Reconciliation: all permitted transactions are read again and compared with the lake."""
+"""Reconciliation: reads all permitted transactions again and compares them with the lake."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["Difference", "reconcile", "totals"]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Rows of an account and month that differ from before, although nothing should differ.
+    """An account's month whose rows changed unexpectedly.
 
     Args:
         account_id: The account.
         month: UTC month as YYYY-MM.
-        missing: Rows that Lean no longer has.
-        added: Rows that the lake lacked.
-        changed: Rows with the same key and other values.
+        missing: Number of rows that Lean no longer has.
+        added: Number of rows that the lake lacked.
+        changed: Number of rows with the same key and different values.
     """
 
     account_id: str
@@ -44,16 +44,15 @@ class Difference:
 async def reconcile(
     client: LeanClient, lake: Lake, *, policy: Policy, run_id: str
 ) -> tuple[Report, list[Difference]]:
-    """Read all transactions that the consents allow, and find where they differ from before.
+    """Read all transactions that the consents allow, and find differences from earlier reads.
 
-    A month is compared if it was read from the same bank data copy as before, or if it had settled
-    when it was read before. In other months a bank may still change rows. What was read is
-    committed, as the newest knowledge.
+    A month is compared if both reads have the same bank data copy, or if it was already settled at
+    the earlier read. Otherwise the bank may have changed rows rightly. The new rows are committed.
 
     Args:
         client: An open client.
         lake: The lake.
-        policy: How long a month stays open.
+        policy: Sets how long a month stays open.
         run_id: The run, which identifies the new pulls.
 
     Raises:
@@ -92,7 +91,7 @@ def _differences(
     names = ", ".join(f'"{name}"' for name in stream.schema.names)
     day = ", ".join(f'rows."{name}"' for name in stream.placed_by)
     connection.register("before", before)
-    # A row's content as one number, and the instant that says on which day the row stands.
+    # A hash of the row's content, and the instant that decides the row's day.
     columns = f"account_id, transaction_id, pull_id, hash(({names})) as fingerprint"
     placed = f"coalesce({day}) at time zone 'UTC' as placed_at"
     for view, rows in (("old_rows", lake.all_rows(stream)), ("new_rows", "from transactions")):

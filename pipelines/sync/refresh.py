@@ -1,4 +1,4 @@
-"""The refresh step: banks are asked again for what is too old, within the budget."""
+"""The refresh step: Lean asks banks again for old data, within the budget."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from pipelines.webhooks.event_waiter import EventWaiter
 __all__ = ["RefreshReport", "refresh"]
 
 _GROUP = 50
-"""Entities that are spent together: a crash right after wastes at most so many refreshes."""
+"""Entities that are reserved together: a crash wastes at most this many refreshes."""
 _AT_ONCE = 200
-"""Refreshes that are waited for at once; waiting costs little."""
+"""Refreshes that the step waits for at once; waiting costs little."""
 _LONGEST_POLL_SECONDS = 60.0
 
 Progress = Callable[[int, int], None]
@@ -39,13 +39,13 @@ _Entity = tuple[str, str | None]
 
 @dataclass(slots=True)
 class RefreshReport:
-    """What a refresh step did.
+    """The result of a refresh step.
 
     Args:
-        stale: Entities whose data was too old.
-        over_budget: Those that had no refresh left; the next step may have one.
-        outcomes: What became of the others: `FINISHED`, `OVERDUE`, or the code of the failure.
-        requests: Requests made.
+        stale: Number of entities with old data.
+        over_budget: Number of these that had no refresh left; a later step refreshes them.
+        outcomes: Results of the requested refreshes: `FINISHED`, `OVERDUE`, or the failure's code.
+        requests: Number of requests made.
         seconds: Wall time.
     """
 
@@ -58,7 +58,7 @@ class RefreshReport:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A refresh that is over, or waited for no longer."""
+    """A refresh that is over, or for which the step no longer waits."""
 
     outcome: str
     refresh_id: str | None = None
@@ -77,22 +77,22 @@ async def refresh(
     sleep: Sleep = asyncio.sleep,
     waiter: EventWaiter | None = None,
 ) -> RefreshReport:
-    """Ask banks again for entities whose data is older than wanted, and wait until they answered.
+    """Refresh entities with old data, and wait until their banks have answered.
 
-    A refresh is recorded in the budget before Lean is asked, and what became of it afterwards.
-    One entity's failure stops no other. A refresh that is not over in time is left to itself: what
-    it brings, the next sync reads.
+    A refresh is reserved in the budget before it is requested, and its result is recorded after.
+    The failure of an entity does not stop the rest. The step does not wait for a refresh that takes
+    too long; the next sync reads its data.
 
     Args:
         client: An open client.
-        lake: Where the ledger, the budget and the outcomes lie.
-        policy: What is too old, and how much may be spent.
-        entity_ids: Only these entities, when given.
+        lake: The lake with the ledger, the budget and the results.
+        policy: The greatest age of data, and the budget.
+        entity_ids: Only these entities; None for all.
         run_id: The run, for the records.
-        progress: Is told how many refreshes are over, of how many.
-        sleep: Waits for so many seconds.
-        waiter: Wakes when a webhook says that a refresh is over; while webhooks arrive, Lean is
-            looked at after them instead of time and again.
+        progress: Called with the number of refreshes that are over, and of all.
+        sleep: Waits for the given number of seconds.
+        waiter: Wakes when a webhook announces the end of a refresh. While webhooks arrive, the step
+            asks Lean after a webhook, and only rarely without.
 
     Raises:
         AuthError: Lean refuses the application.
@@ -119,7 +119,7 @@ async def refresh(
 def _stale(
     lake: Lake, policy: Policy, now: dt.datetime, entity_ids: Collection[str] | None
 ) -> tuple[list[_Entity], list[_Entity]]:
-    """Entities that are too old, longest ago first, and those of which nothing was read yet."""
+    """Entities with old data, the oldest first, and entities that no pull has read yet."""
     with lake.connect(("unread_entities", "stale_entities")) as connection:
         unread = connection.execute("from unread_entities($now)", {"now": now}).fetchall()
         found = connection.execute(
@@ -140,10 +140,10 @@ def _stale(
 async def _old_at_first_sight(
     client: LeanClient, unread: Sequence[_Entity], policy: Policy, now: dt.datetime
 ) -> list[_Entity]:
-    """Entities that nobody has read yet and whose bank data copy is too old already.
+    """New entities whose bank data copy is already too old.
 
-    Lean asks the bank when a customer connects; what connected long ago is older than that. Where
-    Lean does not answer, the pull of the accounts will say why.
+    Lean asks the bank when a customer connects, which may be long ago. If Lean does not answer
+    here, the pull of the accounts reports why.
 
     Raises:
         AuthError: Lean refuses the application.
@@ -163,14 +163,14 @@ async def _old_at_first_sight(
 
     old: list[_Entity] = []
     for start in range(0, len(unread), _AT_ONCE):
-        some = unread[start : start + _AT_ONCE]
-        looks = await asyncio.gather(*map(is_old, some))
-        old += [entity for entity, is_it in zip(some, looks, strict=True) if is_it]
+        wave = unread[start : start + _AT_ONCE]
+        answers = await asyncio.gather(*map(is_old, wave))
+        old += [entity for entity, is_it in zip(wave, answers, strict=True) if is_it]
     return old
 
 
 class _Step:
-    """One refresh step under way."""
+    """A running refresh step."""
 
     def __init__(
         self,
@@ -189,11 +189,11 @@ class _Step:
     async def wave(
         self, wave: Sequence[tuple[str, str | None]], report: RefreshReport
     ) -> list[dict[str, Any]]:
-        """Refresh some entities side by side; the rows of those that Lean was asked for."""
+        """Refresh entities at the same time; returns a row per requested refresh."""
         rows: list[dict[str, Any]] = []
         is_live = await self._waiter.is_live()
 
-        async def one(entity_id: str, bank: str | None) -> None:
+        async def attempt(entity_id: str, bank: str | None) -> None:
             row = await self._attempt(entity_id, bank, is_live=is_live)
             report.outcomes[row["outcome"]] += 1
             rows.append(row)
@@ -201,24 +201,26 @@ class _Step:
         try:
             async with asyncio.TaskGroup() as group:
                 for start in range(0, len(wave), _GROUP):
-                    some = dict(wave[start : start + _GROUP])
+                    banks = dict(wave[start : start + _GROUP])
                     now = await self._client.server_time()
-                    granted = await asyncio.to_thread(self._budget.reserve, some, now, self._run_id)
-                    report.over_budget += len(some) - len(granted)
+                    granted = await asyncio.to_thread(
+                        self._budget.reserve, banks, now, self._run_id
+                    )
+                    report.over_budget += len(banks) - len(granted)
                     for entity_id in sorted(granted):
-                        group.create_task(one(entity_id, some[entity_id]))
+                        group.create_task(attempt(entity_id, banks[entity_id]))
         except ExceptionGroup as ended:
             await self._waiter.end(_refresh_ids(rows), is_over=False)
             raise ended.exceptions[0] from None
-        # What a refresh brought that is over, the pulls of this run read; the events of the others
-        # find their way on their own.
+        # The pulls of this run read the data of finished refreshes. The sensor gets the events of
+        # the rest.
         is_over = [row for row in rows if row["outcome"] == "FINISHED"]
         await self._waiter.end(_refresh_ids(is_over), is_over=True)
         await self._waiter.end(_refresh_ids(rows), is_over=False)
         return rows
 
     async def _attempt(self, entity_id: str, bank: str | None, *, is_live: bool) -> dict[str, Any]:
-        """Ask for one refresh and wait for it; the row that tells of it."""
+        """Request a refresh and wait for it; returns its row in the log of results."""
         asked_at = await self._client.server_time()
         ended = await self._refreshed(entity_id, is_live=is_live)
         error = ended.error
@@ -257,23 +259,23 @@ class _Step:
             return _Ended("FAILED", refresh_id, error=error)
 
     async def _running(self, entity_id: str) -> str | None:
-        """The refresh that Lean says is running already; None when it is over by now."""
+        """The refresh that is running according to Lean; None if it has ended since."""
         table = await self._client.table("refreshes", entity_id=entity_id)
         running = [row for row in table.to_pylist() if row["status"] not in FINISHED]
         newest = max(running, key=lambda row: row["created_at"], default=None)
         return newest["refresh_id"] if newest is not None else None
 
     async def _wait(self, refresh_id: str, *, is_live: bool) -> _Ended:
-        """Look at a refresh until it is over or overdue: after its event, or less and less often.
+        """Ask Lean for a refresh's state until it is over or overdue, less often each time.
 
-        While webhooks arrive, the first look waits for one, and the others are rare.
+        While webhooks arrive, the first request waits for a webhook, and further requests are rare.
         """
         pause = _LONGEST_POLL_SECONDS if is_live else self._policy.refresh_poll_seconds
         waited = 0.0
         while True:
             left = self._policy.refresh_alarm_seconds - waited
             self._client.log_wait("Lean asks banks again", left)
-            # Before the first look too: no bank answers at once, and each look is a request.
+            # Wait before the first request too, because no bank answers at once.
             waited += await self._waiter.refresh(refresh_id, pause)
             pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
             state = await self._client.refresh_state(refresh_id)
@@ -288,7 +290,7 @@ def _refresh_ids(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _keep(lake: Lake, rows: Sequence[dict[str, Any]]) -> None:
-    """Write what became of refreshes."""
+    """Write the results of refreshes."""
     if not rows:
         return
     lake.format.carry_forward()

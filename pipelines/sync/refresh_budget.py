@@ -1,8 +1,8 @@
-"""The budget of refreshes: a refresh is reserved before Lean is asked, so it is never exceeded.
+"""The refresh budget: each refresh is reserved before it is requested, so no budget is exceeded.
 
-Reservations are a log of numbered files, each created only if its number is free. A process that
-finds its number taken reads what the other process wrote and decides again, so processes share one
-budget. A crash between reservation and request wastes a refresh and never overspends.
+Reservations are a log of numbered files. A file is created only if its number is free. If the
+number is taken, the process reads the new file and decides again, so all processes share the
+budget. A crash between reservation and request wastes a refresh, but never exceeds the budget.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ __all__ = ["Budget"]
 
 _PERIOD = dt.timedelta(hours=24)
 _KEPT = 2 * _PERIOD
-"""How far back the log is read. Clocks that show Lean's time differ by less than the margin."""
+"""How far back the log is read; far more than the differences between clocks of Lean's time."""
 
 
 class Budget:
-    """Refreshes that an entity has left, within any 24 hours.
+    """The refreshes that each entity has left within 24 hours.
 
     Args:
-        lake: Where the log lies.
-        per_day: Most refreshes of one entity within any 24 hours; 0 means none.
+        lake: The lake with the log.
+        per_day: Maximum number of refreshes of an entity within any 24 hours.
     """
 
     def __init__(self, lake: Lake, per_day: int) -> None:
@@ -42,10 +42,10 @@ class Budget:
     def reserve(
         self, entity_ids: Collection[str], now: dt.datetime, run_id: str | None = None
     ) -> set[str]:
-        """Reserve one refresh for each entity that has one left.
+        """Reserve a refresh for each entity that has a refresh left.
 
         Args:
-            entity_ids: The entities that want one.
+            entity_ids: The entities to refresh.
             now: Lean's clock.
             run_id: The run that asks.
 
@@ -54,7 +54,7 @@ class Budget:
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
-            MachineError: The file system cannot create a file only if its name is free.
+            MachineError: The file system cannot create files exclusively.
         """
         if not self._per_day:
             return set()
@@ -74,7 +74,7 @@ class Budget:
                 return granted
 
     def _used_until(self, files: Sequence[Key], now: dt.datetime) -> dict[str, dt.datetime]:
-        """When each entity whose budget is used up may have another refresh."""
+        """For each entity without budget, the instant of its next possible refresh."""
         reserved: dict[str, list[dt.datetime]] = {}
         for file in reversed(files):
             rows = self._rows(file)
@@ -89,7 +89,7 @@ class Budget:
         }
 
     def _rows(self, file: Key) -> list[tuple[str, dt.datetime]]:
-        """Entities and instants of a file, which is read once because files never change."""
+        """Entities and instants of a file; read once, because files never change."""
         if file not in self._read:
             table = pq.read_table(self._storage.local(file), columns=["entity_id", "spent_at"])
             self._read[file] = list(
@@ -100,7 +100,7 @@ class Budget:
     def _create(
         self, file: Key, entity_ids: Collection[str], now: dt.datetime, run_id: str | None
     ) -> bool:
-        """Write the next file of the log; False if another process has."""
+        """Write the next file of the log; False if another process wrote it first."""
         wanted = sorted(entity_ids)
         table = pa.table(
             [

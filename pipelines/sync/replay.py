@@ -1,9 +1,9 @@
-"""Replay: rows are typed again from the answers as received, without asking Lean.
+"""Replay: types rows again from the answers as received, without requests to Lean.
 
-It is used when the catalogue has a new column, or when a mistake in typing was mended. Each pull
-whose rows count gets a successor with the same days, bank data copy and instants, and with rows
-from the raw pages. The successor is of a later generation, so it takes the place of the old pull. A
-read that replaced nothing, because too much of it did not fit, counts once it fits.
+It serves new columns of the catalogue, and corrections of typing. Each pull that counts gets a
+successor with the same days, bank data copy and instants, and with rows from the raw pages. The
+successor has a later generation, so it replaces the old pull. A read that was refused, because too
+many records did not fit, counts once they fit.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _READS_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay of one stream did.
+    """The result of a stream's replay.
 
     Args:
-        pulls: Pulls that were made again.
-        rows: Their rows.
-        without_answers: Pulls that stay as they are, because their answers are not kept.
+        pulls: Number of replayed pulls.
+        rows: Number of their rows.
+        without_answers: Number of pulls that stay unchanged, because their answers are not kept.
     """
 
     pulls: int
@@ -60,18 +60,18 @@ def replay(
     run_id: str | None = None,
     only: Collection[str] | None = None,
 ) -> Replayed:
-    """Type a stream's answers again, as far as their pulls still count.
+    """Type the answers of a stream's pulls again.
 
     Args:
-        stream: The stream; one that is exploded from another reads the other's answers.
+        stream: The stream; an exploded stream uses the answers of its source stream.
         lake: The lake.
-        policy: How much of a read may not fit; the default policy if None.
+        policy: Sets the share of records that may be unfit; the default policy if None.
         run_id: The run, for the ledger.
         only: Ids of pulls, even of pulls that no longer count; None for all pulls that count.
 
     Raises:
         DamageError: A file that is read is missing, or has the wrong size.
-        SchemaError: An answer can no longer be typed; nothing of its group is committed.
+        SchemaError: An answer can no longer be typed; its group of reads is not committed.
     """
     outer = STREAMS[stream.exploded_from or stream.name]
     with lake.connect(("claims",)) as connection:
@@ -102,7 +102,7 @@ def replay(
 def _pulls(
     connection: duckdb.DuckDBPyConnection, stream: Stream, only: Collection[str] | None
 ) -> list[Pull]:
-    """Pulls to make again, in the order of their ids: those in `only`, or all that still count."""
+    """Pulls to replay in the order of their ids: the pulls in `only`, or all that count."""
     ids = QUERIES["replayable_pulls"]
     given: dict[str, Any] = {"stream": stream.name}
     if only is not None:
@@ -135,7 +135,7 @@ def _commit(
     misfits: _UnfitRecords,
     mark: Mark,
 ) -> int:
-    """Write successors of pulls, all at once; returns how many rows they hold."""
+    """Commit successors of pulls together; returns the number of their rows."""
     batch = lake.batch()
     total = 0
     made: list[Pull] = []
@@ -181,13 +181,13 @@ def _commit(
 
 
 class _UnfitRecords:
-    """Records of answers that do not fit when they are typed now.
+    """Records that do not fit when they are typed now.
 
     Args:
         stream: The stream.
         decoded: The answers' rows and quarantine.
-        last_good: What the lake shows.
-        unfit_share: Share of a read's records above which records that do not fit replace nothing.
+        last_good: The stream's rows in the lake.
+        unfit_share: Share of a read's records; with more unfit records the read is refused.
     """
 
     def __init__(
@@ -205,12 +205,12 @@ class _UnfitRecords:
         self._unfit_share = unfit_share
 
     def are_too_many(self, series_id: str) -> bool:
-        """Whether the read still replaces nothing."""
+        """Whether the read is still refused."""
         count = len(self._found[series_id])
         return too_many(count, count + self._rows[series_id], self._unfit_share)
 
     def count(self, pull: Pull) -> int:
-        """Records of the pull's days that were left out; the first also counts undated ones."""
+        """Number of omitted records of the pull's days; a read's first pull adds undated ones."""
         is_first = pull.series_id not in self._counted
         self._counted.add(pull.series_id)
         return sum(
@@ -219,7 +219,7 @@ class _UnfitRecords:
         )
 
     def dates(self, pull: Pull) -> list[dt.date] | None:
-        """The pull's unfit UTC days; None where every record of the read fits."""
+        """The pull's unfit UTC days; None if all records of the read fit."""
         found = self._found[pull.series_id]
         if not found:
             return None
@@ -231,7 +231,7 @@ class _UnfitRecords:
         return sorted({day for day, _ in found if day is not None and _covers(pull, day)})
 
     def kept(self, pull: Pull) -> pa.Table:
-        """Versions, as the pull showed them, of records that do not fit now."""
+        """The pull's own versions of records that do not fit now."""
         keys = {key for _, key in self._found[pull.series_id] if key is not None}
         if not keys:
             return lake_schema(self._stream).empty_table()
@@ -240,7 +240,7 @@ class _UnfitRecords:
 
 
 def _days(pull: Pull) -> tuple[dt.date, dt.date]:
-    """First and last UTC day that a pull covers; days before all rows where it covers none."""
+    """First and last UTC day that a pull covers; days before all rows if it covers no day."""
     return pull.covered_from or dt.date.min, pull.covered_to or dt.date.min
 
 
@@ -250,7 +250,7 @@ def _covers(pull: Pull, day: dt.date) -> bool:
 
 
 def _of(stream: Stream, rows: pa.Table, pull: Pull) -> pa.Table:
-    """Rows of a pull: those of its paged read that stand on days that it covers."""
+    """Rows of a pull: the rows of its paged read on days that it covers."""
     mine = rows.filter(pc.equal(rows["series_id"], pull.series_id))
     if stream.window is Window.SNAPSHOT:
         return mine

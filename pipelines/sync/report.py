@@ -1,4 +1,4 @@
-"""What a sync of one stream did, in numbers."""
+"""The result of a stream's sync, in numbers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["Report"]
 
 @dataclass(slots=True)
 class Report:
-    """What a sync of one stream did.
+    """The result of a stream's sync, in numbers.
 
     Args:
-        read_targets: How many read targets were looked at.
-        fresh: How many were left alone, because what is known of them is new enough.
+        read_targets: Read targets that were considered.
+        fresh: Read targets that were not read, because their data is recent enough.
         outcomes: Pulls by outcome.
         codes: Pulls that did not commit, by code.
-        rows: Rows that were committed, by stream; a stream may bring another along.
-        quarantined: Records that did not fit and were left out.
-        unfit: Records that were left out, and values that became null, by column and reason.
+        rows: Committed rows by stream, including streams that are exploded from it.
+        quarantined: Omitted records, because they did not fit.
+        unfit: Omitted records, and values that became null, by column and reason.
         requests: Requests made.
-        received: Bytes of bodies, decoded.
+        received: Bytes of response bodies, after decompression.
         written: Bytes of files.
         seconds: Wall time.
-        standing: Records that do not fit and still count, whenever they were read, by column and
-            reason; also those of streams that come along.
+        standing: Unfit records that still count, also of earlier syncs and exploded streams, by
+            column and reason.
         drift: Records with a field that the catalogue does not know, by path.
     """
 
@@ -49,7 +49,7 @@ class Report:
 
     @property
     def failed_share(self) -> float:
-        """Share of failed pulls, from 0 to 1, among pulls that were tried or are fresh."""
+        """Share of failed pulls, from 0 to 1, among attempted pulls and fresh read targets."""
         failed = self.outcomes[Outcome.FAILED]
         tried = self.outcomes.total() - self.outcomes[Outcome.SKIPPED] + self.fresh
         return failed / tried if tried else 0.0
@@ -59,8 +59,8 @@ class Report:
 
         Args:
             pull: The pull.
-            is_counted: Whether it is one of the stream itself. Pulls of a stream that comes along
-                add rows and quarantined records only.
+            is_counted: Whether it is a pull of the stream itself. Pulls of exploded streams add
+                only rows and quarantined records.
         """
         self.quarantined += pull.quarantined
         self.rows[pull.stream] += pull.rows
@@ -71,7 +71,7 @@ class Report:
                 self.codes[pull.code] += 1
 
     def note_unfit(self, quarantine: pa.Table) -> None:
-        """Count what went to quarantine, without a value."""
+        """Count records in quarantine by column and reason; no value is kept."""
         names = quarantine["column_name"].to_pylist()
         reasons = quarantine["reason"].to_pylist()
         self.unfit.update(f"{name} {reason}" for name, reason in zip(names, reasons, strict=True))

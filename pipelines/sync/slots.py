@@ -1,4 +1,4 @@
-"""The pulls that a read becomes: what each is to cover, and its row in the ledger."""
+"""The pulls that a read becomes: the days that each covers, and its row in the ledger."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _DAY = dt.timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was read for a pull.
+    """The counts of a pull.
 
     Args:
-        rows: Rows that count.
-        quarantined: Records that were left out.
-        unfit_dates: UTC days that are not known because of them; None where every record fits.
+        rows: Number of rows that count.
+        quarantined: Number of omitted records.
+        unfit_dates: UTC days that are unknown because of these; None if all records fit.
     """
 
     rows: int = 0
@@ -39,14 +39,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What a pull of a paged read is to cover: a read target, or days of a month of it.
+    """The part of a paged read for a pull: a read target, or days of a month of it.
 
     Args:
         done: The read.
         month: The month, for a stream with months.
-        from_date: First covered UTC day; None where the read covers no day of the month.
+        from_date: First covered UTC day; None if the read covers no day of the month.
         to_date: Last covered UTC day, inclusive.
-        is_first: Whether it is the first slot of its read, which says what the whole read took.
+        is_first: Whether it is the first slot of its read; that slot records the requests and bytes
+            of the whole read.
     """
 
     done: Done
@@ -57,7 +58,7 @@ class Slot:
 
     @property
     def read(self) -> PagedRead | None:
-        """What was read; None where the read failed."""
+        """The paged read; None if it failed."""
         return None if isinstance(self.done.result, LeanError) else self.done.result
 
     @property
@@ -86,11 +87,11 @@ class Slot:
         found: Found = Found(),
         error: LeanError | None = None,
     ) -> Pull:
-        """The ledger's row of the pull."""
+        """The pull's row in the ledger."""
         done, read, target = self.done, self.read, self.done.task.target
         last = read.answers[-1] if read is not None else None
         trace = last or error
-        # A pull that covers no day records the days that it asked for.
+        # A pull that covers no day records the requested days.
         days = self if self.from_date is not None else self.month
         return Pull(
             pull_id=new_id(),
@@ -124,11 +125,11 @@ class Slot:
 
 
 def slots_of(done: Done, *, is_counted: bool = True) -> list[Slot]:
-    """Slots of a read that failed, or in which nothing had changed.
+    """Slots of a read that failed or was unchanged.
 
     Args:
         done: The read.
-        is_counted: Whether the first slot says what the read took.
+        is_counted: Whether the first slot records the read's requests and bytes.
     """
     return [
         Slot(done, month, is_first=is_counted and place == 0)
@@ -137,10 +138,9 @@ def slots_of(done: Done, *, is_counted: bool = True) -> list[Slot]:
 
 
 def slots_of_whole(stream: Stream, whole: Mapping[str, Done], rows: pa.Table) -> list[Slot]:
-    """Slots of whole reads, those of a read beside each other, with the days that each covers.
+    """Slots of whole reads, grouped by read, with the days that each covers.
 
-    A bank data copy knows nothing of the days after it was refreshed, nor of the days that its bank
-    has forgotten.
+    A bank data copy has no days after its refresh, and no days that its bank no longer offers.
 
     Args:
         stream: The stream.
@@ -173,7 +173,7 @@ def _slots(stream: Stream, done: Done, first_row_on: dt.date | None) -> list[Slo
 
 
 def _first_days(stream: Stream, whole: Mapping[str, Done], rows: pa.Table) -> dict[str, dt.date]:
-    """UTC day of the first row of each read whose bank may have forgotten days, by `series_id`."""
+    """UTC day of the first row of each read whose bank may have dropped days, by `series_id`."""
     wanted = [
         series_id
         for series_id, done in whole.items()
@@ -190,7 +190,7 @@ def _first_days(stream: Stream, whole: Mapping[str, Done], rows: pa.Table) -> di
 
 
 def known_at(done: Done) -> dt.datetime | None:
-    """When the bank was last asked for what a whole read brought, UTC; None if Lean did not say."""
+    """UTC instant of the bank data copy of a whole read; None if Lean did not send it."""
     assert not isinstance(done.result, LeanError)  # noqa: S101 - whole reads only
     return _credible(done.result.refreshed_at, done.latest_at)
 
@@ -198,9 +198,9 @@ def known_at(done: Done) -> dt.datetime | None:
 def _credible(
     refreshed_at: dt.datetime | None, latest_at: dt.datetime | None
 ) -> dt.datetime | None:
-    """The bank data copy's instant, cut to Lean's clock.
+    """The bank data copy's instant, but not later than Lean's clock.
 
-    With an instant of the future it would be the newest for ever.
+    Otherwise a copy with a future instant would always be the newest.
     """
     if refreshed_at is None or latest_at is None or refreshed_at <= latest_at + _SKEW:
         return refreshed_at
@@ -208,6 +208,6 @@ def _credible(
 
 
 def day_of_row(stream: Stream, rows: pa.Table) -> pa.ChunkedArray:
-    """UTC days on which rows of a stream with months stand."""
+    """UTC days of rows of a stream with months."""
     instants = pc.coalesce(*(rows[name] for name in stream.placed_by))
     return instants.cast(pa.timestamp("us")).cast(pa.date32(), safe=False)

@@ -1,4 +1,4 @@
-"""What a sync has to read: a task per paged read, decided from the lake alone."""
+"""The tasks of a sync: a task per paged read, decided only from the lake."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["Done", "Selection", "Task", "tasks_of"]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a run is narrowed to.
+    """The entities, accounts and months of a run.
 
     Args:
         entity_ids: Only these entities; None for all.
         account_ids: Only these accounts; None for all.
-        months: Months as YYYY-MM to read even if they are covered; None for what is missing.
-        insights: Whether to ask Lean for its categories of transactions.
+        months: Months as YYYY-MM to read even if they are covered; None for missing and open days.
+        insights: Whether to request Lean's categories of transactions.
     """
 
     entity_ids: Collection[str] | None = None
@@ -43,7 +43,7 @@ class Selection:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it includes every entity and every account."""
+        """Whether it includes all entities and accounts."""
         return self.entity_ids is None and self.account_ids is None
 
 
@@ -52,12 +52,12 @@ class Task:
     """A paged read to make.
 
     Args:
-        target: What it is read for.
+        target: The read target.
         request: Parameters of the requests.
         months: The pulls that it commits, for a stream with months.
-        unless_refreshed_at: While the bank data copy is still of this instant, nothing is new.
-        spent: Requests that earlier reads of it took, in which a record came twice.
-        doubled: Keys that came on two pages of the read before.
+        unless_refreshed_at: If the bank data copy still has this instant, nothing is new.
+        spent: Number of requests of earlier attempts, in which a record came twice.
+        doubled: Keys that came on two pages of the previous attempt.
     """
 
     target: ReadTarget
@@ -70,17 +70,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A task that was read.
+    """A finished task.
 
     Args:
         task: The task.
-        result: The paged read, or why there is none.
-        requests: Requests that it took, those of earlier reads included.
-        asked_at: When its first page was asked for, by this machine's clock.
+        result: The paged read, or the error.
+        requests: Number of requests, including earlier attempts.
+        asked_at: When its first page was requested, by this machine's clock.
         known_at: Lean's clock when it began.
         latest_at: Lean's clock when it ended.
         finished_at: When it ended, by this machine's clock.
-        rereads: How often it was read before, because a record came twice.
+        rereads: Number of earlier attempts, in which a record came twice.
     """
 
     task: Task
@@ -94,7 +94,7 @@ class Done:
 
     @property
     def size(self) -> int:
-        """Bytes of the bodies that came."""
+        """Bytes of the received bodies."""
         if isinstance(self.result, LeanError):
             return 0
         return sum(len(answer.page.body) for answer in self.result.answers)
@@ -108,18 +108,18 @@ def tasks_of(
     selection: Selection,
     resumes: Collection[str] = (),
 ) -> Iterator[Task | ReadTarget | None]:
-    """What to read now, and the read targets that may not be read, in the order of their ids.
+    """The tasks of a sync, and the read targets that may not be read, in the order of their ids.
 
-    None stands for a read target of which enough is known. Tasks come one by one, in memory that
-    does not grow with the accounts or the ledger.
+    None stands for a read target that needs no read. Tasks are yielded one at a time; memory does
+    not grow with the accounts or the ledger.
 
     Args:
         stream: The stream.
-        lake: The lake; nothing else says what there is.
+        lake: The lake, the only source of read targets.
         now: Lean's clock.
         policy: How eagerly to pull.
-        selection: What the run is narrowed to.
-        resumes: Ids of runs that this run continues, whose reads are not repeated.
+        selection: The entities, accounts and months of the run.
+        resumes: Ids of runs that this run continues; their reads are not repeated.
     """
     resumed = None
     if resumes:

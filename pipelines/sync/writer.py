@@ -1,4 +1,4 @@
-"""The writer of a sync: complete reads are typed and committed in batches, failed reads noted."""
+"""The writer of a sync: types and commits complete reads in batches, and records failed reads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from pipelines.sync.tasks import Done, Task
 __all__ = ["BATCH_READS", "Typed", "Writer"]
 
 BATCH_READS = 20_000
-"""Most reads that are typed together, and most pulls that wait for a commit."""
+"""Maximum number of reads that are typed together, and of pulls that wait for a commit."""
 _COMMIT_BYTES = 48_000_000
 _COMMIT_SECONDS = 30.0
 _COMMIT_READS = 250
@@ -47,7 +47,7 @@ _REMEDIES: dict[str | None, str] = {
     "CONSENT_EXPIRED": ConsentError.remedy,
     "BANK_PAUSED": BankPausedError.remedy,
 }
-_UNTYPABLE = (LeanError, ValueError, RecursionError, duckdb.Error)  # what a decoder may raise
+_UNTYPABLE = (LeanError, ValueError, RecursionError, duckdb.Error)  # errors of a decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Typed:
 
     Args:
         failed: Reads that ended in an error.
-        unchanged: Reads of a bank data copy that was read before.
+        unchanged: Reads of a bank data copy that an earlier pull read.
         whole: Complete reads, by `series_id`.
         decoded: Rows and quarantine of the complete reads, by stream.
     """
@@ -68,21 +68,21 @@ class Typed:
 
 
 class Writer:
-    """Types what was read and commits it: a thread types a batch while another writes the last.
+    """Types and commits reads: a thread types a batch while a second thread writes the last batch.
 
-    Only `add` and `commit` touch what is noted for the ledger, and they share a thread.
+    Only `add` and `commit` change the pulls for the ledger, and they share a thread.
 
     Args:
-        stream: The stream; streams that are exploded from it come along.
-        lake: Where to write.
-        mark: Who writes, for the ledger.
-        unfit_share: Share of a read's records above which records that do not fit replace nothing.
+        stream: The stream; streams that are exploded from it are included.
+        lake: The lake to write to.
+        mark: The run and generation, for the ledger.
+        unfit_share: Share of a read's records; with more unfit records the read is refused.
     """
 
     def __init__(self, stream: Stream, lake: Lake, mark: Mark, unfit_share: float) -> None:
         self.report = Report()
         self._unfit_share = unfit_share
-        # One thread each for good: memory that it frees is memory that it uses again.
+        # Each has a single thread for its whole life, which reuses the memory that it frees.
         self._typing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="typing")
         self._committing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committing")
         self._lake = lake
@@ -91,41 +91,41 @@ class Writer:
         self.streams = family(stream)
         self._decoders = {s.name: Decoder(s) for s in self.streams}
         self._last_good = {s.name: LastGood(s, lake) for s in self.streams}
-        # Pulls wait for others, so that a file holds many, and a sync without news makes one file.
+        # Pulls wait, so that a file holds many of them, and a sync without news writes one file.
         self._pulls: list[Pull] = []
         self._batch: Batch | None = None
         self._held = 0  # bytes of the answers whose rows wait for the commit
-        self._reads = 0  # and how many reads brought them
+        self._reads = 0  # number of reads that brought them
         self._commit_at = time.monotonic() + _COMMIT_SECONDS
 
     async def type(self, batch: Sequence[Done]) -> tuple[Typed, list[tuple[Task, int]]]:
         """Type a batch.
 
         Returns:
-            The batch, and tasks to be read again because a record came twice, each with the number
-            of its rereads.
+            The typed batch, and tasks to read again because a record came twice, each with its
+            number of rereads.
         """
         return await asyncio.get_running_loop().run_in_executor(self._typing, self._type, batch)
 
     async def add(self, typed: Typed) -> None:
-        """Write the complete reads of a batch, and note the others."""
+        """Write the complete reads of a batch, and record the rest."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._committing, self._add, typed)
 
     async def commit(self) -> None:
-        """Commit everything that was added."""
+        """Commit all that was added."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._committing, self._commit)
 
     @property
     def is_full(self) -> bool:
-        """Whether so much was added, or has waited so long, that it should be committed."""
+        """Whether the added reads are large or old enough for a commit."""
         is_late = time.monotonic() > self._commit_at
         is_much = self._held >= _COMMIT_BYTES or self._reads >= _COMMIT_READS
         return is_late or is_much or len(self._pulls) >= BATCH_READS
 
     def close(self) -> None:
-        """End the threads, and discard what was not committed."""
+        """End the threads, and discard uncommitted reads."""
         self._typing.shutdown(wait=False)
         self._committing.shutdown(wait=True)
         for last_good in self._last_good.values():
@@ -134,7 +134,7 @@ class Writer:
             self._batch.discard()
 
     def skip(self, targets: Sequence[ReadTarget]) -> None:
-        """Note read targets that may not be read, once per reason and sync."""
+        """Record read targets that may not be read."""
         now = dt.datetime.now(dt.UTC)
         for target in targets:
             self._note(
@@ -172,9 +172,9 @@ class Writer:
         for series_id, keys in self._shifted(decoded).items():
             done, read = whole[series_id]
             if done.rereads and keys == done.task.doubled:
-                continue  # however the pages are cut: the bank has it twice
+                continue  # a different page size changed nothing: the bank has it twice
             del whole[series_id]
-            if done.rereads < 2:  # three reads in all
+            if done.rereads < 2:  # at most three reads
                 task = replace(done.task, spent=done.requests, doubled=keys)
                 again.append((task, done.rereads + 1))
             else:
