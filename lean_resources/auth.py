@@ -216,7 +216,7 @@ class OAuth2(httpx.Auth):
         if is_web_page(status_code, body):
             raise NetworkError(
                 f"the token endpoint answers HTTP {status_code} with a web page: check "
-                "LEAN_TOKEN_URL, and the proxies and login pages between here and Lean",
+                "LEAN_TOKEN_URL, and proxies and login pages on the way to Lean",
                 status_code=status_code,
                 retry_after=retry_after(response.headers),
             )

@@ -1,7 +1,7 @@
-"""Certificates: the TLS context of the client, checked before any request.
+"""Certificates: the client's TLS context, checked before any request.
 
-A certificate that is expired, of another key or in the wrong order ends as one `ConfigError` that
-names the setting and the remedy, before a handshake could fail on it.
+An expired certificate, a wrong key or a wrong order raises a `ConfigError` with the setting and the
+remedy, before a handshake could fail.
 """
 
 from __future__ import annotations
@@ -52,18 +52,17 @@ _DOWNLOAD = "download Lean's certificate chain again from its dashboard"
 def ssl_context(settings: LeanSettings, now: datetime | None = None) -> ssl.SSLContext:
     """Build the TLS context of the client.
 
-    Servers are always verified, certificate and host name, with TLS 1.2 or later. They are
-    trusted by Lean's own chain when the settings name one and by nothing else then; otherwise by
-    the system's store, or certifi's where the system has none. Certificates of the chain that are
-    out of date are left out.
+    The client always verifies the server's certificate and host name, with TLS 1.2 or later. If the
+    settings name Lean's chain, only that chain is trusted. Otherwise the system's store is trusted,
+    or certifi's if the system has none. Expired and future certificates of the chain are left out.
 
     Args:
         settings: Names the client certificate, its key and the trust root, if any.
-        now: The instant at which certificates have to be in date; by default the present.
+        now: The instant at which certificates must be valid; by default the present.
 
     Raises:
-        ConfigError: A file is missing, unreadable, not PEM, in the wrong order or out of date, the
-            key is not the certificate's, or no certificate of the trust root is in date.
+        ConfigError: A file is missing, unreadable, not PEM, in the wrong order or not valid now,
+            the key is not the certificate's, or no certificate of the trust root is valid now.
     """
     now = now or datetime.now(UTC)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -81,10 +80,10 @@ def ssl_context(settings: LeanSettings, now: datetime | None = None) -> ssl.SSLC
 
 
 def client_certificate_expires_at(settings: LeanSettings) -> datetime | None:
-    """Instant until which the whole client certificate file is valid, in UTC.
+    """UTC instant until which all certificates of the client certificate file are valid.
 
     Returns:
-        None where the settings name no client certificate.
+        None if the settings name no client certificate.
 
     Raises:
         ConfigError: The file is missing, unreadable or not PEM.
@@ -100,7 +99,7 @@ def ignored_roots(settings: LeanSettings, now: datetime | None = None) -> list[s
 
     Args:
         settings: Names the trust root, if any.
-        now: The instant at which certificates have to be in date; by default the present.
+        now: The instant at which certificates must be valid; by default the present.
 
     Raises:
         ConfigError: The file is missing, unreadable or not PEM.
@@ -113,16 +112,16 @@ def ignored_roots(settings: LeanSettings, now: datetime | None = None) -> list[s
 
 
 def untrusted_server(error: BaseException) -> ConfigError | None:
-    """Tell whether a request failed because the server's certificate is not trusted.
+    """Find out if a request failed because the server's certificate is not trusted.
 
-    Waiting does not help then, but transports report it like any failed connection: as httpx's
-    `ConnectError`, and over aiohttp even as `ConnectTimeout`.
+    A retry does not help then. But transports report it like any failed connection: as httpx's
+    `ConnectError`, and over aiohttp as `ConnectTimeout`.
 
     Args:
-        error: What the transport raised.
+        error: The transport's error.
 
     Returns:
-        The error to raise instead, or None where the failure is another.
+        The error to raise instead, or None for a different failure.
     """
     reasons: list[str] = []
     link: BaseException | None = error
@@ -138,7 +137,7 @@ def untrusted_server(error: BaseException) -> ConfigError | None:
     return ConfigError(
         f"the server's certificate is not trusted ({max(reasons, key=len) or 'no reason given'}): "
         f"set {_TRUST_ROOT} to Lean's certificate chain, and check LEAN_API_URL, LEAN_TOKEN_URL "
-        "and the proxies between"
+        "and proxies on the way"
     )
 
 
@@ -147,24 +146,24 @@ def _trust(context: ssl.SSLContext, path: Path, now: datetime) -> None:
     for position, certificate in enumerate(roots, start=1):
         if not _is_authority(certificate):
             raise ConfigError(
-                f"{_TRUST_ROOT}: certificate {position} of {len(roots)} is not a certificate "
-                f"authority's: {_DOWNLOAD}"
+                f"{_TRUST_ROOT}: certificate {position} of {len(roots)} does not belong to a "
+                f"certificate authority: {_DOWNLOAD}"
             )
-    # A chain file outlives its oldest certificate, and what replaces that often lies beside it.
+    # A chain file may hold an expired certificate beside its replacement.
     reasons = _out_of_date(roots, now)
     valid = [root for root, reason in zip(roots, reasons, strict=True) if reason is None]
     if not valid:
         raise ConfigError(
-            f"{_TRUST_ROOT} holds no certificate that is in date ({reasons[0]}): {_DOWNLOAD}, and "
-            "check this machine's clock"
+            f"{_TRUST_ROOT} holds no certificate that is valid now ({reasons[0]}): {_DOWNLOAD}, "
+            "and check this machine's clock"
         )
     try:
         context.load_verify_locations(
             cadata="".join(root.public_bytes(Encoding.PEM).decode() for root in valid)
         )
     except ssl.SSLError:
-        raise ConfigError(f"{_TRUST_ROOT} is refused by OpenSSL: {_DOWNLOAD}") from None
-    # The chain that Lean hands out may end at an intermediate; what it holds is trusted as it is.
+        raise ConfigError(f"OpenSSL refuses {_TRUST_ROOT}: {_DOWNLOAD}") from None
+    # Lean's chain may end at an intermediate certificate, so all its certificates are trusted.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 
 
@@ -180,20 +179,20 @@ def _present(
                 f"{_CERTIFICATE} is in the wrong order: put the leaf first, then its issuers"
             )
         raise ConfigError(
-            f"{_KEY} is not the key of the first certificate in {_CERTIFICATE}: use the pair from "
-            "one download"
+            f"{_KEY} is not the key of the first certificate in {_CERTIFICATE}: use the two files "
+            "of the same download"
         )
     _check_order(chain)
     try:
         context.load_cert_chain(
             cert,
             key_path,
-            # Never None: OpenSSL would ask at the terminal.
+            # Never None, because OpenSSL would then ask at the terminal.
             password=password.get_secret_value() if password else "",
         )
     except (OSError, ValueError):
         raise ConfigError(
-            f"{_CERTIFICATE} or {_KEY} is refused by OpenSSL, e.g. as too weak: {_RENEW}"
+            f"OpenSSL refuses {_CERTIFICATE} or {_KEY}, e.g. as too weak: {_RENEW}"
         ) from None
 
 
@@ -205,7 +204,7 @@ def _read(path: Path, name: str) -> bytes:
     except IsADirectoryError:
         problem = "names a directory: name the PEM file"
     except PermissionError:
-        problem = "names a file that may not be read: grant this process the right to read it"
+        problem = "names a file that this process may not read: grant it the right to read the file"
     except (OSError, ValueError):
         problem = "names a file that cannot be read: correct the path"
     raise ConfigError(f"{name} {problem}")
@@ -220,8 +219,8 @@ def _certificates(path: Path, name: str) -> list[x509.Certificate]:
             certificate.extensions  # noqa: B018  # parsed on access
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigError(
-            f"{name} holds no readable PEM certificate: name the file that Lean's dashboard "
-            "gave, unchanged"
+            f"{name} holds no readable PEM certificate: name the unchanged file from Lean's "
+            "dashboard"
         ) from None
     return certificates
 
@@ -254,7 +253,7 @@ def _check_dates(certificates: list[x509.Certificate], now: datetime) -> None:
 
 
 def _out_of_date(certificates: list[x509.Certificate], now: datetime) -> list[str | None]:
-    """Why each certificate is not valid at an instant; None for those that are."""
+    """Why each certificate is not valid at an instant; None for valid certificates."""
     reasons: list[str | None] = []
     for position, certificate in enumerate(certificates, start=1):
         which = f"certificate {position} of {len(certificates)}"
@@ -296,7 +295,7 @@ def _instant(moment: datetime) -> str:
 
 
 class ClientRefusal:
-    """Whether the server refuses the client certificate, asked once a minute at most.
+    """Finds out if the server refuses the client certificate, at most once a minute.
 
     Args:
         settings: Host and certificates.
@@ -311,7 +310,7 @@ class ClientRefusal:
     async def error(self) -> AuthError | None:
         """The error to raise instead of a failed connection, or None."""
         async with self._asking:
-            # `_refused_client` connects directly, so behind a proxy it cannot see the server.
+            # `_refused_client` connects directly, so behind a proxy it cannot reach the server.
             if proxy_of(self._settings.api_url) is not None:
                 return None
             if time.monotonic() - self._asked_at >= _ASK_AGAIN_SECONDS:
@@ -321,36 +320,36 @@ class ClientRefusal:
 
 
 def _refused_client(settings: LeanSettings, timeout_seconds: float = 10.0) -> AuthError | None:
-    """Ask the API's host, by a connection of its own, whether it refuses the client certificate.
+    """Open an extra connection to the API's host, and see if it refuses the client certificate.
 
-    Under TLS 1.3 a server refuses after the handshake, and asynchronous transports report that like
-    any dropped connection. A blocking socket sees the server's alert.
+    With TLS 1.3 a server refuses after the handshake, and asynchronous transports report that like
+    any dropped connection. A blocking socket receives the server's alert.
 
     Args:
         settings: Host and certificates.
-        timeout_seconds: For the connection, and for the alert.
+        timeout_seconds: Limit for the connection, and again for the alert.
 
     Returns:
-        The error to raise instead, or None where the server does not refuse the certificate.
+        The error to raise instead, or None if the server does not refuse the certificate.
     """
     url = httpx.URL(settings.api_url)
     reason = _refusal(url, settings, timeout_seconds) if url.scheme == "https" else None
     if reason is None:
         return None
     if settings.client_cert is None:
-        what = "the server wants a client certificate and none is set"
+        what = "the server requires a client certificate, but the settings name no such file"
         remedy = f"set {_CERTIFICATE} and {_KEY} to the files of Lean's dashboard"
     else:
         what = "the server refuses the client certificate"
         remedy = (
-            f"set {_CERTIFICATE} to the one that Lean issued for this application, followed by "
-            "Lean's chain"
+            f"set {_CERTIFICATE} to the certificate that Lean issued for this application, "
+            "followed by Lean's chain"
         )
     return AuthError(f"{what} ({reason}): {remedy}", code="INVALID_CERTIFICATE")
 
 
 def _refusal(url: httpx.URL, settings: LeanSettings, timeout_seconds: float) -> str | None:
-    """How the server refuses the client certificate, or None where it does not."""
+    """How the server refuses the client certificate, or None if it does not."""
     context = ssl_context(settings)
     request = f"GET /banks/v1/ HTTP/1.1\r\nhost: {url.host}\r\nconnection: close\r\n\r\n"
     closed = "it closed the connection after the handshake"
@@ -369,6 +368,6 @@ def _refusal(url: httpx.URL, settings: LeanSettings, timeout_seconds: float) -> 
     except TimeoutError:
         return None
     except OSError:
-        # Some servers drop the connection instead of sending their alert; before the handshake
-        # that says nothing about certificates.
+        # Some servers drop the connection without an alert. Before the handshake, that is no sign
+        # of a refused certificate.
         return closed if is_secured else None

@@ -1,8 +1,8 @@
-"""JSON as banks send it, read so that an odd value costs no other value.
+"""Reads JSON from banks so that an odd value does not affect the rest.
 
-A value without a plain meaning in JSON, such as NaN or a doubled key of an object, becomes an `Odd`
-with its reason. Numbers keep their text. A page that is not JSON as a whole is split into the
-records of its list, so that each record is read on its own.
+A value that is not valid JSON, such as NaN or a repeated key of an object, becomes an `Odd` with a
+reason. Numbers keep their text. If a page is not JSON as a whole, it is split into the records of
+its list, and each record is read separately.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ _TOO_DEEP = "is nested too deeply"
 _DEEPEST = 100
 _SAFE_DIGITS = 18
 _DEEP = "\udfff" + _TOO_DEEP
-"""Stands for what lies too deep; no text of UTF-8 can be it."""
+"""Replaces values that are nested too deeply; it cannot occur in UTF-8."""
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}:,]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number by its text."""
+    """A number as text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """Stands where a value cannot be read.
+    """Replaces an unreadable value.
 
     Args:
-        reason: Why, without the value.
+        reason: Why it cannot be read, without the value.
     """
 
     reason: str
@@ -51,11 +51,11 @@ _BROKEN = Odd("is not JSON")
 
 
 def parse(text: str) -> Any:
-    """JSON with numbers by their text.
+    """Parse JSON; decimals, long integers and -0 keep their text.
 
     Raises:
         ValueError: The text is not JSON.
-        RecursionError: It is nested too deeply.
+        RecursionError: The text is nested too deeply.
     """
     return json.loads(
         text,
@@ -68,7 +68,7 @@ def parse(text: str) -> Any:
 
 
 def _integer(text: str) -> int | Number:
-    # Python refuses to read integers of thousands of digits, and forgets the sign of zero.
+    # Python refuses integers with thousands of digits, and drops the sign of -0.
     return int(text) if len(text) <= _SAFE_DIGITS and text != "-0" else Number(text)
 
 
@@ -84,7 +84,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def flaw(text: str) -> str | None:
-    """Why a text cannot be kept, or None when it can."""
+    """Why a text cannot be kept, or None if it can."""
     if text.isascii():
         return None
     try:
@@ -95,10 +95,10 @@ def flaw(text: str) -> str | None:
 
 
 def text_of(value: Any) -> str:
-    """The JSON text of a parsed value, without spaces and with numbers as they were sent.
+    """The JSON text of a parsed value, without spaces and with unchanged numbers.
 
     Raises:
-        ValueError: A part of it cannot be read; the message is the reason.
+        ValueError: A part of it is unreadable; the message is the reason.
     """
     try:
         return _dumped(value).decode()
@@ -117,7 +117,7 @@ def _written(value: Any) -> orjson.Fragment:
 
 
 def _flaws(value: Any) -> Iterator[str]:
-    """Reasons for which parts of a value cannot be read."""
+    """Reasons why parts of a value are unreadable."""
     left = [value]
     while left:
         found = left.pop()
@@ -132,19 +132,19 @@ def _flaws(value: Any) -> Iterator[str]:
 
 
 def is_twice(value: Any) -> bool:
-    """Whether a value, or a part of it, belongs to a doubled key."""
+    """Whether a value, or a part of it, belongs to a repeated key."""
     return _TWICE.reason in _flaws(value)
 
 
 def split(body: bytes, steps: Sequence[str]) -> list[Any] | None:
-    """The records of a page that is not JSON as a whole, each read on its own.
+    """The records of a page that is not JSON as a whole, each read separately.
 
     Args:
         body: The page.
         steps: Keys from the top to the list of records.
 
     Returns:
-        The records, with an `Odd` for each that is not JSON; None where no list is found.
+        The records, with an `Odd` for each that is not JSON; None if the list is not found.
     """
     text = body.decode("utf-8", "surrogateescape")
     spans = _spans(text, steps)
@@ -152,14 +152,14 @@ def split(body: bytes, steps: Sequence[str]) -> list[Any] | None:
 
 
 def mended(body: bytes, steps: Sequence[str]) -> bytes | None:
-    """A page whose envelope can be read, with `null` for each record and each odd value.
+    """A page with a readable envelope, and with `null` for each record and odd value.
 
     Args:
         body: The page.
         steps: Keys from the top to the list of records.
 
     Returns:
-        None where the body is not JSON even so.
+        The page; None if it is still not JSON.
     """
     text = body.decode("utf-8", "surrogateescape")
     spans = _spans(text, steps)
@@ -167,7 +167,7 @@ def mended(body: bytes, steps: Sequence[str]) -> bytes | None:
         nulls = ",".join(["null"] * len(spans))
         text = f"{text[: spans[0][0]]}{nulls}{text[spans[-1][1] :]}"
     if _NO_UTF8.search(text):
-        return None  # a guessed status would be worse
+        return None  # its status could only be guessed
     try:
         return _dumped(_cleaned(parse(_pruned(text))))
     except (ValueError, TypeError):
@@ -199,7 +199,7 @@ def _alone(text: str) -> Any:
 
 
 def _spans(text: str, steps: Sequence[str]) -> list[tuple[int, int]] | None:
-    """Start and end of each element of the list at some keys."""
+    """Start and end of each element of the list at these keys."""
     tokens = _TOKEN.finditer(text)
     begun = _begun(tokens, list(steps))
     if begun is None:
@@ -223,8 +223,8 @@ def _spans(text: str, steps: Sequence[str]) -> list[tuple[int, int]] | None:
 
 
 def _begun(tokens: Iterator[re.Match[str]], wanted: Sequence[str]) -> int | None:
-    """Position after the `[` of the list at some keys; consumes the tokens up to it."""
-    keys: list[str | None] = []  # of each object that is open; None for a list
+    """Position after the `[` of the list at these keys; consumes the tokens up to it."""
+    keys: list[str | None] = []  # the current key of each open object; None for a list
     last = ""
     for token in tokens:
         mark = token.group()
@@ -242,7 +242,7 @@ def _begun(tokens: Iterator[re.Match[str]], wanted: Sequence[str]) -> int | None
 
 
 def _pruned(text: str) -> str:
-    """A record without the values that are nested too deeply."""
+    """A record in which values that are nested too deeply are replaced."""
     kept: list[str] = []
     depth = start = 0
     for token in _TOKEN.finditer(text):

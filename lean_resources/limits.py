@@ -1,4 +1,4 @@
-"""Limits: requests at once and per second, and banks that are not asked for a while."""
+"""Limits: concurrent requests, requests per second, and pauses for failing banks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ BankState = Literal["closed", "open", "half_open", "paused"]
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an answer asks to wait, from its `Retry-After` header.
+    """Seconds to wait, from the `Retry-After` header of an answer.
 
     Args:
-        headers: Those of the answer, looked up by the lower-case name. A date is measured from
-            the answer's own `Date`, so that a wrong clock here does no harm.
+        headers: The answer's headers, by lower-case name. A date is measured from the answer's
+            own `Date`, so that a wrong clock of this machine has no effect.
 
     Returns:
-        None where the header is absent or means nothing; never below zero.
+        The seconds, never below zero; None if the header is absent or not readable.
     """
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
@@ -53,16 +53,16 @@ def _http_date(value: str) -> datetime | None:
 
 
 class Limits:
-    """One limiter that every request passes: `async with limits: …`.
+    """Limits all requests of an event loop: `async with limits: …`.
 
-    In any `t` seconds at most `burst + t * requests_per_second` requests begin, where the burst is
-    one second's worth, rounded down, but at least one. One object serves one event loop.
+    In any `t` seconds at most `burst + t * requests_per_second` requests begin. The burst is
+    `requests_per_second` rounded down, but at least 1.
 
     Args:
-        max_concurrency: Requests in flight at once.
-        requests_per_second: The rate in the long run.
-        clock: Seconds, never going back; measures pauses.
-        sleep: Waits for that many seconds; used for pauses.
+        max_concurrency: Maximum number of requests at the same time.
+        requests_per_second: The average rate.
+        clock: Monotonic seconds, for pauses.
+        sleep: Waits for the given number of seconds, for pauses.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class Limits:
         self._closed_until = -math.inf
 
     def pause(self, seconds: float) -> None:
-        """Start no request for that many seconds; a longer pause that runs already stays."""
+        """Start no request for this many seconds; a longer running pause stays."""
         if seconds > 0:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def limited(self, seconds: float, patience: float) -> None:
-        """Note that the server limits requests: all wait, or no request is sent for a while.
+        """Record that the server limits requests: later requests wait, or fail for a while.
 
         Args:
-            seconds: How long the server asks to wait; zero where it does not say.
-            patience: Seconds since the last answer after which requests fail instead of waiting.
+            seconds: The wait that the server demands; zero if it does not say.
+            patience: Seconds since the first limit after which requests fail instead of waiting.
         """
         now = self._clock()
         if self._limited_at is None:
@@ -106,14 +106,14 @@ class Limits:
             self.pause(min(seconds, _LONGEST_PAUSE_SECONDS))
 
     def answered(self) -> None:
-        """Note an answer that is not a limit."""
+        """Record an answer that is not a limit."""
         self._limited_at = None
 
     def check(self, stream: str | None) -> None:
-        """Return if a request may be sent now, after waiting for its turn.
+        """Check, after waiting for a turn, that a request may still be sent.
 
         Raises:
-            UnavailableError: The server has asked for a wait that is too long.
+            UnavailableError: The server demands a wait that is too long.
         """
         left = self._closed_until - self._clock()
         if left > 0:
@@ -150,7 +150,7 @@ class Limits:
     async def _wait_for_turn(self) -> None:
         waited_until = -math.inf
         while True:
-            # A pause that was waited for once is over, also where a clock stands still.
+            # A pause is over after one wait, even if the clock does not move.
             while self.paused_seconds and self._paused_until > waited_until:
                 waited_until = self._paused_until
                 await self._sleep(self.paused_seconds)
@@ -160,11 +160,9 @@ class Limits:
 
 
 class CircuitOpenError(BankPausedError):
-    """A bank failed several times in a row and is not asked for a while."""
+    """A bank failed several times in a row and is paused."""
 
-    remedy = (
-        "Wait: the bank is asked again after the pause, and the next sync pulls what is missing."
-    )
+    remedy = "Wait: after the pause requests resume, and the next sync pulls what is missing."
     default_code: ClassVar[str] = "CIRCUIT_OPEN"
 
 
@@ -172,7 +170,7 @@ class CircuitOpenError(BankPausedError):
 class _Circuit:
     """State of a bank.
 
-    `retry_at` is None while the circuit is closed; else the instant of the next probe.
+    `retry_at` is the instant of the next probe; None while the circuit is closed.
     """
 
     failures: int = 0
@@ -182,16 +180,17 @@ class _Circuit:
 
 
 class CircuitBreaker:
-    """Stops requests to a bank that keeps failing, and probes it with a single request.
+    """Stops requests to a bank that keeps failing, and later tests it with a single request.
 
     A circuit is closed until `failures` in a row open it. It is open for `cooldown_seconds`, then
-    half open: a single request is the probe. Its success closes the circuit, its failure opens it
-    again. A probe without a report within another cooldown is lost, and the next request probes.
+    half open: a single request is the probe. If the probe succeeds, the circuit closes; if it
+    fails, the circuit opens again. A probe without a result after `cooldown_seconds` is lost, and
+    the next request is the probe.
 
     Args:
         failures: Failures in a row that open the circuit.
-        cooldown_seconds: How long it stays open.
-        clock: Seconds, never going back.
+        cooldown_seconds: How long the circuit stays open.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -210,10 +209,10 @@ class CircuitBreaker:
         self._circuits: dict[str, _Circuit] = {}
 
     def check(self, bank: str) -> None:
-        """Return if a request to the bank may begin; when half open, it is the probe.
+        """Check that a request to the bank may begin; it is the probe if the circuit is half open.
 
         Raises:
-            CircuitOpenError: The circuit is open; `retry_after` is the time left in seconds.
+            CircuitOpenError: The circuit is open; `retry_after` is the remaining seconds.
             BankPausedError: The bank was paused with `pause`.
         """
         circuit = self._circuits.get(bank)
@@ -227,7 +226,7 @@ class CircuitBreaker:
         if now < circuit.retry_at:
             wait = circuit.retry_at - now
             raise CircuitOpenError(
-                f"bank {bank} failed {circuit.failures} times in a row and is left alone for "
+                f"bank {bank} failed {circuit.failures} times in a row and is paused for "
                 f"{math.ceil(wait)} s",
                 retry_after=wait,
             )
@@ -235,10 +234,10 @@ class CircuitBreaker:
         circuit.retry_at = now + self._cooldown_seconds
 
     def succeeded(self, bank: str) -> None:
-        """Note an answer; every answer counts that is not a failure of the bank itself.
+        """Record an answer; any answer counts that is not a failure of the bank itself.
 
-        It closes a half-open circuit. It does not change an open circuit, since it is then the late
-        answer of a request that began before.
+        It closes a half-open circuit. It does not change an open circuit, because it then belongs
+        to a request that began earlier.
         """
         circuit = self._circuits.get(bank)
         if circuit is None or circuit.is_paused:
@@ -247,7 +246,7 @@ class CircuitBreaker:
             del self._circuits[bank]
 
     def failed(self, bank: str) -> None:
-        """Note a failure of the bank: an error of its own, a timeout, maintenance."""
+        """Record a failure of the bank: an error of the bank, a timeout or maintenance."""
         circuit = self._circuits.setdefault(bank, _Circuit())
         if circuit.is_paused or self.state(bank) == "open":
             return
@@ -257,7 +256,7 @@ class CircuitBreaker:
             circuit.is_probing = False
 
     def pause(self, bank: str) -> None:
-        """Stop requests to the bank for the life of this breaker, as when Lean has disabled it."""
+        """Stop requests to the bank for the life of this breaker, because Lean disabled it."""
         self._circuits.setdefault(bank, _Circuit()).is_paused = True
 
     def state(self, bank: str) -> BankState:

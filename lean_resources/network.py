@@ -1,4 +1,4 @@
-"""Errors of requests without an answer from Lean, with their remedy."""
+"""Errors of requests that Lean did not answer, with their remedies."""
 
 from __future__ import annotations
 
@@ -61,19 +61,16 @@ _NUMBERS = (
     (
         {errno.ECONNREFUSED},
         "CONNECTION",
-        (
-            "nothing accepts connections at {host}: check LEAN_API_URL, LEAN_TOKEN_URL and the "
-            "firewalls between"
-        ),
+        ("{host} refuses connections: check LEAN_API_URL, LEAN_TOKEN_URL and firewalls on the way"),
     ),
 )
-"""Error numbers of the operating system, with code and message."""
+"""Error numbers of the operating system, with their code and message."""
 
 
 def is_web_page(status_code: int, body: bytes) -> bool:
-    """Whether an answer is a page of a proxy or a login. Lean itself answers in JSON.
+    """Whether an answer is a web page of a proxy or login, because Lean answers in JSON.
 
-    The edge of Lean's own servers sends pages too while they cannot answer; those do not count.
+    Lean's own edge servers also send web pages while Lean is down; these do not count.
     """
     passes = 500 <= status_code != HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED
     is_redirect = 300 <= status_code < 400
@@ -81,10 +78,10 @@ def is_web_page(status_code: int, body: bytes) -> bool:
 
 
 def web_page(error: LeanError) -> NetworkError:
-    """The error of a web page in place of an answer, from a proxy or a login before Lean."""
+    """The error for a web page of a proxy or login instead of an answer."""
     return NetworkError(
-        f"HTTP {error.status_code} with a web page instead of JSON: check LEAN_API_URL, and the "
-        "proxies and login pages between here and Lean",
+        f"HTTP {error.status_code} with a web page instead of JSON: check LEAN_API_URL, and "
+        "proxies and login pages on the way to Lean",
         code=error.code,
         stream=error.stream,
         status_code=error.status_code,
@@ -96,7 +93,7 @@ def web_page(error: LeanError) -> NetworkError:
 def redirected(
     request: httpx.Request, response: httpx.Response, stream: str | None, correlation_id: str
 ) -> ConfigError:
-    """The error of a redirect: Lean's API has none, and credentials go to no other host."""
+    """The error for a redirect: Lean's API sends none, and credentials only go to Lean's host."""
     where = ""
     if location := response.headers.get("location"):
         with suppress(httpx.InvalidURL, ValueError):
@@ -105,7 +102,7 @@ def redirected(
             where = f" to {url.scheme}://{url.netloc.decode('ascii')}"
     return ConfigError(
         f"the answer is a redirect{where} (HTTP {response.status_code}), which is not followed: "
-        "check LEAN_API_URL, and the proxies or login pages between here and Lean",
+        "check LEAN_API_URL, and proxies or login pages on the way to Lean",
         code="REDIRECTED",
         stream=stream,
         status_code=response.status_code,
@@ -115,15 +112,15 @@ def redirected(
 
 
 def unanswered(error: httpx.RequestError, url: httpx.URL) -> LeanError:
-    """The error of a request without an answer.
+    """The error for a request without an answer.
 
     Args:
-        error: The error of the transport.
-        url: Address of the request; the message names its host.
+        error: The transport's error.
+        url: The request's address; the message names its host.
 
     Returns:
-        A `ConfigError` where another try cannot help. A `NetworkError` where this machine or its
-        network is the cause. Else an `UnavailableError`.
+        A `ConfigError` if a retry cannot help. A `NetworkError` if this machine or its network is
+        the cause. Otherwise an `UnavailableError`.
     """
     host = url.host
     for cause in causes(error):
@@ -131,21 +128,21 @@ def unanswered(error: httpx.RequestError, url: httpx.URL) -> LeanError:
             return _refused_by_proxy(cause.status, host)
         if isinstance(cause, aiohttp.ClientProxyConnectionError):
             return NetworkError(
-                "the proxy that the environment names does not answer: check HTTPS_PROXY and "
-                "ALL_PROXY, or name the host in NO_PROXY",
+                "the proxy from the environment does not answer: check HTTPS_PROXY and ALL_PROXY, "
+                "or add the host to NO_PROXY",
                 code="PROXY",
             )
     for cause in causes(error):
-        # aiohttp's own error of a host that is not found has no number of the resolver's.
+        # aiohttp's error for an unknown host has no error number of the resolver.
         if isinstance(cause, socket.gaierror | aiohttp.ClientConnectorDNSError):
             return NetworkError(
-                f"the host {host} cannot be resolved: check how LEAN_API_URL and LEAN_TOKEN_URL "
-                "are spelt, and this machine's DNS and network",
+                f"the host {host} cannot be resolved: check the spelling of LEAN_API_URL and "
+                "LEAN_TOKEN_URL, and this machine's DNS and network",
                 code="UNRESOLVED",
             )
         if isinstance(cause, OSError) and (known := _of_number(cause.errno, host)) is not None:
             return known
-    # Over aiohttp a refused connection is a ConnectTimeout too, so that is not slowness.
+    # With aiohttp a refused connection is also a ConnectTimeout, so this class is not a timeout.
     is_slow = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout)
     return UnavailableError(
         "no answer in time" if is_slow else f"the connection failed: {type(error).__name__}",
@@ -156,14 +153,14 @@ def unanswered(error: httpx.RequestError, url: httpx.URL) -> LeanError:
 def _refused_by_proxy(status_code: int, host: str) -> LeanError:
     if status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return ConfigError(
-            "the proxy wants other credentials (HTTP 407): write them into HTTPS_PROXY as "
-            "http://user:password@host:port, special characters percent-encoded",
+            "the proxy refuses the credentials (HTTP 407): correct HTTPS_PROXY in the form "
+            "http://user:password@host:port, with special characters percent-encoded",
             code="PROXY",
         )
     if status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return ConfigError(
-            f"the proxy refuses to connect to {host} (HTTP {status_code}): allow the host there, "
-            "or name it in NO_PROXY",
+            f"the proxy refuses to connect to {host} (HTTP {status_code}): allow the host at the "
+            "proxy, or add it to NO_PROXY",
             code="PROXY",
         )
     return NetworkError(
@@ -173,7 +170,7 @@ def _refused_by_proxy(status_code: int, host: str) -> LeanError:
 
 
 def _of_number(number: int | None, host: str) -> NetworkError | None:
-    """What an error number of the operating system means for a connection."""
+    """The error for an error number of the operating system; None if it is unknown."""
     for numbers, code, message in _NUMBERS:
         if number in numbers:
             return NetworkError(message.format(host=host), code=code)

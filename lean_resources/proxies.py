@@ -1,7 +1,7 @@
-"""Proxies between this machine and Lean, as the environment names them.
+"""Proxies between this machine and Lean, from the environment.
 
-`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in either case, mean what they mean to
-other programs. A loopback host is never reached through a proxy: there its address means another
+`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` have their usual meaning, in upper or lower
+case. A loopback host is never reached through a proxy, because its address there means a different
 machine.
 """
 
@@ -21,14 +21,15 @@ __all__ = ["proxy_of", "shown"]
 
 
 def proxy_of(url: str, given: Mapping[str, str] | None = None) -> yarl.URL | None:
-    """The proxy to a URL, its credentials included; None where it is reached directly.
+    """The proxy for a URL, including its credentials; None for a direct connection.
 
     Args:
-        url: Only its scheme, host and port count.
-        given: Proxies by scheme, `all` and `no` included; by default those of the environment.
+        url: The URL; only its scheme, host and port matter.
+        given: Proxies by scheme, also `all` and `no`; by default those of the environment.
 
     Raises:
-        ConfigError: The variable holds no address of an HTTP proxy; its value is not shown.
+        ConfigError: The variable does not hold the address of an HTTP proxy; the message does not
+            show its value.
     """
     given = getproxies_environment() if given is None else given
     target = httpx.URL(url)
@@ -57,7 +58,7 @@ def shown(proxy: yarl.URL) -> str:
 
 
 def _is_direct(target: httpx.URL, excepted: str) -> bool:
-    """Whether NO_PROXY names a host: itself, its domain, its network, with its port or without."""
+    """Whether NO_PROXY names the host, its domain or its network, with or without its port."""
     host = target.host.lower().rstrip(".")
     port = str(target.port or {"https": 443, "http": 80}.get(target.scheme))
     for entry in excepted.lower().replace(",", " ").split():

@@ -1,4 +1,4 @@
-"""Records that share a key within a paged read: which are kept, and what that says of the read."""
+"""Records with the same key in a paged read: decides which are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["is_null_like", "without_repeats"]
 _NAMELESS = re.compile(
     r"0*|null|none|nil|na|nan|undefined|unknown|notprovided|notavailable|notapplicable"
 )
-"""Texts of banks that have no id, without case and marks: zeros, nothing, or a word."""
+"""Banks' texts for a missing id, in lower case and without punctuation."""
 _MARKS = re.compile(r"[\W_]+")
 
 _ALIKE = "came twice alike, and is kept once"
@@ -36,18 +36,18 @@ def is_null_like(text: Any) -> bool:
 def without_repeats(
     stream: Stream, rows: pa.Table
 ) -> tuple[pa.Table, pa.Table, Mapping[str, frozenset[str]]]:
-    """Rows in which no key of a paged read stands twice.
+    """Remove repeated keys of a paged read.
 
-    Equal records with the same key are kept once. Records that differ but share a key are left out,
-    and so are all that share an id that names nothing: which of them is right is unknown.
+    Equal records with the same key are kept once. Different records with the same key are all left
+    out, because it is unknown which is right. So are records that share a meaningless id.
 
     Args:
         stream: The stream.
-        rows: Rows of its schema and of `TRACE_SCHEMA`, in the order of the answers or not.
+        rows: Rows of its schema and of `TRACE_SCHEMA`, in any order.
 
     Returns:
-        The rows; the others, as rows of `QUARANTINE_SCHEMA`; the keys that came on
-        two pages, by `series_id`, as happens when the pages move while they are read.
+        The remaining rows; the removed rows, as `QUARANTINE_SCHEMA`; the keys that came on two
+        pages, by `series_id`, which happens if records move during the read.
     """
     none = QUARANTINE_SCHEMA.empty_table()
     doubled = _doubled(stream, rows)
@@ -91,7 +91,7 @@ def _doubled(stream: Stream, rows: pa.Table) -> set[str]:
 
 
 def _is_nameless(stream: Stream, row: dict[str, Any]) -> bool:
-    """Whether the id that a record itself has names nothing."""
+    """Whether the record's own id is meaningless."""
     given = [name for name in stream.key if stream.column(name).request is None]
     return any(is_null_like(row[name]) for name in given)
 
@@ -99,7 +99,7 @@ def _is_nameless(stream: Stream, row: dict[str, Any]) -> bool:
 def _judged(
     stream: Stream, found: Sequence[dict[str, Any]]
 ) -> tuple[Sequence[int], list[dict[str, Any]]]:
-    """Places of the records that are left out among those that share a key, and their notes."""
+    """Places of the records to leave out of a group with the same key, and their notes."""
     contents = [{name: row[name] for name in stream.schema.names} for row in found]
     everything = range(len(found))
     if _is_nameless(stream, found[0]):
@@ -108,7 +108,7 @@ def _judged(
         return everything, [_note(stream, row, _DIFFERS) for row in found]
     kept = min(everything, key=lambda place: found[place]["record_number"])
     gone = [place for place in everything if place != kept]
-    # Nothing of them is lost: their twin says the same.
+    # Nothing is lost, because the kept record is equal.
     return gone, [_note(stream, found[place], _ALIKE) | {"is_lost": False} for place in gone]
 
 

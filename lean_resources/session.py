@@ -1,7 +1,7 @@
-"""A client shared by the steps of a run: one token, one pool of connections, one clock reading.
+"""A client for all steps of a run, which share its token, connections and clock reading.
 
-A client belongs to one event loop, but the steps of a run are plain functions. So the loop runs in
-a thread of its own, from the first use until the session is closed.
+A client belongs to an event loop, but the steps of a run are plain functions. So the loop runs in a
+separate thread, from the first use until the session is closed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Done = TypeVar("Done")
 
 _CLOSE_SECONDS = 10.0
 _CANCEL_SECONDS = 60.0
-"""How long cancelled work may take to tidy up: a file that is being written is finished."""
+"""How long cancelled work may take to end, for example to finish writing a file."""
 
 
 class Session:
     """Runs work with a client that is opened once.
 
-    Use it as a context manager, for one piece of work at a time. It opens nothing before the first
-    work.
+    Use it as a context manager, and run a single task at a time. The client is opened at the first
+    call of `run`.
 
     Args:
-        client: Makes the client.
+        client: Creates the client.
     """
 
     def __init__(self, client: Callable[[], LeanClient]) -> None:
@@ -60,17 +60,17 @@ class Session:
         work: Callable[[LeanClient], Coroutine[Any, Any, Done]],
         announced: Announced | None = None,
     ) -> Done:
-        """The result of work with the client.
+        """Run work with the client, and return its result.
 
-        An interrupt, as when the run is cancelled, cancels the work and waits until it has ended.
+        An interrupt, for example a cancelled run, cancels the work and waits until it has ended.
 
         Args:
-            work: Made from the open client.
-            announced: Waits for results that Lean promises the work, as `LeanClient` takes it.
+            work: Called with the open client.
+            announced: Waits for results that Lean announces, as for `LeanClient`.
 
         Raises:
-            ConfigError: The client cannot be made; the next call tries again.
-            LeanError: Whatever the work raises.
+            ConfigError: The client cannot be created; the next call tries again.
+            LeanError: The work raised it.
         """
         loop = self._running()
         tasks: list[asyncio.Task[Done]] = []
@@ -102,7 +102,7 @@ class Session:
         if loop is None or thread is None:
             return
         closed = asyncio.run_coroutine_threadsafe(self._closed(), loop)
-        with contextlib.suppress(Exception):  # there is nothing left to do with it
+        with contextlib.suppress(Exception):  # nothing more can be done with the client
             closed.result(_CLOSE_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(_CANCEL_SECONDS)

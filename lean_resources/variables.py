@@ -1,6 +1,6 @@
-"""Settings from variables: how values are cleaned, and how problems are worded.
+"""Settings from variables: cleans values and reports problems.
 
-Nothing here reads the environment: the caller passes a mapping. All problems become a single
+This module does not read the environment; the caller passes a mapping. All problems become a single
 `ConfigError` that names the variables and never quotes a value.
 """
 
@@ -46,7 +46,7 @@ _SWITCH = {
     **dict.fromkeys(("false", "0", "no", "off"), False),
 }
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
-"""Characters that Python puts in the place of bytes that are not UTF-8."""
+"""Characters with which Python replaces bytes that are not UTF-8."""
 
 
 def _switch(value: Any) -> Any:
@@ -58,19 +58,19 @@ def _switch(value: Any) -> Any:
 
 
 def _file_path(value: Any) -> Any:
-    """A path as a shell would give it, even where no shell has read the file of variables."""
+    """A path as a shell would expand it, even if no shell has read the variables."""
     if not isinstance(value, str):
         return value
     if value[:1] in _QUOTES or value[-1:] in _QUOTES.values():
         raise PydanticCustomError("path", "begins or ends with a quote: remove it")
     if re.search(r"\$[A-Za-z_{(]", value):
-        raise PydanticCustomError("path", "names a variable ($…): write the path out")
+        raise PydanticCustomError("path", "contains a variable ($…): write the whole path")
     if any(unicodedata.category(character) == "Cc" for character in value):
         raise PydanticCustomError("path", "contains a control character: write it again")
     try:
         return Path(value).expanduser()
     except RuntimeError:
-        raise PydanticCustomError("path", "names the home of an unknown user (~)") from None
+        raise PydanticCustomError("path", "contains the home of an unknown user (~)") from None
 
 
 Switch = Annotated[bool, BeforeValidator(_switch)]
@@ -89,13 +89,13 @@ class _Loading(NamedTuple):
 
 
 class VariableSettings(BaseModel):
-    """Settings from variables with a prefix; all their problems become a single error."""
+    """Settings from variables with a prefix; all problems become a single error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     prefix: ClassVar[str]
     verbatim: ClassVar[frozenset[str]] = frozenset()
-    """Fields whose values keep the spaces around them."""
+    """Fields whose values keep leading and trailing spaces."""
     foreign: ClassVar[tuple[str, ...]] = ()
     """Longer prefixes of names that belong to other settings."""
 
@@ -107,12 +107,12 @@ class VariableSettings(BaseModel):
         *,
         is_complete: bool = True,
     ) -> Self:
-        """Read the settings from a mapping like an environment.
+        """Read the settings from a mapping such as an environment.
 
-        Blank values count as unset. White space around a value is removed, carriage returns too;
-        from the key's password only line ends are. A value between quotes is refused, since they
-        became part of it. Names without the prefix are ignored, and so are names with it that
-        resemble no known name, since other parts may own them.
+        A blank value counts as unset. White space around a value is removed, from the key's
+        password only line ends. A value between quotes is refused, because the quotes have become
+        part of it. Names without the prefix are ignored. So are names that resemble no known name,
+        because they may belong to different settings.
 
         Args:
             values: Variable names to values, e.g. `{"LEAN_CLIENT_ID": "…"}`.
@@ -120,7 +120,7 @@ class VariableSettings(BaseModel):
             is_complete: Whether the settings must be complete, as `complete` checks.
 
         Raises:
-            ConfigError: There are problems; the message has all of them.
+            ConfigError: There are problems; the message lists all of them.
         """
         prefix = prefix or cls.prefix
         known = {variable(field, prefix): field for field in cls.model_fields}
@@ -159,25 +159,25 @@ class VariableSettings(BaseModel):
             problems += settings.contradictions(loading.prefix)
             if is_complete:
                 problems += settings.missing(loading.prefix)
-        # Raised outside the handler above, so that no validation error, which holds the input,
-        # stays attached as its context.
+        # Raise it outside of the handler above. Otherwise its context would be the validation
+        # error, which holds the input.
         if problems or settings is None:
             raise ConfigError("; ".join(problems))
         return settings
 
-    def contradictions(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - for those who have any
-        """Problems of values that are valid on their own."""
+    def contradictions(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - subclasses need it
+        """Problems between values that are each valid."""
         yield from ()
 
     def missing(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - as `contradictions`
-        """Problems of values and files that the use of the settings needs and that are missing."""
+        """Problems with missing values and files that the settings need for use."""
         yield from ()
 
     def complete(self) -> Self:
-        """These settings, if nothing is missing that their use needs.
+        """Return these settings if no value or file is missing.
 
         Raises:
-            ConfigError: A value or file is missing; the message names its variables.
+            ConfigError: A value or file is missing; the message names the variables.
         """
         if problems := list(self.missing(self.prefix)):
             raise ConfigError("; ".join(problems))
@@ -192,13 +192,13 @@ def variable(field: str, prefix: str) -> str:
 def misspelt(
     values: Mapping[str, str | None], known: Collection[str], owned: Collection[str]
 ) -> Iterator[str]:
-    """Problems with the names of an environment, one sentence each.
+    """Problems with the names of variables in an environment, a sentence each.
 
     Args:
         values: Variable names to values; names with a blank value are ignored.
         known: The names of all settings, with every prefix.
-        owned: Prefixes under which every unknown name is refused. Under other prefixes a name is
-            refused if it resembles a known name.
+        owned: Prefixes for which all unknown names are refused. With a different prefix, a name
+            is refused only if it resembles a known name.
     """
     stems = {name: _stem(name, owned) for name in sorted(known)}
     for name, value in values.items():
@@ -218,7 +218,7 @@ def misspelt(
 
 
 def _stem(name: str, owned: Iterable[str]) -> str:
-    """A name without its prefix, even a misspelt prefix."""
+    """A name without its prefix, which may be misspelt."""
     for prefix in sorted((*owned, "LEAN_HOUSE_", "LEAN_"), key=len, reverse=True):
         words = prefix.strip("_")
         if name.startswith(words) and len(name) > len(words):
@@ -227,16 +227,16 @@ def _stem(name: str, owned: Iterable[str]) -> str:
 
 
 def _unreadable(value: str) -> str | None:
-    """Why a value cannot be right, whatever it means; None if it can."""
+    """Why a value cannot be right for any setting; None if it can."""
     if len(value) > 1 and _QUOTES.get(value[0]) == value[-1]:
-        return "is between quotes, which are part of the value as it arrived: remove them"
+        return "is between quotes, which became part of the value: remove them"
     if _NOT_UTF8.search(value):
         return "contains bytes that are not UTF-8: write it again"
     return None
 
 
 def _nearest(name: str, stem: str, stems: Mapping[str, str]) -> str | None:
-    """The known name that was probably meant: a similar name, or a name that contains this one.
+    """The known name that was probably meant: a similar name, or a name that contains this name.
 
     Args:
         name: The name as written.
@@ -255,20 +255,20 @@ def _nearest(name: str, stem: str, stems: Mapping[str, str]) -> str | None:
     return max(parts, key=lambda known: _likeness(name, known), default=None)
 
 
-def _likeness(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
+def _likeness(left: str, right: str) -> float:
+    return difflib.SequenceMatcher(None, left, right).ratio()
 
 
-def _is_part(words: list[str], others: list[str]) -> bool:
-    """Whether one list of words, perhaps shortened, begins or ends the other."""
-    short, long = sorted((words, others), key=len)
+def _is_part(left: list[str], right: list[str]) -> bool:
+    """Whether the longer list begins or ends with the words, or abbreviations, of the shorter."""
+    short, long = sorted((left, right), key=len)
     return any(
         all(map(_is_same_word, short, part)) for part in (long[: len(short)], long[-len(short) :])
     )
 
 
-def _is_same_word(one: str, other: str) -> bool:
-    short, long = sorted((one, other), key=len)
+def _is_same_word(left: str, right: str) -> bool:
+    short, long = sorted((left, right), key=len)
     return short == long or (len(short) >= _SHORTEST_WORD and long.startswith(short))
 
 
@@ -286,7 +286,7 @@ def _problem(of: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
     # pydantic's own messages name types instead of remedies.
     match detail["type"]:
         case "literal_error":
-            what = "is not one of its values"
+            what = "is not an allowed value"
         case "int_parsing" | "int_from_float":
             what = "is not a whole number"
         case "float_parsing" | "finite_number":
@@ -303,7 +303,7 @@ def _problem(of: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
 
 
 class Variable(NamedTuple):
-    """One environment variable, as documentation shows it."""
+    """An environment variable for the documentation."""
 
     name: str
     field: str
@@ -313,7 +313,7 @@ class Variable(NamedTuple):
 
 
 def variables_of(of: type[VariableSettings]) -> tuple[Variable, ...]:
-    """The variables of some settings, in the order of their fields."""
+    """The variables of a settings class, in the order of its fields."""
     return tuple(_variables(of))
 
 

@@ -1,7 +1,7 @@
-"""Webhooks: whether Lean signed a message, and what it announces.
+"""Webhooks: verifies that Lean signed a message, and reads what it announces.
 
-A webhook says where to look, and its body never becomes data. So an `Event` holds ids, a type and a
-status, and no data of a bank.
+A webhook only says what to read; its body never becomes data. So an `Event` holds ids, a type and a
+status, and no bank data.
 
 Source: reference of Lean's webhooks, https://docs.leantech.me/docs/webhooks
 """
@@ -37,10 +37,10 @@ DEEPEST = 32
 """Levels of objects and lists that a message may nest; Lean's nest five."""
 
 FINISHED = frozenset({"FINISHED", "OK"})
-"""What Lean calls a refresh that is over: the first in Saudi Arabia, the second in the Emirates."""
+"""Lean's statuses of a finished refresh: the first in Saudi Arabia, the second in the Emirates."""
 
 LISTED_DAYS = 90
-"""Days for which Lean lists an event."""
+"""Number of days for which Lean lists an event."""
 
 _SCHEME = "sha512="
 _MAC = re.compile(r"[0-9a-fA-F]{128}")
@@ -54,29 +54,28 @@ def sign(body: bytes, secret: str) -> str:
 
 
 def verify(body: bytes, header: str | None, secrets: Sequence[str]) -> None:
-    """Let a message pass that was signed with one of the secrets.
+    """Verify that a message was signed with an active secret.
 
-    Every secret is tried whatever the others said, and each comparison takes the same time
-    wherever the signatures differ.
+    All secrets are always tried, and the time of a comparison does not depend on the signatures.
 
     Args:
-        body: The bytes as they came over the wire.
-        header: The value of `lean-signature`; upper and lower case hex are alike.
-        secrets: The active ones: one, or two while the secret is being changed.
+        body: The received bytes.
+        header: The value of `lean-signature`; its hex may be in upper or lower case.
+        secrets: The active secrets: a single secret, or two while the secret is being changed.
 
     Raises:
-        SignatureError: The header is missing, is not of its form, or fits no secret.
+        SignatureError: The header is missing, is malformed, or matches no secret.
     """
     scheme, mac = (header or "")[: len(_SCHEME)], (header or "")[len(_SCHEME) :]
     if scheme.lower() != _SCHEME or _MAC.fullmatch(mac) is None:
-        raise SignatureError("the signature is missing or is not sha512= and 128 hex digits")
+        raise SignatureError("the signature is missing, or is not sha512= with 128 hex digits")
     given = bytes.fromhex(mac)
     is_signed = False
     for secret in secrets:
         wanted = hmac.digest(secret.encode(), body, "sha512")
         is_signed |= hmac.compare_digest(given, wanted)
     if not is_signed:
-        raise SignatureError("the signature fits none of the active secrets")
+        raise SignatureError("the signature does not match any active secret")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,16 +83,16 @@ class Event:
     """What a webhook announces.
 
     Args:
-        event_id: Lean's id; where it is missing, `hash:` and a hash of type and payload.
-        type: Such as `entity.created`; types that are not known here pass.
+        event_id: Lean's id; if it is missing, `hash:` and a hash of type and payload.
+        type: For example `entity.created`; unknown types are allowed.
         entity_id: The entity that it is about.
-        customer_id: Its customer.
+        customer_id: The entity's customer.
         refresh_id: The refresh that it is about.
         results_id: The result that is ready.
         bank_identifier: The bank that it is about.
-        status: Of the refresh, in capitals.
-        sent_at: What the message says of its time, UTC; informational, since it is either that of
-            the event or that of the first attempt to deliver it.
+        status: The refresh's status, in capitals.
+        sent_at: The message's timestamp, UTC: the time of the event, or of the first attempt to
+            deliver it.
     """
 
     event_id: str
@@ -108,32 +107,32 @@ class Event:
 
     @property
     def is_about_entity(self) -> bool:
-        """Whether an entity or its consent changed, so that it has to be listed again."""
+        """Whether an entity or its consent changed, so that it must be listed again."""
         return self.type.startswith("entity.") and not self.type.startswith("entity.data.")
 
     @property
     def is_refreshed(self) -> bool:
-        """Whether Lean's store of an entity holds something new."""
+        """Whether Lean has a new bank data copy of an entity."""
         return self.type == "entity.data.refresh.updated" and self.status in FINISHED
 
     @property
     def is_about_bank(self) -> bool:
-        """Whether a bank went off or came back."""
+        """Whether a bank's availability changed."""
         return self.type in {"bank.availability.updated", "banks.availability.updated"}
 
     @property
     def asks_for_work(self) -> bool:
-        """Whether something has to be read because of it."""
+        """Whether the event requires a read."""
         if self.is_about_bank:
             return True
         return self.entity_id is not None and (self.is_about_entity or self.is_refreshed)
 
 
 def read_event(body: bytes) -> Event:
-    """Read a message whose signature was verified.
+    """Read a message after its signature was verified.
 
     Raises:
-        SchemaError: It is not a JSON object with a type, or nests too deeply.
+        SchemaError: It is not a JSON object with a type, or is nested too deeply.
     """
     try:
         found = msgspec.json.decode(body)
@@ -143,7 +142,7 @@ def read_event(body: bytes) -> Event:
 
 
 def event_of(found: Any) -> Event:
-    """The event of a decoded message, as webhooks and the list of events tell it alike.
+    """The event of a decoded message; webhooks and the list of events have the same form.
 
     Raises:
         SchemaError: As `read_event`.
@@ -172,7 +171,7 @@ def event_of(found: Any) -> Event:
 
 
 def _id(value: Any) -> str | None:
-    """An id of a message, if it is one that this project may pass on."""
+    """An id of a message; None if it has unexpected characters or length."""
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
@@ -184,14 +183,14 @@ def _instant(value: Any) -> dt.datetime | None:
 
 
 def _fingerprint(kind: str, payload: Any) -> str:
-    """What stands in for a missing id: the same for the same type and payload."""
-    # The library of Python writes whatever msgspec reads, whole numbers of any length included.
-    told = json.dumps([kind, payload], sort_keys=True)
-    return f"hash:{hashlib.sha256(told.encode()).hexdigest()}"
+    """A replacement for a missing id: equal for equal type and payload."""
+    # Python's own library writes all that msgspec reads, also integers of any length.
+    text = json.dumps([kind, payload], sort_keys=True)
+    return f"hash:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _is_shallow(value: Any) -> bool:
-    """Whether objects and lists nest no deeper than allowed."""
+    """Whether objects and lists are not nested deeper than allowed."""
     level = [value]
     for _ in range(DEEPEST):
         level = [

@@ -482,7 +482,7 @@ def test_an_authority_out_of_date_is_not_trusted(write, lean, issuer, settings):
 
     message = _problem(settings(trust_root=write("old.pem", other, other)))
 
-    assert message.startswith("LEAN_TRUST_ROOT holds no certificate that is in date")
+    assert message.startswith("LEAN_TRUST_ROOT holds no certificate that is valid now")
     assert "certificate 1 of 2 expired at" in message
 
 
@@ -545,7 +545,7 @@ def test_a_file_without_the_right_to_read_is_named(write, settings):
     with _without_root():
         message = _problem(locked)
 
-    assert "LEAN_CLIENT_CERT names a file that may not be read" in message
+    assert "LEAN_CLIENT_CERT names a file that this process may not read" in message
 
 
 def test_a_key_in_the_place_of_a_certificate_is_named(write, application, settings):

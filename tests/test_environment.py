@@ -69,7 +69,7 @@ def test_every_command_refuses_an_environment_that_lean_does_not_have(arguments,
     ended = ran(*arguments, LEAN_ENVIRONMENT="prod", LEANHOUSE_HOME=str(home))
 
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error LEAN_ENVIRONMENT is not one of its values")
+    assert ended.stderr.startswith("error LEAN_ENVIRONMENT is not an allowed value")
     assert "Traceback" not in ended.stderr
     assert not home.exists()
 
@@ -87,7 +87,7 @@ def test_dagster_refuses_it_as_well(tmp_path):
     )
 
     assert ended.returncode == 1
-    assert "LEAN_ENVIRONMENT is not one of its values" in ended.stderr
+    assert "LEAN_ENVIRONMENT is not an allowed value" in ended.stderr
 
 
 @pytest.mark.parametrize(

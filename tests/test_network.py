@@ -227,7 +227,7 @@ def test_a_proxy_that_intercepts_is_refused(world, tmp_path, monkeypatch):
                     await client.read("banks", RETAIL)
 
     before = world.calls["POST /oauth2/token"]
-    with pytest.raises(ConfigError, match="proxies between"):
+    with pytest.raises(ConfigError, match="proxies on the way"):
         asyncio.run(main())
     assert world.calls["POST /oauth2/token"] == before
 
