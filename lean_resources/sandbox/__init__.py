@@ -4,8 +4,8 @@
     with serve(sandbox) as server:
         ...  # server.url, server.token_url, sandbox.client_id, sandbox.client_secret
 
-It imitates behaviour: pages, refreshes, consents, refusals, faults and volume. It is no evidence
-of what Lean's fields are called; that is in Lean's published reference.
+It imitates behaviour: pages, refreshes, consents, refusals, faults and volume. It does not prove
+the names of Lean's fields; for these, see Lean's published reference.
 """
 
 from lean_resources.sandbox.sandbox import Sandbox

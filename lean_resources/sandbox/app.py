@@ -23,10 +23,10 @@ class Api:
     """Lean's endpoints over a store.
 
     Args:
-        store: What the sandbox knows.
+        store: The sandbox's state.
         issuer: Issues and reads credentials.
-        faults: What goes wrong.
-        gzip: Compress long answers for clients that ask for it.
+        faults: The faults to apply.
+        gzip: Whether to compress long answers for clients that accept it.
         has_events: Whether events are listed.
     """
 

@@ -1,4 +1,4 @@
-"""What an account is set up to do: beneficiaries, direct debits, scheduled payments, orders."""
+"""Arrangements of accounts: beneficiaries, direct debits, scheduled payments, standing orders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OLD_FREQUENCY = {"HALF_YEARLY": "BI_ANNUAL", "FORTNIGHTLY": "FORTNIGHT"}
 
 
 class _Setting:
-    """The account whose arrangements are being written, at the instant of the stored copy."""
+    """The account whose arrangements are written, at the instant of the bank data copy."""
 
     def __init__(
         self, store: Store, entity: Entity, shared: Shared, instant: int, *, verbose: bool
@@ -37,7 +37,7 @@ class _Setting:
         self.holder_short_name = holder.short_name
 
     def finish(self, record: dict[str, Any], regional: dict[str, Any]) -> dict[str, Any]:
-        """Give a record the `regional_data` that its bank's generation has."""
+        """Add the `regional_data` of the bank's generation to a record."""
         if not self.older:
             return {**record, "regional_data": None}
         if self.verbose:
@@ -47,7 +47,7 @@ class _Setting:
         return {**record, "regional_data": None}
 
     def month_instant(self, months: int, day: int) -> int:
-        """09:00 UTC on a day of the month so many months from the present one."""
+        """09:00 UTC on a day of the month that is this many months after the present month."""
         month = month_of(self.instant // DAY) + months
         return (first_day(month) + day) * DAY + 9 * HOUR
 
@@ -55,7 +55,7 @@ class _Setting:
 def beneficiaries(
     store: Store, entity: Entity, shared: Shared, instant: int, *, verbose: bool
 ) -> list[dict[str, Any]]:
-    """Those to whom the account may send money."""
+    """Parties to which the account may send money."""
     at = _Setting(store, entity, shared, instant, verbose=verbose)
     count = 2 + at.account.draw % 4 if at.account.kind in _SPENDING else 0
     records = []
@@ -66,7 +66,7 @@ def beneficiaries(
         number_at_bank = iban(bank.code, draw)
         bare = at.account.slot == Slot.NULL_HEAVY
         activated = draw % 3 > 0
-        # Lean's own sandbox labels IBANs as PAN at times.
+        # Lean's own sandbox sometimes labels IBANs as PAN.
         scheme = "PAN" if at.account.bank.mock and number == 1 else "IBAN"
         record: dict[str, Any] = {"account_id": at.account_id}
         if not at.older:
@@ -106,7 +106,7 @@ def beneficiaries(
 
 
 def _beneficiary_agent(identifier: str, *, address: bool) -> dict[str, Any]:
-    """A servicer whose address spells the subdivision as only beneficiaries do."""
+    """A servicer with the spelling of the address's subdivision that only beneficiaries have."""
     found = agent(identifier, address=address)
     if not address:
         return found
@@ -118,7 +118,7 @@ def _beneficiary_agent(identifier: str, *, address: bool) -> dict[str, Any]:
 def direct_debits(
     store: Store, entity: Entity, shared: Shared, instant: int, *, verbose: bool
 ) -> list[dict[str, Any]]:
-    """Mandates by which others collect money."""
+    """Mandates of firms that collect money from the account."""
     at = _Setting(store, entity, shared, instant, verbose=verbose)
     count = 1 + at.account.draw % 3 if at.account.kind in _SPENDING else 0
     records = []
@@ -158,7 +158,7 @@ def direct_debits(
 def scheduled_payments(
     store: Store, entity: Entity, shared: Shared, instant: int, *, verbose: bool
 ) -> list[dict[str, Any]]:
-    """Payments that wait for their day."""
+    """Payments on a future day."""
     at = _Setting(store, entity, shared, instant, verbose=verbose)
     count = at.account.draw % 3 if at.account.kind in _SPENDING else 0
     records = []

@@ -1,4 +1,4 @@
-"""The banks of the sandbox, and how each of them behaves."""
+"""The banks of the sandbox, and their behaviour."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WALLET_LACKS = frozenset({"direct_debits", "scheduled_payments", "standing_orde
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """One bank.
+    """A bank.
 
     Args:
         older: Answers in the older generation: few flat fields, the rest only with `verbose`.
@@ -98,11 +98,11 @@ BANKS = {
         ),
     )
 }  # fmt: skip
-"""Every bank by its identifier; three of nine are of the older generation."""
+"""All banks by identifier; three of nine are of the older generation."""
 
 
 def bank(identifier: str) -> Bank:
-    """The bank of an identifier.
+    """The bank with an identifier.
 
     Raises:
         ValueError: No bank of the sandbox has it.

@@ -1,4 +1,4 @@
-"""The awkward cases of the default world, each with the ids under which it is found."""
+"""The awkward cases of the default world, each with its ids."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CASES = {
     "shared_transaction_id": "one transaction id on two accounts",
     "arabic_text": "a row whose text is Arabic",
 }
-"""What each case is; `Sandbox.example` gives the ids of one."""
+"""Description of each case; `Sandbox.example` gives the ids of a case."""
 
 _ENTITY_OF = {
     "newer_generation": (Slot.PENDING, 0),
@@ -110,10 +110,10 @@ _FOUND: dict[str, tuple[tuple[int, int], Callable[[Row], bool]]] = {
 
 
 def example(store: Store, kind: str) -> dict[str, Any]:
-    """The ids of one case.
+    """The ids of a case.
 
     Raises:
-        LookupError: There is no such case, or the world is too small to hold it.
+        LookupError: The case does not exist, or the world is too small for it.
     """
     if kind not in CASES:
         raise LookupError(f"unknown case {kind}; known are {', '.join(CASES)}")
@@ -223,7 +223,7 @@ def _other_leg(store: Store, entity: Entity, row: Row) -> dict[str, Any]:
     if not isinstance(row.party, Party) or row.party.own < 0:
         return {}
     shared, rows = _rows(store, entity, row.party.own)
-    leg = next(one for one in rows if one.seq == row.seq)
+    leg = next(candidate for candidate in rows if candidate.seq == row.seq)
     return {
         "other_account_id": shared.account_id,
         "other_transaction_id": TransactionWriter(store, entity, shared).transaction_id(leg),

@@ -1,4 +1,4 @@
-"""Certificates for mutual TLS, made on the spot."""
+"""Certificates for mutual TLS, created when they are needed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ClientCertificate:
 
 
 class Certificates:
-    """A made-up chain of Lean's, with a server and a client certificate below it.
+    """A made-up chain of Lean, with a server and a client certificate.
 
     Args:
-        folder: Where the files are written.
+        folder: The folder for the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,7 +38,7 @@ class Certificates:
         )
 
     def expired(self) -> ClientCertificate:
-        """A client certificate of the right chain whose time is over."""
+        """An expired client certificate of the right chain."""
         now = dt.datetime.now(tz=dt.UTC)
         leaf = self._authority.issue_cert(
             common_name="sandbox-application",
@@ -48,7 +48,7 @@ class Certificates:
         return ClientCertificate(*self._write("expired", leaf))
 
     def foreign(self) -> ClientCertificate:
-        """A client certificate of a chain that Lean does not know; the chain is `stranger`."""
+        """A client certificate of an unknown chain, which is in `stranger`."""
         other = trustme.CA(organization_name="Somebody else")
         other.cert_pem.write_to_path(str(self.stranger))
         leaf = other.issue_cert(common_name="sandbox-application")

@@ -1,4 +1,4 @@
-"""The simulated clock and the ways Lean writes an instant; instants are nanoseconds since 1970."""
+"""The simulated clock, and Lean's formats of instants; instants are nanoseconds since 1970."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ MINUTE = 60 * SECOND
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 NEVER = 1 << 62
-"""An instant that does not come."""
+"""An instant that never comes."""
 
 _EPOCH = dt.date(1970, 1, 1).toordinal()
 _MORNING = dt.time(7, 15, tzinfo=dt.UTC)
 
 
 def nanos_of(instant: dt.datetime) -> int:
-    """Nanoseconds of an instant; a naive one is taken as UTC."""
+    """Nanoseconds of an instant; an instant without a zone is taken as UTC."""
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=dt.UTC)
     passed = instant - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -72,9 +72,9 @@ def first_day(month: int) -> int:
 
 
 def stamp(nanos: int, digits: int = 3) -> str:
-    """Write an instant in UTC with so many fractional digits.
+    """Write an instant in UTC with this many fractional digits.
 
-    Digits that would be cut off are dropped, not rounded; zero digits leave no dot.
+    Further digits are dropped, not rounded; with zero digits no dot is written.
     """
     day, rest = divmod(nanos, DAY)
     seconds, fraction = divmod(rest, SECOND)
@@ -99,12 +99,12 @@ def parse_today(today: dt.date | dt.datetime | str) -> int:
 
 
 class Clock:
-    """A clock that stands still until it is told to move."""
+    """A clock that stands still until it is moved."""
 
     def __init__(self, start: int) -> None:
         self.nanos = start
         self.moved: list[Callable[[], None]] = []
-        """Who is told that it has moved."""
+        """Functions that are called after each move."""
 
     def __repr__(self) -> str:
         return f"Clock({stamp(self.nanos, 0)})"
@@ -120,7 +120,7 @@ class Clock:
         return self.nanos // DAY
 
     def advance(self, by: dt.timedelta) -> dt.datetime:
-        """Move forward and tell the new instant.
+        """Move forward; returns the new instant.
 
         Raises:
             ValueError: The step is negative; Lean's clock does not run backwards.

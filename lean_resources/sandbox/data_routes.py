@@ -1,4 +1,4 @@
-"""Routes of data: what Lean's copy of a bank's data holds, now or as a promised result."""
+"""Routes of bank data: the bank data copy, answered at once or as a later result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["DataRoutes"]
 
 _PADDING = 2
 _READY_SECONDS = 20
-"""How long a promised answer takes, by the sandbox clock, where webhooks are set up."""
+"""How long a later result takes if webhooks are set up, by the sandbox's clock."""
 _SHIFTS = {"repeat": -1, "skip": 1}
 _KEYS = {"identity": "identities"}
 _STAMP_DIGITS = {"accounts": 3, "balances": 6, "transactions": 3, "identity": 9}
@@ -28,7 +28,7 @@ _STAMP_DIGITS = {"accounts": 3, "balances": 6, "transactions": 3, "identity": 9}
 
 @dataclass(slots=True)
 class _Awaited:
-    """An answer that was promised, to be fetched from results."""
+    """An answer that becomes available as a result."""
 
     call: Call
     stream: str
@@ -39,11 +39,11 @@ class _Awaited:
 
 
 class DataRoutes(Routes):
-    """Data of entities and accounts, and promised results.
+    """Data of entities and accounts, and later results.
 
     Args:
-        store: What the sandbox knows.
-        numbers: Numbers that make ids of promised answers differ.
+        store: The sandbox's state.
+        numbers: Numbers that make the ids of results unique.
     """
 
     def __init__(self, store: Store, numbers: Iterator[int]) -> None:
@@ -117,7 +117,7 @@ class DataRoutes(Routes):
         return Reply.json(envelope)
 
     def _permitted(self, call: Call, stream: str, entity: Entity) -> Shared | None:
-        """The account that is asked for; refused where the consent does not cover it."""
+        """The requested account; refused if the consent does not cover it."""
         self._must_be_open(entity)
         shared = self._account_asked(call, entity) if stream in ACCOUNT_STREAMS else None
         if PERMISSION_OF[stream] not in entity.consent.permissions:
@@ -125,7 +125,7 @@ class DataRoutes(Routes):
         return shared
 
     def _must_be_stored(self, call: Call, stream: str, entity: Entity) -> None:
-        """Refuse what the store does not hold, for a reason of the bank, of Lean or a fault."""
+        """Refuse data that the store does not hold, because of the bank, Lean or a fault."""
         if entity.bank.identifier in self.store.inactive:
             raise Refusal(200, "DISABLED_BY_LEAN", envelope=True)
         if stream in entity.bank.lacks:
@@ -184,10 +184,10 @@ class DataRoutes(Routes):
                 self._await(call, stream, entity, int(fault.value or 2), 202)
 
     def _await(self, call: Call, stream: str, entity: Entity, polls: int, status: int) -> None:
-        """Promise the answer for later.
+        """Announce the answer as a later result.
 
         Raises:
-            Refusal: Always: the PENDING envelope is the answer for now.
+            Refusal: Always; the PENDING envelope is the present answer.
         """
         call.mark = mix(call.mark, next(self._numbers))
         call.query.pop("async", None)
@@ -228,7 +228,7 @@ class DataRoutes(Routes):
         return self._read(again, awaited.stream, entity)
 
     def settle(self) -> None:
-        """Make promised answers ready when their time has come, even if nobody asks for them."""
+        """Make results available when they are due, even without a request for them."""
         for awaited in list(self.awaited.values()):
             entity = self.store.find_entity(awaited.entity_id)
             is_due = self.clock.nanos >= awaited.since + _READY_SECONDS * SECOND

@@ -1,4 +1,4 @@
-"""Faults: what goes wrong on request, either the next few times or at a rate.
+"""Faults, injected into the next requests or at a rate.
 
 A fault is written as its kind and, after a colon, its value:
 
@@ -9,22 +9,22 @@ A fault is written as its kind and, after a colon, its value:
     502  503  504           the edge's HTML page
     FAILED:BANK_ISSUE       HTTP 200 that failed, with any granular code
     CONSENT_EXPIRED  CONSENT_EXPIRED:2      the consent ended; from this page on
-    RECONNECT_REQUIRED      the bank wants the customer again
-    PENDING  PENDING:3      the answer comes by way of results, after 2 or 3 looks
+    RECONNECT_REQUIRED      the customer must connect the bank again
+    PENDING  PENDING:3      the answer comes as a result, after 2 or 3 requests for it
     PENDING-202             the same with HTTP 202
     slow:2.5                the answer takes 2.5 seconds of real time
-    drip:1                  the answer comes a byte at a time, so many seconds of real time apart
+    drip:1                  the answer comes byte by byte, with this many real seconds between
     cut                     the connection ends in the middle of the body
     html                    HTTP 200 with an HTML body
     total-drift             `total_elements` differs on a later page
     refresh-drift           `refreshed_at` differs on a later page
     repeat  skip            a later page repeats a row, or leaves one out
-    refresh-failed:transactions,balances    the refresh that is started fails in these parts
-    refresh-stuck           the refresh that is started never ends
-    webhook-lost            an event is never sent, though it is listed
+    refresh-failed:transactions,balances    the new refresh fails in these parts
+    refresh-stuck           the new refresh never ends
+    webhook-lost            an event is never sent, although it is listed
     webhook-twice           an event is sent twice
-    webhook-late:10800      an event is first sent so many seconds later, by the sandbox's clock
-    webhook-swapped         an event is sent after the one that follows it
+    webhook-late:10800      an event is first sent this many seconds later, by the sandbox's clock
+    webhook-swapped         an event is sent after the next event
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ROOM = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way to go wrong."""
+    """A fault."""
 
     kind: str
     value: str = ""
@@ -65,7 +65,7 @@ class Fault:
         """Read a fault from its written form.
 
         Raises:
-            ValueError: There is no such fault, or its value is not a number where it must be.
+            ValueError: The fault does not exist, or its value must be a number.
         """
         if isinstance(text, Fault):
             return text
@@ -74,13 +74,13 @@ class Fault:
         if kind not in _KINDS:
             raise ValueError(f"unknown fault {kind!r}; known are {', '.join(sorted(_KINDS))}")
         if kind in _COUNTED and value and not (value.isascii() and value.isdigit()):
-            raise ValueError(f"the value of {kind} is a whole number, not {value!r}")
+            raise ValueError(f"the value of {kind} must be a whole number, not {value!r}")
         if kind in {"slow", "drip", "webhook-late"}:
             float(value or "1")
         return cls(kind, value)
 
     def fits(self, label: str, *, page: int) -> bool:
-        """Whether it can happen to a request, or to a webhook."""
+        """Whether it applies to requests or webhooks."""
         if label.startswith("WEBHOOK ") or self.kind.startswith("webhook-"):
             return label.startswith("WEBHOOK ") and self.kind.startswith("webhook-")
         if self.kind in _REFRESH or (self.kind == "reconnect_required" and "POST" in label):
@@ -115,10 +115,10 @@ class _Queued:
 
 
 class Faults:
-    """The faults that are to happen.
+    """The faults to inject.
 
     Args:
-        seed: Decides which requests a rate hits.
+        seed: Decides which requests a rate affects.
     """
 
     def __init__(self, seed: int) -> None:
@@ -130,7 +130,7 @@ class Faults:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Share of requests that each fault hits."""
+        """Share of requests that each fault affects."""
         return {
             f"{fault.kind}:{fault.value}" if fault.value else fault.kind: share
             for fault, share in self._rates.items()
@@ -149,13 +149,13 @@ class Faults:
         entity_id: str | None = None,
         account_id: str | None = None,
     ) -> None:
-        """Let the next matching requests fail.
+        """Inject a fault into the next matching requests.
 
         Args:
             match: Part of `GET /data/v2/accounts/{account_id}/transactions` or of
                 `WEBHOOK entity.created`; empty for any.
-            fault: In its written form.
-            times: How many requests; None for all that follow.
+            fault: The fault in its written form.
+            times: Number of requests; None for all that follow.
             entity_id: Only requests for this entity.
             account_id: Only requests for this account.
         """
@@ -163,7 +163,7 @@ class Faults:
             self._queue.append(_Queued(match, Fault.parse(fault), times, entity_id, account_id))
 
     def clear(self) -> None:
-        """Let nothing fail any more."""
+        """Remove all faults."""
         with self._lock:
             self._queue.clear()
             self._rates = {}
@@ -177,10 +177,10 @@ class Faults:
         account_id: str | None,
         page: int,
     ) -> Fault | None:
-        """The fault that happens to a request, if any.
+        """The fault for a request, or None.
 
-        `label` is the method and path template, `target` the path and query: by a rate, the same
-        request fails again or not by its own count.
+        `label` is the method and path template, `target` the path and query. With a rate, the
+        count of the same earlier requests decides whether a request fails.
         """
         if not self._queue and not self._rates:
             return None

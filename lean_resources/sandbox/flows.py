@@ -1,4 +1,4 @@
-"""The kinds of movement on an account, and the merchants that money goes to."""
+"""Kinds of movements on accounts, and merchants."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flow:
-    """One kind of movement, in both vocabularies.
+    """A kind of movement, in both vocabularies.
 
     Args:
         kind: `transaction_type`.
         sub_kind: `sub_transaction_type`.
         code: The newer generation's bank transaction code and sub code.
         domain: ISO 20022 domain, family and sub family, each with its code.
-        category: What the enrichment calls it.
+        category: Its category in the enrichment.
         english: Start of the bank's text.
         arabic: Start of the bank's text in Arabic.
         scheme: Start of the reference.
@@ -51,7 +51,7 @@ class Flow:
 
 
 class Merchant(NamedTuple):
-    """A shop, with the amounts that people leave there, in halalas."""
+    """A shop, with the range of its usual amounts in halalas."""
 
     name: str
     arabic: str
@@ -208,7 +208,7 @@ FLOWS: dict[str, Flow] = {
         "EID GIFT", "عيدية", "WLT", "GIFT", mode="NEAR_FIELD",
     ),
 }  # fmt: skip
-"""Every kind of movement by its short name."""
+"""All kinds of movements by their short names."""
 
 _Shop = tuple[str, str, str, int, int]
 
@@ -269,7 +269,7 @@ MERCHANTS: tuple[Merchant, ...] = tuple(
         (code, category, shop) for (code, category), shops in _HOME.items() for shop in shops
     )
 )
-"""Shops at home."""
+"""Shops in Saudi Arabia."""
 
 ABROAD: tuple[Merchant, ...] = tuple(
     Merchant(name, arabic, code, category, place, low, high, 30_010_001 + number, currency)
@@ -291,7 +291,7 @@ BILLERS: tuple[Biller, ...] = (
 
 
 def describe(flow: Flow, party: Any, draw: int) -> str:
-    """The bank's raw text of a movement: English, Arabic or both, as the draw has it."""
+    """The bank's raw text of a movement: English, Arabic or both, decided by the draw."""
     english, arabic = flow.english, flow.arabic
     name = party.name if party is not None else ""
     language = draw % 4

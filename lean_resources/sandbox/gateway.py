@@ -1,4 +1,4 @@
-"""The gateway: credentials and faults of requests, and answers on the wire."""
+"""The gateway: checks credentials, injects faults, and sends answers."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _SECURITY = {
 
 
 class Gateway:
-    """Admits requests, lets faults happen to them, and puts answers on the wire.
+    """Checks requests, injects faults, and sends answers.
 
     Args:
-        clock: The sandbox's time.
+        clock: The sandbox's clock.
         seed: The world's seed, for ids of answers.
         issuer: Issues and reads credentials.
-        faults: What goes wrong.
-        numbers: Numbers that make ids of answers differ.
-        gzip: Compress long answers for clients that ask for it.
+        faults: The faults to inject.
+        numbers: Numbers that make the ids of answers unique.
+        gzip: Whether to compress long answers for clients that accept it.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Gateway:
         call.scopes = grant.scopes
 
     async def _faulty(self, call: Call, handler: Handler) -> Reply:  # noqa: C901, PLR0911
-        """Answer a request to which a fault happens."""
+        """Answer a request with a fault."""
         fault = call.fault
         match fault.kind if fault else "":
             case "401":
@@ -205,7 +205,7 @@ class Gateway:
         }
 
     def error(self, status: int, code: str) -> Callable[[Request, Exception], Awaitable[Response]]:
-        """The answer to a request that no route takes."""
+        """The answer to a request without a matching route."""
 
         async def answer(request: Request, _: Exception) -> Response:
             target = request.scope["path"]
@@ -264,7 +264,7 @@ class Gateway:
 
 
 async def _drops(body: bytes, seconds: float) -> AsyncIterator[bytes]:
-    """A body, a byte at a time."""
+    """Yield a body byte by byte."""
     for byte in body:
         yield bytes([byte])
         await asyncio.sleep(seconds)
@@ -279,13 +279,13 @@ class CutResponse(Response):
         receive: Receive,  # noqa: ARG002 - ASGI's signature
         send: Send,
     ) -> None:
-        """Announce the whole body, send half of it and hang up."""
+        """Announce the length of the whole body, send half of it, and close the connection."""
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
         half = bytes(self.body)[: len(self.body) // 2]
-        # A real server is made to drop its connection; in process there is none, and the half
-        # body with the whole length is all that a client can see.
+        # A real server drops its connection. In process there is no connection, so a client only
+        # sees half of the body with the length of the whole.
         server = getattr(scope.get("sandbox.send"), "__self__", None)
         transport = getattr(server, "transport", None)
         await send({"type": "http.response.body", "body": half, "more_body": transport is not None})

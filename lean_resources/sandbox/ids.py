@@ -1,7 +1,7 @@
-"""Ids that can be read back: a UUID holds the index it stands for, so nothing is stored.
+"""Ids that can be decoded: a UUID holds its index, so nothing is stored.
 
-Every number of the world comes from `mix`, a hash of small integers that is the same on every
-machine and in every version of Python.
+All numbers of the world come from `mix`, a hash of small integers that is the same on all machines
+and in all versions of Python.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHECK_MASK = (1 << _CHECK_BITS) - 1
 
 
 class Kind(IntEnum):
-    """What an id stands for."""
+    """The kind of object that an id identifies."""
 
     CUSTOMER = 1
     ENTITY = 2
@@ -62,7 +62,7 @@ def _shaped(bits: int) -> str:
 
 
 def _bits(uuid: str) -> int | None:
-    """Read the 122 free bits of a version 4 UUID, or None for anything else."""
+    """Read the 122 free bits of a version 4 UUID; None for any other text."""
     if len(uuid) != 36 or uuid[8] + uuid[13] + uuid[18] + uuid[23] != "----":
         return None
     try:
@@ -75,16 +75,16 @@ def _bits(uuid: str) -> int | None:
 
 
 def opaque_uuid(high: int, low: int) -> str:
-    """Make a version 4 UUID of two hashes; it cannot be read back."""
+    """Make a version 4 UUID of two hashes; it cannot be decoded."""
     return _shaped(((high << 58) ^ low) & ((1 << 122) - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """Turns a kind and up to four small numbers into a UUID and back.
+    """Encodes a kind and up to four small numbers as a UUID, and decodes it.
 
-    The numbers are scrambled with the seed and followed by check bits, so that ids of two seeds
-    have nothing in common and a made-up id is recognised as unknown.
+    The numbers are scrambled with the seed and followed by check bits. So different seeds give
+    unrelated ids, and made-up ids are recognised as unknown.
     """
 
     seed: int
@@ -101,7 +101,7 @@ class Codec:
         return _shaped(scrambled << _CHECK_BITS | self._check(kind, payload))
 
     def decode(self, kind: Kind, uuid: str) -> tuple[int, int, int, int] | None:
-        """Read an id back, or None when it is not an id of this kind in this world."""
+        """Decode an id; None if it is not an id of this kind in this world."""
         bits = _bits(uuid.lower())
         if bits is None:
             return None

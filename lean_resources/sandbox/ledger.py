@@ -1,9 +1,9 @@
-"""Movements on accounts: months of rows that are a pure function of the account and the month.
+"""Movements on accounts: rows per month, as a pure function of the account and the month.
 
-A row says from when until when the bank shows it, so a pending purchase that books later is two
-rows, one of which ends when the other begins. A `Statement` is what the bank shows at one
-instant: the rows in booked order, each booked one with the balance after it. The balances add up
-to the last minor unit at every instant.
+A row says from when until when the bank shows it. A pending purchase that books later is two rows:
+the second begins when the first ends. A `Statement` has what the bank shows at an instant: the rows
+in booked order, and the balance after each booked row. The balances add up to the last minor unit
+at each instant.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _PENDING = "PENDING"
 
 
 class Party(NamedTuple):
-    """Who is on the other side of a transfer.
+    """The other side of a transfer.
 
     Args:
         draw: Hash from which the account number and the bank are drawn.
-        own: Place of the own account it is, or -1.
+        own: Place of the customer's own account; -1 for a stranger's account.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Exchange(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """What was paid through SADAD."""
+    """A payment through SADAD."""
 
     biller: Biller
     number: int
@@ -81,16 +81,16 @@ class Charge(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One movement as the bank shows it for a while.
+    """A movement as the bank shows it for a while.
 
     Args:
         booked: Booking instant.
-        seq: Its number on the account; it stays when the row changes.
-        variant: Counts the ids under which the bank showed it.
+        seq: Its number on the account, which stays when the row changes.
+        variant: Number of earlier ids of the movement.
         shown: First instant at which the bank shows it.
-        until: Instant from which the bank no longer shows it so.
+        until: First instant at which the bank no longer shows it in this form.
         minor: Signed amount in minor units.
-        happened: When the customer did it.
+        happened: When the movement happened.
         draw: Hash for reference, terminal and wording.
     """
 
@@ -109,10 +109,10 @@ class Row(NamedTuple):
 
 
 class Statement:
-    """An account as the bank shows it at one instant.
+    """An account as the bank shows it at an instant.
 
     Args:
-        rows: What is shown, in booked order.
+        rows: The shown rows in booked order.
     """
 
     __slots__ = ("available", "balances", "booked", "instant", "instants", "pending", "rows")
@@ -177,7 +177,7 @@ class Ledger:
         return tuple(page.rows)
 
     def script(self, account: Account) -> tuple[Row, ...]:
-        """Rows that are laid out around the day on which the clock starts."""
+        """Rows around the day on which the clock starts."""
         if account.key[2] != 0 or account.slot not in {Slot.PENDING, Slot.LATE}:
             return ()
         script = _pending_script if account.slot == Slot.PENDING else _late_script
@@ -185,7 +185,7 @@ class Ledger:
 
 
 class _Keyed:
-    """An account that compares by its key, so that results for it can be kept."""
+    """An account that compares by its key, so that its results can be cached."""
 
     __slots__ = ("account",)
 
@@ -200,7 +200,7 @@ class _Keyed:
 
 
 class _Page:
-    """The month of an account that is being written."""
+    """A month of an account while it is written."""
 
     def __init__(self, account: Account, month: int, seed: int) -> None:
         self.account = account
@@ -217,7 +217,7 @@ class _Page:
         self.favourites = [MERCHANTS[place] for place in favourites]
 
     def moment(self, day: int | None = None) -> int:
-        """An instant on a day of the month, mostly when people are awake in Riyadh."""
+        """An instant on a day of the month, mostly during the day in Riyadh."""
         draw = self.random.random
         if day is None:
             day = int(draw() * self.days)
@@ -235,7 +235,7 @@ class _Page:
         draw: int | None = None,
         seq: int | None = None,
     ) -> int:
-        """Write a movement and tell its draw."""
+        """Write a movement; returns its draw."""
         if draw is None:
             draw = self.random.getrandbits(48)
         if seq is None:
@@ -307,7 +307,7 @@ class _Page:
                 self.add(FLOWS["reversal"], happened + 3 * MINUTE, minor, shop, draw=reference)
 
     def bills(self, count: int, *, scale: int = 1) -> None:
-        """Write SADAD payments, one to each of so many billers."""
+        """Write a SADAD payment for each of this many billers."""
         for biller in BILLERS[:count]:
             minor = biller.low + int((biller.high - biller.low) * self.random.random())
             bill = Bill(biller, self.random.getrandbits(33))
@@ -326,7 +326,7 @@ class _Page:
         self.add(flow, self.moment(), -max(minor, 1), shop, charge)
 
     def transfer(self, flow: str, minor: int, day: int | None = None) -> int:
-        """Write a transfer to or from somebody else and tell its instant."""
+        """Write a transfer to or from a stranger; returns its instant."""
         number = self.random.getrandbits(20)
         other = person(0, number)
         party = Party(other.short_name.upper(), other.arabic_name, mix(number, 5))
@@ -338,10 +338,10 @@ class _Page:
 def own_transfers(
     world: World, account: Account, month: int
 ) -> list[tuple[int, int, int, int, int]]:
-    """The legs that an account has in the month's transfers between the customer's accounts.
+    """An account's legs of the month's transfers between the customer's accounts.
 
-    Each leg is (number, instant, signed amount, place of the other account, draw). The plan
-    belongs to the entity, so both legs have the same number, instant and draw.
+    Each leg is (number, instant, signed amount, place of the other account, draw). The entity
+    decides them, so both legs have the same number, instant and draw.
     """
     customer, ordinal, place = account.key
     if account.kind not in _OWN_KINDS or account.siblings[0] != "CURRENT":
@@ -382,7 +382,7 @@ _OWN_KINDS = {
 
 
 def salary_of(seed: int, customer: int) -> int:
-    """What a customer earns in a month, in halalas."""
+    """A customer's monthly salary in halalas."""
     return (550_000 + mix(seed, 32, customer) % 2_250_000) // 5_000 * 5_000
 
 
@@ -411,7 +411,7 @@ def _current(page: _Page) -> None:
 
 
 def _obligations(page: _Page) -> None:
-    """What comes and goes every month: salary, rent, instalment and bills."""
+    """Monthly movements: salary, rent, instalment and bills."""
     salary = page.salary
     english, arabic = firm(page.account.draw)
     employer = Party(english, arabic, mix(page.account.draw, 41))
@@ -429,7 +429,7 @@ def _obligations(page: _Page) -> None:
 
 
 def _edges(page: _Page) -> None:
-    """Rows at the edges of days and months, where zones disagree about the date."""
+    """Rows at the edges of days and months, where the date depends on the time zone."""
     shop = page.favourites[0]
     evening = (page.first + 8) * DAY + 20 * HOUR + 59 * MINUTE + 59 * SECOND
     page.add(FLOWS["cash_in"], evening, 10_000)
@@ -439,7 +439,7 @@ def _edges(page: _Page) -> None:
 
 
 def _payday(page: _Page) -> int:
-    """The 27th, or the Thursday before when that is a Friday or Saturday; 03:00 UTC."""
+    """The 27th at 03:00 UTC; the Thursday before if the 27th is a Friday or Saturday."""
     day = page.first + 26
     weekday = date_of(day).weekday()
     if weekday in (4, 5):
@@ -536,7 +536,7 @@ _WRITERS = {
 
 
 def _pending_script(account: Account, today: int) -> tuple[Row, ...]:
-    """Four purchases of yesterday that are pending today and end in four ways tomorrow."""
+    """Four purchases of yesterday that are pending today and end differently tomorrow."""
     pos = FLOWS["pos"]
     base = month_of(today) * 1000 + 900
     turn = (today + 1) * DAY + 6 * HOUR
@@ -566,7 +566,7 @@ def _pending_script(account: Account, today: int) -> tuple[Row, ...]:
 
 
 def _late_script(account: Account, today: int) -> tuple[Row, ...]:
-    """Rows that the bank posts days late, and the same coffee bought twice."""
+    """Rows that the bank posts days late, and two equal purchases."""
     pos = FLOWS["pos"]
     base = month_of(today) * 1000 + 900
     coffee, market = MERCHANTS[4], MERCHANTS[0]

@@ -1,4 +1,4 @@
-"""Money in minor units and the ways its amount is written as a JSON number."""
+"""Money in minor units, and its forms as a JSON number."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EXPONENTS = {"SAR": 2, "USD": 2, "EUR": 2, "GBP": 2, "AED": 2, "KWD": 3, "BHD": 
 
 @lru_cache(maxsize=1 << 16)
 def number(minor: int, exponent: int) -> int | Decimal:
-    """Write minor units as a number, in one of the forms that Lean mixes.
+    """Write minor units as a number, in the forms that Lean mixes.
 
-    Whole amounts come as `1934` or as `2180.0`, others without trailing zeros (`42.7`).
+    Whole amounts come as `1934` or `2180.0`, fractions without trailing zeros (`42.7`).
     """
     whole, rest = divmod(minor, 10**exponent)
     if rest == 0:
@@ -27,17 +27,17 @@ def number(minor: int, exponent: int) -> int | Decimal:
 
 
 def money(minor: int, currency: str) -> dict[str, Any]:
-    """An amount object; the sign is said elsewhere, so `minor` is taken without it."""
+    """An amount object without the sign of `minor`, because a separate field has the sign."""
     return {"amount": number(abs(minor), EXPONENTS[currency]), "currency": currency}
 
 
 def plain(value: object) -> object:
-    """Let orjson write a Decimal as the number it is."""
+    """Let orjson write a Decimal as an exact number."""
     if isinstance(value, Decimal):
         return orjson.Fragment(str(value))
     raise TypeError(type(value).__name__)
 
 
 def dump(value: object) -> bytes:
-    """Write JSON with amounts exact to the digit."""
+    """Write JSON with exact amounts."""
     return orjson.dumps(value, default=plain)

@@ -1,4 +1,4 @@
-"""OAuth2 client credentials: tokens that look like Lean's and end by the sandbox clock."""
+"""OAuth2 client credentials: tokens like Lean's, which expire by the sandbox's clock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OAuthError(Exception):
 
 
 class Grant:
-    """What a token allows, until when."""
+    """The rights and the end of a token."""
 
     __slots__ = ("expires", "scopes")
 
@@ -49,11 +49,11 @@ class Grant:
 
 
 class Issuer:
-    """Issues and reads tokens; none is remembered.
+    """Issues and reads tokens, without storing them.
 
     Args:
         codec: Makes the application's ids and recognises customers.
-        clock: Decides when a token ends.
+        clock: Decides when a token expires.
     """
 
     def __init__(self, codec: Codec, clock: Clock) -> None:
@@ -99,7 +99,7 @@ class Issuer:
         }
 
     def read(self, token: str) -> Grant | None:
-        """What a token allows now, or None when it is not ours or has ended."""
+        """The rights of a token; None if it is unknown or expired."""
         grant = self._grants.get(token)
         if grant is None:
             grant = self._verify(token)

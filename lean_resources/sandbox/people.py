@@ -1,4 +1,4 @@
-"""The people and firms of the sandbox: names in both scripts, ids, addresses, account numbers."""
+"""People and firms of the sandbox: names in both scripts, ids, addresses, account numbers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _luhn(digits: str) -> str:
 
 @lru_cache(maxsize=4096)
 def person(seed: int, index: int) -> Person:
-    """The person of an index; the same for ever."""
+    """The person of an index, always the same."""
     draw = mix(seed, 11, index)
     woman = draw % 5 < 2
     given, given_arabic = (_WOMEN if woman else _MEN)[(draw >> 8) % (12 if woman else 16)]
@@ -128,12 +128,12 @@ def iban(code: str, draw: int, *, letters: bool = False) -> str:
 
 
 def masked_pan(draw: int) -> str:
-    """A card number of which only the last four digits show."""
+    """A card number that shows only the last four digits."""
     return f"************{draw % 10_000:04}"
 
 
 def bank_address(bank: Bank) -> dict[str, str]:
-    """Head office of a bank, in the newer generation's words."""
+    """Head office of a bank, in the newer generation's vocabulary."""
     number = str(1000 + sum(map(ord, bank.swift)) % 8000)
     return {
         "address_type": "BUSINESS",

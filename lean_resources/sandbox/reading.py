@@ -1,4 +1,4 @@
-"""What a client may read now: one stream of one parent, and every stream as truth."""
+"""Records that a client may read now: a stream of a parent, and all streams as the truth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lean_resources.sandbox.transactions import TransactionWriter
 __all__ = ["STREAMS", "Listing", "listing", "truth", "window"]
 
 STREAMS = ("banks", "customers", "entities", "consents", "refreshes", *PERMISSION_OF)
-"""Every stream of which the sandbox knows the truth."""
+"""Streams for which the sandbox knows the truth."""
 
 _ARRANGEMENTS = {
     "beneficiaries": arrangements.beneficiaries,
@@ -31,14 +31,14 @@ _ARRANGEMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The records of one stream for one parent; those of a page are written when it is asked."""
+    """The records of a stream for a parent; a page's records are written at its request."""
 
     total: int
     between: Callable[[int, int], list[dict[str, Any]]]
 
 
 def window(entity: Entity) -> tuple[int, int]:
-    """First and last UTC day of which the consent allows transactions, both included."""
+    """First and last UTC day of transactions that the consent allows, inclusive."""
     return entity.consent.window_from // DAY, entity.consent.window_to // DAY
 
 
@@ -52,10 +52,10 @@ def listing(
     insights: bool = False,
     days: tuple[int, int] | None = None,
 ) -> Listing:
-    """The records that Lean's store holds.
+    """The records of the bank data copy.
 
-    `shared` is the account, for the streams that belong to one. `days` are the first and the
-    last UTC day of booking; the consent's window narrows them further.
+    `shared` is the account, for streams of accounts. `days` are the first and last UTC day of
+    booking; the consent's window narrows them further.
     """
     instant = entity.marks[stream][0]
     if stream == "accounts":
@@ -66,7 +66,7 @@ def listing(
     elif stream == "identity":
         found = records.identity_records(store, entity, verbose=verbose)
     elif shared is None:
-        raise ValueError(f"{stream} belong to an account")
+        raise ValueError(f"{stream} needs an account")
     elif stream == "transactions":
         return _transactions(
             store, entity, shared, instant, verbose=verbose, insights=insights, days=days
@@ -106,12 +106,12 @@ def _transactions(
 
 
 def truth(store: Store, stream: str) -> Iterator[dict[str, Any]]:
-    """Everything that a client may read of a stream now, as `{"parent", "record"}`.
+    """All records of a stream that a client may read now, as `{"parent", "record"}`.
 
-    A record is what the API serves to a `verbose=true` request, with amounts as int or Decimal.
+    A record has the form of a `verbose=true` request, with amounts as int or Decimal.
 
     Raises:
-        ValueError: There is no such stream.
+        ValueError: The stream does not exist.
     """
     if stream not in STREAMS:
         raise ValueError(f"unknown stream {stream}; known are {', '.join(STREAMS)}")
@@ -144,7 +144,7 @@ def _of_entity(
         for consent in records.entity_record(store, entity, listed=True)["consents"]:
             yield parent, consent
     elif stream == "refreshes":
-        # Refreshes are told as long as the entity exists, whatever became of its consent.
+        # Refreshes are listed while the entity exists, whatever the state of its consent.
         if entity.deleted <= store.clock.nanos:
             return
         for refresh in reversed(entity.refreshes):

@@ -1,4 +1,4 @@
-"""Records as Lean writes them: customers, entities, consents, accounts, balances, people."""
+"""Records in Lean's form: customers, entities, consents, accounts, balances, people."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def consent_id(store: Store, entity: Entity, place: int) -> str:
 def consent_record(
     store: Store, entity: Entity, place: int, *, listed: bool = False
 ) -> dict[str, Any]:
-    """A consent as it stands now.
+    """The present state of a consent.
 
-    A consent that runs out stays ACTIVE until the sweep at the next midnight UTC. A listed one
-    comes from `/consents`, which fills fields that are null inside an entity.
+    An expired consent stays ACTIVE until the sweep at the next midnight UTC. A listed consent comes
+    from `/consents`, which fills fields that are null inside an entity.
     """
     consent = entity.consents[place]
     status, changed = consent_status(consent, store.clock.nanos)
@@ -92,7 +92,7 @@ def consent_record(
 
 
 def consent_status(consent: ConsentPlan, now: int) -> tuple[str, int]:
-    """What Lean says of a consent, and since when."""
+    """A consent's status at Lean, and since when."""
     if consent.revoked <= now:
         return "REVOKED", consent.revoked
     sweep = (consent.expires // DAY + 1) * DAY + 2 * SECOND + consent.created % (3 * SECOND)
@@ -121,7 +121,7 @@ def _consented(account: Account, holder: Person) -> list[dict[str, Any]]:
 
 
 def entity_record(store: Store, entity: Entity, *, listed: bool = False) -> dict[str, Any]:
-    """An entity; the listing by date alone tells status and last change."""
+    """An entity; only the listing by date has its status and last change."""
     record: dict[str, Any] = {
         "id": entity.id,
         "customer_id": entity.customer_id,
@@ -142,7 +142,7 @@ def entity_record(store: Store, entity: Entity, *, listed: bool = False) -> dict
 def refresh_record(
     store: Store, entity: Entity, refresh: Refresh, *, detail: bool
 ) -> dict[str, Any]:
-    """A refresh, with how far each kind of data has come when the detail is asked for."""
+    """A refresh; its detail has the status of each kind of data."""
     updated = refresh.finished if refresh.finished is not None else refresh.created
     record: dict[str, Any] = {
         "refresh_id": store.refresh_id(entity, refresh),
@@ -160,7 +160,7 @@ def refresh_record(
 def account_record(
     store: Store, entity: Entity, shared: Shared, *, verbose: bool = False
 ) -> dict[str, Any]:
-    """An account as one entity sees it."""
+    """An account of an entity."""
     account = shared.account
     bank = account.bank
     holder = person(store.world.seed, entity.blueprint.customer)
@@ -264,11 +264,10 @@ _ALL = (
 def balance_records(
     store: Store, entity: Entity, shared: Shared, instant: int, *, verbose: bool = False
 ) -> list[dict[str, Any]]:
-    """The balances of an account at the instant of the stored copy.
+    """The balances of an account at the instant of the bank data copy.
 
-    INTERIM_BOOKED is what the booked transactions add up to; INTERIM_AVAILABLE takes pending
-    debits off and adds the credit line. The kinds that open or close a day are those of today's
-    start.
+    INTERIM_BOOKED is the sum of the booked transactions. INTERIM_AVAILABLE subtracts pending debits
+    and adds the credit line. Opening and closing balances are those at the start of today.
     """
     account, bank = shared.account, shared.account.bank
     statement = store.ledger.statement(account, instant)
@@ -321,7 +320,7 @@ def identity_records(
 def party_records(
     store: Store, entity: Entity, shared: Shared, *, verbose: bool = False
 ) -> list[dict[str, Any]]:
-    """Everybody on an account: its holders, and at times somebody who may act for them."""
+    """All people of an account: its holders, and sometimes a person who may act for them."""
     account = shared.account
     joint = len(account.holders) > 1
     records = [
@@ -359,7 +358,7 @@ def _identity(
         "region": one.region,
         "country": "SA",
     }
-    # Tatweel, as some banks stretch names in print.
+    # Tatweel: some banks stretch names with it.
     arabic = one.arabic_name.replace("محمد", "محمـــد") if odd else one.arabic_name
     record: dict[str, Any] = {
         "full_legal_name": arabic if index % 2 or odd else one.full_name.upper(),

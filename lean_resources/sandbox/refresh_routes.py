@@ -19,7 +19,7 @@ class RefreshRoutes(Routes):
     """Refreshes and events.
 
     Args:
-        store: What the sandbox knows.
+        store: The sandbox's state.
         has_events: Whether events are listed.
     """
 

@@ -1,4 +1,4 @@
-"""Answers in Lean's shapes: envelopes, pages, refusals and the edge's HTML."""
+"""Answers in Lean's form: envelopes, pages, refusals and the edge's HTML."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EDGE_PAGE = (
     '<span class="code-label">Error code {status}</span><p>Cloudflare Ray ID: 8f2c1d0e9b7a6c54'
     "</p></div></body>\n</html>\n"
 )
-"""What the edge in front of Lean sends when Lean does not answer."""
+"""The page that Lean's edge sends when Lean does not answer."""
 
 MESSAGES = {
     "UNKNOWN_ENTITY": "The entity_id provided did not match an account in our records.",
@@ -48,15 +48,15 @@ MESSAGES = {
     "DISABLED_BY_LEAN": "This bank is temporarily disabled by Lean.",
     "UNSUPPORTED_BY_BANK": "The bank does not support this data.",
 }
-"""What Lean says with each code."""
+"""Lean's message for each code."""
 
 
 @dataclass(slots=True)
 class Reply:
-    """An answer before it is put on the wire.
+    """An answer before it is sent.
 
     Args:
-        cut: End the connection in the middle of the body.
+        cut: Whether to end the connection in the middle of the body.
         drip: Seconds between two bytes of the body; None sends it at once.
     """
 
@@ -69,7 +69,7 @@ class Reply:
 
     @classmethod
     def json(cls, value: object, status: int = 200) -> Reply:
-        """An answer in JSON, amounts exact."""
+        """An answer in JSON, with exact amounts."""
         return cls(status, dump(value))
 
     @classmethod
@@ -80,14 +80,14 @@ class Reply:
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
-    """Lean refuses.
+    """A refusal of Lean.
 
     Args:
         code: Lean's code.
-        message: What Lean says; by default what it always says with the code.
-        envelope: As a data envelope rather than as an error.
-        has_results_id: Whether the error carries a `results_id`.
-        short: In the form of the consents endpoints: `status_code` and `message`.
+        message: Lean's message; by default the usual message of the code.
+        envelope: Whether to answer with a data envelope instead of an error.
+        has_results_id: Whether the error has a `results_id`.
+        short: Whether to use the form of the consents endpoints: `status_code` and `message`.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error o
 
 
 def page_of(number: int, size: int, total: int) -> dict[str, Any]:
-    """The page object; `size` is the size that was asked for."""
+    """The page object; `size` is the requested size."""
     return {
         "number": number,
         "size": size,

@@ -1,4 +1,4 @@
-"""What all routes share: a request with its parts, and how it finds an entity."""
+"""Shared by all routes: a request with its parts, and the search for an entity."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Call:
 
     Args:
         label: Method and path template.
-        target: Path and query, as sent.
+        target: Path and query, unchanged.
         path: Values of the path's parameters.
         query: Parameters of the query.
         headers: Headers, by lower-case name.
         body: The body, empty for GET.
-        mark: A number that is the same for the same request at the same time; ids come from it.
-        fault: The fault that happens to the request.
-        scopes: What its credential covers.
+        mark: A number for ids, equal for the same request at the same time.
+        fault: The fault of the request.
+        scopes: The scopes of its credential.
     """
 
     label: str
@@ -55,17 +55,17 @@ class Call:
 
     @property
     def entity_id(self) -> str | None:
-        """The entity that is asked about, wherever the request names it."""
+        """The requested entity, from any part of the request."""
         if self.label == "POST /data/v2/refreshes":
             named = self.json().get("entity_id")
             return named if isinstance(named, str) else None
         return self.query.get("entity_id") or self.path.get("entity_id")
 
     def number(self, name: str, default: int | None, low: int, high: int | None) -> int:
-        """A whole number of the query, from `low` to `high`; `default` where it is absent.
+        """A whole number of the query, from `low` to `high`; `default` if it is absent.
 
         Raises:
-            Refusal: It is absent without a default, not a number, or out of range.
+            Refusal: It is absent without a default, is not a number, or is out of range.
         """
         text = self.query.get(name)
         if text is None or text == "":
@@ -119,7 +119,7 @@ class Call:
         return text.lower()
 
     def meta(self) -> dict[str, str] | None:
-        """The caller's own words in the query, which the answer repeats."""
+        """The caller's own text in the query, which the answer repeats."""
         text = self.query.get("meta")
         if not text:
             return None
@@ -148,10 +148,10 @@ Path = tuple[str, str, Handler]
 
 
 class Routes:
-    """Some of Lean's endpoints over a store.
+    """A group of Lean's endpoints over a store.
 
     Args:
-        store: What the sandbox knows.
+        store: The sandbox's state.
     """
 
     def __init__(self, store: Store) -> None:
@@ -172,5 +172,5 @@ class Routes:
 
 
 def timestamp(clock: Clock, call: Call) -> str:
-    """The sandbox's time of an answer, to the nanosecond."""
+    """The time of an answer by the sandbox's clock, to the nanosecond."""
     return stamp(clock.nanos + call.mark % 1_000_000, 9)

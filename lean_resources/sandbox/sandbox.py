@@ -1,4 +1,4 @@
-"""The sandbox as a whole: a world, its clock, its faults and the application that answers."""
+"""The whole sandbox: a world, its clock, its faults and the application that answers."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ _TICK_SECONDS = 0.25
 class Sandbox:
     """Lean, offline.
 
-    The same arguments give the same bytes, in whatever order they are asked for. Nothing of the
-    world is kept in memory but what was changed while it runs.
+    The same arguments give the same bytes, in any order of requests. Memory holds only changes that
+    were made while it runs.
 
     Args:
-        customers: How many customers there are; see `example` for the awkward ones among them.
-        months: Whole months of history before the present one.
-        seed: Another seed, another world.
-        today: Where the clock starts: a date means 07:15 UTC on that day.
-        refresh_seconds: How long the bank takes to answer a refresh, by the sandbox clock. With a
-            clock that stands still, the second look at a refresh finds it finished.
-        gzip: Compress long answers for clients that ask for it.
-        has_events: Whether `/events/v1` is there, which is not documented for Saudi Arabia.
+        customers: Number of customers; see `example` for the awkward cases among them.
+        months: Number of whole months of history before the present month.
+        seed: The seed from which the world is generated.
+        today: The start of the clock; a date means 07:15 UTC on that day.
+        refresh_seconds: How long the bank takes to answer a refresh, by the sandbox's clock. If
+            the clock stands still, the second request for a refresh's state finds it finished.
+        gzip: Whether to compress long answers for clients that accept it.
+        has_events: Whether `/events/v1` exists; it is not documented for Saudi Arabia.
 
     Raises:
-        ValueError: There would be no customer, no month, or more than the ids can count.
+        ValueError: The number of customers or months is below 1, or too large for the ids.
     """
 
     def __init__(
@@ -96,32 +96,32 @@ class Sandbox:
 
     @property
     def app_token(self) -> str:
-        """The application's token for the older way of authentication, made up."""
+        """The application's token for the older kind of authentication, made up."""
         return self.issuer.app_token
 
     @property
     def webhook_secret(self) -> str:
-        """The secret that webhooks are signed with, made up."""
+        """The secret that signs webhooks, made up."""
         return f"whsec_{self.issuer.client_secret}"
 
     @property
     def requests(self) -> Counter[str]:
-        """How many requests were served, by path template."""
+        """Number of served requests, by path template."""
         return self.api.gateway.requests
 
     @property
     def calls(self) -> Counter[str]:
-        """How many requests were served, by method and path template."""
+        """Number of served requests, by method and path template."""
         return self.api.gateway.calls
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What Lean would have sent to a webhook, oldest first."""
+        """Events that Lean would have sent to a webhook, oldest first."""
         return list(self.store.events)
 
     @property
     def fault_rates(self) -> dict[str, float]:
-        """Share of requests that each fault hits, e.g. `{"500": 0.02}`."""
+        """Share of requests that each fault affects, e.g. `{"500": 0.02}`."""
         return self.faults.rates
 
     @fault_rates.setter
@@ -129,21 +129,21 @@ class Sandbox:
         self.faults.rates = dict(rates)
 
     def truth(self, stream: str) -> Iterator[dict[str, Any]]:
-        """Everything that a client may read of a stream now.
+        """All records of a stream that a client may read now.
 
-        Each item is `{"parent": ids of the request, "record": the record}`, the record being what
-        the API serves to a `verbose=true` request; amounts are int or Decimal.
+        Each item is `{"parent": ids of the request, "record": the record}`. The record has the form
+        of a `verbose=true` request; amounts are int or Decimal.
 
         Raises:
-            ValueError: There is no such stream.
+            ValueError: The stream does not exist.
         """
         return reading.truth(self.store, stream)
 
     def example(self, kind: str) -> dict[str, Any]:
-        """The ids of an awkward case; `cases.CASES` says what there is.
+        """The ids of an awkward case; `cases.CASES` lists the cases.
 
         Raises:
-            LookupError: There is no such case, or the world is too small to hold it.
+            LookupError: The case does not exist, or the world is too small for it.
         """
         return example(self.store, kind)
 
@@ -156,22 +156,22 @@ class Sandbox:
         entity_id: str | None = None,
         account_id: str | None = None,
     ) -> None:
-        """Let the next matching requests fail.
+        """Inject a fault into the next matching requests.
 
         Args:
             match: Part of a method and path template, such as `transactions`; empty for any.
-            fault: As `faults` lists them, e.g. `FAILED:BANK_ISSUE`.
-            times: How many requests; None for all that follow.
+            fault: A fault from the module `faults`, e.g. `FAILED:BANK_ISSUE`.
+            times: Number of requests; None for all that follow.
             entity_id: Only requests for this entity.
             account_id: Only requests for this account.
 
         Raises:
-            ValueError: There is no such fault.
+            ValueError: The fault does not exist.
         """
         self.faults.add(match, fault, times, entity_id=entity_id, account_id=account_id)
 
     def heal(self) -> None:
-        """Let nothing fail any more."""
+        """Remove all faults."""
         self.faults.clear()
 
     def connect(
@@ -183,10 +183,9 @@ class Sandbox:
         permissions: Iterable[str] = PERMISSIONS,
         consent_days: int = 365,
     ) -> dict[str, Any]:
-        """Stand in for the customer's tap: connect a bank.
+        """Connect a bank, as a customer does in Lean's app.
 
-        The customer is the one of `customer_id`, or else of `app_user_id`, who is created when
-        there is none.
+        The customer is that of `customer_id`, or else of `app_user_id`, and is created if missing.
 
         Returns:
             `customer_id`, `app_user_id`, `entity_id`, `account_ids` and the `refresh_id` of the
@@ -197,13 +196,13 @@ class Sandbox:
         """
         granted = frozenset(permissions)
         if not granted or not granted <= set(PERMISSIONS):
-            raise ValueError(f"permissions must be some of {', '.join(PERMISSIONS)}")
+            raise ValueError(f"permissions must be from {', '.join(PERMISSIONS)}")
         chosen = bank(bank_identifier)
         customer = self._customer(customer_id, app_user_id)
         return self._connected(self.store.connect(customer, chosen, granted, consent_days))
 
     def reconsent(self, entity_id: str, *, consent_days: int = 365) -> dict[str, Any]:
-        """The customer connects the same bank again: other account ids, the same IBANs.
+        """Connect the same bank again, as a customer does: new account ids, the same IBANs.
 
         Raises:
             ValueError: The entity is unknown.
@@ -211,7 +210,7 @@ class Sandbox:
         return self._connected(self.store.reconsent(self._entity(entity_id), consent_days))
 
     def revoke(self, entity_id: str) -> None:
-        """The customer ends the consent.
+        """End the consent, as a customer does.
 
         Raises:
             ValueError: The entity is unknown.
@@ -219,23 +218,23 @@ class Sandbox:
         self.store.revoke(self._entity(entity_id))
 
     def limit_history(self, entity_id: str, days: int | None) -> None:
-        """A bank offers less than the consent allows: the last days of transactions alone.
+        """Limit the days of transactions that a bank offers.
 
-        The listing and what refreshes tell of the history's start move on from day to day.
+        The start in the listing and in refreshes moves on each day.
 
         Args:
             entity_id: The entity.
-            days: How many UTC days, the one on which the bank is asked included; None for all.
+            days: Number of UTC days, including the day of the refresh; None for all.
 
         Raises:
-            ValueError: The entity is unknown, or the days are none.
+            ValueError: The entity is unknown, or `days` is below 1.
         """
         if days is not None and days < 1:
             raise ValueError("days must be at least 1")
         self.store.limit_history(self._entity(entity_id), days)
 
     def switch_bank(self, identifier: str, *, active: bool) -> None:
-        """Lean takes a bank's data offline, or brings it back.
+        """Take a bank's data offline, or bring it back, as Lean does.
 
         Raises:
             ValueError: The bank is unknown.
@@ -243,7 +242,7 @@ class Sandbox:
         self.store.switch_bank(bank(identifier).identifier, active=active)
 
     def delete(self, entity_id: str) -> None:
-        """The entity is deleted, with its consent.
+        """Delete the entity, with its consent.
 
         Raises:
             ValueError: The entity is unknown.
@@ -254,15 +253,15 @@ class Sandbox:
     def deliver(
         self, url: str, *, secret: str | None = None, transport: httpx.BaseTransport | None = None
     ) -> Iterator[Webhooks]:
-        """Send events to an address while the block runs; one at a time.
+        """Send events to an address, one at a time, while the block runs.
 
-        What comes due when the clock moves then happens by itself: a refresh comes along and
-        ends, a promised answer is ready, a message is sent again.
+        When the clock moves, due events happen without a request: refreshes proceed and end,
+        results become available, messages are sent again.
 
         Args:
-            url: Where to.
-            secret: Signs them; `webhook_secret` when left.
-            transport: Another way than the network.
+            url: The address.
+            secret: Signs the messages; `webhook_secret` by default.
+            transport: Replaces the network.
         """
         webhooks = Webhooks(
             self.clock,
@@ -286,7 +285,7 @@ class Sandbox:
 
     @contextmanager
     def passing_time(self) -> Iterator[None]:
-        """Let the clock run while the block runs, as fast as any other."""
+        """Let the clock run in real time while the block runs."""
         is_over = threading.Event()
 
         def run() -> None:
@@ -334,7 +333,7 @@ class Sandbox:
             "refresh_id": self.store.refresh_id(entity, refresh),
         }
 
-    # The same over HTTP, where Lean has nothing: no credential is asked for.
+    # The same over HTTP, at paths that Lean does not have; these need no credential.
 
     def _own_routes(self) -> list[Route]:
         root = "/_sandbox"

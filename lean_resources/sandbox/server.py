@@ -1,4 +1,4 @@
-"""The sandbox on a loopback port, in a background thread or until it is interrupted."""
+"""Serves the sandbox on a loopback port, in a background thread or until it is interrupted."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _PATIENCE = 30.0
 
 
 class Server:
-    """A sandbox that is being served.
+    """A running sandbox server.
 
     Args:
-        certificates: Under mutual TLS, what a client needs to get in.
+        certificates: With mutual TLS, the certificates for clients.
     """
 
     def __init__(self, sandbox: Sandbox, url: str, certificates: Certificates | None) -> None:
@@ -36,12 +36,12 @@ class Server:
 
     @property
     def token_url(self) -> str:
-        """Where tokens are asked for."""
+        """The address of the token endpoint."""
         return f"{self.url}/oauth2/token"
 
     @property
     def requests(self) -> Counter[str]:
-        """How many requests were served, by path template."""
+        """Number of served requests, by path template."""
         return self.sandbox.requests
 
 
@@ -56,7 +56,7 @@ def _config(sandbox: Sandbox, certificates: Certificates | None) -> uvicorn.Conf
         log_level="warning",
         access_log=False,
         server_header=False,
-        # The sandbox tells its own clock's date.
+        # The sandbox sends the date of its own clock.
         date_header=False,
         backlog=2048,
         ssl_certfile=certificates.server_cert if certificates else None,
@@ -70,9 +70,9 @@ def _config(sandbox: Sandbox, certificates: Certificates | None) -> uvicorn.Conf
 def serve(
     sandbox: Sandbox, port: int = 0, mtls: bool = False, host: str = "127.0.0.1"
 ) -> Iterator[Server]:
-    """Serve a sandbox, on loopback unless a host is given, while the block runs.
+    """Serve a sandbox while the block runs, by default on loopback.
 
-    Port 0 takes a free one. With `mtls` it is served over TLS, and only to clients that show a
+    Port 0 takes a free port. With `mtls` the server uses TLS and only accepts clients with a
     certificate of the sandbox's chain.
 
     Raises:
@@ -125,8 +125,8 @@ def run(
 ) -> None:
     """Serve a sandbox until it is interrupted.
 
-    Port 0 takes a free one. `announce` is called with the server; under mutual TLS the files of its
-    certificates exist from then until the end.
+    Port 0 takes a free port. `announce` is called with the server. With mutual TLS, the files of
+    its certificates exist from then until the end.
 
     Raises:
         OSError: The port is taken.

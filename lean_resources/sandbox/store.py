@@ -1,7 +1,7 @@
-"""What changes while the sandbox runs: connections, consents, refreshes and the events they cause.
+"""The state that changes while the sandbox runs: connections, consents, refreshes and their events.
 
-Lean keeps a store per entity and answers from it; only a refresh moves it. An entity's state is
-built from its blueprint when it is first asked for, and kept only once it differs from it.
+Lean answers from a bank data copy per entity, which only a refresh changes. An entity's state is
+built from its blueprint at the first request, and kept only once it differs from the blueprint.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ _ROOM = 2048
 
 @dataclass(slots=True)
 class Refresh:
-    """Lean asking the bank once.
+    """A refresh: Lean asks the bank.
 
     Args:
         finished: When it ended, or None while it is pending.
-        failed: Streams that the bank did not give.
-        left_out: Streams that nobody asked for; their stored copy stays as it is.
-        polls: How often somebody looked at it.
+        failed: Streams that the bank did not send.
+        left_out: Streams that were not requested; their copy stays unchanged.
+        polls: Number of requests for its state.
         is_stuck: Whether it never ends.
-        is_halfway: Whether it was announced that the accounts are there.
+        is_halfway: Whether an event has announced the accounts.
     """
 
     ordinal: int
@@ -74,7 +74,7 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """An account as one entity sees it."""
+    """An account of an entity."""
 
     account_id: str
     account: Account
@@ -82,12 +82,12 @@ class Shared:
 
 @dataclass(slots=True)
 class Entity:
-    """A connection as it stands.
+    """The present state of a connection.
 
     Args:
-        marks: For each stream, the instant the stored copy shows and the one it is stamped with.
-        history_days: How many days its bank offers transactions of, today included; None for all
-            that there are.
+        marks: For each stream, the instant of the copy's data and the instant of its stamp.
+        history_days: Number of days of transactions that its bank offers, including today; None
+            for all.
     """
 
     id: str
@@ -108,7 +108,7 @@ class Entity:
         return self.blueprint.bank
 
     def offered_from(self, instant: int) -> int:
-        """First UTC day that consent and bank offer to whom asks the bank at an instant."""
+        """First UTC day that both consent and bank offer at an instant."""
         allowed = self.consent.window_from // DAY
         if self.history_days is None:
             return allowed
@@ -125,7 +125,7 @@ class Entity:
         return self.blueprint.customer, self.blueprint.ordinal
 
     def is_open(self, now: int) -> bool:
-        """Whether its data may be read now."""
+        """Whether clients may read its data now."""
         consent = self.consent
         return self.deleted > now and consent.revoked > now and consent.expires > now
 
@@ -136,10 +136,10 @@ class Entity:
 
 
 class Store:
-    """Everything that is known of the entities at this moment.
+    """The present state of all entities.
 
     Args:
-        refresh_seconds: How long the bank takes to answer a refresh, by the sandbox clock.
+        refresh_seconds: How long the bank takes to answer a refresh, by the sandbox's clock.
     """
 
     def __init__(self, world: World, clock: Clock, refresh_seconds: float) -> None:
@@ -160,7 +160,7 @@ class Store:
         self._fresh: OrderedDict[tuple[int, int], Entity] = OrderedDict()
         self._event_numbers = count()
 
-    # A customer is an index: those of the world first, then those created since.
+    # A customer is an index: first the customers of the world, then those created later.
 
     @property
     def customer_total(self) -> int:
@@ -192,7 +192,7 @@ class Store:
         return self._new_customer_index.get(app_user_id)
 
     def create_customer(self, app_user_id: str) -> int | None:
-        """Create a customer, or None when the id is taken."""
+        """Create a customer; None if the id is taken."""
         with self.lock:
             if self.customer_by_user(app_user_id) is not None:
                 return None
@@ -209,7 +209,7 @@ class Store:
         return self.world.entity_total + len(self._added_in_order)
 
     def entity_key_at(self, place: int) -> tuple[int, int]:
-        """Key of the entity at a place in the order of connection."""
+        """Key of the entity at a place, in the order of connection."""
         base = self.world.entity_total
         return self.world.entity_at(place) if place < base else self._added_in_order[place - base]
 
@@ -236,7 +236,7 @@ class Store:
         return None
 
     def entity(self, key: tuple[int, int]) -> Entity:
-        """The entity of a key, with a refresh that has come due finished."""
+        """The entity of a key, after finishing a refresh that is due."""
         with self.lock:
             entity = self._changed.get(key)
             if entity is None:
@@ -270,7 +270,7 @@ class Store:
         entity.refreshes.append(Refresh(0, first, first + self.refresh_nanos))
         if blueprint.snapshot > first + DAY // 24:
             failed = frozenset[str]()
-            # Rare, so that it looks like one customer's trouble and not like the bank's.
+            # Rare, so that it looks like a problem of a customer and not of the bank.
             if blueprint.slot == Slot.WALLET and ordinal == 1 and customer // ROW % 50 == 0:
                 failed = frozenset({"beneficiaries"})
             entity.refreshes[0].failed = failed
@@ -299,7 +299,7 @@ class Store:
         self._changed[entity.key] = entity
         self._fresh.pop(entity.key, None)
 
-    # Accounts as an entity sees them.
+    # Accounts of an entity.
 
     def shared(self, entity: Entity) -> tuple[Shared, ...]:
         """The accounts that an entity's consent covers."""
@@ -325,7 +325,7 @@ class Store:
         *,
         is_stuck: bool = False,
     ) -> Refresh | None:
-        """Ask the bank, or None while it is already being asked."""
+        """Start a refresh; None if a refresh is already running."""
         with self.lock:
             entity = self.entity(entity.key)
             if entity.pending() is not None:
@@ -344,7 +344,7 @@ class Store:
             return refresh
 
     def poll(self, entity: Entity) -> None:
-        """Somebody looked at a running refresh: the second look finds it finished."""
+        """Count a request for a running refresh's state; the second finds it finished."""
         with self.lock:
             running = self.entity(entity.key).pending()
             if running is not None and not running.is_stuck:
@@ -353,7 +353,7 @@ class Store:
                     self._finish(entity, running, max(self.clock.nanos, running.created))
 
     def settle(self) -> None:
-        """Let what has come due happen, though nobody asks: refreshes come along and end."""
+        """Let due events happen without a request: refreshes proceed and end."""
         with self.lock:
             for entity in list(self._changed.values()):
                 running = self.entity(entity.key).pending()
@@ -385,7 +385,7 @@ class Store:
     def data_status(
         self, entity: Entity, refresh: Refresh, *, webhook: bool = False
     ) -> dict[str, Any]:
-        """How far a refresh has come with each kind of data."""
+        """The status of each kind of data in a refresh."""
         consent = entity.consent
 
         def part(stream: str) -> str:
@@ -419,12 +419,12 @@ class Store:
             ],
         }
 
-    # Connecting and ending.
+    # Connections and their ends.
 
     def connect(
         self, customer: int, bank: Bank, permissions: frozenset[str], consent_days: int
     ) -> Entity:
-        """A customer connected a bank just now; its first refresh is running."""
+        """Connect a bank now; its first refresh is running."""
         with self.lock:
             now = self.clock.nanos
             ordinal = self.world.entity_count(customer) + len(self._added.get(customer, ()))
@@ -449,7 +449,7 @@ class Store:
             return entity
 
     def reconsent(self, entity: Entity, consent_days: int) -> Entity:
-        """The customer connected the same bank again: other account ids, the same accounts."""
+        """Connect the same bank again: new account ids, the same accounts."""
         with self.lock:
             entity = self.entity(entity.key)
             self._own(entity)
@@ -468,7 +468,7 @@ class Store:
             return entity
 
     def revoke(self, entity: Entity) -> None:
-        """The customer ended the consent just now."""
+        """End the consent now."""
         with self.lock:
             entity = self.entity(entity.key)
             self._own(entity)
@@ -479,20 +479,20 @@ class Store:
             self._announce_entity(entity, "updated")
 
     def delete(self, entity: Entity) -> None:
-        """The entity is deleted just now, with its consent."""
+        """Delete the entity now, with its consent."""
         with self.lock:
             self.revoke(entity)
             self.entity(entity.key).deleted = self.clock.nanos
 
     def limit_history(self, entity: Entity, days: int | None) -> None:
-        """An entity's bank offers only so many days of transactions."""
+        """Limit the days of transactions that an entity's bank offers."""
         with self.lock:
             entity = self.entity(entity.key)
             self._own(entity)
             entity.history_days = days
 
     def switch_bank(self, identifier: str, *, active: bool) -> None:
-        """A bank's data goes off or comes back."""
+        """Take a bank's data offline, or bring it back."""
         with self.lock:
             if active:
                 self.inactive.discard(identifier)
@@ -508,9 +508,9 @@ class Store:
     # Events.
 
     def announce(self, kind: str, payload: dict[str, Any], message: str, **beside: object) -> None:
-        """Log an event as Lean would send it, and send it where webhooks are set up."""
+        """Log an event in Lean's form, and send it if webhooks are set up."""
         number = next(self._event_numbers)
-        # An inbox may outlive several sandboxes; their events differ by their time.
+        # An inbox may be used with several sandboxes, whose events differ by their time.
         high, low = (mix(self.world.seed, one, number, self.clock.nanos) for one in (61, 62))
         event = {
             "type": kind,

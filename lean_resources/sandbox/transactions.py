@@ -1,4 +1,4 @@
-"""Transactions as Lean writes them, in the newer and the older generation."""
+"""Transactions in Lean's form, of the newer and the older generation."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _INSTRUMENTS = ("CONTACTLESS", "APPLE_PAY", "CHIP", "MADA_PAY")
 
 
 def bank_of(draw: int) -> Bank:
-    """The bank of somebody else, drawn."""
+    """A random bank for the other side."""
     return _BY_DRAW[draw % len(_BY_DRAW)]
 
 
 @lru_cache(maxsize=64)
 def agent(identifier: str, *, address: bool) -> dict[str, Any]:
-    """A bank as the other side's servicer, in the newer words."""
+    """A bank as the other side's servicer, in the newer vocabulary."""
     bank = BANKS[identifier]
     known = bank.servicer != "KSAOB.SAOTHE"
     return {
@@ -52,7 +52,7 @@ def agent(identifier: str, *, address: bool) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def regional_agent(identifier: str) -> dict[str, Any]:
-    """A bank as the other side's servicer, in SAMA's words."""
+    """A bank as the other side's servicer, in SAMA's vocabulary."""
     bank = BANKS[identifier]
     known = bank.servicer != "KSAOB.SAOTHE"
     address = bank_address(bank)
@@ -76,16 +76,16 @@ def regional_agent(identifier: str) -> dict[str, Any]:
 
 
 def agent_of(draw: int) -> dict[str, Any]:
-    """The servicer of somebody else, with its address for every third."""
+    """The other side's servicer, with its address in a third of the cases."""
     return agent(bank_of(draw).identifier, address=draw % 3 == 0)
 
 
 class TransactionWriter:
-    """Writes the rows of one account as one entity sees it.
+    """Writes the rows of an account for an entity.
 
     Args:
-        verbose: Fill `regional_data`, where the bank is of the older generation.
-        insights: Fill `insights`.
+        verbose: Whether to fill `regional_data`, if the bank is of the older generation.
+        insights: Whether to fill `insights`.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class TransactionWriter:
         self.zone = "UTC+00:00" if self.bank.midnight else "Asia/Riyadh"
 
     def transaction_id(self, row: Row) -> str:
-        """Id of a row: an older bank numbers its rows, for a newer one Lean makes ids up."""
+        """Id of a row: older banks number their rows, for newer banks Lean makes an id."""
         place = row.seq * 8 + row.variant
         if self.bank.older:
             return f"{place * _NUMBER % _NUMBERS:09}"
@@ -125,7 +125,7 @@ class TransactionWriter:
         return opaque_uuid(high, high * _HALF & 0xFFFFFFFFFFFFFFFF)
 
     def record(self, row: Row, balance: int) -> dict[str, Any]:
-        """A row as Lean writes it, with the booked balance after it."""
+        """A row in Lean's form, with the booked balance after it."""
         if self.bank.older:
             return self._older(row, balance)
         full = self._newer(row, balance)
@@ -374,7 +374,7 @@ class TransactionWriter:
 
 
 def _thinned(record: dict[str, Any]) -> dict[str, Any]:
-    """The same row from a bank that sends next to nothing: some fields null, others missing."""
+    """The same row from a bank that sends few fields; the rest are null or missing."""
     kept = {
         "entity_id", "account_id", "transaction_id", "credit_debit_indicator", "amount", "status",
         "booking_date_time",

@@ -1,7 +1,7 @@
-"""Webhooks of the offline Lean: signed, delivered, and sent again on the sandbox's clock.
+"""Webhooks of the offline Lean: signed, delivered, and retried by the sandbox's clock.
 
-A message is delivered when it is answered with 200 within ten seconds. Otherwise it is sent again
-1, 2, 5, 10, 60 and 180 minutes after the first attempt, and after that no more.
+A message is delivered if it is answered with 200 within ten seconds. Otherwise it is sent again
+1, 2, 5, 10, 60 and 180 minutes after the first attempt, and then no more.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _ANSWER_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One message on the wire.
+    """An attempt to deliver a message.
 
     Args:
-        event_id: The event's.
-        type: The event's.
-        number: Which attempt, from 0.
-        at: When, by the sandbox's clock, in nanoseconds since 1970.
-        status_code: How it was answered; 0 when it was not.
+        event_id: The event's id.
+        type: The event's type.
+        number: Number of the attempt, from 0.
+        at: Its time by the sandbox's clock, in nanoseconds since 1970.
+        status_code: Status code of the answer; 0 without an answer.
     """
 
     event_id: str
@@ -57,15 +57,15 @@ class _Message:
 
 
 class Webhooks:
-    """Delivers events to one address, by a thread of its own.
+    """Delivers events to an address, in a separate thread.
 
     Args:
-        clock: Says when an attempt is due.
-        faults: What goes wrong with deliveries.
-        url: Where to.
+        clock: Decides when an attempt is due.
+        faults: The faults of deliveries.
+        url: The address.
         secret: Signs each body.
-        app_token: Is sent along.
-        transport: Another way than the network.
+        app_token: Sent with each message.
+        transport: Replaces the network.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Webhooks:
         self._thread.start()
 
     def announce(self, event: dict[str, Any]) -> None:
-        """Send an event now, or as a fault has it: later, twice, after the next one, or never."""
+        """Send an event now; a fault may send it later, twice, after the next event, or never."""
         message = _Message(
             event["event_id"], event["type"], dump(event), first_at=self._clock.nanos
         )
@@ -116,15 +116,15 @@ class Webhooks:
             self._release()
 
     def wake(self) -> None:
-        """The clock has moved: send what has come due."""
+        """Send due messages after the clock has moved."""
         with self._changed:
             self._release()
 
     def flush(self, seconds: float = 30.0) -> None:
-        """Wait until nothing is due.
+        """Wait until no message is due.
 
         Raises:
-            TimeoutError: Something still was.
+            TimeoutError: A message was still due.
         """
         deadline = time.monotonic() + seconds
         with self._changed:
@@ -133,7 +133,7 @@ class Webhooks:
                     raise TimeoutError("webhooks are still being sent")
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -146,7 +146,7 @@ class Webhooks:
         self._changed.notify_all()
 
     def _release(self) -> None:
-        """Send what waited for another one to go first."""
+        """Send the event that waited for the next event."""
         for message in self._held:
             self._put(message)
         self._held.clear()

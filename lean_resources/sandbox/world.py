@@ -1,9 +1,9 @@
-"""Who exists: customers, the banks they connected, their consents and their accounts.
+"""The world: customers, their connected banks, their consents and their accounts.
 
-Everything here is a pure function of the seed and an index, so a million customers take no room.
-Customers come in rows of twenty; the place in the row is a *slot*, and most slots carry one of
-the awkward cases named in `cases.py`. So the first twenty customers hold every case, and a large
-world holds most of them in a twentieth of its customers.
+All of it is a pure function of the seed and an index, so a million customers need no memory.
+Customers come in groups of twenty. The place in the group is a *slot*, and most slots have an
+awkward case of `cases.py`. So the first twenty customers have all cases, and a large world has each
+of most cases in a twentieth of its customers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 ROW = 20
-"""How many customers make a row."""
+"""Number of customers in a group."""
 
 _ENTITY_COUNTS = (1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 0, 1, 1, 1, 2, 1, 3, 1, 2, 0)
 _ROW_TOTAL = sum(_ENTITY_COUNTS)
@@ -38,7 +38,7 @@ _YOUNGEST = 2 * DAY
 
 
 class Slot(IntEnum):
-    """Place of a customer in its row of twenty."""
+    """Place of a customer in its group of twenty."""
 
     PENDING = 0
     JOINT_FIRST = 1
@@ -102,18 +102,18 @@ _KINDS_OF: dict[tuple[int, int], tuple[str, ...]] = {
 }
 
 SUB_TYPES = {"JOINT": "CURRENT", "DINAR": "CURRENT", "BUSINESS": "CURRENT"}
-"""`account_sub_type` where it is not the kind itself."""
+"""`account_sub_type` if it differs from the kind."""
 
 CARDS = frozenset({"CREDIT", "CHARGE_CARD", "PREPAID"})
-"""Kinds that are known by a card number too."""
+"""Kinds that also have a card number."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsentPlan:
-    """One consent; instants are nanoseconds.
+    """A consent; instants are nanoseconds.
 
     Args:
-        revoked: When somebody ended it before its time, or `NEVER`.
+        revoked: When the customer ended it early, or `NEVER`.
     """
 
     created: int
@@ -126,13 +126,13 @@ class ConsentPlan:
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """An entity as it was made.
+    """An entity at the start.
 
     Args:
         customer: Index of its customer.
         ordinal: Place among the customer's entities.
-        kinds: One kind per account.
-        generation: How often its accounts came back under other ids.
+        kinds: A kind per account.
+        generation: Number of times its accounts got new ids.
         deleted: When it was deleted, or `NEVER`.
         snapshot: When Lean last asked the bank.
     """
@@ -151,12 +151,12 @@ class Blueprint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Account:
-    """An account at a bank, whoever looks at it.
+    """An account at a bank, the same for all entities.
 
     Args:
-        key: Customer, entity and place under which the bank keeps it.
+        key: Customer, entity and place of the account at the bank.
         draw: Hash from which its details are drawn.
-        siblings: Kinds of all accounts beside it, itself included.
+        siblings: Kinds of all accounts of the entity, including this account.
         first_month: First month in which it has movements.
         opening: Booked balance before the first movement, in signed minor units.
     """
@@ -188,12 +188,12 @@ class Account:
 
 
 class World:
-    """The people of a seed.
+    """The world of a seed.
 
     Args:
-        customers: How many there are at the start.
-        months: Whole months of history before the present one.
-        seed: Another seed, another world.
+        customers: Number of customers at the start.
+        months: Number of whole months of history before the present month.
+        seed: The seed from which the world is generated.
         start: Instant at which the clock starts, in nanoseconds.
     """
 
@@ -206,12 +206,12 @@ class World:
         self.first_month = month_of(self.start_day) - months
 
     def entity_count(self, customer: int) -> int:
-        """How many entities a customer has at the start."""
+        """Number of entities of a customer at the start."""
         return _ENTITY_COUNTS[customer % ROW] if customer < self.customers else 0
 
     @property
     def entity_total(self) -> int:
-        """How many entities there are at the start."""
+        """Number of all entities at the start."""
         return self._entities_before(self.customers)
 
     def entity_at(self, place: int) -> tuple[int, int]:
@@ -221,7 +221,7 @@ class World:
         return row * ROW + slot, rest - _BEFORE[slot]
 
     def created_at(self, place: int) -> int:
-        """When the entity at a place was connected; it grows with the place."""
+        """When the entity at a place was connected; higher places are later."""
         span = _OLDEST - _YOUNGEST
         share = place * 1024 + mix(self.seed, 21, place) % 900
         return self.start - _OLDEST + span * share // (1024 * max(1, self.entity_total))
@@ -250,7 +250,7 @@ class World:
         return _awkward(made, self.start, created, age)
 
     def account(self, blueprint: Blueprint, place: int) -> Account:
-        """The account at a place of an entity; a joint one is kept under its first holder."""
+        """The account at a place of an entity; a joint account has the key of its first holder."""
         customer, ordinal = blueprint.customer, blueprint.ordinal
         holders: tuple[int, ...] = (customer,)
         if blueprint.kinds[place] == "JOINT":
@@ -289,7 +289,7 @@ def usual_consent(
     days: int = 365,
     permissions: frozenset[str] = frozenset(PERMISSIONS),
 ) -> ConsentPlan:
-    """A consent with the window that Lean gives when nobody asks for another."""
+    """A consent with Lean's default window."""
     asked = created - 32 * SECOND - 333_000_000
     expires = created + days * DAY
     return ConsentPlan(
@@ -302,7 +302,7 @@ def usual_consent(
 
 
 def usual_kinds(bank: Bank, draw: int) -> tuple[str, ...]:
-    """The accounts that somebody has at a bank."""
+    """Kinds of accounts that a customer usually has at a bank."""
     if bank.business:
         return ("BUSINESS",)
     if bank.lacks:
@@ -335,7 +335,7 @@ def _opening(kind: str, draw: int) -> int:
 
 
 def _credit_line(kind: str, draw: int) -> int:
-    """Credit line in minor units; zero where there is none."""
+    """Credit line in minor units; zero without a credit line."""
     if kind in {"CREDIT", "CHARGE_CARD"}:
         return 1_000_000 + draw % 9 * 500_000
     return 500_000 if kind == "CURRENT" and draw % 3 == 0 else 0
