@@ -18,12 +18,14 @@ from test_lake import DAY, NOW, commit, customers, movements, pull
 
 import pipelines.models.cache
 from lean_resources import streams
+from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
 from pipelines.dagster_defs.model_assets import model_assets
 from pipelines.dagster_defs.resources import LakeResource, silent
 from pipelines.lake.lake import Lake
 from pipelines.models import build as building
 from pipelines.models import manifest as manifests
+from pipelines.models import rollback
 from pipelines.models.build import build
 from pipelines.models.cache import CODE
 from pipelines.models.lineage import trace
@@ -32,7 +34,9 @@ from pipelines.models.manifest import current_manifest
 from pipelines.models.model import ModelError
 from pipelines.models.model_files import read
 from pipelines.models.relations import add_macros
+from pipelines.models.rollback import roll_back
 from pipelines.models.session import stored_rows
+from pipelines.operate.fsck import check as fsck
 from pipelines.operate.vacuum import Reason, vacuum
 from pipelines.publish.warehouse import connect, publish
 
@@ -1018,3 +1022,95 @@ def test_a_question_that_cannot_be_asked_is_refused(sample, select, problem, tmp
 
     with pytest.raises(ModelError, match=rf"table_macros/ones\.sql:\d+: .*{problem}"):
         load(folder)
+
+
+def third_build(lake, models):
+    """Three builds with 2, 3 and 4 movements, and another that changed nothing."""
+    for days in (0, 1, 2):
+        brought(lake, NOW + days * DAY, *(FEBRUARY + one * DAY for one in range(days + 1)))
+        built(lake, models)
+    built(lake, models)
+
+
+def test_a_rollback_lets_the_build_before_count_again(lake, models):
+    """Under a new number; a second one goes further back, and the next build forwards again."""
+    third_build(lake, models)
+    query = "select count(*) from moves"
+
+    done = roll_back(lake)
+    assert (done.number, dict(done.rows)) == (2, {"moves": (4, 3), "totals": (2, 2)})
+    assert rows(lake, models, query) == [(3,)]
+    assert (current_manifest(lake).number, current_manifest(lake).commits) == (5, 6)
+    publish(lake, models)
+    with connect(lake) as connection:
+        assert connection.execute(query).fetchone() == (3,)
+
+    assert roll_back(lake).number == 1
+    assert rows(lake, models, query) == [(2,)]
+    before = sorted((lake.folder / "manifests").iterdir())
+    with pytest.raises(ConfigError, match="no earlier build with other rows"):
+        roll_back(lake)
+    assert sorted((lake.folder / "manifests").iterdir()) == before
+
+    again, problems = built(lake, models)
+    assert problems == []
+    assert (again["moves"], again["names"]) == (1, 0)
+    assert rows(lake, models, query) == [(4,)]
+    assert roll_back(lake).rows["moves"] == (4, 3)
+
+
+def test_a_rollback_is_refused_where_files_are_gone(lake, models):
+    """A vacuum deleted them; the tables stay as they are. Nor is there one before a build."""
+    with pytest.raises(ConfigError, match="no earlier build"):
+        roll_back(lake)
+    third_build(lake, models)
+    (file,) = {Path(part.file) for part in manifest_of(lake, 2).parts["totals"].values()} - {
+        Path(part.file) for part in current_manifest(lake).parts["totals"].values()
+    }
+    (lake.folder / file).unlink()
+
+    with pytest.raises(ConfigError, match=r"build 2 were deleted by a vacuum: run leanhouse build"):
+        roll_back(lake)
+    assert current_manifest(lake).number == 4
+
+    vacuum(lake, older_than_seconds=-1)
+    with pytest.raises(ConfigError, match="no earlier build"):
+        roll_back(lake)
+    assert rows(lake, models, "select count(*) from moves") == [(4,)]
+
+
+def manifest_of(lake, number):
+    """The manifest with a number."""
+    return manifests.read_manifest(lake, manifests.MANIFESTS / f"{number:010}.json")
+
+
+def test_a_rollback_that_crashes_or_is_overtaken_changes_nothing(lake, models, monkeypatch):
+    """The newest build counts: the one that was, or the one that came meanwhile."""
+    third_build(lake, models)
+    with monkeypatch.context() as broken:
+        broken.setattr(manifests, "sealed", _crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            roll_back(lake)
+    assert rows(lake, models, "select count(*) from moves") == [(4,)]
+
+    def overtaken(lake, manifest):
+        brought(lake, NOW + 9 * DAY, FEBRUARY)
+        built(lake, models)
+
+    with monkeypatch.context() as busy:
+        busy.setattr(rollback, "_check_files", overtaken)
+        with pytest.raises(ConfigError, match="another build ended meanwhile"):
+            roll_back(lake)
+    assert rows(lake, models, "select count(*) from moves") == [(2,)]
+
+
+def test_a_vacuum_keeps_the_build_that_counts_again(lake, models):
+    """Its files are named by the new manifest, however old they are."""
+    third_build(lake, models)
+    roll_back(lake)
+    publish(lake, models)
+
+    vacuum(lake, older_than_seconds=-1)
+
+    assert rows(lake, models, "select count(*) from moves") == [(3,)]
+    assert not fsck(lake).findings

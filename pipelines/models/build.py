@@ -179,7 +179,7 @@ class Build:
 
     def keep(self) -> bool:
         """Publish a manifest of the result; False if another build has published one meanwhile."""
-        self.manifest.number = next_number(self.lake)
+        self.manifest.number, self.manifest.restores = next_number(self.lake), 0
         if newest_manifest(self.lake) != self._base:
             return False
         try:

@@ -21,6 +21,7 @@ __all__ = [
     "Manifest",
     "Part",
     "current_manifest",
+    "is_numbered",
     "keep_manifest",
     "named_now",
     "newest_manifest",
@@ -78,12 +79,14 @@ class Manifest(msgspec.Struct):
         commits: The most commits that a build ever found in the ledger. Fewer mean a loss.
         parts: Parts by model and by month; the month is empty for a model that is kept whole.
         checks: Results by model and by name of the check.
+        restores: Number of the build that a rollback let count again; 0 for a build.
     """
 
     number: int = 0
     commits: int = 0
     parts: dict[str, dict[str, Part]] = {}
     checks: dict[str, dict[str, CheckResult]] = {}
+    restores: int = 0
 
 
 def newest_manifest(lake: Lake) -> Key | None:
@@ -103,7 +106,7 @@ def open_newest(lake: Lake) -> tuple[Key | None, Manifest]:
     any number. A damaged manifest is passed over, so that the next build repairs it.
     """
     keys = [file.key for file in lake.storage.list(f"{MANIFESTS}/*.json")]
-    for key in sorted(keys, key=lambda key: (len(key.stem) == _DIGITS, key.stem), reverse=True):
+    for key in sorted(keys, key=lambda key: (is_numbered(key), key.stem), reverse=True):
         with contextlib.suppress(DamageError):
             return key, read_manifest(lake, key)
     return None, Manifest()
@@ -139,8 +142,13 @@ def named_now(manifest: Manifest, models: Models) -> Manifest:
 
 def next_number(lake: Lake) -> int:
     """A number higher than that of any manifest, damaged manifests included."""
-    stems = (file.key.stem for file in lake.storage.list(f"{MANIFESTS}/*.json"))
-    return max((int(stem) for stem in stems if len(stem) == _DIGITS), default=0) + 1
+    keys = (file.key for file in lake.storage.list(f"{MANIFESTS}/*.json"))
+    return max((int(key.stem) for key in keys if is_numbered(key)), default=0) + 1
+
+
+def is_numbered(key: Key) -> bool:
+    """Whether a manifest has a number: those from before format 3 have none."""
+    return len(key.stem) == _DIGITS
 
 
 def keep_manifest(lake: Lake, manifest: Manifest, writer_id: str) -> None:

@@ -1,5 +1,6 @@
 """Commands for the tables: building, publishing, asking and describing them."""
 
+import datetime as dt
 import difflib
 import re
 from enum import StrEnum
@@ -36,9 +37,16 @@ def build(
             help="Change nothing, and show why this model fails. May print values of rows.",
         ),
     ] = None,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Build nothing: let the build before count again.")
+    ] = False,
 ) -> None:
     """Build the tables whose inputs have changed, and publish the warehouse."""
-    if explain is None:
+    if rollback and explain is not None:
+        raise fail("give one of --explain and --rollback")
+    if rollback:
+        _roll_back(lake_of(home, is_written=True))
+    elif explain is None:
         build_tables(lake_of(home, is_written=True))
     else:
         _explain(lake_of(home), explain)
@@ -67,6 +75,21 @@ def build_tables(lake: "Lake") -> None:
     ]
     if problems or broken:
         raise fail("; ".join(problems + broken))
+
+
+def _roll_back(lake: "Lake") -> None:
+    """Let the build before count again, publish it, and print what is different."""
+    from pipelines.environment import settings
+    from pipelines.models.loader import load
+    from pipelines.models.rollback import roll_back
+    from pipelines.publish.warehouse import publish
+
+    done = roll_back(lake)
+    for name, (before, after) in done.rows.items():
+        say(f"{name:<30} {after:,} rows instead of {before:,}")
+    publish(lake, load(), pii=settings().house.pii)
+    ended = dt.datetime.fromtimestamp(done.written_at, dt.UTC)
+    say(f"Build {done.number} of {ended:%Y-%m-%d %H:%M} UTC counts again, until the next build")
 
 
 def _explain(lake: "Lake", name: str) -> None:
