@@ -146,7 +146,7 @@ class _Month:
         history = self.lake.history(self.stream, [self.month])
         self.connection.execute(f"create or replace temp view versions as {history}")
         self.connection.execute(
-            f"create or replace temp table places as {QUERIES['merge_places']}",
+            f"create or replace temp table merge_order as {QUERIES['merge_order']}",
             {"stream": self.stream.name, "month": self.month},
         )
         if files > _MOST_FILES or self._is_worth():
@@ -169,7 +169,7 @@ class _Month:
     def _groups(self) -> Iterator[Sequence[str]]:
         """Accounts in groups of bounded size."""
         rows = self.connection.execute(
-            "select parent_id, sum(rows) filter (where not is_merged) from places"
+            "select parent_id, sum(rows) filter (where not is_merged) from merge_order"
             " group by all order by all"
         ).fetchall()
         group: list[str] = []

@@ -74,8 +74,8 @@ def lake_schema(stream: Stream) -> pa.Schema:
 def merged_schema(stream: Stream) -> pa.Schema:
     """Columns of merged files: the typed row, where it came from, and which pulls brought it.
 
-    `seen_from` and `seen_to` are places, both inclusive and from 1, among the pulls of the account
-    and month that were ever merged; see sql/lake/merged_pulls.sql.
+    `seen_from` and `seen_to` are sequence numbers, both inclusive and from 1, of the pulls of the
+    account and month that were ever merged; see sql/lake/merged_pulls.sql.
     """
     return pa.schema(
         [

@@ -93,7 +93,7 @@ days as (
         gap_date,
         list(movement_id order by movement_id) as movement_ids,
         list(movement_id order by movement_id) filter (where cause = 'doubled_row') as doubled,
-        list(movement_id order by movement_id) filter (where cause = 'wrong_sign') as turned,
+        list(movement_id order by movement_id) filter (where cause = 'wrong_sign') as wrong_signs,
         list(movement_id order by movement_id) filter (
             where cause = 'charge_not_included'
         ) as charged
@@ -115,14 +115,14 @@ select
     -- attributes
     case
         when days.doubled is not null then 'doubled_row'
-        when days.turned is not null then 'wrong_sign'
+        when days.wrong_signs is not null then 'wrong_sign'
         when days.charged is not null then 'charge_not_included'
         when gaps.is_newest and gaps.stated_pull_id is not null then 'late_row'
         when gaps.gap_from_date = gaps.gap_date then 'row_missing_on_day'
         else 'row_missing_since'
     end as suspected_cause,
     coalesce(
-        days.doubled, days.turned, days.charged, days.movement_ids, []
+        days.doubled, days.wrong_signs, days.charged, days.movement_ids, []
     ) as evidence_movement_ids,
 
     -- times

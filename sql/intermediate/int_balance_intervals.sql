@@ -59,7 +59,7 @@ with anchors as (
     select
         *,
         -- Later steps sort by account and month, and numbers sort faster than texts.
-        row_number() over (order by account_key, currency, riyadh_month) as place,
+        row_number() over (order by account_key, currency, riyadh_month) as anchor_no,
         (
             strptime(riyadh_month || '-01', '%Y-%m-%d') - interval 3 hour
         ) at time zone 'UTC' as month_start
@@ -71,7 +71,7 @@ with anchors as (
 days as (
 
     select
-        anchors.place,
+        anchors.anchor_no,
         known.booking_date,
         known.booked_amount,
         known.booked_count,
@@ -94,7 +94,7 @@ days as (
     union all
 
     select
-        place,
+        anchor_no,
         from_date - 1 as booking_date,
         0 as booked_amount,
         0 as booked_count,
@@ -119,7 +119,7 @@ running as (
         sum(unknown_sign_count) over so_far as running_unknown
     from days
     window so_far as (
-        partition by place
+        partition by anchor_no
         order by booking_date
         rows unbounded preceding
     )
@@ -141,10 +141,10 @@ normalized as (
 totals as (
 
     select
-        place,
+        anchor_no,
         sum(booked_amount) as month_amount
     from days
-    group by place
+    group by anchor_no
 
 ),
 
@@ -158,7 +158,7 @@ around as (
                 then (anchors.stated_balance - totals.month_amount)::decimal(38, 9)
         end as normalized_stated
     from anchors
-    inner join totals on anchors.place = totals.place
+    inner join totals on anchors.anchor_no = totals.anchor_no
 
 ),
 
@@ -166,11 +166,11 @@ around as (
 -- need no neighbours.
 ambiguous as (
 
-    select place
+    select anchor_no
     from normalized
     where len(normalized_openings) > 1 or len(normalized_closings) > 1
     union distinct
-    select place
+    select anchor_no
     from around
     where len(balances_before) > 1 or len(normalized_later) > 1
 
@@ -183,7 +183,7 @@ neighbours as (
         null::decimal(38, 9)[] as normalized_previous,
         null::decimal(38, 9)[] as normalized_next
     from normalized
-    anti join ambiguous on normalized.place = ambiguous.place
+    anti join ambiguous on normalized.anchor_no = ambiguous.anchor_no
 
     union all
 
@@ -196,10 +196,10 @@ neighbours as (
             lead(normalized.normalized_openings ignore nulls) over by_day, around.normalized_later
         ) as normalized_next
     from normalized
-    inner join around on normalized.place = around.place
-    inner join ambiguous on normalized.place = ambiguous.place
+    inner join around on normalized.anchor_no = around.anchor_no
+    inner join ambiguous on normalized.anchor_no = ambiguous.anchor_no
     window by_day as (
-        partition by normalized.place
+        partition by normalized.anchor_no
         order by normalized.booking_date
     )
 
@@ -256,18 +256,18 @@ seen as (
                             'known_from_at': known_from_at
                         }
             end ignore nulls
-        ) over by_day as previous_one,
+        ) over by_day as previous_end,
         lead(normalized_opening ignore nulls) over by_day as next_normalized_opening,
         lead(booking_date) over by_day as next_date
     from ended
     window by_day as (
-        partition by place
+        partition by anchor_no
         order by booking_date
     )
 
 ),
 
-placed as (
+with_neighbours as (
 
     select
         seen.*,
@@ -284,13 +284,13 @@ placed as (
         around.to_date as span_to,
         around.month_start,
         coalesce(
-            seen.previous_one['normalized'],
+            seen.previous_end['normalized'],
             first_within(around.balances_before, seen.normalized_here),
             around.balances_before[1]
         ) as normalized_before,
-        coalesce(seen.previous_one['date'], around.told_before_date) as told_date
+        coalesce(seen.previous_end['date'], around.told_before_date) as last_balance_date
     from seen
-    inner join around on seen.place = around.place
+    inner join around on seen.anchor_no = around.anchor_no
 
 ),
 
@@ -313,16 +313,16 @@ judged as (
         normalized_stated is not null and booking_date = span_to as is_stated,
         case
             when normalized_closing is null then stated_doubts
-            when previous_one is null
+            when previous_end is null
                 then
                     doubts_before
                     + running_unknown - unknown_sign_count
                     + if(known_from_at is not distinct from month_start, 0, 1)
             else
-                running_unknown - unknown_sign_count - previous_one['unknown']
-                + if(known_from_at is not distinct from previous_one['known_from_at'], 0, 1)
+                running_unknown - unknown_sign_count - previous_end['unknown']
+                + if(known_from_at is not distinct from previous_end['known_from_at'], 0, 1)
         end as doubts
-    from placed
+    from with_neighbours
 
 ),
 
@@ -440,8 +440,8 @@ quiet as (
         and pieces.piece.last >= pieces.span_to as is_newest,
         coalesce(
             case when pieces.normalized_closing is not null then pieces.booking_date end,
-            pieces.told_date
-        ) as told_date,
+            pieces.last_balance_date
+        ) as last_balance_date,
         case when pieces.piece.ends then pieces.stated_pull_id end as stated_pull_id
     from gaps_between as pieces
     inner join tiles
@@ -479,7 +479,7 @@ active as (
         doubts,
         tells_balances,
         is_last_month and booking_date = span_to as is_newest,
-        told_date,
+        last_balance_date,
         case when is_stated then stated_pull_id else day_pull_id end as stated_pull_id
     from judged
     where quality <> 'start'
@@ -601,10 +601,12 @@ select
                 if(
                     normalized_before is null or normalized_opening = normalized_before,
                     from_date,
-                    told_date
+                    last_balance_date
                 )
     end as gap_from_date,
-    case when normalized_observed is not null then to_date else told_date end as last_observed_date,
+    case
+        when normalized_observed is not null then to_date else last_balance_date
+    end as last_observed_date,
     riyadh_month,
 
     -- trace

@@ -24,7 +24,7 @@
 --   stated_date      Riyadh day of stated_at.
 -- sample: select stated_date, stated_balance, closing_balance from int_balance_statements
 --         where account_key = '…' order by stated_date
-with told_by_movements as (
+with accounts_with_balances as (
 
     select account_key
     from fct_transactions
@@ -43,7 +43,7 @@ reads as (
 
     select distinct
         parent_id as account_id,
-        coalesce(refreshed_at, known_at, asked_at) as told_at
+        coalesce(refreshed_at, known_at, asked_at) as bank_asked_at
     from pulls
     where stream = 'transactions' and outcome = 'COMMITTED'
 
@@ -63,9 +63,9 @@ candidates as (
         balances.pull_id
     from balances_history as balances
     inner join bridge_accounts on balances.account_id = bridge_accounts.account_id
-    left join told_by_movements
-        on bridge_accounts.account_key = told_by_movements.account_key
-    where balances.balance_type = 'INTERIM_BOOKED' and told_by_movements.account_key is null
+    left join accounts_with_balances
+        on bridge_accounts.account_key = accounts_with_balances.account_key
+    where balances.balance_type = 'INTERIM_BOOKED' and accounts_with_balances.account_key is null
 
 ),
 
@@ -76,10 +76,10 @@ stated as (
         riyadh_date(candidates.stated_at) as stated_date
     from candidates
     asof inner join reads
-        on candidates.account_id = reads.account_id and candidates.held_to_at >= reads.told_at
+        on candidates.account_id = reads.account_id and candidates.held_to_at >= reads.bank_asked_at
     where
         candidates.stated_balance is not null
-        and reads.told_at >= candidates.stated_at - interval 10 minutes
+        and reads.bank_asked_at >= candidates.stated_at - interval 10 minutes
     qualify
         row_number() over (
             partition by

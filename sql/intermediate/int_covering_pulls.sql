@@ -28,7 +28,7 @@ with covering as (
         claims.claimed_to,
         claims.unfit_dates,
         coalesce(pulls.known_at, pulls.asked_at) as known_at,
-        coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at) as told_at,
+        coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at) as bank_asked_at,
         account_depths.offered_from,
         min(claims.parent_id) over (
             partition by bridge_accounts.account_key, claims.month
@@ -50,7 +50,7 @@ days as (
         account_id,
         month,
         pull_id,
-        told_at,
+        bank_asked_at,
         known_at,
         unfit_dates,
         offered_from,
@@ -70,7 +70,7 @@ owned as (
             order by
                 coalesce(claimed_on >= offered_from, true) desc,
                 coalesce(list_contains(unfit_dates, claimed_on), false) asc,
-                told_at desc,
+                bank_asked_at desc,
                 known_at desc,
                 account_id desc
         ) = 1

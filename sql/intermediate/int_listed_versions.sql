@@ -28,8 +28,8 @@ with listings as (
         stream,
         pull_id,
         coalesce(known_at, asked_at) as asked_at,
-        row_number() over by_age as place,
-        count(*) over (partition by stream) as places
+        row_number() over by_age as sequence_no,
+        count(*) over (partition by stream) as listing_count
     from pulls
     where stream in ('entities', 'consents') and outcome = 'COMMITTED'
     window by_age as (
@@ -77,16 +77,16 @@ neighbours as (
 
     select
         records.*,
-        listings.place,
-        listings.places,
-        lag(listings.place) over by_place as earlier_place,
-        lag(records.content) over by_place as earlier_content,
-        lead(listings.place) over by_place as later_place
+        listings.sequence_no,
+        listings.listing_count,
+        lag(listings.sequence_no) over by_sequence as earlier_sequence_no,
+        lag(records.content) over by_sequence as earlier_content,
+        lead(listings.sequence_no) over by_sequence as later_sequence_no
     from records
     inner join listings on records.stream = listings.stream and records.pull_id = listings.pull_id
-    window by_place as (
+    window by_sequence as (
         partition by records.stream, records.listed_id
-        order by listings.place
+        order by listings.sequence_no
     )
 
 ),
@@ -97,10 +97,12 @@ states as (
         stream,
         listed_id,
         pull_id as shown_pull_id,
-        place as since_place,
+        sequence_no as since_sequence_no,
         false as is_absent
     from neighbours
-    where earlier_place is distinct from place - 1 or earlier_content is distinct from content
+    where
+        earlier_sequence_no is distinct from sequence_no - 1
+        or earlier_content is distinct from content
 
     union all
 
@@ -108,10 +110,10 @@ states as (
         stream,
         listed_id,
         pull_id as shown_pull_id,
-        place + 1 as since_place,
+        sequence_no + 1 as since_sequence_no,
         true as is_absent
     from neighbours
-    where place < places and later_place is distinct from place + 1
+    where sequence_no < listing_count and later_sequence_no is distinct from sequence_no + 1
 
 )
 
@@ -119,23 +121,23 @@ select
     -- ids
     states.stream,
     states.listed_id,
-    row_number() over by_place as version,
+    row_number() over by_sequence as version,
 
     -- flags
     states.is_absent,
-    lead(states.since_place) over by_place is null as is_current,
+    lead(states.since_sequence_no) over by_sequence is null as is_current,
 
     -- times
     listings.asked_at as valid_from,
-    lead(listings.asked_at) over by_place as valid_to,
+    lead(listings.asked_at) over by_sequence as valid_to,
 
     -- trace
     listings.pull_id,
     states.shown_pull_id
 from states
 inner join listings
-    on states.stream = listings.stream and states.since_place = listings.place
-window by_place as (
+    on states.stream = listings.stream and states.since_sequence_no = listings.sequence_no
+window by_sequence as (
     partition by states.stream, states.listed_id
-    order by states.since_place
+    order by states.since_sequence_no
 )

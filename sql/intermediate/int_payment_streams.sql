@@ -170,7 +170,7 @@ rhythms as (
             as months_seen,
         datesub('month', date_trunc('month', dates[1]), dates[-1]) + 1 as months_spanned,
         list_transform(
-            generate_series(2, len(dates)), lambda place: dates[place] - dates[place - 1]
+            generate_series(2, len(dates)), lambda nth: dates[nth] - dates[nth - 1]
         ) as gaps
     from streams
 
@@ -276,7 +276,7 @@ with_mode as (
 
 ),
 
-placed as (
+with_typical_day as (
 
     select
         *,
@@ -304,7 +304,7 @@ shifted as (
             when 'daily' then 3 when 'weekly' then 2 when 'fortnightly' then 3
             when 'monthly' then 6 when 'quarterly' then 15 when 'yearly' then 20
         end as grace_days
-    from placed
+    from with_typical_day
 
 ),
 

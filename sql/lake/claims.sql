@@ -29,8 +29,8 @@ with read as (
 
     select
         *,
-        coalesce(refreshed_at, known_at, asked_at) as told_at,
-        coalesce(known_at, asked_at) as heard_at,
+        coalesce(refreshed_at, known_at, asked_at) as bank_asked_at,
+        coalesce(known_at, asked_at) as lean_asked_at,
         coalesce(generation, 0) as made,
         -- The random part of an id. Format 1 wrote no generation: there the whole id decides.
         case when generation is null then pull_id else substr(pull_id, 15) end as tie
@@ -46,15 +46,15 @@ refused as (
         stream,
         parent_id,
         month,
-        told_at,
-        heard_at,
+        bank_asked_at,
+        lean_asked_at,
         unfit_dates
     from read
     where code = 'RECORDS_UNFIT'
     qualify
         row_number() over (
             partition by stream, parent_id, month
-            order by told_at desc, heard_at desc, made desc, tie desc
+            order by bank_asked_at desc, lean_asked_at desc, made desc, tie desc
         ) = 1
 
 ),
@@ -80,13 +80,13 @@ ranked as (
         claimed_from,
         claimed_to,
         refreshed_at,
-        told_at,
-        heard_at,
+        bank_asked_at,
+        lean_asked_at,
         quarantined,
         unfit_dates,
         row_number() over (
             partition by stream, parent_id, month
-            order by told_at desc, heard_at desc, made desc, tie desc
+            order by bank_asked_at desc, lean_asked_at desc, made desc, tie desc
         ) as age,
         min(claimed_from) over (partition by stream, parent_id, month) as first_from,
         max(claimed_to) over (partition by stream, parent_id, month) as last_to
@@ -168,8 +168,8 @@ counting as (
         claimed_from,
         claimed_to,
         refreshed_at,
-        told_at,
-        heard_at,
+        bank_asked_at,
+        lean_asked_at,
         quarantined,
         unfit_dates
     from newest
@@ -186,8 +186,8 @@ counting as (
         min(claimed_on) as claimed_from,
         max(claimed_on) as claimed_to,
         any_value(refreshed_at) as refreshed_at,
-        any_value(told_at) as told_at,
-        any_value(heard_at) as heard_at,
+        any_value(bank_asked_at) as bank_asked_at,
+        any_value(lean_asked_at) as lean_asked_at,
         any_value(quarantined) as quarantined,
         any_value(unfit_dates) as unfit_dates
     from ranges
@@ -199,7 +199,7 @@ judged as (
 
     select
         counting.*,
-        refused.told_at is not null as is_refused,
+        refused.bank_asked_at is not null as is_refused,
         case
             when unplaced.series_id is not null
                 then generate_series(
@@ -222,7 +222,8 @@ judged as (
             counting.stream = refused.stream
             and counting.parent_id = refused.parent_id
             and counting.month is not distinct from refused.month
-            and (refused.told_at, refused.heard_at) > (counting.told_at, counting.heard_at)
+            and (refused.bank_asked_at, refused.lean_asked_at)
+            > (counting.bank_asked_at, counting.lean_asked_at)
 
 )
 

@@ -62,6 +62,6 @@ select
         generate_subscripts(heads.covers, 1)
         + heads.covers_from
         - case when heads.covers_from > 1 then 2 else 1 end
-    )::integer as place
+    )::integer as sequence_no
 from chain
 inner join heads on chain.link_id = heads.pull_id

@@ -97,7 +97,7 @@ reported as (
 select
     account_id,
     arg_max(offered_from, reported_at) as offered_from,
-    (max(reported_at) at time zone 'UTC')::date as told_on
+    (max(reported_at) at time zone 'UTC')::date as reported_on
 from reported
 where account_id is not null and offered_from is not null
 group by account_id

@@ -43,8 +43,8 @@ reads as (
         entity_id,
         bank_identifier,
         month,
-        coalesce(refreshed_at, known_at, asked_at) as told_at,
-        coalesce(known_at, asked_at) as heard_at,
+        coalesce(refreshed_at, known_at, asked_at) as bank_asked_at,
+        coalesce(known_at, asked_at) as lean_asked_at,
         coalesce(generation, 0) as made,
         outcome,
         code
@@ -86,7 +86,7 @@ counting as (
         reads.code = 'RECORDS_UNFIT'
         and (
             claims.pull_id is null
-            or (reads.told_at, reads.heard_at, reads.made) > (
+            or (reads.bank_asked_at, reads.lean_asked_at, reads.made) > (
                 coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
                 coalesce(pulls.known_at, pulls.asked_at),
                 coalesce(pulls.generation, 0)
@@ -147,8 +147,8 @@ select
     count(distinct series_id || ' ' || page_number || ' ' || record_number) filter (
         where is_current
     ) as record_count,
-    min(told_at) as first_seen_at,
-    max(told_at) as last_seen_at
+    min(bank_asked_at) as first_seen_at,
+    max(bank_asked_at) as last_seen_at
 from found
 group by stream, parent_id, column_name, path, reason, is_record_lost
 having bool_or(is_current)

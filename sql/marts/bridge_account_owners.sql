@@ -89,7 +89,7 @@ parties as (
                 parties.account_id asc,
                 parties.party_index asc,
                 people.party_index asc
-        ) as place
+        ) as preference
     from shares
     inner join people on shares.entity_id = people.entity_id
     inner join stg_identities as parties on shares.account_id = parties.account_id
@@ -110,7 +110,7 @@ identified as (
         row_number() over (
             partition by shares.account_key, shares.customer_id
             order by shares.is_listed desc, shares.account_id asc, people.party_index asc
-        ) as place
+        ) as preference
     from shares
     inner join people on shares.entity_id = people.entity_id
 
@@ -184,9 +184,9 @@ left join parties
     on
         owners.account_key = parties.account_key
         and owners.customer_id = parties.customer_id
-        and parties.place = 1
+        and parties.preference = 1
 left join identified
     on
         owners.account_key = identified.account_key
         and owners.customer_id = identified.customer_id
-        and identified.place = 1
+        and identified.preference = 1

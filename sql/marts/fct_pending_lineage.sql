@@ -177,7 +177,7 @@ waiting as (
                 ended.last_one['amount'],
                 ended.last_one['merchant']
             order by ended.last_one['booking_date'], ended.transaction_id
-        ) as place
+        ) as sequence_no
     from ended
     anti join by_reference
         on
@@ -198,7 +198,7 @@ free as (
                 fresh.last_one['amount'],
                 fresh.last_one['merchant']
             order by fresh.last_one['booking_date'], fresh.transaction_id
-        ) as place
+        ) as sequence_no
     from fresh
     anti join by_reference
         on
@@ -238,7 +238,7 @@ links as (
             and waiting.last_one['currency'] = free.last_one['currency']
             and waiting.last_one['amount'] = free.last_one['amount']
             and waiting.last_one['merchant'] is not distinct from free.last_one['merchant']
-            and waiting.place = free.place
+            and waiting.sequence_no = free.sequence_no
             and waiting.pending_seen_at < free.booked_seen_at
             and free.last_one['booking_date'] - waiting.last_one['booking_date'] between 0 and 14
 

@@ -142,7 +142,7 @@ failed as (
 
 ),
 
-told_edges as (
+status_edges as (
 
     select
         account_key,
@@ -186,7 +186,7 @@ bounds as (
         account_key,
         min(edge) as first_edge,
         max(edge) as last_edge
-    from told_edges
+    from status_edges
     group by account_key
 
 ),
@@ -196,7 +196,7 @@ edges as (
     select
         account_key,
         edge
-    from told_edges
+    from status_edges
 
     union
 
@@ -343,7 +343,7 @@ judged as (
 
 ),
 
-turned as (
+compared as (
 
     select
         *,
@@ -365,7 +365,7 @@ numbered as (
             partition by account_key
             order by utc_from
         ) as interval_id
-    from turned
+    from compared
 
 )
 

@@ -1,12 +1,12 @@
--- Entities by bank, for the state of health: how old what is known of them is, their consents, and
--- what is left of their refreshes. $streams and
--- $hours say how old data may be, by stream.
+-- Entities by bank, for the state of health: the age of their data, their consents, and what is
+-- left of their refreshes. $streams and $hours say how old data may be, by stream.
 --
--- An entity is late where data of a stream is older than twice the hours of the policy: then not
--- only a refresh is due, but a sync was missed. One whose consent has ended is not late.
+-- An entity is late if data of any of its streams is older than twice the hours of the policy. Then
+-- a refresh is not only due, but a sync was missed. An entity whose consent has ended is not late.
 --
--- A consent that ended by its own end shows as ACTIVE or, later, as REVOKED; one that the customer
--- revoked before its end is no trouble. What ended over $recent_days ago is let be.
+-- A consent that reached its own end shows as ACTIVE or, later, as REVOKED. A consent that the
+-- customer revoked before its end is no trouble. A consent that ended over $recent_days ago is
+-- ignored.
 --
 -- grain: one row per bank
 -- zone:  instants are UTC, by Lean's clock

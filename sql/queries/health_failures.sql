@@ -1,7 +1,8 @@
 -- What fails now, for the state of health: read targets whose newest read failed, by code, and
 -- entities whose newest refresh failed, as the stream refresh.
 --
--- What is left alone because its bank failed before counts under the code of that failure.
+-- A read that was not tried because its bank had failed before counts under the code of that
+-- failure.
 --
 -- grain: one row per bank, stream, code and remedy
 with failed as (
@@ -26,7 +27,7 @@ of_targets as (
         pulls.outcome,
         pulls.code,
         pulls.remedy,
-        coalesce(pulls.known_at, pulls.asked_at) as told_at
+        coalesce(pulls.known_at, pulls.asked_at) as lean_asked_at
     from every_pull as pulls
     inner join failed
         on
@@ -44,7 +45,7 @@ of_targets as (
         case outcome when 'FINISHED' then 'COMMITTED' else 'FAILED' end as outcome,
         coalesce(code, outcome) as code,
         remedy,
-        asked_at as told_at
+        asked_at as lean_asked_at
     from refresh_attempts
 
 ),
@@ -55,7 +56,7 @@ mended as (
         stream,
         parent_id,
         month,
-        max(told_at) filter (where outcome <> 'FAILED') as last_good_at
+        max(lean_asked_at) filter (where outcome <> 'FAILED') as last_good_at
     from of_targets
     group by all
 
@@ -67,13 +68,13 @@ failing as (
         of_targets.bank_identifier,
         of_targets.stream,
         of_targets.parent_id,
-        arg_max(of_targets.code, of_targets.told_at) filter (
+        arg_max(of_targets.code, of_targets.lean_asked_at) filter (
             where of_targets.code <> 'CIRCUIT_OPEN'
         ) as code,
-        arg_max(of_targets.remedy, of_targets.told_at) filter (
+        arg_max(of_targets.remedy, of_targets.lean_asked_at) filter (
             where of_targets.code <> 'CIRCUIT_OPEN'
         ) as remedy,
-        min(of_targets.told_at) as since
+        min(of_targets.lean_asked_at) as since
     from of_targets
     inner join mended
         on
@@ -82,12 +83,12 @@ failing as (
             and of_targets.month is not distinct from mended.month
     where
         of_targets.outcome = 'FAILED'
-        and (mended.last_good_at is null or of_targets.told_at > mended.last_good_at)
+        and (mended.last_good_at is null or of_targets.lean_asked_at > mended.last_good_at)
     group by all
 
 ),
 
--- Of a target that was never asked itself, its bank's usual failure is the cause.
+-- If a target was never asked itself, the usual failure of its bank is the cause.
 usual as (
 
     select

@@ -2,8 +2,8 @@
 --
 -- commits is the number of commits, and committed_at the newest end of a pull. ahead_us says how
 -- far this machine's clock was ahead of Lean's at the newest good reads, in microseconds; negative
--- where it was behind, null before the first read. known_at is the time of Lean's last answer
--- before a read, so that it is never too late: the least difference is the nearest to the truth.
+-- if it was behind, null before the first read. known_at is the time of Lean's last answer before a
+-- read, so it is never too late: the smallest difference is the nearest to the truth.
 --
 -- grain: one row
 with newest as (

@@ -1,7 +1,7 @@
 -- What the ledger says of each bank and stream, for the state of health. Reads the whole ledger.
 --
--- A target is what a stream is read for. last_good_at and last_pull_at are of this machine's clock;
--- refreshed_at is the newest instant, by Lean's clock, of which the bank's data was read.
+-- last_good_at and last_pull_at are of this machine's clock; refreshed_at is the newest bank data
+-- copy that was read, by Lean's clock.
 --
 -- grain: one row per bank and stream; the bank is null for what is not read from a bank
 select

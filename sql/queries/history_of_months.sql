@@ -51,7 +51,7 @@ from merged_rows as rows
 inner join merged_pulls($months) as merged
     on
         rows.pull_id = merged.merged_id
-        and merged.place between rows.seen_from and rows.seen_to
+        and merged.sequence_no between rows.seen_from and rows.seen_to
 inner join pulls
     on
         pulls.stream = $stream

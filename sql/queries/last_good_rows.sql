@@ -1,5 +1,5 @@
 -- What a stream shows of some records, each with the time when it last fitted. Reads the relation
--- wanted, which has keys of records.
+-- wanted, which has the keys of these records.
 --
 -- grain: one row per record
 select

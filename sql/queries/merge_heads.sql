@@ -1,25 +1,25 @@
 -- For each account in chosen: the newest pull to merge, and the pulls that the merged pull
--- replaces. Reads the temporary tables places and chosen.
+-- replaces. Reads the temporary tables merge_order and chosen.
 --
 -- grain: one row per account
 with covered as (
 
     select
-        places.parent_id,
-        any_value(places.newest_id) as newest_id,
+        merge_order.parent_id,
+        any_value(merge_order.newest_id) as newest_id,
         arg_max(
-            places.pull_id, (places.knowledge['made'], places.knowledge['tie'])
-        ) filter (where places.is_merged) as before_id,
-        list(places.pull_id order by places.place) filter (
-            where places.is_new
+            merge_order.pull_id, (merge_order.knowledge['made'], merge_order.knowledge['tie'])
+        ) filter (where merge_order.is_merged) as before_id,
+        list(merge_order.pull_id order by merge_order.sequence_no) filter (
+            where merge_order.is_new
         ) as since,
-        list(places.pull_id order by places.pull_id) filter (
-            where places.is_merged and places.old_place is null
-        ) as standing,
-        coalesce(any_value(places.most), 0) + 1 as first
-    from places
-    inner join chosen on places.parent_id = chosen.parent_id
-    group by places.parent_id
+        list(merge_order.pull_id order by merge_order.pull_id) filter (
+            where merge_order.is_merged and merge_order.old_sequence_no is null
+        ) as other_heads,
+        coalesce(any_value(merge_order.last_sequence_no), 0) + 1 as first
+    from merge_order
+    inner join chosen on merge_order.parent_id = chosen.parent_id
+    group by merge_order.parent_id
 
 )
 
@@ -28,7 +28,7 @@ select
     case when covered.before_id is null then [] else [covered.before_id] end as before,
     coalesce(covered.since, []) as since,
     list_filter(
-        coalesce(covered.standing, []), lambda one: one <> covered.before_id  -- noqa: RF03
+        coalesce(covered.other_heads, []), lambda one: one <> covered.before_id  -- noqa: RF03
     ) as others,
     covered.first
 from covered

@@ -1,5 +1,5 @@
--- Whether two files share a value of a column, or may do so. Parquet keeps the least and the greatest
--- value of a column, so that no row is read.
+-- Whether two files share a value of a column, or may share it. Parquet keeps the least and the
+-- greatest value of a column, so that no row is read.
 --
 -- grain: one row
 with ranges as (

@@ -11,7 +11,7 @@ select
     readable.from_date,
     readable.to_date,
     offered.offered_from as available_from,
-    offered.told_on as reported_on,
+    offered.reported_on,
     already_read.read_months
 from readable($permission, $now) as readable  -- noqa: RF02
 left join offered_now as offered on readable.account_id = offered.account_id

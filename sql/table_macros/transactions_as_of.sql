@@ -11,7 +11,7 @@ with covering as (
         pulls.parent_id as account_id,
         pulls.claimed_from,
         pulls.claimed_to,
-        coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at) as told_at,
+        coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at) as bank_asked_at,
         coalesce(pulls.known_at, pulls.asked_at) as known_at,
         min(pulls.parent_id) over (
             partition by bridge_accounts.account_key, pulls.month
@@ -33,7 +33,7 @@ owners as (
     select
         account_key,
         claimed_on,
-        arg_max(account_id, (told_at, known_at, account_id)) as account_id
+        arg_max(account_id, (bank_asked_at, known_at, account_id)) as account_id
     from (
         select
             *,

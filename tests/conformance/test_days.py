@@ -113,9 +113,9 @@ def every_pull_counts(monkeypatch):
 def the_oldest_pull_wins(monkeypatch):
     """A parent shows what was known of it first."""
     claims = LAKE_VIEWS["claims"]
-    newest_first = "order by told_at desc, heard_at desc"
+    newest_first = "order by bank_asked_at desc, lean_asked_at desc"
     assert newest_first in claims.sql
-    oldest = claims.sql.replace(newest_first, "order by told_at asc, heard_at asc")
+    oldest = claims.sql.replace(newest_first, "order by bank_asked_at asc, lean_asked_at asc")
     monkeypatch.setitem(LAKE_VIEWS, "claims", dataclasses.replace(claims, sql=oldest))
 
 

@@ -22,11 +22,11 @@ known as (
         whole.newest_id,
         pulls.rows,
         pulls.covers is not null as is_merged,
-        merged.place as old_place,
-        max(merged.place) over (partition by pulls.parent_id) as most,
+        merged.sequence_no as old_sequence_no,
+        max(merged.sequence_no) over (partition by pulls.parent_id) as last_sequence_no,
         {
-            'told_at': coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
-            'heard_at': coalesce(pulls.known_at, pulls.asked_at),
+            'bank_asked_at': coalesce(pulls.refreshed_at, pulls.known_at, pulls.asked_at),
+            'lean_asked_at': coalesce(pulls.known_at, pulls.asked_at),
             'made': coalesce(pulls.generation, 0),
             'tie': case
                 when pulls.generation is null then pulls.pull_id
@@ -43,25 +43,25 @@ known as (
 
 ),
 
-placed as (
+numbered as (
 
     select
         *,
-        old_place is null and not is_merged as is_new,
+        old_sequence_no is null and not is_merged as is_new,
         coalesce(
-            old_place,
-            coalesce(most, 0) + row_number() over (
-                partition by parent_id, old_place is null and not is_merged
+            old_sequence_no,
+            coalesce(last_sequence_no, 0) + row_number() over (
+                partition by parent_id, old_sequence_no is null and not is_merged
                 order by knowledge
             )
-        )::integer as place
+        )::integer as sequence_no
     from known
 
 )
 
 select
     *,
-    arg_max(place, knowledge) filter (where not is_merged) over (
+    arg_max(sequence_no, knowledge) filter (where not is_merged) over (
         partition by parent_id
-    ) as newest_place
-from placed
+    ) as newest_sequence_no
+from numbered
