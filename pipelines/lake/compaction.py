@@ -88,12 +88,16 @@ def compact(
         for stream in STREAMS.values():
             if stream.window is Window.MONTHS:
                 lake.check_folders(connection, [rows_of(stream), superseded_of(stream)])
-                for month in _grown(connection, stream):
+                months = connection.execute(
+                    QUERIES["months_to_merge"], {"stream": stream.name, "quiet_days": _QUIET_DAYS}
+                ).fetchall()
+                for month, is_worth in months:
                     one = _Month(lake, connection, stream, month, mark, rows_at_once)
-                    merged = one.merge()
-                    done = _sum(done, merged)
-                    if merged.months:
-                        folders.append(one.folder)
+                    if is_worth or len(_files(lake, one.folder)) > _MOST_FILES:
+                        merged = one.merge()
+                        done = _sum(done, merged)
+                        if merged.months:
+                            folders.append(one.folder)
     return replace(done, files_after=_left(lake, folders))
 
 
@@ -107,15 +111,6 @@ def _left(lake: Lake, folders: Collection[Key]) -> int:
 
 def _files(lake: Lake, folder: Key) -> list[Key]:
     return [file.key for file in lake.storage.list(f"{folder}/*.parquet")]
-
-
-def _grown(connection: duckdb.DuckDBPyConnection, stream: Stream) -> list[str]:
-    """Months with pulls that were not merged yet; other months have nothing to merge."""
-    rows = connection.execute(
-        QUERIES["unmerged_months"],
-        {"stream": stream.name},
-    ).fetchall()
-    return [month for (month,) in rows]
 
 
 def _sum(one: Compacted, other: Compacted) -> Compacted:
@@ -140,7 +135,7 @@ class _Month:
         return rows_of(self.stream) / f"month={self.month}"
 
     def merge(self) -> Compacted:
-        """Merge the month if it is worth it, some accounts at a time, each time as one commit."""
+        """Merge the month, some accounts at a time, each time as one commit."""
         files = len(_files(self.lake, self.folder))
         done = Compacted()
         history = self.lake.history(self.stream, [self.month])
@@ -149,22 +144,13 @@ class _Month:
             f"create or replace temp table merge_order as {QUERIES['merge_order']}",
             {"stream": self.stream.name, "month": self.month},
         )
-        if files > _MOST_FILES or self._is_worth():
-            earlier = superseded_of(self.stream) / f"month={self.month}"
-            self.lake.verify(self.connection, [self.folder, earlier])
-            for parents in self._groups():
-                done = _sum(done, self._merge(parents))
+        earlier = superseded_of(self.stream) / f"month={self.month}"
+        self.lake.verify(self.connection, [self.folder, earlier])
+        for parents in self._groups():
+            done = _sum(done, self._merge(parents))
         if not done.pulls:
             return done
         return replace(done, months=1, files_before=files)
-
-    def _is_worth(self) -> bool:
-        """Whether merging the month is worth it; sql/queries/is_worth_merging.sql says when."""
-        found = self.connection.execute(
-            QUERIES["is_worth_merging"],
-            {"quiet_days": _QUIET_DAYS, "stream": self.stream.name},
-        ).fetchone()
-        return found is not None and bool(found[0])
 
     def _groups(self) -> Iterator[Sequence[str]]:
         """Accounts in groups of bounded size."""
