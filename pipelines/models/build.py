@@ -105,9 +105,9 @@ def build(
     """
     lake.format.check()
     with lake.scratch() as scratch:
-        attempt = Build(lake, models, hash_key, scratch, rows_at_once)
+        attempt = Build(lake, models, hash_key, scratch, rows_at_once, only=only)
         for _ in range(_ATTEMPTS):
-            built = attempt.run(only, progress)
+            built = attempt.run(progress)
             if attempt.keep():
                 return built
             attempt = attempt.again()
@@ -126,6 +126,7 @@ class Build:
         rows_at_once: Rows of the lake that months of a model read together, at most.
         folder: Where models are written: None means the lake's folder for them, and a local path
             is taken as it is.
+        only: Names of the models to build; None means all.
     """
 
     lake: Lake
@@ -134,6 +135,7 @@ class Build:
     scratch: Path
     rows_at_once: int = ROWS_AT_ONCE
     folder: Key | None = None
+    only: Collection[str] | None = None
     manifest: Manifest = field(init=False)
     session: Session = field(init=False)
     parts: PartWriter = field(init=False)
@@ -143,8 +145,18 @@ class Build:
     def __post_init__(self) -> None:
         self._base, kept = open_newest(self.lake)
         self.manifest = named_now(kept, self.models)
+        only, checks_of = self.only, self.models.checks_of
+        self._wanted = [model for model in self.models if only is None or model.name in only]
+        reads = [model.reads for model in self._wanted]
+        reads += [check.reads for model in self._wanted for check in checks_of(model.name)]
+        self._read = through_views(itertools.chain(*reads), self.models)
         self.session = Session(
-            self.lake, self.models, self.manifest, hash_key=self.hash_key, scratch=self.scratch
+            self.lake,
+            self.models,
+            self.manifest,
+            self._read,
+            hash_key=self.hash_key,
+            scratch=self.scratch,
         )
         (commits,) = self.session.row("select count(distinct batch_id) from pulls")
         self.manifest.commits = max(self.manifest.commits, commits)
@@ -159,19 +171,16 @@ class Build:
         )
         self._problems: dict[str, str] = {}
 
-    def run(self, only: Collection[str] | None, progress: Progress) -> list[Built]:
+    def run(self, progress: Progress) -> list[Built]:
         """Bring models up to date in their order, as `build`, and end the session."""
-        wanted = [model for model in self.models if only is None or model.name in only]
-        reads = [model.reads for model in wanted]
-        reads += [check.reads for model in wanted for check in self.models.checks_of(model.name)]
-        read = through_views(itertools.chain(*reads), self.models)
+        wanted = self._wanted
         built: list[Built] = []
         with self.session.connection:
             for model in self.models:
                 if model in wanted:
                     progress(model.name, len(built), len(wanted))
                     built.append(self.update(model))
-                elif model.name in read:
+                elif model.name in self._read:
                     self._show_as_built(model)
             if wanted:
                 progress(wanted[-1].name, len(wanted), len(wanted))

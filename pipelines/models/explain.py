@@ -48,7 +48,7 @@ def explain(lake: Lake, models: Models, name: str, *, hash_key: str) -> Explaine
     rests_on = [model for model in models if model.name in below and model.name != name]
     with TemporaryDirectory(prefix="leanhouse-explain-") as found:
         folder = Path(found)
-        attempt = Build(lake, models, hash_key, folder, folder=Key(folder))
+        attempt = Build(lake, models, hash_key, folder, folder=Key(folder), only=below)
         with attempt.session.connection:
             for model in (*rests_on, models[name]):
                 built = attempt.update(model)

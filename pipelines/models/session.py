@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from lean_resources.streams import STREAMS, Window
+from pipelines.lake.duck import open_duckdb
 from pipelines.lake.lake import Lake
 from pipelines.lake.schemas import typed_nothing
 from pipelines.lake.storage import Key
@@ -39,23 +38,32 @@ class Session:
         lake: The lake.
         models: All models that can be read.
         manifest: Parts of models as far as they are built; whoever builds changes it.
+        reads: Relations that are read; others of the lake are not there.
         hash_key: Key of hashed identifiers.
         scratch: Folder for files that are thrown away.
     """
 
     def __init__(
-        self, lake: Lake, models: Models, manifest: Manifest, *, hash_key: str, scratch: Path
+        self,
+        lake: Lake,
+        models: Models,
+        manifest: Manifest,
+        reads: Iterable[str],
+        *,
+        hash_key: str,
+        scratch: Path,
     ) -> None:
         self.lake = lake
         self.models = models
         self.manifest = manifest
-        self.connection = duckdb.connect()
-        self.connection.execute("set TimeZone = 'UTC'")
+        self.connection = open_duckdb()
         self.connection.execute(f"set memory_limit = '{_MEMORY_LIMIT}'")
         self.connection.execute("set preserve_insertion_order = false")
         self.connection.execute("set temp_directory = $1", [str(scratch / "spill")])
         add_macros(self.connection, models.macros.values(), hash_key)
-        lake.attach_to(self.connection)
+        names = {name for name in reads if name in models.relations and name not in models.seeds}
+        lake.attach_to(self.connection, {*names, "fitting_ranges"}, is_checked=False)
+        lake.check_files(self.connection)
         add_seeds(self.connection, models.seeds)
         self.rows_by_month: dict[str, int] = dict(
             self.connection.execute(
