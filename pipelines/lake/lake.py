@@ -23,6 +23,7 @@ from lean_resources.quarantine import QUARANTINE_SCHEMA
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake.batch import Batch
 from pipelines.lake.digests import DamageError, Digest, digest
+from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folders import (
     LOST,
     REFRESH_RESERVATIONS,
@@ -194,8 +195,7 @@ class Lake:
             ConfigError: The lake has a newer format than this code knows.
             DamageError: A file that counts is missing, or has the wrong size.
         """
-        connection = duckdb.connect()
-        connection.execute("set TimeZone = 'UTC'")
+        connection = open_duckdb()
         connection.execute(
             "set temp_directory = $1", [str(self.storage.local(Key(f"spill-{new_id()}")))]
         )
@@ -219,8 +219,7 @@ class Lake:
         self.format.check()
         relations = _with_what_they_read(("claims", *names))
         streams = _streams_of(relations)
-        with self.scratch() as folder, duckdb.connect() as connection:
-            connection.execute("set TimeZone = 'UTC'")
+        with self.scratch() as folder, open_duckdb() as connection:
             connection.execute("set preserve_insertion_order = false")
             connection.execute("set enable_progress_bar = false")
             connection.execute(f"set memory_limit = '{_PLANNING_MEMORY}'")
@@ -254,8 +253,7 @@ class Lake:
             ConfigError: The lake has a newer format than this code knows.
         """
         self.format.check()
-        with duckdb.connect() as connection:
-            connection.execute("set TimeZone = 'UTC'")
+        with open_duckdb() as connection:
             connection.execute("set enable_progress_bar = false")
             # Nothing is written otherwise: a full disk and a reader without rights are no obstacle.
             connection.execute(
@@ -523,7 +521,7 @@ class Lake:
             The file, the Unix second of the last merge, and the batches of those other files.
         """
         written = self.ledger.batches()
-        with duckdb.connect() as connection:
+        with open_duckdb() as connection:
             self.attach_ledger(connection)
             rows = connection.execute(QUERIES["merged_batches"]).fetchall()
         for stream, month, batch_id, successors, shown in rows:

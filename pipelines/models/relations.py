@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 
 from lean_resources.streams import STREAMS
+from pipelines.lake.duck import open_duckdb
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import PULL_DOCS, VIEW_DOCS
 from pipelines.lake.schemas import HISTORY_DOCS, TRACE_DOCS
@@ -45,8 +46,7 @@ def empty_lake(
     macros: Iterable[str], seeds: Mapping[str, Path]
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB with every relation that models can read, typed and without rows."""
-    with duckdb.connect() as connection:
-        connection.execute("set TimeZone = 'UTC'")
+    with open_duckdb() as connection:
         add_macros(connection, macros := tuple(macros), "")
         connection.execute(LAKE_VIEWS["fitting_ranges"].statement)
         connection.execute(_empty_tables(macros))
@@ -60,7 +60,7 @@ def _empty_tables(macros: tuple[str, ...]) -> str:
 
     Tables, because a query of a view binds everything behind the view again.
     """
-    with duckdb.connect() as connection, tempfile.TemporaryDirectory() as folder:
+    with open_duckdb() as connection, tempfile.TemporaryDirectory() as folder:
         connection.execute("set TimeZone = 'UTC'")
         add_macros(connection, macros, "")
         Lake(Path(folder), "sandbox").attach_to(connection)

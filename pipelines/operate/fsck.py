@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from lean_resources.errors import LeanError
 from lean_resources.streams import STREAMS, family
 from pipelines.lake.digests import DamageError, Digest, digest
+from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folders import (
     CHECKPOINTS,
     LEDGER,
@@ -105,8 +106,7 @@ def check(lake: Lake) -> Report:
     if not work.logs(LOST, "lost"):
         return work.report
     bad = work.ledger()
-    with duckdb.connect() as connection:
-        connection.execute("set TimeZone = 'UTC'")
+    with open_duckdb() as connection:
         lake.attach_ledger(connection, lake.ledger.sound(bad))
         work.data(connection)
     work.logs(REFRESH_RESULTS, "refreshes")

@@ -18,6 +18,7 @@ import msgspec
 
 from lean_resources.errors import ConfigError
 from pipelines.environment import state_folder
+from pipelines.lake.duck import open_duckdb
 from pipelines.lake.lake import Lake
 from pipelines.lake.permissions import restrict
 from pipelines.lake.storage import Key, Storage
@@ -209,8 +210,7 @@ def _is_own(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _connected(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
-    with lake.scratch() as spill, duckdb.connect() as connection:
-        connection.execute("set TimeZone = 'UTC'")
+    with lake.scratch() as spill, open_duckdb() as connection:
         connection.execute("set temp_directory = $1", [str(spill)])
         yield connection
 

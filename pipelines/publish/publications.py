@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
-import duckdb
 import msgspec
 
+from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folders import PUBLISHED, WRITERS
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
@@ -52,7 +52,7 @@ class Publications:
 
     def now(self) -> Publication:
         """What a warehouse reads at least that is published from now on."""
-        with duckdb.connect() as connection:
+        with open_duckdb() as connection:
             connection.execute(f"create view pulls as {self._lake.ledger_now()}")
             merges = connection.execute(
                 "select distinct batch_id from pulls where covers is not null"

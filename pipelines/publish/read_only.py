@@ -18,6 +18,7 @@ import duckdb
 from lean_resources.machine import raise_machine_error
 from lean_resources.streams import STREAMS
 from pipelines.lake.digests import DamageError, damage_error
+from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folders import (
     MARTS,
     REFRESH_RESERVATIONS,
@@ -132,7 +133,7 @@ def refuse_unless_reading(sql: str, published: frozenset[str] = frozenset()) -> 
 
 def _tree(sql: str) -> Any | None:
     """The syntax tree of a statement by DuckDB's parser; None if it is not a SELECT."""
-    with duckdb.connect() as connection:
+    with open_duckdb() as connection:
         found = connection.execute("select json_serialize_sql($1)", [sql]).fetchone()
     try:
         tree = json.loads(found[0]) if found else {"error": True}
