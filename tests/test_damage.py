@@ -172,7 +172,7 @@ def test_days_without_rows_and_answers_are_unknown_until_they_are_read(base, lak
 
     done = repair(lake)
 
-    assert any("is unknown until the next sync" in line for line in done)
+    assert any("are unknown until the next sync" in line for line in done)
     with lake.connect() as connection:
         found = connection.execute(
             "select distinct status, code from account_days where status <> 'not_permitted'"

@@ -221,7 +221,7 @@ class Store:
         return self._changed[self._added_in_order[place - base]].blueprint.created
 
     def entities_of(self, customer: int) -> list[Entity]:
-        """All entities of a customer, deleted ones included, oldest first."""
+        """All entities of a customer, also deleted entities, oldest first."""
         ordinals = [*range(self.world.entity_count(customer)), *self._added.get(customer, ())]
         return [self.entity((customer, ordinal)) for ordinal in ordinals]
 

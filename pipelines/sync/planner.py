@@ -362,7 +362,7 @@ def _covers(have: Sequence[Coverage], first: dt.date, last: dt.date) -> bool:
 
 
 def _known_to(have: Sequence[Coverage], first: dt.date) -> dt.date | None:
-    """Last day of the unbroken run of covered days from `first` on; None if there is none."""
+    """Last day of the unbroken run of covered days from `first` on; None without covered days."""
     reached = first
     for one in sorted(have, key=lambda one: one.from_date) if len(have) > 1 else have:
         if one.from_date > reached:

@@ -1,4 +1,4 @@
-"""How eagerly to pull: every setting of a sync in one place."""
+"""How eagerly to pull: all settings of a sync."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ class _UnfitRecords:
         return too_many(count, count + self._rows[series_id], self._unfit_share)
 
     def count(self, pull: Pull) -> int:
-        """Number of omitted records of the pull's days; a read's first pull adds undated ones."""
+        """Number of omitted records of the pull's days; a read's first pull adds those undated."""
         is_first = pull.series_id not in self._counted
         self._counted.add(pull.series_id)
         return sum(

@@ -309,6 +309,6 @@ def _raw_table(reads: Sequence[PagedRead]) -> pa.Table:
 
 
 def _where_it_lies(body: bytes) -> pa.Array:
-    """A body as an array with this one value, not copied."""
+    """An array with the body as its only value, without a copy."""
     offsets = pa.py_buffer(np.array([0, len(body)], np.int32).tobytes())
     return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(body)])

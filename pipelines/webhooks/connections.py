@@ -1,7 +1,7 @@
 """Limits of the receiver's connections: how many, how long, and how many bytes they may send.
 
 uvicorn with its fast parser has no such limits: a head may be endless, a silent connection stays,
-and at its limit of connections uvicorn refuses everybody. Here a new connection is accepted, and
+and at its limit of connections uvicorn refuses all new ones. Here a new connection is accepted, and
 the connection that waited longest without a request is closed. The choice begins with connections
 from the same address, then goes to the unlisted address that has the most connections.
 """
@@ -24,7 +24,7 @@ _MOST = 2048
 _MOST_PER_ADDRESS = 256
 """Our own proxy has no such limit, because all requests come through it."""
 _KEPT_DESCRIPTORS = 512
-"""Kept for the inbox, the log, and new connections that are accepted before an old one is cut."""
+"""Kept for the inbox, the log, and new connections that are accepted before a cut."""
 _ANSWER_SECONDS = 40.0
 """From the end of a head to the end of its answer; the steps between have shorter limits."""
 _QUIET = logging.getLogger(f"{__name__}.http")

@@ -44,7 +44,7 @@ class EventWaiter:
         self._looking: asyncio.Task[None] | None = None
 
     async def is_live(self) -> bool:
-        """Whether a webhook arrived within the last hour, so that waiting for one makes sense."""
+        """Whether a webhook arrived within the last hour, so that waiting makes sense."""
         if self._inbox is None:
             return False
         try:
