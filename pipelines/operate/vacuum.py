@@ -1,8 +1,8 @@
 """Vacuum: deletes files that are no longer needed, each with a reason.
 
-Evidence exists for files of a killed process, and for files that a merge or a later build replaced
-if no published warehouse reads them. A file without any reference may be the last data after a
-loss: vacuum deletes few of these, and never answers as received.
+Evidence exists for files of a killed process, and for replaced files that no published warehouse
+reads. A file without any reference may be the last data after a loss: vacuum deletes few of these,
+and never answers as received.
 """
 
 from __future__ import annotations
