@@ -2,8 +2,8 @@
 
 All of it is a pure function of the seed and an index, so a million customers need no memory.
 Customers come in groups of twenty. The place in the group is a *slot*, and most slots have an
-awkward case of `cases.py`. So the first twenty customers have all cases. In a large world, most cases
-occur in a twentieth of the customers.
+awkward case of `cases.py`. So the first twenty customers have all cases. In a large world, most
+cases occur in a twentieth of the customers.
 """
 
 from __future__ import annotations
