@@ -30,20 +30,6 @@ from lean_resources.errors import (
 )
 from lean_resources.streams import STREAMS, Paging, Stream
 
-__all__ = [
-    "DUPLICATE_WAIT_SECONDS",
-    "Envelope",
-    "Failure",
-    "counted",
-    "decoder_of",
-    "envelope_of",
-    "failure",
-    "list_decoder_of",
-    "open_envelope",
-    "records_of",
-    "why_incomplete",
-]
-
 DUPLICATE_WAIT_SECONDS = 60.0
 """How long an identical request blocks the next one. Source: data-specific errors of Lean."""
 

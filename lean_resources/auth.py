@@ -31,8 +31,6 @@ from lean_resources.limits import retry_after
 from lean_resources.network import is_web_page
 from lean_resources.settings import LeanSettings
 
-__all__ = ["AppToken", "OAuth2", "auth_for"]
-
 _APP_TOKEN_HEADER = "lean-app-token"  # noqa: S105  # the name of a header
 _RENEW_SECONDS = 60.0
 _RENEW_FRACTION = 0.2

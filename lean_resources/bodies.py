@@ -12,8 +12,6 @@ from lean_resources.errors import SchemaError
 if TYPE_CHECKING:
     from zlib import _Decompress
 
-__all__ = ["ENCODING", "body_of"]
-
 ENCODING = "gzip"
 """What requests ask for; zlib's format is understood too, and nothing else is unpacked."""
 

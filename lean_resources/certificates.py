@@ -32,14 +32,6 @@ from lean_resources.errors import AuthError, ConfigError
 from lean_resources.proxies import proxy_of
 from lean_resources.settings import LeanSettings
 
-__all__ = [
-    "ClientRefusal",
-    "client_certificate_expires_at",
-    "ignored_roots",
-    "ssl_context",
-    "untrusted_server",
-]
-
 _CERTIFICATE = "LEAN_CLIENT_CERT"
 _KEY = "LEAN_CLIENT_KEY"
 _PASSWORD = "LEAN_CLIENT_KEY_PASSWORD"  # noqa: S105  # the name of a variable

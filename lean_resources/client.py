@@ -52,8 +52,6 @@ from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Stream
 from lean_resources.transport import network_transport
 
-__all__ = ["LeanClient", "Refresh", "Tally"]
-
 _LOG = logging.getLogger(__name__)
 
 _LONGEST_PATIENCE_SECONDS = 300.0

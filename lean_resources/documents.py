@@ -15,8 +15,6 @@ from typing import Any
 
 import orjson
 
-__all__ = ["Number", "Odd", "flaw", "is_twice", "mended", "parse", "split", "text_of"]
-
 _NOT_TEXT = "holds half of a character, or bytes that are not UTF-8"
 _TOO_DEEP = "is nested too deeply"
 _DEEPEST = 100

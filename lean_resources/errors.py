@@ -23,24 +23,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-__all__ = [
-    "AuthError",
-    "BankPausedError",
-    "ConfigError",
-    "ConsentError",
-    "IncompleteError",
-    "LeanError",
-    "MachineError",
-    "NetworkError",
-    "NotGrantedError",
-    "RequestError",
-    "SchemaError",
-    "SignatureError",
-    "UnavailableError",
-    "UnfitError",
-    "causes",
-]
-
 
 class LeanError(Exception):
     """Any reason why a pull is not complete.

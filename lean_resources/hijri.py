@@ -6,8 +6,6 @@ import re
 
 from hijridate import Hijri
 
-__all__ = ["gregorian"]
-
 _WRITTEN = re.compile(r"(1[345]\d{2})-(\d{2})-(\d{2})(?=$|[Tt ])")
 _FIRST_YEAR, _LAST_YEAR = 1300, 1500
 

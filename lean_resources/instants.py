@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import re
 
-__all__ = ["BEFORE_LEAN", "EARLIEST_YEAR", "parse_date", "parse_instant"]
-
 EARLIEST_YEAR = 1900
 """Earlier years are Hijri dates in Gregorian clothes."""
 

@@ -17,8 +17,6 @@ from aiolimiter import AsyncLimiter
 
 from lean_resources.errors import BankPausedError, UnavailableError
 
-__all__ = ["BankState", "CircuitBreaker", "CircuitOpenError", "Limits", "retry_after"]
-
 _LONGEST_PAUSE_SECONDS = 60.0
 BankState = Literal["closed", "open", "half_open", "paused"]
 

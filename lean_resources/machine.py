@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from lean_resources.errors import MachineError, causes
 
-__all__ = ["machine_error", "raise_machine_error"]
-
 _TEXTUAL = frozenset({"duckdb", "_duckdb", "sqlite3", "sqlalchemy", "pyarrow", "zoneinfo"})
 """Libraries whose errors contain the system's message but not its number."""
 

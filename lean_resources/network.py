@@ -18,8 +18,6 @@ from lean_resources.errors import (
     causes,
 )
 
-__all__ = ["is_web_page", "redirected", "unanswered", "web_page"]
-
 _NUMBERS = (
     (
         {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENONET},

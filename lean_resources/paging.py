@@ -23,19 +23,6 @@ from lean_resources.instants import parse_instant
 from lean_resources.settings import LeanSettings
 from lean_resources.streams import STREAMS, Paging, Stream
 
-__all__ = [
-    "FIRST_WAIT_SECONDS",
-    "LONGEST_WAIT_SECONDS",
-    "UNSEEN",
-    "Announced",
-    "Answer",
-    "PagedRead",
-    "PagedReader",
-    "Response",
-    "Sleep",
-    "checked_id",
-]
-
 Sleep = Callable[[float], Awaitable[None]]
 Announced = Callable[[str, float], Awaitable[float]]
 """Waits for the webhook that announces a result, up to some seconds; returns those waited."""

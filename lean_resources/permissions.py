@@ -3,8 +3,6 @@
 They stand in a module of their own, since the offline Lean imports no Arrow.
 """
 
-__all__ = ["ACCOUNT_STREAMS", "PERMISSIONS", "PERMISSION_OF"]
-
 PERMISSION_OF = {
     "identity": "identity",
     "accounts": "accounts",

@@ -17,8 +17,6 @@ import yarl
 from lean_resources.errors import ConfigError
 from lean_resources.settings import is_loopback
 
-__all__ = ["proxy_of", "shown"]
-
 
 def proxy_of(url: str, given: Mapping[str, str] | None = None) -> yarl.URL | None:
     """The proxy for a URL, including its credentials; None for a direct connection.

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["QUARANTINE_SCHEMA", "TRACE_SCHEMA", "key_text", "lost"]
-
 TRACE_SCHEMA = pa.schema(
     [
         pa.field("series_id", pa.string(), nullable=False),

@@ -13,8 +13,6 @@ import pyarrow.compute as pc
 from lean_resources.quarantine import QUARANTINE_SCHEMA, TRACE_SCHEMA, key_text
 from lean_resources.streams import Stream
 
-__all__ = ["is_null_like", "without_repeats"]
-
 _NAMELESS = re.compile(
     r"0*|null|none|nil|na|nan|undefined|unknown|notprovided|notavailable|notapplicable"
 )

@@ -10,8 +10,6 @@ from lean_resources.paging import Announced
 from lean_resources.session import Session
 from lean_resources.settings import LeanSettings
 
-__all__ = ["LeanResource"]
-
 Done = TypeVar("Done")
 
 

@@ -19,8 +19,6 @@ import uvloop
 from lean_resources.client import LeanClient
 from lean_resources.paging import Announced
 
-__all__ = ["Session"]
-
 Done = TypeVar("Done")
 
 _CLOSE_SECONDS = 10.0

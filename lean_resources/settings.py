@@ -21,19 +21,6 @@ from lean_resources.variables import (
     variables_of,
 )
 
-__all__ = [
-    "HOSTS",
-    "LEGACY_HOSTS",
-    "VARIABLES",
-    "WEBHOOK_VARIABLES",
-    "Environment",
-    "Hosts",
-    "LeanSettings",
-    "Region",
-    "WebhookSettings",
-    "is_loopback",
-]
-
 Region = Literal["sa", "ae"]
 Environment = Literal["sandbox", "production"]
 

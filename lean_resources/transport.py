@@ -22,8 +22,6 @@ from lean_resources.certificates import ssl_context
 from lean_resources.proxies import proxy_of
 from lean_resources.settings import LeanSettings
 
-__all__ = ["Transport", "network_transport"]
-
 _READ_BYTES = 1024 * 1024
 """Bytes that are buffered before the socket is no longer read; pages are smaller."""
 

@@ -18,18 +18,6 @@ from lean_resources.hijri import gregorian
 from lean_resources.instants import parse_date, parse_instant
 from lean_resources.streams import Column, Kind, segments
 
-__all__ = [
-    "PRECISION",
-    "SCALE",
-    "MisfitError",
-    "Note",
-    "best_place",
-    "convert",
-    "iban_like",
-    "is_blank",
-    "look_up",
-]
-
 SCALE = {Kind.MONEY: 9, Kind.RATE: 18}
 PRECISION = 38
 _MOST_DIGITS = 1000

@@ -27,16 +27,6 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lean_resources.errors import ConfigError
 
-__all__ = [
-    "FilePath",
-    "Switch",
-    "Variable",
-    "VariableSettings",
-    "misspelt",
-    "variable",
-    "variables_of",
-]
-
 _SIMILARITY = 0.81
 _SHORTEST_WORD = 3
 _BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}

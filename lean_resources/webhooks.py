@@ -22,17 +22,6 @@ import msgspec
 from lean_resources.errors import SchemaError, SignatureError
 from lean_resources.instants import parse_instant
 
-__all__ = [
-    "DEEPEST",
-    "FINISHED",
-    "LISTED_DAYS",
-    "Event",
-    "event_of",
-    "read_event",
-    "sign",
-    "verify",
-]
-
 DEEPEST = 32
 """Levels of objects and lists that a message may nest; Lean's nest five."""
 

@@ -13,8 +13,6 @@ from dotenv import dotenv_values
 from lean_resources.errors import ConfigError
 from pipelines.environment import KNOWN, Settings
 
-__all__ = ["problems_of"]
-
 _SECONDS = 10
 _SCRIPT = 'set -a; . "$1"; env -0'
 

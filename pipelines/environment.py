@@ -36,16 +36,6 @@ from lean_resources.variables import (
 from pipelines.keys import SANDBOX_KEY
 from pipelines.shipped import DEFAULT_HOME
 
-__all__ = [
-    "HOUSE_VARIABLES",
-    "KNOWN",
-    "HouseSettings",
-    "Settings",
-    "child_of",
-    "settings",
-    "state_folder",
-]
-
 AnySettings = TypeVar("AnySettings", bound=VariableSettings)
 
 _UNSAFE = re.compile(r"[*?\[\]\\%\x00-\x1f\x7f]")

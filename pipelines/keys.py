@@ -2,8 +2,6 @@
 
 from lean_resources.errors import ConfigError
 
-__all__ = ["SANDBOX_KEY", "checked_key"]
-
 SANDBOX_KEY = "sandbox"
 """Key where nothing is secret: the same for everybody, refused in production."""
 

@@ -13,8 +13,6 @@ from dagster._serdes.config_class import ConfigurableClassData
 
 from pipelines.dagster_defs.processes import Process
 
-__all__ = ["Launcher"]
-
 
 class Launcher(DefaultRunLauncher):
     """Launches runs on the code server."""

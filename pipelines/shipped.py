@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CHECKOUT", "DAGSTER_YAML", "DEFAULT_HOME", "SQL"]
-
 _CODE = Path(__file__).resolve().parent
 _INSTALLED = _CODE / "sql"
 

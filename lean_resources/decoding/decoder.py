@@ -15,8 +15,6 @@ from lean_resources.decoding.reader import DecodeResult, Reader, with_keys_once
 from lean_resources.decoding.shape import Place, Shape, all_paths, flat_paths, shape_of
 from lean_resources.streams import Kind, Stream
 
-__all__ = ["Decoder", "fast_paths", "preflight"]
-
 
 class Decoder:
     """Decodes the pages of one stream into typed columns.

@@ -31,8 +31,6 @@ from lean_resources.quarantine import TRACE_SCHEMA
 from lean_resources.streams import Column, Kind, Segment, Stream, segments
 from lean_resources.values import SCALE, best_place, is_blank
 
-__all__ = ["FastPath"]
-
 _VECTOR_PAGES = 8
 _VIEW = np.dtype([("length", "<i4"), ("prefix", "S4"), ("buffer", "<i4"), ("offset", "<i4")])
 """A text of Arrow's string views: its length, its first bytes and the place of the whole text."""

@@ -13,8 +13,6 @@ from lean_resources.errors import SchemaError
 from lean_resources.streams import STREAMS, Kind, Stream
 from lean_resources.values import MisfitError, convert, look_up
 
-__all__ = ["Page", "Preflight", "records_in", "records_with_request"]
-
 
 @dataclass(frozen=True, slots=True)
 class Preflight:

@@ -22,8 +22,6 @@ from lean_resources.repeats import without_repeats
 from lean_resources.streams import Column, Stream
 from lean_resources.values import MisfitError, Note, convert, look_up
 
-__all__ = ["DecodeResult", "Reader", "with_keys_once"]
-
 
 @dataclass(frozen=True, slots=True)
 class DecodeResult:

@@ -8,8 +8,6 @@ from functools import cache
 
 from lean_resources.streams import STREAMS, Column, Kind, Stream, segments
 
-__all__ = ["Node", "Paths", "Place", "Shape", "all_paths", "flat_paths", "shape_of"]
-
 _REGIONAL = "regional_data"
 
 Paths = Callable[[Column], tuple[str, ...]]

@@ -16,8 +16,6 @@ from lean_resources.sandbox.oauth import Issuer
 from lean_resources.sandbox.refresh_routes import RefreshRoutes
 from lean_resources.sandbox.store import Store
 
-__all__ = ["Api"]
-
 
 class Api:
     """Lean's endpoints over a store.

@@ -13,8 +13,6 @@ from lean_resources.sandbox.store import Entity, Shared, Store
 from lean_resources.sandbox.transactions import agent, agent_of, bank_of, regional_agent
 from lean_resources.sandbox.world import Account, Slot
 
-__all__ = ["beneficiaries", "direct_debits", "scheduled_payments", "standing_orders"]
-
 _SPENDING = frozenset({"CURRENT", "JOINT", "BUSINESS", "EMONEY"})
 _OLD_FREQUENCY = {"HALF_YEARLY": "BI_ANNUAL", "FORTNIGHTLY": "FORTNIGHT"}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["BANKS", "Bank", "bank", "bank_record"]
-
 _WALLET_LACKS = frozenset({"direct_debits", "scheduled_payments", "standing_orders"})
 
 

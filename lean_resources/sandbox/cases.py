@@ -13,8 +13,6 @@ from lean_resources.sandbox.store import Entity, Shared, Store
 from lean_resources.sandbox.transactions import TransactionWriter
 from lean_resources.sandbox.world import Slot
 
-__all__ = ["CASES", "example"]
-
 CASES = {
     "newer_generation": "a bank that answers flat, with `regional_data` null",
     "older_generation": "a bank that answers in few fields and the rest with `verbose`",

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import trustme
 
-__all__ = ["Certificates", "ClientCertificate"]
-
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:

@@ -6,23 +6,6 @@ import datetime as dt
 from collections.abc import Callable
 from functools import lru_cache
 
-__all__ = [
-    "DAY",
-    "HOUR",
-    "MINUTE",
-    "NEVER",
-    "SECOND",
-    "Clock",
-    "date_of",
-    "day_of",
-    "day_text",
-    "first_day",
-    "month_of",
-    "nanos_of",
-    "parse_today",
-    "stamp",
-]
-
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 HOUR = 3600 * SECOND

@@ -16,8 +16,6 @@ from lean_resources.sandbox.replies import Refusal, Reply, page_of
 from lean_resources.sandbox.routes import Call, Handler, Path, Routes
 from lean_resources.sandbox.store import Entity, Shared, Store
 
-__all__ = ["DataRoutes"]
-
 _PADDING = 2
 _READY_SECONDS = 20
 """How long a later result takes if webhooks are set up, by the sandbox's clock."""

@@ -12,8 +12,6 @@ from lean_resources.sandbox.replies import Refusal, Reply, page_of
 from lean_resources.sandbox.routes import Call, Path, Routes
 from lean_resources.sandbox.store import Entity
 
-__all__ = ["DirectoryRoutes"]
-
 
 class DirectoryRoutes(Routes):
     """Customers, entities, consents and banks."""

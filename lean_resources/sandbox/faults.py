@@ -36,8 +36,6 @@ from dataclasses import dataclass
 
 from lean_resources.sandbox.ids import mix, text_hash
 
-__all__ = ["Fault", "Faults"]
-
 _KINDS = frozenset(
     {
         "401", "429", "429-bare", "500", "502", "503", "504", "failed", "consent_expired",

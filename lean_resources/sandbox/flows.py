@@ -5,17 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = [
-    "ABROAD",
-    "BILLERS",
-    "FLOWS",
-    "MERCHANTS",
-    "Biller",
-    "Flow",
-    "Merchant",
-    "describe",
-]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flow:

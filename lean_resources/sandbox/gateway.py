@@ -21,8 +21,6 @@ from lean_resources.sandbox.oauth import Issuer, OAuthError
 from lean_resources.sandbox.replies import MESSAGES, Refusal, Reply
 from lean_resources.sandbox.routes import Call, Handler, timestamp
 
-__all__ = ["Gateway"]
-
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _FORM = "application/x-www-form-urlencoded"

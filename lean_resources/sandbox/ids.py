@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["Codec", "Kind", "mix", "opaque_uuid", "text_hash"]
-
 _MASK = (1 << 64) - 1
 _ODD_1 = 0xBF58476D1CE4E5B9
 _ODD_2 = 0x94D049BB133111EB

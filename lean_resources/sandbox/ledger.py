@@ -29,8 +29,6 @@ from lean_resources.sandbox.ids import mix
 from lean_resources.sandbox.people import firm, person
 from lean_resources.sandbox.world import Account, Slot, World
 
-__all__ = ["Bill", "Charge", "Exchange", "Ledger", "Party", "Row", "Statement"]
-
 _RATES = {
     "USD": (37_552, 2),
     "EUR": (40_871, 2),

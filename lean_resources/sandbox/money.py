@@ -8,8 +8,6 @@ from typing import Any
 
 import orjson
 
-__all__ = ["EXPONENTS", "dump", "money", "number", "plain"]
-
 EXPONENTS = {"SAR": 2, "USD": 2, "EUR": 2, "GBP": 2, "AED": 2, "KWD": 3, "BHD": 3, "JPY": 0}
 """Decimal places of each currency that occurs."""
 

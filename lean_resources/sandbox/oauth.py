@@ -15,8 +15,6 @@ import orjson
 from lean_resources.sandbox.clock import SECOND, Clock
 from lean_resources.sandbox.ids import Codec, Kind, mix, opaque_uuid
 
-__all__ = ["Grant", "Issuer", "OAuthError"]
-
 _LIFE = 3600
 _API_SCOPES = (
     "customer.read", "customer.write", "destination.read", "destination.write", "report.read",

@@ -8,8 +8,6 @@ from functools import lru_cache
 from lean_resources.sandbox.banks import Bank
 from lean_resources.sandbox.ids import mix
 
-__all__ = ["Person", "bank_address", "firm", "iban", "masked_pan", "person"]
-
 _MEN = (
     ("Abdullah", "عبدالله"), ("Mohammed", "محمد"), ("Fahad", "فهد"), ("Khalid", "خالد"),
     ("Saud", "سعود"), ("Turki", "تركي"), ("Faisal", "فيصل"), ("Nasser", "ناصر"),

@@ -16,8 +16,6 @@ from lean_resources.sandbox.money import dump
 from lean_resources.sandbox.store import Entity, Shared, Store
 from lean_resources.sandbox.transactions import TransactionWriter
 
-__all__ = ["STREAMS", "Listing", "listing", "truth", "window"]
-
 STREAMS = ("banks", "customers", "entities", "consents", "refreshes", *PERMISSION_OF)
 """Streams for which the sandbox knows the truth."""
 

@@ -12,17 +12,6 @@ from lean_resources.sandbox.people import Person, person
 from lean_resources.sandbox.store import Entity, Refresh, Shared, Store
 from lean_resources.sandbox.world import CARDS, Account, ConsentPlan, Slot
 
-__all__ = [
-    "account_record",
-    "balance_records",
-    "consent_record",
-    "customer_record",
-    "entity_record",
-    "identity_records",
-    "party_records",
-    "refresh_record",
-]
-
 _REGIONAL_SUB_TYPES = {
     "CURRENT": "CURRENT_ACCOUNT",
     "CREDIT": "CREDIT_CARD",

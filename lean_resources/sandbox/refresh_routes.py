@@ -12,8 +12,6 @@ from lean_resources.sandbox.replies import MESSAGES, Refusal, Reply, page_of
 from lean_resources.sandbox.routes import UUID, Call, Path, Routes
 from lean_resources.sandbox.store import Store
 
-__all__ = ["RefreshRoutes"]
-
 
 class RefreshRoutes(Routes):
     """Refreshes and events.

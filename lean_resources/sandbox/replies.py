@@ -7,8 +7,6 @@ from typing import Any
 
 from lean_resources.sandbox.money import dump
 
-__all__ = ["EDGE_PAGE", "MESSAGES", "Refusal", "Reply", "page_of"]
-
 EDGE_PAGE = (
     '<!DOCTYPE html>\n<html lang="en-US">\n<head><title>sandbox.sa.leantech.me | {status}: '
     '{reason}</title></head>\n<body><div id="cf-wrapper"><h1>{reason}</h1>'

@@ -16,8 +16,6 @@ from lean_resources.sandbox.ids import mix, opaque_uuid
 from lean_resources.sandbox.replies import Refusal, Reply
 from lean_resources.sandbox.store import Entity, Store
 
-__all__ = ["UUID", "Call", "Handler", "Path", "Routes", "timestamp"]
-
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 

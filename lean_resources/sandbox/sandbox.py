@@ -30,8 +30,6 @@ from lean_resources.sandbox.store import Entity, Store
 from lean_resources.sandbox.webhooks import Webhooks
 from lean_resources.sandbox.world import World
 
-__all__ = ["Sandbox"]
-
 _TICK_SECONDS = 0.25
 
 

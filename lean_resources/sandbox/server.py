@@ -17,8 +17,6 @@ import uvicorn
 from lean_resources.sandbox.certificates import Certificates
 from lean_resources.sandbox.sandbox import Sandbox
 
-__all__ = ["Server", "run", "serve"]
-
 _PATIENCE = 30.0
 
 

@@ -38,8 +38,6 @@ from lean_resources.sandbox.world import (
     usual_kinds,
 )
 
-__all__ = ["Entity", "Refresh", "Shared", "Store"]
-
 _LANDING = {
     name: (place + 1) * 700_000_000 + 43_000_000 for place, name in enumerate(PERMISSION_OF)
 }

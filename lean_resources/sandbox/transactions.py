@@ -16,8 +16,6 @@ from lean_resources.sandbox.people import bank_address, iban, person
 from lean_resources.sandbox.store import Entity, Shared, Store
 from lean_resources.sandbox.world import Slot
 
-__all__ = ["TransactionWriter", "agent", "agent_of", "regional_agent"]
-
 _BY_DRAW = tuple(one for one in BANKS.values() if not one.mock)
 _REGIONAL_SUB_KINDS = frozenset(
     {

@@ -20,8 +20,6 @@ from lean_resources.sandbox.faults import Faults
 from lean_resources.sandbox.money import dump
 from lean_resources.webhooks import sign
 
-__all__ = ["ATTEMPT_MINUTES", "Attempt", "Webhooks"]
-
 ATTEMPT_MINUTES = (0, 1, 2, 5, 10, 60, 180)
 """When a message is sent, in minutes after the first attempt."""
 

@@ -18,15 +18,6 @@ from lean_resources.sandbox.ids import mix
 from lean_resources.sandbox.money import EXPONENTS
 from lean_resources.sandbox.people import iban, masked_pan
 
-__all__ = [
-    "ROW",
-    "Account",
-    "Blueprint",
-    "ConsentPlan",
-    "Slot",
-    "World",
-]
-
 ROW = 20
 """Number of customers in a group."""
 

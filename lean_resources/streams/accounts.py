@@ -20,8 +20,6 @@ from lean_resources.streams.fields import (
 )
 from lean_resources.streams.schema import REGIONAL, Kind, Stream
 
-__all__ = ["ACCOUNTS", "BALANCES"]
-
 ACCOUNTS = Stream(
     name="accounts",
     doc="Accounts that customers share, one row per account of an entity.",

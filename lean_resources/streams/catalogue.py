@@ -15,8 +15,6 @@ from lean_resources.streams.people import IDENTITIES, IDENTITY
 from lean_resources.streams.schema import Stream
 from lean_resources.streams.transactions import TRANSACTIONS
 
-__all__ = ["STREAMS", "family"]
-
 
 def _catalogue(*streams: Stream) -> Mapping[str, Stream]:
     """Streams by name, parents before children.

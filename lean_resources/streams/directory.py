@@ -12,8 +12,6 @@ from lean_resources.streams.fields import (
 )
 from lean_resources.streams.schema import Column, Kind, Paging, Stream
 
-__all__ = ["BANKS", "CONSENTS", "CUSTOMERS", "ENTITIES", "REFRESHES"]
-
 _KINDS = ("PERSONAL", "BUSINESS")
 
 BANKS = Stream(

@@ -14,33 +14,6 @@ from typing import Any
 from lean_resources.permissions import PERMISSIONS
 from lean_resources.streams.schema import REGIONAL, Column, Kind, Stream
 
-__all__ = [
-    "ACCOUNT_ID",
-    "BALANCE_TYPES",
-    "CODES",
-    "DOCS",
-    "ENTITY_ID",
-    "HOLDER",
-    "IDENTIFICATION",
-    "INDICATORS",
-    "PERMITS",
-    "REFERENCE",
-    "REGIONAL_STANDARD",
-    "account",
-    "account_stream",
-    "accounts",
-    "agent",
-    "column",
-    "dual",
-    "dual_instant",
-    "dual_text",
-    "instant",
-    "money",
-    "supplementary_data",
-    "text",
-    "words",
-]
-
 DOCS = "https://docs.leantech.me/v2.0-KSA/reference"
 
 

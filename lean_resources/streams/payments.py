@@ -19,8 +19,6 @@ from lean_resources.streams.fields import (
 )
 from lean_resources.streams.schema import REGIONAL, Column, Kind
 
-__all__ = ["BENEFICIARIES", "DIRECT_DEBITS", "SCHEDULED_PAYMENTS", "STANDING_ORDERS"]
-
 
 def _id(what: str) -> Column:
     return dual_text(f"{what.replace(' ', '_')}_id", f"The bank's id of the {what}.", required=True)

@@ -12,8 +12,6 @@ from lean_resources.streams.fields import (
 )
 from lean_resources.streams.schema import REGIONAL, Kind, Stream
 
-__all__ = ["IDENTITIES", "IDENTITY"]
-
 _PARTY = (
     column(
         Kind.INTEGER,

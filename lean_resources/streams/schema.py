@@ -15,17 +15,6 @@ import pyarrow as pa
 
 from lean_resources.permissions import PERMISSION_OF
 
-__all__ = [
-    "REGIONAL",
-    "Column",
-    "Kind",
-    "Paging",
-    "Segment",
-    "Stream",
-    "Window",
-    "segments",
-]
-
 
 class Kind(StrEnum):
     """What a column holds."""

@@ -19,8 +19,6 @@ from lean_resources.streams.fields import (
 )
 from lean_resources.streams.schema import Kind, Window
 
-__all__ = ["TRANSACTIONS"]
-
 TRANSACTIONS = account_stream(
     "transactions",
     "Movements on accounts, one row per account and transaction id.",

@@ -14,8 +14,6 @@ from pipelines.cli.signals import received
 if TYPE_CHECKING:
     from pipelines.lake.lake import Lake
 
-__all__ = ["Home", "fail", "homes", "lake_of", "not_listening"]
-
 Home = Annotated[
     Path | None, typer.Option(help="Home folder; LEANHOUSE_HOME when left out, or else var.")
 ]

@@ -18,8 +18,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["child"]
-
 _ASKED_SECONDS = 5.0
 """Time that a command has to end after an interrupt, as by Ctrl-C; Dagster ends its own then."""
 _TERM_SECONDS = 1.5

@@ -28,16 +28,6 @@ if TYPE_CHECKING:
     from pipelines.cli.results import Writer
     from pipelines.dagster_defs.in_process import StreamSummary
 
-__all__ = [
-    "plain_console",
-    "progress_bars",
-    "say",
-    "show",
-    "standard_output",
-    "summary_table",
-    "visible",
-]
-
 _MOST_ROWS = 200
 _PIPED_WIDTH = 200
 """Width of a pipe, which has none of its own; a table folded at 80 columns cannot be read."""

@@ -24,8 +24,6 @@ from pipelines.lake.queries import QUERIES
 from pipelines.publish.warehouse import connect
 from pipelines.webhooks.receiver import PATH, receiving
 
-__all__ = ["demo", "settings_of"]
-
 _SAMPLES = ("demo_cash_flow", "demo_reconciliation", "demo_affordability")
 """Queries that are printed with their results; the first line of each is its title."""
 

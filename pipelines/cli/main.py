@@ -17,8 +17,6 @@ from pipelines.cli.commands.upkeep import compact, fsck, replay, status, vacuum
 from pipelines.cli.console import plain_console
 from pipelines.cli.signals import end_on_signals, received
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     import duckdb
 
-__all__ = ["as_text", "names_of", "write_csv", "write_json", "write_parquet"]
-
 _ROWS_AT_ONCE = 10_000
 _NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$|^$')
 

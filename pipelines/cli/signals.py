@@ -15,8 +15,6 @@ import threading
 import time
 from typing import Any, NoReturn
 
-__all__ = ["end_on_signals", "received"]
-
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ORDERLY_SECONDS = 9.0
 """Time that a command has to end in order."""

@@ -11,8 +11,6 @@ from lean_resources.errors import ConfigError, LeanError, MachineError, Unavaila
 from lean_resources.machine import machine_error
 from pipelines.lake.digests import damage_error
 
-__all__ = ["explained"]
-
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:

@@ -32,15 +32,6 @@ from pipelines.models.loader import load
 from pipelines.shipped import DAGSTER_YAML
 from pipelines.sync.policy import Policy
 
-__all__ = [
-    "StreamSummary",
-    "SyncFailedError",
-    "instance_at",
-    "prepare_home",
-    "read_events",
-    "sync_all",
-]
-
 _LOG = logging.getLogger(__name__)
 _CREATION_SECONDS = 60
 """How long a command waits for another command that makes the home."""

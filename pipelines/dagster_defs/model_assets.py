@@ -20,17 +20,6 @@ from pipelines.models.model import Check, Model, Models
 from pipelines.operate.vacuum import vacuum
 from pipelines.publish.warehouse import publish
 
-__all__ = [
-    "FOLLOW",
-    "compaction_asset",
-    "hash_key_of",
-    "metadata_of_model",
-    "model_assets",
-    "publish_warehouse",
-    "refuse_problems",
-    "verdict_of",
-]
-
 FOLLOW = (
     dg.AutomationCondition.any_deps_updated().since_last_handled()
     & ~dg.AutomationCondition.any_deps_in_progress()

@@ -25,15 +25,6 @@ import dagster as dg
 
 from pipelines.lake.writers import Writer, forget, writers
 
-__all__ = [
-    "PROCESS_TAG",
-    "Process",
-    "end_dead_runs",
-    "end_with_run",
-    "recorded",
-    "wait_aloud",
-]
-
 PROCESS_TAG = "leanhouse/process"
 """Tag of a run with the process that executes it."""
 

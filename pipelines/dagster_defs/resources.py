@@ -18,8 +18,6 @@ from pipelines.webhooks.event_waiter import EventWaiter
 if TYPE_CHECKING:
     from pipelines.webhooks.inbox import Inbox
 
-__all__ = ["InboxResource", "LakeResource", "Progress", "bound", "silent"]
-
 Progress = Callable[[str, int, int], None]
 """Called with the stream, the number of paged reads that are done, and the number of all."""
 

@@ -8,8 +8,6 @@ from lean_resources.errors import ConfigError
 from pipelines.dagster_defs.stream_assets import all_months
 from pipelines.sync.policy import Schedules
 
-__all__ = ["schedules"]
-
 ZONE = "Asia/Riyadh"
 _SYNC = {"ops": {"pull_transactions": {"config": {"only_missing": True}}}}
 

@@ -25,23 +25,6 @@ from pipelines.sync.report import Report
 from pipelines.sync.tasks import Selection
 from pipelines.webhooks.gap_repair import Repair, repair
 
-__all__ = [
-    "FIRST_MONTH",
-    "MONTHS",
-    "SyncConfig",
-    "TransactionsConfig",
-    "all_months",
-    "checks_of",
-    "integrity",
-    "metadata_of",
-    "missed_events",
-    "reconciliation",
-    "refresh",
-    "resumed_by",
-    "run_ids_of",
-    "stream_assets",
-]
-
 FIRST_MONTH = f"{BEFORE_LEAN:%Y-%m}"
 MONTHS = dg.MonthlyPartitionsDefinition(
     start_date=FIRST_MONTH, end_offset=1, timezone="UTC", fmt="%Y-%m"

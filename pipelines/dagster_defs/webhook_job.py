@@ -33,8 +33,6 @@ from pipelines.sync.policy import Policy
 from pipelines.sync.report import Report
 from pipelines.sync.tasks import Selection
 
-__all__ = ["JOB", "PULLS", "TABLES", "WebhookConfig", "webhook_job"]
-
 JOB = "doorbell"
 PULLS = "doorbell_pulls"
 TABLES = "doorbell_tables"

@@ -25,8 +25,6 @@ from pipelines.lake.queries import QUERIES
 if TYPE_CHECKING:
     from pipelines.webhooks.inbox import Inbox
 
-__all__ = ["BATCH_TAG", "acknowledge", "batch", "request_of", "webhook_sensor"]
-
 BATCH_TAG = "leanhouse/claim"
 """Tag of a run with the id of the batch of events that it reads."""
 

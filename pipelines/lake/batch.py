@@ -28,8 +28,6 @@ from pipelines.lake.schemas import RAW_SCHEMA, merged_schema
 from pipelines.lake.storage import Key, Storage
 from pipelines.lake.writers import Writer
 
-__all__ = ["Batch"]
-
 _AT_ONCE = 2
 """Files that are written at the same time."""
 

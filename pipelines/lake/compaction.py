@@ -26,8 +26,6 @@ from pipelines.lake.queries import QUERIES, filled
 from pipelines.lake.schemas import merged_schema
 from pipelines.lake.storage import Key
 
-__all__ = ["Compacted", "compact"]
-
 _MOST_FILES = 8
 """Files of a month above which it is merged, however little of it was read twice."""
 _QUIET_DAYS = 3

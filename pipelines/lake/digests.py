@@ -12,8 +12,6 @@ import pyarrow as pa
 
 from lean_resources.errors import ConfigError, causes
 
-__all__ = ["DamageError", "Digest", "damage_error", "digest", "sealed", "unsealed"]
-
 _BLOCK_BYTES = 1 << 20
 _SEAL = b"\ncrc32 "
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import duckdb
 
-__all__ = ["open_duckdb"]
-
 
 def open_duckdb(file: Path | str = ":memory:") -> duckdb.DuckDBPyConnection:
     """A DuckDB that cuts days in UTC, whatever the zone of this machine."""

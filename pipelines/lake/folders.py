@@ -5,25 +5,6 @@ from __future__ import annotations
 from lean_resources.streams import Stream
 from pipelines.lake.storage import Key
 
-__all__ = [
-    "CHECKPOINTS",
-    "LEDGER",
-    "LOST",
-    "MANIFESTS",
-    "MARTS",
-    "PUBLISHED",
-    "REFRESH_RESERVATIONS",
-    "REFRESH_RESULTS",
-    "SET_ASIDE",
-    "SPILL",
-    "WAREHOUSE",
-    "WRITERS",
-    "answers_of",
-    "quarantine_of",
-    "rows_of",
-    "superseded_of",
-]
-
 LEDGER = Key("pulls")
 CHECKPOINTS = Key("checkpoints")
 """Copies of the ledger's files."""

@@ -12,8 +12,6 @@ from __future__ import annotations
 from lean_resources.errors import ConfigError
 from pipelines.lake.storage import Key, Storage
 
-__all__ = ["FORMAT", "LakeFormat"]
-
 FORMAT = 3
 """The format that this code writes."""
 

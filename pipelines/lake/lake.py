@@ -61,8 +61,6 @@ from pipelines.lake.storage import Key, Storage, Stored
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import Writer
 
-__all__ = ["Lake"]
-
 _HISTORY = "_history"
 _SHOWN = (
     *STREAMS,

@@ -12,22 +12,6 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-__all__ = [
-    "LEDGER_SCHEMA",
-    "LOST_SCHEMA",
-    "PULL_COLUMNS",
-    "PULL_DOCS",
-    "REFRESH_RESERVATIONS_SCHEMA",
-    "REFRESH_RESULTS_SCHEMA",
-    "VIEW_DOCS",
-    "FileRecord",
-    "Mark",
-    "Outcome",
-    "Pull",
-    "new_id",
-    "to_table",
-]
-
 
 class Outcome(StrEnum):
     """How a pull ended."""

@@ -31,8 +31,6 @@ from pipelines.lake.folders import CHECKPOINTS, LEDGER
 from pipelines.lake.ledger import LEDGER_SCHEMA, new_id
 from pipelines.lake.storage import Key, Storage, Stored
 
-__all__ = ["LedgerFiles", "MissingCommit", "batch_of", "digest_of"]
-
 _MERGED = "merged.parquet"
 _HOLDS = b"leanhouse:batches"
 _OPEN_DAYS = 2

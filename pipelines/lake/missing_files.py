@@ -11,15 +11,6 @@ import duckdb
 from pipelines.lake.queries import QUERIES
 from pipelines.lake.storage import Key, Storage
 
-__all__ = [
-    "MissingFile",
-    "described",
-    "foreign_files",
-    "listed",
-    "missing_files",
-    "missing_sentence",
-]
-
 _OURS = re.compile(r"[0-9a-f]{32}\.parquet")
 
 

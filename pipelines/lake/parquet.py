@@ -9,8 +9,6 @@ import pyarrow.parquet as pq
 
 from pipelines.lake.storage import Write
 
-__all__ = ["LEVEL", "parquet_of"]
-
 LEVEL = 1
 """Level of zstd."""
 _LARGE_ROWS = 5_000

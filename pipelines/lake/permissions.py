@@ -12,8 +12,6 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["check_readable", "keep_private", "open_home", "restrict"]
-
 _LEVELS = 4
 """Depth to which folders are checked when a home is opened: down to those of the streams."""
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from lean_resources.streams import STREAMS
 from pipelines.lake.storage import Key, Storage
 
-__all__ = ["PLACES", "Found", "Place", "find", "walk"]
-
 _LAKE = "lake/(sandbox|production)/"
 _STREAM = f"({'|'.join(STREAMS)})"
 _PART = r"(\w+_on|month)=[\d-]+"

@@ -9,8 +9,6 @@ from pipelines.lake.folders import quarantine_of
 from pipelines.lake.lake import Lake
 from pipelines.lake.views import LAKE_VIEWS
 
-__all__ = ["standing"]
-
 
 def standing(lake: Lake, stream: Stream) -> Counter[str]:
     """Number of records of a stream that are left out now, by column and reason.

@@ -8,8 +8,6 @@ from string import Template
 
 from pipelines.shipped import SQL
 
-__all__ = ["QUERIES", "filled"]
-
 _COMMENT = re.compile(r"--.*\n")
 
 QUERIES: Mapping[str, str] = {

@@ -8,16 +8,6 @@ import pyarrow as pa
 
 from lean_resources.streams import Stream
 
-__all__ = [
-    "HISTORY_DOCS",
-    "RAW_SCHEMA",
-    "TRACE_DOCS",
-    "lake_schema",
-    "merged_schema",
-    "sql_type",
-    "typed_nothing",
-]
-
 RAW_SCHEMA = pa.schema(
     [
         ("series_id", pa.string()),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["Header", "HeaderError", "header_of"]
-
 _ENTRY = re.compile(r"([a-z]+):(?:\s+(.*))?$")
 _COLUMN = re.compile(r"([a-z][a-z0-9_]*)(?:\s+\((pii)\))?(?:\s\s+(.*))?$")
 

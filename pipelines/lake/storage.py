@@ -22,8 +22,6 @@ from pathlib import Path, PurePosixPath
 
 from lean_resources.errors import MachineError
 
-__all__ = ["Key", "Storage", "Stored", "Write"]
-
 Key = PurePosixPath
 """A file's path below the root of its storage; a pure path, which opens nothing by itself."""
 Write = Callable[[Path], object]

@@ -10,8 +10,6 @@ from pathlib import Path
 from pipelines.lake.sql_header import header_of
 from pipelines.shipped import SQL
 
-__all__ = ["LAKE_VIEWS", "LakeView"]
-
 _COMMENT = re.compile(r"--.*")
 _NAMES = re.compile(r"\b(?:from|join)\s+(\w+)")
 _INNER = re.compile(r"\b(\w+) as (?:(?:not )?materialized )?\(")

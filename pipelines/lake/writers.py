@@ -17,8 +17,6 @@ from typing import Self
 
 from pipelines.lake.ledger import new_id
 
-__all__ = ["Writer", "exclusive", "forget", "writers"]
-
 
 class Writer:
     """A writer of files whose names begin with its id.

@@ -37,8 +37,6 @@ from pipelines.models.model import BuildError, Check, Model, Models
 from pipelines.models.parts import PartWriter, Rebuilt
 from pipelines.models.session import Session, through_views
 
-__all__ = ["Build", "Built", "build"]
-
 Progress = Callable[[str, int, int], None]
 """Called with the model that is built next, how many are done, and how many there are."""
 ROWS_AT_ONCE = 250_000

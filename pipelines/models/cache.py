@@ -18,8 +18,6 @@ import pipelines
 from lean_resources import streams
 from pipelines.models.model import Models
 
-__all__ = ["CODE", "Cache"]
-
 CODE = (Path(pipelines.__file__).parent, Path(streams.__file__).parent)
 """Folders of Python that the result depends on."""
 

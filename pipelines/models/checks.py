@@ -13,8 +13,6 @@ from pipelines.models.manifest import CheckResult
 from pipelines.models.model import BuildError, Check, Model
 from pipelines.models.session import Session
 
-__all__ = ["Checker"]
-
 _SHOWN_OFFENDERS = 5
 _RANGE_TYPES = ("DATE", "TIMESTAMP WITH TIME ZONE")
 

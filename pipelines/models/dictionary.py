@@ -13,8 +13,6 @@ from pipelines.lake.ledger import PULL_DOCS
 from pipelines.lake.schemas import TRACE_DOCS
 from pipelines.models.model import SUBJECTS, Model, ModelColumn, Models
 
-__all__ = ["dictionary", "env_example", "intermediate_dictionary"]
-
 _HEAD = """\
 # Data dictionary
 

@@ -14,8 +14,6 @@ from pipelines.lake.storage import Key
 from pipelines.models.build import Build, Built
 from pipelines.models.model import Models
 
-__all__ = ["Explained", "explain"]
-
 
 @dataclass(frozen=True, slots=True)
 class Explained:

@@ -14,8 +14,6 @@ import duckdb
 from lean_resources.streams import STREAMS
 from pipelines.models.session import Session
 
-__all__ = ["Fingerprints", "hashed"]
-
 _LedgerSums = list[tuple[str | None, str | None, str | None, int, int]]
 """Stream, outcome, month, number of rows and sum of the rows' hashes of a table of the ledger."""
 

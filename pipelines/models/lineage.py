@@ -9,8 +9,6 @@ from sqlglot import exp
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import Scope, build_scope
 
-__all__ = ["Trace", "trace"]
-
 Source = tuple[str, str]
 
 

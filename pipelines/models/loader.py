@@ -8,8 +8,6 @@ from pipelines.models.cache import Cache
 from pipelines.models.model import Models
 from pipelines.shipped import SQL
 
-__all__ = ["ROOT", "load"]
-
 ROOT = SQL
 """Folder of the models that are shipped."""
 

@@ -16,20 +16,6 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
 from pipelines.models.model import Models
 
-__all__ = [
-    "CheckResult",
-    "Manifest",
-    "Part",
-    "current_manifest",
-    "is_numbered",
-    "keep_manifest",
-    "named_now",
-    "newest_manifest",
-    "next_number",
-    "open_newest",
-    "read_manifest",
-]
-
 _DIGITS = 10
 """Of a manifest's number. Names from before format 3 of the lake are longer."""
 

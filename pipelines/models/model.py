@@ -10,19 +10,6 @@ from pathlib import Path
 from lean_resources.errors import ConfigError
 from pipelines.models.relations import Relation
 
-__all__ = [
-    "LAYERS",
-    "SUBJECTS",
-    "BuildError",
-    "Check",
-    "Model",
-    "ModelColumn",
-    "ModelError",
-    "Models",
-    "Stored",
-    "TableMacro",
-]
-
 LAYERS = {"staging": 0, "intermediate": 1, "marts": 1, "pii": 2}
 """Folders of models, each with its height: a model reads none that is higher.
 

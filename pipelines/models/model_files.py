@@ -29,8 +29,6 @@ from pipelines.models.model import (
 )
 from pipelines.models.relations import Relation, empty_lake, relations
 
-__all__ = ["read"]
-
 _STORED = re.compile(r"(view|table)|by (\w+)(?:, reading (-\d+|0) to (\+\d+|0))?")
 _ENTRIES = {"grain", "key", "stored", "subject", "formerly", "columns", "cleared", "sample"}
 _CLEARED = re.compile(r"(\w+) \([^()]+\)")

@@ -20,8 +20,6 @@ from pipelines.models.manifest import Part
 from pipelines.models.model import Model
 from pipelines.models.session import Session
 
-__all__ = ["PartWriter", "Rebuilt"]
-
 _FORMAT = (
     "format parquet, parquet_version v2, compression zstd, compression_level 1,"
     " dictionary_size_limit 2000, write_bloom_filter false"

@@ -19,8 +19,6 @@ from pipelines.lake.ledger import PULL_DOCS, VIEW_DOCS
 from pipelines.lake.schemas import HISTORY_DOCS, TRACE_DOCS
 from pipelines.lake.views import LAKE_VIEWS
 
-__all__ = ["Relation", "add_macros", "add_seeds", "empty_lake", "relations", "seed_docs"]
-
 
 @dataclass(frozen=True, slots=True)
 class Relation:

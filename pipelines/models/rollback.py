@@ -23,8 +23,6 @@ from pipelines.models.manifest import (
     read_manifest,
 )
 
-__all__ = ["RolledBack", "roll_back"]
-
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:

@@ -16,8 +16,6 @@ from pipelines.models.manifest import Manifest
 from pipelines.models.model import Model, Models
 from pipelines.models.relations import add_macros, add_seeds
 
-__all__ = ["Session", "stored_rows", "through_views"]
-
 _MEMORY_LIMIT = "3GB"
 """Beyond this DuckDB spills to disk."""
 _MONTH_STREAMS = {

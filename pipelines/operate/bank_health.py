@@ -21,19 +21,6 @@ if TYPE_CHECKING:
     from pipelines.models.manifest import Manifest
     from pipelines.sync.policy import Policy
 
-__all__ = [
-    "CONSENT_DAYS",
-    "MOST_SKEW",
-    "RIYADH",
-    "BankFailure",
-    "BankHealth",
-    "LakeFacts",
-    "StreamHealth",
-    "UnfitRecords",
-    "lake_facts",
-    "midnight",
-]
-
 CONSENT_DAYS = 14
 """For how many days before and after its end a consent is shown."""
 MOST_SKEW = dt.timedelta(seconds=60)

@@ -49,8 +49,6 @@ from pipelines.models.manifest import current_manifest, keep_manifest, next_numb
 from pipelines.publish.warehouse import connect
 from pipelines.sync.replay import replay
 
-__all__ = ["Finding", "Report", "check", "repair"]
-
 _KEPT_SECONDS = 48 * 3600
 """How long the budget needs the log of reserved refreshes."""
 _UNREADABLE = (OSError, pa.ArrowException, duckdb.Error)

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from pipelines.lake.lake import Lake
     from pipelines.sync.policy import Policy
 
-__all__ = ["Health", "health"]
-
 _TABLES_TAKE = dt.timedelta(hours=1)
 """How long tables may stay behind a pull, because a run is under way."""
 _STOPS_ALL = {"credentials_refused", "lean_down", "run_failed", "no_sync_yet"}

@@ -14,8 +14,6 @@ from lean_resources.settings import WebhookSettings
 from pipelines.environment import Settings
 from pipelines.operate.problems import Problem, problem
 
-__all__ = ["CERTIFICATE_DAYS", "certificate_problems", "disk_problems", "machine_problems"]
-
 CERTIFICATE_DAYS = 30
 _LEAST_SHARE = 0.05
 _LEAST_BYTES = 20 << 30

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["RULES", "Problem", "Rule", "Severity", "in_order", "problem"]
-
 Severity = Literal["warning", "error"]
 """An error needs a person; a warning heals by itself, or has time."""
 

@@ -14,8 +14,6 @@ from lean_resources.streams import STREAMS
 from pipelines.lake.digests import DamageError
 from pipelines.operate.problems import Problem, problem
 
-__all__ = ["PULLS_FAILED", "run_problems"]
-
 PULLS_FAILED = "PULLS_FAILED"
 """Code of a step that failed because too many pulls did; the ledger says which and why."""
 

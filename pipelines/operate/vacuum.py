@@ -24,8 +24,6 @@ from pipelines.lake.writers import forget, writers
 from pipelines.models.manifest import newest_manifest, read_manifest
 from pipelines.publish.publications import Publications
 
-__all__ = ["Deletion", "Reason", "VacuumPlan", "VacuumRefusedError", "plan_vacuum", "vacuum"]
-
 _DAY_SECONDS = 86_400
 _MOST_SHARE = 10
 """One file in this many may be deleted without evidence."""

@@ -34,8 +34,6 @@ from pipelines.publish.warehouse import (
     swap_in,
 )
 
-__all__ = ["STORAGE_VERSION", "Choice", "Form", "Layer", "export", "publish_copy"]
-
 STORAGE_VERSION = "v1.0.0"
 """Format of the file, for DuckDB 1.0 and later. Source: https://duckdb.org/docs/stable/internals/storage"""
 _CONTENTS = "leanhouse.json"

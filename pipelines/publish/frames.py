@@ -13,8 +13,6 @@ from pipelines.environment import settings
 from pipelines.lake.lake import Lake
 from pipelines.publish.read_only import reading
 
-__all__ = ["Warehouse", "frame_of"]
-
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 

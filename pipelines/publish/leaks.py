@@ -14,8 +14,6 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.queries import QUERIES
 from pipelines.models.model import Models
 
-__all__ = ["LeakError", "leaking"]
-
 _SHORTEST = 5
 """Characters that a personal value has at least to be searched for; shorter texts are ambiguous."""
 _IDENTIFYING = re.compile("identification|national_id|email|phone|mobile")

@@ -22,8 +22,6 @@ from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import exclusive, writers
 from pipelines.models.manifest import newest_manifest
 
-__all__ = ["Publication", "Publications"]
-
 
 class Publication(msgspec.Struct, frozen=True):
     """What a warehouse reads.

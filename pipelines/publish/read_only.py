@@ -30,8 +30,6 @@ from pipelines.lake.folders import (
 from pipelines.lake.lake import Lake
 from pipelines.publish.warehouse import connect, connect_file
 
-__all__ = ["QueryError", "close_off", "reading", "refuse_unless_reading"]
-
 _REMEDY = "Run leanhouse build: it publishes the warehouse again, or says what is lost."
 
 _CATALOGUE = ("columns", "constraints", "databases", "functions", "keywords", "schemas")

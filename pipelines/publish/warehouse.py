@@ -23,19 +23,6 @@ from pipelines.models.relations import Relation, add_seeds
 from pipelines.models.session import stored_rows
 from pipelines.publish.publications import Publications
 
-__all__ = [
-    "Published",
-    "WarehouseError",
-    "add_old_names",
-    "comments",
-    "connect",
-    "connect_file",
-    "old_names",
-    "publish",
-    "show",
-    "swap_in",
-]
-
 _NOT_PUBLISHED = {"keyed_hash", "owns_number"}
 """Macros that need the key, which is not published."""
 _COPIED = {"pulls", *(name for name, view in LAKE_VIEWS.items() if view.is_table)}

@@ -25,8 +25,6 @@ from pipelines.sync.misfits import Misfits, astray, undated, unplaced
 from pipelines.sync.slots import Slot, day_of_row, slots_of_whole
 from pipelines.sync.tasks import Done
 
-__all__ = ["Covered", "covered"]
-
 _EPOCH = dt.date(1970, 1, 1)
 _TOO_MUCH = "too many records do not fit"
 

@@ -33,8 +33,6 @@ from pipelines.sync.report import Report
 from pipelines.sync.tasks import Done, Selection, Task, tasks_of
 from pipelines.sync.writer import BATCH_READS, Typed, Writer
 
-__all__ = ["sync"]
-
 _LEAST_BATCH_BYTES = 4_000_000
 _BATCH_BYTES = 8_000_000
 _BUFFER_BYTES = 16_000_000

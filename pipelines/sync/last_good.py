@@ -13,8 +13,6 @@ from lean_resources.streams import Stream
 from pipelines.lake.lake import Lake
 from pipelines.lake.queries import filled
 
-__all__ = ["LastGood"]
-
 
 class LastGood:
     """Rows of a stream, as the lake shows them at the first call.

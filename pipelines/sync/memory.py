@@ -6,8 +6,6 @@ import contextlib
 import ctypes
 from functools import cache
 
-__all__ = ["keep_memory"]
-
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Options of glibc's mallopt. Source: https://man7.org/linux/man-pages/man3/mallopt.3.html"""
 _KEPT_BYTES = 1 << 30

@@ -23,8 +23,6 @@ from pipelines.sync.last_good import LastGood
 from pipelines.sync.slots import Found, Slot, day_of_row, known_at
 from pipelines.sync.tasks import Done
 
-__all__ = ["Misfits", "astray", "too_many", "undated", "unplaced"]
-
 _DAY = dt.timedelta(days=1)
 _FEW_RECORDS = 3
 """This many unfit records are never too many, even at a large share."""

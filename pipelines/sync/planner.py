@@ -24,17 +24,6 @@ from typing import Protocol
 
 from pipelines.sync.policy import Policy
 
-__all__ = [
-    "AllowedDays",
-    "Availability",
-    "Coverage",
-    "CoverageByAccount",
-    "PlannedMonth",
-    "PlannedRead",
-    "months",
-    "plan",
-]
-
 _DAY = dt.timedelta(days=1)
 
 

@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS, Window
 
-__all__ = ["Policy", "Schedules", "load"]
-
 _WEEK = 168.0
 
 Days = Annotated[int, Field(ge=0)]

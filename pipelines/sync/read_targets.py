@@ -14,16 +14,6 @@ from lean_resources.streams import Stream, Window
 from pipelines.lake.queries import QUERIES
 from pipelines.sync.planner import AllowedDays, Availability, Coverage
 
-__all__ = [
-    "APPLICATION",
-    "CoverageInOrder",
-    "ReadTarget",
-    "Resumed",
-    "allowed_days_of",
-    "read_targets_of",
-    "relations_read",
-]
-
 APPLICATION = "application"
 """Read target of streams that Lean lists for the whole application."""
 

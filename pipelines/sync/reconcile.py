@@ -19,8 +19,6 @@ from pipelines.sync.policy import Policy
 from pipelines.sync.report import Report
 from pipelines.sync.tasks import Selection
 
-__all__ = ["Difference", "reconcile", "totals"]
-
 
 @dataclass(frozen=True, slots=True)
 class Difference:

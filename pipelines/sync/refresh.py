@@ -23,8 +23,6 @@ from pipelines.sync.policy import Policy
 from pipelines.sync.refresh_budget import Budget
 from pipelines.webhooks.event_waiter import EventWaiter
 
-__all__ = ["RefreshReport", "refresh"]
-
 _GROUP = 50
 """Entities that are reserved together: a crash wastes at most this many refreshes."""
 _AT_ONCE = 200

@@ -18,8 +18,6 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import REFRESH_RESERVATIONS_SCHEMA, new_id
 from pipelines.lake.storage import Key
 
-__all__ = ["Budget"]
-
 _PERIOD = dt.timedelta(hours=24)
 _KEPT = 2 * _PERIOD
 """How far back the log is read; far more than the differences between clocks of Lean's time."""

@@ -32,8 +32,6 @@ from pipelines.sync.misfits import too_many, unplaced
 from pipelines.sync.policy import Policy
 from pipelines.sync.slots import day_of_row
 
-__all__ = ["Replayed", "replay"]
-
 _READS_AT_ONCE = 200
 
 

@@ -9,8 +9,6 @@ import pyarrow as pa
 
 from pipelines.lake.ledger import Outcome, Pull
 
-__all__ = ["Report"]
-
 
 @dataclass(slots=True)
 class Report:

@@ -16,8 +16,6 @@ from pipelines.lake.ledger import Mark, Outcome, Pull, new_id
 from pipelines.sync.planner import PlannedMonth
 from pipelines.sync.tasks import Done
 
-__all__ = ["Found", "Slot", "day_of_row", "known_at", "slots_of", "slots_of_whole"]
-
 _SKEW = dt.timedelta(minutes=5)  # between the clocks of Lean's own machines
 _DAY = dt.timedelta(days=1)
 

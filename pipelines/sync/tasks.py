@@ -22,8 +22,6 @@ from pipelines.sync.read_targets import (
     relations_read,
 )
 
-__all__ = ["Done", "Selection", "Task", "tasks_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:

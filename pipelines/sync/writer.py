@@ -36,8 +36,6 @@ from pipelines.sync.report import Report
 from pipelines.sync.slots import slots_of
 from pipelines.sync.tasks import Done, Task
 
-__all__ = ["BATCH_READS", "Typed", "Writer"]
-
 BATCH_READS = 20_000
 """Maximum number of reads that are typed together, and of pulls that wait for a commit."""
 _COMMIT_BYTES = 48_000_000

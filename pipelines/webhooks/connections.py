@@ -16,8 +16,6 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["Connection", "Connections"]
-
 HEAD_BYTES = 32 * 1024
 """Request line and headers; Lean's take less than one kilobyte."""
 _MOST = 2048

@@ -18,8 +18,6 @@ from lean_resources.webhooks import FINISHED
 if TYPE_CHECKING:
     from pipelines.webhooks.inbox import Inbox
 
-__all__ = ["EventWaiter"]
-
 _LOOK_SECONDS = 0.5
 """Time between two queries of the inbox; each query serves all waiting tasks."""
 _LIVE = dt.timedelta(hours=1)

@@ -26,8 +26,6 @@ from pipelines.lake.lake import Lake
 if TYPE_CHECKING:
     from pipelines.webhooks.inbox import Inbox
 
-__all__ = ["Repair", "repair"]
-
 _OVERLAP = dt.timedelta(hours=4)
 """A comparison begins this long before the end of the last comparison: an event may take three
 hours to arrive."""

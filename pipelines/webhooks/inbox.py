@@ -24,8 +24,6 @@ from lean_resources.errors import ConfigError, UnavailableError
 from lean_resources.machine import machine_error
 from lean_resources.webhooks import LISTED_DAYS, Event
 
-__all__ = ["MOST_LEASES", "Inbox"]
-
 MOST_LEASES = 5
 """An event fails after this many leases; gap repair or the next sync then reads its data."""
 

@@ -35,8 +35,6 @@ from lean_resources.webhooks import Event, read_event, verify
 from pipelines.webhooks.connections import Connection, Connections
 from pipelines.webhooks.inbox import Inbox
 
-__all__ = ["PATH", "Receiver", "listener", "receiving", "server"]
-
 PATH = "/webhooks/lean"
 _INSIDE = frozenset({"/healthz", "/readyz", "/metrics"})
 _ROOM = 20_000

@@ -8,8 +8,6 @@ import typer
 from pipelines.cli.app import Home, fail, lake_of
 from pipelines.cli.console import say
 
-__all__ = ["export"]
-
 
 def export(
     target: Annotated[

@@ -14,8 +14,6 @@ from pipelines.cli.console import plain_console, say
 if TYPE_CHECKING:
     from lean_resources.client import LeanClient
 
-__all__ = ["doctor", "sync", "webhooks"]
-
 _MOST_SKEW_SECONDS = 60
 
 

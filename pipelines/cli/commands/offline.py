@@ -19,8 +19,6 @@ from pipelines.shipped import DEFAULT_HOME
 if TYPE_CHECKING:
     from lean_resources.sandbox import Sandbox, Server
 
-__all__ = ["demo", "dev", "sandbox"]
-
 Customers = Annotated[int, typer.Option(min=1, help="Customers of the offline Lean.")]
 Months = Annotated[int, typer.Option(min=1, max=60, help="Months of history.")]
 Seed = Annotated[int, typer.Option(help="The same seed makes the same data.")]

@@ -17,8 +17,6 @@ from pipelines.cli.console import plain_console, say, standard_output
 if TYPE_CHECKING:
     from pipelines.lake.lake import Lake
 
-__all__ = ["SqlCommand", "build", "build_tables", "dictionary", "publish", "publish_again", "query"]
-
 _OPTION = re.compile(r"--[\w-]*(=|\Z)")
 
 

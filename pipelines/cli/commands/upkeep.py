@@ -9,8 +9,6 @@ from pipelines.cli.app import Home, fail, lake_of
 from pipelines.cli.commands.tables import build_tables, publish_again
 from pipelines.cli.console import plain_console, say
 
-__all__ = ["compact", "fsck", "replay", "status", "vacuum"]
-
 
 def status(home: Home = None) -> None:
     """Show pulls and rows of each stream, and records in quarantine."""
