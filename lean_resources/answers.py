@@ -253,7 +253,6 @@ def envelope_of(stream: Stream, found: Any, is_older: Callable[[Stream, Any], bo
     """The envelope of a page.
 
     Args:
-        stream: The stream.
         found: What `decoder_of` decoded.
         is_older: Whether a record lacks what the newer generation always has.
 

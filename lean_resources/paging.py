@@ -130,7 +130,6 @@ class _PagedRequest:
     """What a paged read asks for.
 
     Args:
-        stream: The stream.
         request: Parameters of the read.
         series_id: Id of the read, as the lake's column names it.
         target: Path and query, up to the page's number where the stream has pages.

@@ -40,7 +40,6 @@ def without_repeats(
     out, because it is unknown which is right. So are records that share a meaningless id.
 
     Args:
-        stream: The stream.
         rows: Rows of its schema and of `TRACE_SCHEMA`, in any order.
 
     Returns:

@@ -112,7 +112,6 @@ def convert(
     """A value as its column takes it.
 
     Args:
-        column: The column.
         path: Place of the value in the record.
         value: The value as `documents.parse` reads it.
         notes: Gets a note for each part that cannot be read or has another calendar.

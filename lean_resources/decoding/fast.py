@@ -179,7 +179,6 @@ def _struct(name: str, node: Node, leaves: Mapping[Kind, Any]) -> type[msgspec.S
 
     Args:
         name: Its name.
-        node: The node.
         leaves: What a leaf of each kind may be.
     """
     fields: list[tuple[str, Any, Any]] = []
@@ -328,7 +327,6 @@ class _Columns:
         """A column of one value per record.
 
         Args:
-            column: The column.
             asked: What the requests say where a record is silent.
         """
         values = [

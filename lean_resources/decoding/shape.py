@@ -44,7 +44,6 @@ class Shape:
     """The shape of a stream's records. There is one of each stream and `paths`, by `shape_of`.
 
     Args:
-        stream: The stream.
         paths: Which of a column's paths it has.
         root: The record itself.
     """

@@ -49,7 +49,6 @@ class StreamSummary:
     """What a sync did for one stream.
 
     Args:
-        stream: The stream.
         read_targets: How many read targets were looked at.
         pulls: Pulls by outcome.
         rows: Rows committed.

@@ -59,7 +59,6 @@ class Batch:
         """Add typed rows, those of one month for a stream with months.
 
         Args:
-            stream: The stream.
             table: Rows of its `lake_schema`; columns that are wholly null may be left out.
             month: UTC month as YYYY-MM.
         """

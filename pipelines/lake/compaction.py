@@ -70,7 +70,6 @@ def compact(
     covered by several pulls, as after a consent that starts later, is left as it is.
 
     Args:
-        lake: The lake.
         run_id: The run, for the ledger.
         rows_at_once: Bound on memory: rows of all versions that are merged together.
         today: Today's UTC day; None means this machine's clock.

@@ -326,7 +326,6 @@ class Lake:
         The ledger is copied, so that all views show the same instant. Rows stay in their files.
 
         Args:
-            connection: The connection.
             names: As for `connect`.
             is_checked: As for `connect`.
 
@@ -347,7 +346,6 @@ class Lake:
         """Copy the ledger to a connection, and add the macro `merged_pulls`.
 
         Args:
-            connection: The connection.
             files: Only these files of the ledger; None means all.
         """
         connection.execute(f"create or replace table pulls as {self.ledger_now(files)}")
@@ -437,7 +435,6 @@ class Lake:
         """The SELECT of a stream's rows that count, over `claims` and the stream's files.
 
         Args:
-            stream: The stream.
             months: Only these months (YYYY-MM) of a stream with months; None means all.
         """
         files = self._files(rows_of(stream), lake_schema(stream), months)
@@ -455,7 +452,6 @@ class Lake:
         Rows of merged files show once for each pull that brought them, as before the merge.
 
         Args:
-            stream: The stream.
             months: Only these months (YYYY-MM) of a stream with months; None means all.
         """
         parts = {"stream": f"'{stream.name}'"}

@@ -11,12 +11,7 @@ from pipelines.lake.views import LAKE_VIEWS
 
 
 def standing(lake: Lake, stream: Stream) -> Counter[str]:
-    """Number of records of a stream that are left out now, by column and reason.
-
-    Args:
-        lake: The lake.
-        stream: The stream.
-    """
+    """Number of records of a stream that are left out now, by column and reason."""
     # Nearly every lake has no quarantine; then no query is planned.
     if not any(lake.storage.list(f"{quarantine_of(stream)}/*/*.parquet")):
         return Counter()

@@ -50,7 +50,6 @@ class Built:
     """What a build did to a model.
 
     Args:
-        model: The model.
         rows: Rows that it holds now.
         parts: Parts that it has now.
         written: Parts that were rebuilt.
@@ -84,8 +83,6 @@ def build(
     """Bring models up to date with the lake, and let the result count.
 
     Args:
-        lake: The lake.
-        models: All models.
         hash_key: Key of hashed identifiers; with another key everything is rebuilt.
         only: Names of the models to build; None means all. What they read besides is taken as it
             was built last.
@@ -117,8 +114,6 @@ class Build:
     """One build that is under way.
 
     Args:
-        lake: The lake.
-        models: All models.
         hash_key: Key of hashed identifiers.
         scratch: Folder for temporary files. Names of new files begin with its name.
         rows_at_once: Rows of the lake that months of a model read together, at most.

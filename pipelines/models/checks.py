@@ -87,7 +87,6 @@ class Checker:
         """The result of a check: that of before while the check reads what it read then.
 
         Args:
-            check: The check.
             before: Its result on record.
 
         Raises:

@@ -34,8 +34,6 @@ def explain(lake: Lake, models: Models, name: str, *, hash_key: str) -> Explaine
     Parts that are up to date are read from the lake. The others are written to a temporary folder.
 
     Args:
-        lake: The lake.
-        models: All models.
         name: Name of the model.
         hash_key: Key of hashed identifiers, as for `build`.
 

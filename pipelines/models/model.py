@@ -83,7 +83,6 @@ class Model:
     Args:
         name: Name of the file, the table and the Dagster asset.
         layer: Folder, one of `LAYERS`.
-        file: The file.
         description: What it is for, in one or more sentences.
         grain: What one row stands for.
         key: Columns that together identify a row, and are never null.
@@ -151,7 +150,6 @@ class Check:
             only for months in which something that it reads has changed.
         body: The SELECT of the offenders.
         reads: Relations that the SELECT names, sorted.
-        file: The file.
     """
 
     name: str

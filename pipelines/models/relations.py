@@ -25,7 +25,6 @@ class Relation:
     """A table or view, other than a model, that a model can read by its name.
 
     Args:
-        name: The name.
         doc: Its meaning and grain.
         types: DuckDB's type of each column, in order.
         docs: Meaning of each column.

@@ -33,7 +33,6 @@ class Session:
     """A connection to the lake on which models are built.
 
     Args:
-        lake: The lake.
         models: All models that can be read.
         manifest: Parts of models as far as they are built; whoever builds changes it.
         reads: Relations that are read; others of the lake are not there.
@@ -141,7 +140,6 @@ def stored_rows(
     """The SELECT of a model's rows from its files.
 
     Args:
-        lake: The lake.
         model: A model that is not a view.
         manifest: The manifest that names the files.
         months: The months (YYYY-MM) to read; None means all.

@@ -59,7 +59,6 @@ class UnfitRecords:
     """Records of a stream that are left out, by reason.
 
     Args:
-        stream: The stream.
         column: The column that could not be read.
         reason: Why, without the value.
         count: Records.
@@ -136,7 +135,6 @@ class StreamHealth:
     """Pulls of a stream so far.
 
     Args:
-        stream: The stream.
         committed: Pulls that brought something.
         unchanged: Pulls that found nothing new.
         skipped: Pulls that were not permitted.
@@ -186,7 +184,6 @@ def lake_facts(lake: Lake, policy: Policy, now: dt.datetime) -> LakeFacts | None
     """How each bank stands; None before the first pull.
 
     Args:
-        lake: The lake.
         policy: How old data may be, and how much may be spent.
         now: This machine's clock.
 

@@ -100,7 +100,6 @@ def vacuum(
     """Delete files that are no longer needed.
 
     Args:
-        lake: The lake.
         older_than_seconds: As for `plan_vacuum`.
         yes_delete: Number of files without evidence that may be deleted, as the refusal states it;
             None allows only a small share of the lake.
@@ -127,7 +126,6 @@ def plan_vacuum(
     """Find files that are no longer needed.
 
     Args:
-        lake: The lake.
         older_than_seconds: Merged and replaced files stay this long for their readers, and so do
             files of an unknown writer. Files of a killed process are deleted at once.
         yes_delete: As for `vacuum`.
@@ -171,7 +169,6 @@ class _Look:
     """The references to the files of a lake at an instant.
 
     Args:
-        lake: The lake.
         seconds: How long files stay.
         living: Running writers.
         killed: Killed writers.

@@ -103,7 +103,6 @@ def export(
     Parquet has intervals as text.
 
     Args:
-        lake: The lake.
         models: All models; those that were never built are left out.
         target: The DuckDB file; else the folder, with a file per table and one of the contents. It
             is replaced if an export wrote it.
@@ -143,7 +142,6 @@ def publish_copy(lake: Lake, models: Models, folder: Path, group: str | None = N
     Readers of the old file keep reading it. A process that is killed leaves the old file.
 
     Args:
-        lake: The lake.
         models: All models; marts that were never built are left out.
         folder: Folder of the file, outside of the lake's home; created if it does not exist.
         group: As for `export`.

@@ -46,7 +46,6 @@ def leaking(
 
     Args:
         connection: Where the lake's ledger is, and what `texts` reads.
-        lake: The lake.
         models: All models; their own words are no personal values.
         texts: A SELECT of what is searched, with columns `place` and `text`.
     """

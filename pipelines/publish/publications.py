@@ -39,11 +39,7 @@ class Publication(msgspec.Struct, frozen=True):
 
 
 class Publications:
-    """The records of a lake.
-
-    Args:
-        lake: The lake.
-    """
+    """The records of a lake."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake

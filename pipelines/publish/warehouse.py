@@ -55,7 +55,6 @@ def publish(lake: Lake, models: Models, *, pii: bool = False) -> Published:
     Each view shows what was committed when the file was written.
 
     Args:
-        lake: The lake.
         models: All models; models that were never built are left out.
         pii: Whether to add a schema `pii` with the personal columns, which are left out elsewhere.
 
@@ -181,7 +180,6 @@ class _WarehouseWriter:
     Args:
         connection: An empty database that gets the tables and views.
         lake: The lake, whose files are named as the warehouse is to name them.
-        models: All models.
         manifest: Names the files of models.
     """
 

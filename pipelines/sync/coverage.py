@@ -57,7 +57,6 @@ def covered(
     """Decide which days whole reads cover.
 
     Args:
-        stream: The stream.
         whole: The paged reads, by `series_id`.
         decoded: Their typed rows and quarantine; rows of different reads are left out.
         last_good: The stream's rows in the lake.
@@ -112,10 +111,8 @@ def _parts(
     """Rows in the lake's form, by month, without columns that have no values.
 
     Args:
-        stream: The stream.
         rows: Rows in the decoder's form, or in the lake's.
         index: For each row the place of its pull in `pulls`, or -1 if no pull covers it.
-        pulls: The pulls.
     """
     if not rows.num_rows:
         return []

@@ -223,7 +223,6 @@ class _Reader:
     further requests are useless.
 
     Args:
-        stream: The stream.
         client: An open client.
         banks: Knows the banks that are paused.
     """
@@ -238,7 +237,6 @@ class _Reader:
         """Read a task, unless its bank is paused; an error of Lean is a result.
 
         Args:
-            task: The task.
             rereads: Number of earlier reads, in which a record came twice.
         """
         client = self._client

@@ -19,10 +19,6 @@ class LastGood:
 
     The lake is opened at the first call, because nearly all records fit. Use it from a single
     thread, and close it.
-
-    Args:
-        stream: The stream.
-        lake: The lake.
     """
 
     def __init__(self, stream: Stream, lake: Lake) -> None:

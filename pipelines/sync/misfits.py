@@ -33,7 +33,6 @@ class Misfits:
     """Records that did not fit, by the pulls to which they belong.
 
     Args:
-        stream: The stream.
         slots: The future pulls, grouped by read.
         fitting: Number of rows that fit, by slot.
     """
@@ -194,7 +193,6 @@ def astray(
     """Rows that no pull can cover, as records of the quarantine.
 
     Args:
-        stream: The stream.
         rows: Rows of whole reads.
         index: For each row the place of its pull, or -1 if no pull covers it.
         whole: The paged reads, by `series_id`.

@@ -86,7 +86,6 @@ def relations_read(stream: Stream, resumed: Resumed | None = None) -> tuple[str,
     """Relations of the lake that `read_targets_of` needs, as `Lake.planning` takes them.
 
     Args:
-        stream: The stream.
         resumed: As for `read_targets_of`.
     """
     if stream.parent is None or stream.scopes or stream.exploded_from is not None:
@@ -109,7 +108,6 @@ def read_targets_of(
     used until all are consumed.
 
     Args:
-        stream: The stream.
         connection: A connection with the lake's relations.
         now: The instant for which consents are checked.
         entity_ids: Only these entities; None for all.
@@ -213,7 +211,6 @@ class CoverageInOrder:
     It holds an account at a time, so accounts must be requested in the order of their ids.
 
     Args:
-        stream: The stream.
         connection: A connection from `Lake.planning` without further use.
         settled_days: Days after a month's end from which no bank changes its rows. Of later bank
             data copies only the day is known, not the instant.

@@ -49,7 +49,6 @@ async def reconcile(
 
     Args:
         client: An open client.
-        lake: The lake.
         policy: Sets how long a month stays open.
         run_id: The run, which identifies the new pulls.
 

@@ -62,7 +62,6 @@ def replay(
 
     Args:
         stream: The stream; an exploded stream uses the answers of its source stream.
-        lake: The lake.
         policy: Sets the share of records that may be unfit; the default policy if None.
         run_id: The run, for the ledger.
         only: Ids of pulls, even of pulls that no longer count; None for all pulls that count.
@@ -182,7 +181,6 @@ class _UnfitRecords:
     """Records that do not fit when they are typed now.
 
     Args:
-        stream: The stream.
         decoded: The answers' rows and quarantine.
         last_good: The stream's rows in the lake.
         unfit_share: Share of a read's records; with more unfit records the read is refused.

@@ -56,7 +56,6 @@ class Report:
         """Count a pull.
 
         Args:
-            pull: The pull.
             is_counted: Whether it is a pull of the stream itself. Pulls of exploded streams add
                 only rows and quarantined records.
         """

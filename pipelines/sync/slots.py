@@ -141,7 +141,6 @@ def slots_of_whole(stream: Stream, whole: Mapping[str, Done], rows: pa.Table) ->
     A bank data copy has no days after its refresh, and no days that its bank no longer offers.
 
     Args:
-        stream: The stream.
         whole: The paged reads, by `series_id`.
         rows: Their rows.
     """

@@ -71,7 +71,6 @@ class Done:
     """A finished task.
 
     Args:
-        task: The task.
         result: The paged read, or the error.
         requests: Number of requests, including earlier attempts.
         asked_at: When its first page was requested, by this machine's clock.
@@ -112,7 +111,6 @@ def tasks_of(
     not grow with the accounts or the ledger.
 
     Args:
-        stream: The stream.
         lake: The lake, the only source of read targets.
         now: Lean's clock.
         policy: How eagerly to pull.
