@@ -9,12 +9,14 @@
 -- columns:
 --   gap_date               Day on which the gap shows; what is missing lies on that day or before
 --                          it.
---   suspected_cause        Likely cause: doubled_row (a movement of the day appears twice with the
---                          same balance after it), wrong_sign (the gap is twice an amount of the
---                          day), charge_not_included (a charge, its VAT or both, of a movement that
---                          does not say that it contains them), late_row (the stated balance holds
---                          more than the bank's list of movements so far), row_missing_on_day, or
---                          row_missing_since (gap_from_date).
+--   suspected_cause        Likely cause of the gap. doubled_row: a movement of the day appears
+--                          twice with the same balance after it. wrong_sign: the gap is twice an
+--                          amount of the day. charge_not_included: the gap is a charge, its VAT or
+--                          both, of a movement that does not say that it contains them. late_row:
+--                          the stated balance holds more than the bank's list of movements so far.
+--                          row_missing_on_day: a movement of gap_date is missing.
+--                          row_missing_since: a movement is missing between gap_from_date and
+--                          gap_date.
 --   evidence_movement_ids  Movements that explain the gap, or else all movements of gap_date; see
 --                          fct_transactions.
 -- sample: select * from int_balance_gaps order by gap_date desc, account_key

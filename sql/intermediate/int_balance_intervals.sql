@@ -27,9 +27,10 @@
 --   closing_balance     Booked balance at the end of the last day, in units of currency: observed,
 --                       carried or derived; null where unknown.
 --   closing_method      How closing_balance was found. observed: the bank gave it. carried: nothing
---                       was booked, so the balance of the day before still holds. derived: the last
---                       known balance before, or else the next one after, and what was booked in
---                       between. unknown: none of these is possible.
+--                       was booked, so the balance of the day before still holds. derived: it
+--                       follows from the last known balance before, or else from the next known
+--                       balance after, and from what was booked in between. unknown: none of these
+--                       is possible.
 --   min_balance         Lowest booked balance of a day of the interval, in units of currency; null
 --                       where unknown.
 --   max_balance         Highest booked balance of a day of the interval, in units of currency; null
@@ -39,10 +40,10 @@
 --                       the movements, with its sign.
 --   gap_from_date       First day on which what is missing can lie; the last such day is from_date.
 --   verdict             proved, gap or unprovable.
---   proof               What proves it: movements (each movement of the day carries the balance
---                       after it), stated_balance (the bank stated the balance that day, and it
---                       follows from the last known balance) or between_balances (the known
---                       balances before and after it agree). Null unless proved.
+--   proof               What proves it; null unless proved. movements: each movement of the day
+--                       carries the balance after it. stated_balance: the bank stated the balance
+--                       that day, and it follows from the last known balance. between_balances: the
+--                       known balances before and after it agree.
 --   reason              Why it is unprovable: no_balances (no balance of the account is known),
 --                       first_balance (there is no earlier balance to compare it with),
 --                       before_first_balance, after_last_balance, gap_later (the next balance does

@@ -36,8 +36,8 @@
 --   months_seen           Number of Riyadh months with a payment.
 --   cadence               daily, weekly, fortnightly, monthly, quarterly or yearly by the median
 --                         gap between days, if three quarters of the gaps are whole periods. Also
---                         monthly if at least three months have a payment, on a single day each,
---                         and these are four fifths of the months from the first to the last. Else
+--                         monthly if at least three months have a payment, each on a single day,
+--                         and these are four fifths of the months from first to last. Else
 --                         irregular. daily needs ten days, weekly and fortnightly four, monthly and
 --                         quarterly three, and yearly two with equal payments. Payments to a
 --                         merchant have a cadence only if the largest is at most a tenth above the

@@ -8,7 +8,7 @@
 -- columns:
 --   stream           The stream.
 --   parent_id        Read target: an account, an entity or a fixed name.
---   entity_id        The entity; null where the read target has none.
+--   entity_id        The entity; null where the read target has no entity.
 --   bank_identifier  Its bank.
 --   column_name      The column that could not be read.
 --   path             Where its value stands in the record; null where unknown.

@@ -1,6 +1,6 @@
 -- Entities of the lake, and whether they may be read at an instant.
 --
--- wanted_permission is null where none is needed.
+-- wanted_permission is null where no permission is needed.
 --
 -- parameters: wanted_permission, at_instant
 -- grain:  one row per entity

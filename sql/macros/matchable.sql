@@ -3,9 +3,9 @@
 -- because banks write them at will. Vowel marks, tatweel and marks of direction are left out.
 -- Presentation forms (letters as old printers drew them) become letters again. Letters that are
 -- drawn together are taken apart only in lam-alef and in the words of names and money: banks send
--- no others. Text of plain ASCII takes the short way. The long strings are pairs: each character of
--- the first becomes the character at the same place of the second, and is dropped if there is none.
--- A test compares them with Unicode's own tables.
+-- no other such letters. Text of plain ASCII takes the short way. The long strings are pairs: each
+-- character of the first becomes the character at the same place of the second, and is dropped if
+-- there is none. A test compares them with Unicode's own tables.
 create or replace macro matchable(input) as
 case
     when strlen(input) = length(input) then upper(trim(regexp_replace(input, '\s+', ' ', 'g')))

@@ -10,7 +10,8 @@
 --   account_ids        Lean's ids that ever meant the account, sorted.
 --   customer_count     Customers who ever shared it.
 --   entity_ids         Entities that ever had it, sorted.
---   iban_masked        Last four characters of the IBAN behind asterisks; null where it has none.
+--   iban_masked        Last four characters of the IBAN behind asterisks; null where it has no
+--                      IBAN.
 --   state              open; inactive, where the bank calls it disabled, dormant or the like;
 --                      closed; absent, where the newest listing of each of its entities leaves it
 --                      out; unknown, where the bank gives no state.

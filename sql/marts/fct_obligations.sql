@@ -8,8 +8,8 @@
 -- counts: streams of payments out of all accounts of the customer, see int_payment_streams; those
 --         of a joint account count for each of its holders
 -- zone:   months are Riyadh months of booking. A month is full where it is full for the customer,
---         see int_customer_months, and every account that paid is known on all its days, even if
---         that account is closed or no longer shared
+--         see int_customer_months, and every account that paid is known on all its days. That
+--         includes accounts that are closed or no longer shared
 -- columns:
 --   obligation_id       The customer, currency, kind and creditor; a hash of these.
 --   customer_id         Customer who pays.
@@ -23,7 +23,7 @@
 --                       by the bank's marks; else inferred from the bank's kind or text.
 --   monthly_average     Payments in full months over the number of full months, rounded to three
 --                       places, months without a payment included; null without a full month.
---   active_average      Payments over the number of months that have one, rounded to three places.
+--   active_average      Payments over the number of months with a payment, rounded to three places.
 --   last_payment        The last payment; of several on the same day, the payment with the largest
 --                       id.
 --   total_payment       Sum of the payments.

@@ -11,7 +11,7 @@
 --   account_count      Number of these accounts.
 --   full_months        Riyadh months in which each of these accounts is known on every day; see
 --                      int_customer_months.
---   full_from_month    The first of those months, YYYY-MM; null without one.
+--   full_from_month    The first of those months, YYYY-MM; null without a full month.
 --   data_through_date  Last Riyadh day that is known completely, of the account where it is
 --                      earliest.
 --   proved_days        Days of the accounts whose balances are proved by their movements.

@@ -25,15 +25,16 @@
 --   request_count     Requests made, repeated ones included.
 --   byte_count        Bytes of bodies, decoded.
 --   refresh_spends    Refreshes that were spent on the bank; only on rows of the stream refreshes.
---   p50_seconds       Seconds that half of the reads took at most; a read of several months is one.
+--   p50_seconds       Seconds that half of the reads took at most; a read of several months counts
+--                     once.
 --   p95_seconds       Seconds that 95 in 100 of the reads took at most.
 --   oldest_refreshed_at  Oldest bank data copy that was read, UTC.
 --   newest_refreshed_at  Newest bank data copy that was read, UTC.
 --   p50_lag_hours     How far half of the pulls were at most behind the newest instant of the day
 --                     by Lean's clock, in hours, rounded half up to two places.
 --   max_lag_hours     How far the pull that is furthest behind was behind it.
---   feed_age_hours    Age of the newest bank data copy that any pull of the stream read on any day,
---                     against the lake's clock, in hours, rounded half up to two places; null where
+--   feed_age_hours    Age of the newest bank data copy that any pull of the stream read, on any
+--                     day, at the lake's clock. In hours, rounded half up to two places; null where
 --                     no pull read a copy.
 --   is_stale          Whether feed_age_hours is above what trust_limits allow; a feed of which
 --                     nothing was ever read is stale too. Null for what is not read from a bank.

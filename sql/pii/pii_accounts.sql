@@ -6,7 +6,8 @@
 -- counts: every account that was ever listed, with the numbers and names of all its listings
 -- columns:
 --   account_ids                 Lean's ids that ever meant this account, sorted.
---   iban                 (pii)  IBAN as account_number spells it; null where the bank gives none.
+--   iban                 (pii)  IBAN as account_number spells it; null where the bank gives no
+--                               IBAN.
 --   masked_pans          (pii)  Its masked card numbers, * for what is masked, sorted.
 --   account_holder_names (pii)  Names of its holders as banks wrote them, sorted.
 --   nicknames            (pii)  Names that its holders gave it, sorted.

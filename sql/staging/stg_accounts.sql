@@ -5,7 +5,7 @@
 -- stored: view
 -- columns:
 --   currency  Currency, ISO 4217; see currency_code.
---   iban             (pii)  IBAN as account_number spells it; null where the bank gives none.
+--   iban             (pii)  IBAN as account_number spells it; null where the bank gives no IBAN.
 --   masked_pan       (pii)  Masked card number, * for what is masked, where the account has a card.
 --   account_numbers  (pii)  All of its numbers as account_number spells them, sorted.
 --   holder_match     (pii)  account_holder_name in a form for matching.

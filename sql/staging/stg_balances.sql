@@ -10,8 +10,8 @@
 --                         indicator is unknown or contradicts the amount.
 --   stated_date           Riyadh day of the bank's time for this balance; may be old.
 --   included_credit       Credit lines that the balance contains, in units of currency; zero where
---                         the bank names none. Null where a line that it contains has no amount or
---                         another currency.
+--                         the bank names no line. Null where a line that it contains has no amount
+--                         or another currency.
 select
     balances.* replace (
         currency_code(balances.currency) as currency
