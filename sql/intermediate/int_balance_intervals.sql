@@ -29,8 +29,8 @@
 --   closing_method      How closing_balance was found. observed: the bank gave it. carried: nothing
 --                       was booked, so the balance of the day before still holds. derived: it
 --                       follows from the last known balance before, or else from the next known
---                       balance after, and from what was booked in between. unknown: none of these
---                       is possible.
+--                       balance after, and from what was booked in between. unknown: the days are
+--                       not covered, or no balance is known.
 --   min_balance         Lowest booked balance of a day of the interval, in units of currency; null
 --                       where unknown.
 --   max_balance         Highest booked balance of a day of the interval, in units of currency; null
