@@ -121,6 +121,12 @@ def _database(value: SecretStr) -> SecretStr:
     return value
 
 
+def _number(default: float, above: int, most: int, description: str) -> Any:
+    """A field whose description says its range in place of `{}`."""
+    text = description.format(f"above {above} and up to {most}")
+    return Field(default=default, gt=above, le=most, description=text)
+
+
 def _default_api_url(data: dict[str, Any]) -> str:
     if data.get("legacy_host"):
         return LEGACY_HOSTS[data["region"]]
@@ -202,43 +208,21 @@ class LeanSettings(VariableSettings):
     max_concurrency: int = Field(
         default=16, ge=1, le=1000, description="Requests in flight at once, 1 to 1000."
     )
-    requests_per_second: float = Field(
-        default=20,
-        gt=0,
-        le=10_000,
-        allow_inf_nan=False,
-        description="Requests per second, above 0 and up to 10000; a burst is at most one "
-        "second's worth.",
+    requests_per_second: float = _number(
+        20, 0, 10_000, "Requests per second, {}; a burst is at most one second's worth."
     )
-    timeout_seconds: float = Field(
-        default=65,
-        gt=50,
-        le=600,
-        allow_inf_nan=False,
-        description="Seconds to wait for an answer, above 50 and up to 600: after 50 Lean "
-        "answers PENDING instead.",
+    timeout_seconds: float = _number(
+        65, 50, 600, "Seconds to wait for an answer, {}: after 50 Lean answers PENDING instead."
     )
-    connect_timeout_seconds: float = Field(
-        default=10,
-        gt=0,
-        le=50,
-        allow_inf_nan=False,
-        description="Seconds to wait for a connection, above 0 and up to 50.",
+    connect_timeout_seconds: float = _number(10, 0, 50, "Seconds to wait for a connection, {}.")
+    response_deadline_seconds: float = _number(
+        300, 0, 3600, "Seconds for a whole answer to arrive, {}."
     )
-    response_deadline_seconds: float = Field(
-        default=300,
-        gt=0,
-        le=3600,
-        allow_inf_nan=False,
-        description="Seconds for a whole answer to arrive, above 0 and up to 3600.",
-    )
-    read_deadline_seconds: float = Field(
-        default=7200,
-        gt=0,
-        le=86_400,
-        allow_inf_nan=False,
-        description="Seconds for all pages of a read to arrive, above 0 and up to 86400, with "
-        "waits and repeated requests.",
+    read_deadline_seconds: float = _number(
+        7200,
+        0,
+        86_400,
+        "Seconds for all pages of a read to arrive, {}, with waits and repeated requests.",
     )
     max_response_bytes: int = Field(
         default=32 * 1024 * 1024,
@@ -249,19 +233,11 @@ class LeanSettings(VariableSettings):
     attempts: int = Field(
         default=5, ge=1, le=20, description="Attempts per request, including the first, 1 to 20."
     )
-    pending_deadline_seconds: float = Field(
-        default=1800,
-        gt=0,
-        le=86_400,
-        allow_inf_nan=False,
-        description="Seconds to wait for the result of a PENDING answer, above 0 and up to 86400.",
+    pending_deadline_seconds: float = _number(
+        1800, 0, 86_400, "Seconds to wait for the result of a PENDING answer, {}."
     )
-    pending_poll_seconds: float = Field(
-        default=30,
-        gt=0,
-        le=3600,
-        allow_inf_nan=False,
-        description="Seconds between two requests for a PENDING result, above 0 and up to 3600.",
+    pending_poll_seconds: float = _number(
+        30, 0, 3600, "Seconds between two requests for a PENDING result, {}."
     )
     verbose: Literal["auto", "always", "never"] = Field(
         default="auto",
@@ -364,20 +340,11 @@ class WebhookSettings(VariableSettings):
         le=64 * 1024 * 1024,
         description="Largest webhook that is read, in bytes, 1024 to 67108864.",
     )
-    head_seconds: float = Field(
-        default=5,
-        gt=0,
-        le=60,
-        allow_inf_nan=False,
-        description="Seconds for the head of a request to arrive, above 0 and up to 60; a slower "
-        "connection is closed.",
+    head_seconds: float = _number(
+        5, 0, 60, "Seconds for the head of a request to arrive, {}; a slower connection is closed."
     )
-    body_seconds: float = Field(
-        default=5,
-        gt=0,
-        le=10,
-        allow_inf_nan=False,
-        description="Seconds for a body to arrive, above 0 and up to 10; Lean gives up after 10.",
+    body_seconds: float = _number(
+        5, 0, 10, "Seconds for a body to arrive, {}; Lean gives up after 10."
     )
     tls_cert: FilePath | None = Field(
         default=None,
@@ -404,10 +371,8 @@ class WebhookSettings(VariableSettings):
         certificate, key, authority = (
             variable(field, prefix) for field in ("tls_cert", "tls_key", "tls_client_authority")
         )
-        if self.tls_cert and not self.tls_key:
-            yield f"{certificate} is set without {key}: set both"
-        elif self.tls_key and not self.tls_cert:
-            yield f"{key} is set without {certificate}: set both"
+        if problem := _halved(certificate, self.tls_cert, key, self.tls_key):
+            yield problem
         elif self.tls_client_authority and not self.tls_cert:
             yield f"{authority} is set without {certificate}: set both, with {key}"
         if self.next_secret and not self.secret:
@@ -424,6 +389,14 @@ class WebhookSettings(VariableSettings):
                 yield f"{variable(field, prefix)} is not a file: set the path of a file"
 
 
+def _halved(left: str, its_value: object, right: str, other_value: object) -> str | None:
+    """The problem of two variables that belong together, of which only one has a value."""
+    if bool(its_value) == bool(other_value):
+        return None
+    there, missing = (left, right) if its_value else (right, left)
+    return f"{there} is set without {missing}: set both"
+
+
 def _credential_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
     identity, secret, token = (
         variable(field, prefix) for field in ("client_id", "client_secret", "app_token")
@@ -434,10 +407,8 @@ def _credential_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
             f"{token} is set beside {identity} or {secret}, and Lean refuses both at once: "
             f"remove {remove}"
         )
-    elif settings.client_id and not settings.client_secret:
-        yield f"{identity} is set without {secret}: set both"
-    elif settings.client_secret and not settings.client_id:
-        yield f"{secret} is set without {identity}: set both"
+    elif problem := _halved(identity, settings.client_id, secret, settings.client_secret):
+        yield problem
     elif settings.client_id and settings.is_legacy:
         yield (
             f"the legacy host takes no OAuth2 token: set {token} instead of {identity} and "
@@ -449,10 +420,8 @@ def _certificate_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
     certificate, key, password = (
         variable(field, prefix) for field in ("client_cert", "client_key", "client_key_password")
     )
-    if settings.client_cert and not settings.client_key:
-        yield f"{certificate} is set without {key}: set both"
-    elif settings.client_key and not settings.client_cert:
-        yield f"{key} is set without {certificate}: set both"
+    if problem := _halved(certificate, settings.client_cert, key, settings.client_key):
+        yield problem
     elif settings.client_key_password and not settings.client_key:
         yield f"{password} is set without {key}: set {certificate} and {key}, or remove it"
 

@@ -81,7 +81,9 @@ class _Loading(NamedTuple):
 class VariableSettings(BaseModel):
     """Settings from variables with a prefix; all problems become a single error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     prefix: ClassVar[str]
     verbatim: ClassVar[frozenset[str]] = frozenset()
