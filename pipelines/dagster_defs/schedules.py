@@ -28,34 +28,14 @@ def schedules(when: Schedules, *, has_webhooks: bool = False) -> list[dg.Schedul
 
 
 def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefinition]:
-    status = dg.DefaultScheduleStatus.RUNNING if when.enabled else dg.DefaultScheduleStatus.STOPPED
+    stopped = dg.DefaultScheduleStatus.STOPPED
+    status = dg.DefaultScheduleStatus.RUNNING if when.enabled else stopped
     nightly = dg.define_asset_job(
         "nightly_sync",
         selection=dg.AssetSelection.all()
         - dg.AssetSelection.assets("reconciliation", "missed_events", "integrity"),
         description="The full sync: lists entities, refreshes, pulls what is missing or open,"
         " builds models, publishes the warehouse and merges files.",
-    )
-    balances = dg.define_asset_job(
-        "balances_sync",
-        selection=dg.AssetSelection.assets(
-            "banks", "entities", "consents", "refresh", "balances", "warehouse"
-        ),
-        description="Refreshes and pulls balances between two nightly syncs.",
-    )
-    weekly = dg.define_asset_job(
-        "weekly_reconciliation",
-        selection=dg.AssetSelection.assets(
-            "reconciliation", "warehouse", "compaction", "integrity"
-        ),
-        description="Reads all transactions again and compares them; checks every file of the"
-        " lake.",
-    )
-
-    missed = dg.define_asset_job(
-        "gap_repair",
-        selection=dg.AssetSelection.assets("missed_events"),
-        description="Compares what Lean sent with the webhooks that arrived, and repairs gaps.",
     )
 
     @dg.schedule(
@@ -71,30 +51,36 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
         at = context.scheduled_execution_time or dt.datetime.now(dt.UTC)
         return dg.RunRequest(run_key=at.isoformat(), run_config=_SYNC, tags=all_months(at))
 
+    rest = {
+        "balances_sync": (
+            when.balances,
+            ("banks", "entities", "consents", "refresh", "balances", "warehouse"),
+            "Refreshes and pulls balances between two nightly syncs.",
+        ),
+        "weekly_reconciliation": (
+            when.reconciliation,
+            ("reconciliation", "warehouse", "compaction", "integrity"),
+            "Reads all transactions again and compares them; checks every file of the lake.",
+        ),
+        "gap_repair": (
+            when.missed_events,
+            ("missed_events",),
+            "Compares what Lean sent with the webhooks that arrived, and repairs gaps.",
+        ),
+    }
     return [
         nightly_schedule,
-        dg.ScheduleDefinition(
-            name="balances_sync",
-            job=balances,
-            cron_schedule=when.balances,
-            execution_timezone=ZONE,
-            default_status=status,
-            description="Refreshes and pulls balances between two nightly syncs.",
-        ),
-        dg.ScheduleDefinition(
-            name="weekly_reconciliation",
-            job=weekly,
-            cron_schedule=when.reconciliation,
-            execution_timezone=ZONE,
-            default_status=status,
-            description="Reads all transactions again and compares them.",
-        ),
-        dg.ScheduleDefinition(
-            name="gap_repair",
-            job=missed,
-            cron_schedule=when.missed_events,
-            execution_timezone=ZONE,
-            default_status=status if has_webhooks else dg.DefaultScheduleStatus.STOPPED,
-            description="Compares what Lean sent with the webhooks that arrived, and repairs gaps.",
+        *(
+            dg.ScheduleDefinition(
+                name=name,
+                job=dg.define_asset_job(
+                    name, selection=dg.AssetSelection.assets(*assets), description=description
+                ),
+                cron_schedule=cron,
+                execution_timezone=ZONE,
+                default_status=status if has_webhooks or name != "gap_repair" else stopped,
+                description=description,
+            )
+            for name, (cron, assets, description) in rest.items()
         ),
     ]

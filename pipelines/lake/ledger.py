@@ -96,8 +96,19 @@ class Mark:
 
 
 _INSTANT = pa.timestamp("us", tz="UTC")
+_Columns = Mapping[str, tuple[pa.DataType, str]]
+"""Type and meaning of columns."""
 
-_PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
+
+def _schema_of(columns: _Columns) -> pa.Schema:
+    return pa.schema([(name, kind) for name, (kind, _) in columns.items()])
+
+
+def _docs_of(columns: _Columns) -> dict[str, str]:
+    return {name: meaning for name, (_, meaning) in columns.items()}
+
+
+_PULL_COLUMNS: _Columns = {
     "pull_id": (
         pa.string(),
         "Its id, unique; its order says nothing, since it begins with the time of this machine.",
@@ -186,10 +197,10 @@ _PULL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
 PULL_COLUMNS = tuple(name for name in _PULL_COLUMNS if name not in {"batch_id", "files"})
 """Columns of the ledger that a `Pull` has."""
 
-PULL_DOCS = {name: meaning for name, (_, meaning) in _PULL_COLUMNS.items()}
+PULL_DOCS = _docs_of(_PULL_COLUMNS)
 """Meanings of the ledger's columns."""
 
-LEDGER_SCHEMA = pa.schema([(name, type_) for name, (type_, _) in _PULL_COLUMNS.items()])
+LEDGER_SCHEMA = _schema_of(_PULL_COLUMNS)
 """Columns of the ledger's files; `batch_id` names the files that the pull was written with."""
 
 
@@ -230,33 +241,33 @@ def new_id() -> str:
     return f"{time.time_ns() // 1000:014x}{secrets.token_hex(9)}"
 
 
-REFRESH_RESERVATIONS_SCHEMA = pa.schema(
-    [
-        ("spend_id", pa.string()),
-        ("entity_id", pa.string()),
-        ("spent_at", _INSTANT),
-        ("run_id", pa.string()),
-    ]
-)
+_RESERVATIONS: _Columns = {
+    "spend_id": (pa.string(), "Its id."),
+    "entity_id": (pa.string(), "The entity."),
+    "spent_at": (_INSTANT, "When it was allowed, UTC, by Lean's clock."),
+    "run_id": (pa.string(), "The run that spent it."),
+}
+
+REFRESH_RESERVATIONS_SCHEMA = _schema_of(_RESERVATIONS)
 """One row per reserved refresh, written before Lean is asked; instants by Lean's clock."""
 
-REFRESH_RESULTS_SCHEMA = pa.schema(
-    [
-        ("attempt_id", pa.string()),
-        ("entity_id", pa.string()),
-        ("bank_identifier", pa.string()),
-        ("refresh_id", pa.string()),
-        ("outcome", pa.string()),
-        ("code", pa.string()),
-        ("remedy", pa.string()),
-        ("data_status", pa.string()),
-        ("asked_at", _INSTANT),
-        ("finished_at", _INSTANT),
-        ("correlation_id", pa.string()),
-        ("trace_id", pa.string()),
-        ("run_id", pa.string()),
-    ]
-)
+_RESULTS: _Columns = {
+    "attempt_id": (pa.string(), "Its id; later ones are greater."),
+    "entity_id": (pa.string(), "The entity."),
+    "bank_identifier": (pa.string(), "Its bank."),
+    "refresh_id": (pa.string(), "Lean's id of the refresh, where one was started or joined."),
+    "outcome": (pa.string(), "FINISHED, OVERDUE, RECONNECT_REQUIRED, CONSENT_EXPIRED or FAILED."),
+    "code": (pa.string(), "Why it failed."),
+    "remedy": (pa.string(), "What the reader has to do about it."),
+    "data_status": (pa.string(), "How each kind of data went, as Lean's JSON."),
+    "asked_at": (_INSTANT, "When Lean was asked, UTC, by its clock."),
+    "finished_at": (_INSTANT, "When it ended or was waited for no longer, UTC, by Lean's clock."),
+    "correlation_id": (pa.string(), "The id sent with the request that failed."),
+    "trace_id": (pa.string(), "Lean's id of that answer, for its support."),
+    "run_id": (pa.string(), "The run that asked."),
+}
+
+REFRESH_RESULTS_SCHEMA = _schema_of(_RESULTS)
 """One row per refresh that Lean was asked for, written when it ended; `data_status` is JSON."""
 
 LOST_SCHEMA = pa.schema([("file", pa.string()), ("pull_id", pa.string()), ("lost_at", _INSTANT)])
@@ -268,30 +279,11 @@ LOST_SCHEMA = pa.schema([("file", pa.string()), ("pull_id", pa.string()), ("lost
 VIEW_DOCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "refresh_spends": (
         "Refreshes that were allowed, one row each, written before Lean was asked.",
-        {
-            "spend_id": "Its id.",
-            "entity_id": "The entity.",
-            "spent_at": "When it was allowed, UTC, by Lean's clock.",
-            "run_id": "The run that spent it.",
-        },
+        _docs_of(_RESERVATIONS),
     ),
     "refresh_attempts": (
         "Refreshes that Lean was asked for, one row each, written when they ended.",
-        {
-            "attempt_id": "Its id; later ones are greater.",
-            "entity_id": "The entity.",
-            "bank_identifier": "Its bank.",
-            "refresh_id": "Lean's id of the refresh, where one was started or joined.",
-            "outcome": "FINISHED, OVERDUE, RECONNECT_REQUIRED, CONSENT_EXPIRED or FAILED.",
-            "code": "Why it failed.",
-            "remedy": "What the reader has to do about it.",
-            "data_status": "How each kind of data went, as Lean's JSON.",
-            "asked_at": "When Lean was asked, UTC, by its clock.",
-            "finished_at": "When it ended or was waited for no longer, UTC, by Lean's clock.",
-            "correlation_id": "The id sent with the request that failed.",
-            "trace_id": "Lean's id of that answer, for its support.",
-            "run_id": "The run that asked.",
-        },
+        _docs_of(_RESULTS),
     ),
     "quarantined_records": (
         "Every record and value that ever went to quarantine; one row per read, place and column.",
