@@ -9,7 +9,7 @@ WORKERS ?= 4
 export DAGSTER_DISABLE_TELEMETRY := yes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test fast pythons conformance soak fmt lock bench
+.PHONY: help demo dev test fast pythons conformance soak fmt up docs lock bench
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 8
@@ -32,6 +32,7 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint sql --disable-progress-bar
+	$(BIN)/zensical build --strict -f mkdocs.yml
 	LEANHOUSE_HOME=var/test $(BIN)/dagster definitions validate -w workspace.yaml
 	$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
@@ -59,12 +60,19 @@ fmt: $(READY)  ## Bring files into the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+up: $(READY)  ## Start deploy/compose.yaml, with the offline Lean behind it
+	$(BIN)/python deploy/make_secrets.py --offline
+	docker compose -f deploy/compose.yaml --profile offline up --build --detach --wait
+
+docs: $(READY)  ## The documentation as a site, in var/site; a dead link is an error
+	$(BIN)/zensical build --strict -f mkdocs.yml
+
 PIN = $(BIN)/uv pip compile --no-strip-extras --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --custom-compile-command "make lock" pyproject.toml $(ARGS)
 
 lock: $(READY)  ## Pin what pyproject.toml names, with hashes, for every Python (ARGS="--upgrade")
-	$(PIN) --extra webserver --extra postgres --group dev --group docs --output-file requirements.lock
-	$(PIN) --all-extras --constraint requirements.lock --output-file deploy/requirements.lock
+	$(PIN) --extra webserver --extra postgres --group build --group dev --group docs --output-file requirements.lock
+	$(PIN) --all-extras --group build --constraint requirements.lock --output-file deploy/requirements.lock
 
 bench: $(READY)  ## Measure for over an hour, print tables, and write them into docs/performance.md
 	$(BIN)/python benchmarks/pull.py --rounds 5

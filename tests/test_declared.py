@@ -33,12 +33,12 @@ COMMANDS = {
     "pandas-stubs": "mypy reads them",
     "pytest-timeout": "a plugin of pytest",
     "ruff": "make test",
-    "mkdocs-material": "make docs",
     "mypy": "make test",
     "sqlfluff": "make test",
     "setuptools": "builds the project",
     "types-jsonschema": "mypy reads them",
     "uv": "make lock",
+    "zensical": "make docs",
 }
 """What developers use without importing it."""
 
@@ -125,7 +125,7 @@ def test_an_image_has_the_versions_that_are_tested():
     )
 
     assert {name: pin for name, pin in shipped.items() if tested.get(name, pin) != pin} == {}
-    assert not {"pytest", "ruff", "mypy", "mkdocs"} & set(shipped)
+    assert not {"pytest", "ruff", "mypy", "zensical"} & set(shipped)
 
 
 def test_the_license_is_named_and_there():

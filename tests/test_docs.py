@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+import yaml
 
 from pipelines.cli.main import app
 from pipelines.models.dictionary import env_example
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "DECISIONS.md", "docs/guarantees.md", "docs/performance.md"),
     *("docs/personal-data.md", "docs/webhooks.md", "docs/security.md", "docs/install.md"),
+    *("docs/index.md", "docs/operate.md", "docs/deploy.md", "docs/backup.md", "docs/upgrade.md"),
 ]
 THEIRS = {"policy.toml", ".older.json", "leanhouse.json"}
 """Files that a deployment has, and the end of a name."""
@@ -93,6 +95,14 @@ def test_the_readmes_policy_is_one():
             assert value.items() <= schedules.model_dump().items()
         elif name != "lookback_days_by_bank":
             assert value == usual.model_dump()[name], name
+
+
+def test_the_site_has_every_page():
+    """`make docs` finds dead links, but not a page that nothing leads to."""
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    listed = [page for section in site["nav"] for pages in section.values() for page in pages]
+
+    assert sorted(listed) == sorted(file.name for file in (ROOT / "docs").glob("*.md"))
 
 
 def test_what_is_not_there_is_found():
