@@ -134,11 +134,13 @@ class Settings:
         house: Where the state lies, and how personal values are kept.
         lean: Lean's hosts, credentials and limits; `complete` checks that none is missing.
         webhooks: How webhooks are received; `complete` checks that its files exist.
+        dagster_home: Where Dagster keeps its runs.
     """
 
     house: HouseSettings
     lean: LeanSettings
     webhooks: WebhookSettings
+    dagster_home: Path
 
     @property
     def environment(self) -> str:
@@ -189,7 +191,7 @@ class Settings:
         webhooks = _read(WebhookSettings, given, problems)
         if problems or house is None or lean is None or webhooks is None:
             raise ConfigError("; ".join(problems))
-        return cls(house, lean, webhooks)
+        return cls(house, lean, webhooks, Path(dagster_home or house.home / "dagster"))
 
 
 def _read(

@@ -18,7 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "DECISIONS.md", "docs/guarantees.md", "docs/performance.md"),
     *("docs/personal-data.md", "docs/webhooks.md", "docs/security.md", "docs/install.md"),
-    *("docs/index.md", "docs/operate.md", "docs/deploy.md", "docs/backup.md", "docs/upgrade.md"),
+    *(
+        "docs/index.md",
+        "docs/operate.md",
+        "docs/status.md",
+        "docs/deploy.md",
+        "docs/backup.md",
+        "docs/upgrade.md",
+    ),
 ]
 THEIRS = {"policy.toml", ".older.json", "leanhouse.json"}
 """Files that a deployment has, and the end of a name."""

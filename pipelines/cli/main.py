@@ -13,7 +13,8 @@ from pipelines.cli.commands.export import export
 from pipelines.cli.commands.ingest import doctor, sync, webhooks
 from pipelines.cli.commands.offline import demo, dev, sandbox
 from pipelines.cli.commands.tables import SqlCommand, build, dictionary, publish, query
-from pipelines.cli.commands.upkeep import compact, fsck, replay, status, vacuum
+from pipelines.cli.commands.upkeep import compact, fsck, replay, vacuum
+from pipelines.cli.commands.watch import status
 from pipelines.cli.console import plain_console
 from pipelines.cli.signals import end_on_signals, received
 

@@ -238,7 +238,7 @@ class Lake:
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A DuckDB for counts over the whole ledger, at little cost however long that is.
 
-        `every_pull` is a view of the ledger. `pulls`, and so all other relations, know only the
+        `all_pulls` is a view of the ledger. `pulls`, and so all other relations, know only the
         chosen pulls. No file is compared with the ledger.
 
         Args:
@@ -257,9 +257,9 @@ class Lake:
             connection.execute(
                 "set temp_directory = $1", [str(self.storage.local(Key(f"spill-{new_id()}")))]
             )
-            connection.execute(f"create view every_pull as {self.ledger_now()}")
+            connection.execute(f"create view all_pulls as {self.ledger_now()}")
             connection.execute(
-                f"create table pulls as select * exclude (files) from every_pull where {kept}"
+                f"create table pulls as select * exclude (files) from all_pulls where {kept}"
             )
             connection.execute(LAKE_VIEWS["merged_pulls"].statement)
             self._create(connection, _with_what_they_read(names))

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from pipelines.sync.policy import Policy
 
 CONSENT_DAYS = 14
-"""For how many days before and after its end a consent is shown."""
+"""For how many days before and after its end a consent is usually shown."""
 MOST_SKEW = dt.timedelta(seconds=60)
 """How far this machine's clock may be from Lean's."""
 RIYADH = ZoneInfo("Asia/Riyadh")
 _DIRECTORY = ("banks", "entities", "consents")
 _QUARANTINE_TARGETS = (
-    " or (stream, parent_id) in (select (one.stream, one.parent_id) from every_pull as one"
+    " or (stream, parent_id) in (select (one.stream, one.parent_id) from all_pulls as one"
     " where one.quarantined > 0 or one.code = 'RECORDS_UNFIT')"
 )
 
@@ -89,9 +89,9 @@ class BankHealth:
             this machine's clock; None where it does not. A new run asks it at once.
         off_since: When the lake learnt that the bank is switched off, by Lean's clock; None where
             it is on.
-        consents_ending: Consents that end within 14 days.
+        consents_ending: Consents that end within 14 days, or as many as were asked for.
         next_consent_end_at: When the next of all its consents ends.
-        consents_expired: Entities whose consent ended by its own end within the last 14 days.
+        consents_expired: Entities whose consent ended by its own end in as many days before.
         consents_expired_since: The first of these ends.
         quarantine: Records that are left out.
         refreshes_used: Refreshes of the last 24 hours, by Lean's clock.
@@ -180,12 +180,13 @@ def midnight(now: dt.datetime) -> dt.datetime:
     return now.astimezone(RIYADH).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def lake_facts(lake: Lake, policy: Policy, now: dt.datetime) -> LakeFacts | None:
+def lake_facts(lake: Lake, policy: Policy, now: dt.datetime, consent_days: int) -> LakeFacts | None:
     """How each bank stands; None before the first pull.
 
     Args:
         policy: How old data may be, and how much may be spent.
         now: This machine's clock.
+        consent_days: For how many days before and after its end a consent is counted.
 
     Raises:
         ConfigError: The lake has a newer format than this code knows.
@@ -213,7 +214,7 @@ def lake_facts(lake: Lake, policy: Policy, now: dt.datetime) -> LakeFacts | None
         found = _Found(
             _rows(connection, "health_reads", midnight=midnight(now)),
             _rows(connection, "health_failures"),
-            _entities(connection, policy, lean_now),
+            _entities(connection, policy, lean_now, consent_days),
             dict(connection.execute("from paused_banks").fetchall()),
             unfit,
             _months_unknown(connection, lake, manifest),
@@ -235,7 +236,10 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str, **given: Any) -> li
 
 
 def _entities(
-    connection: duckdb.DuckDBPyConnection, policy: Policy, lean_now: dt.datetime
+    connection: duckdb.DuckDBPyConnection,
+    policy: Policy,
+    lean_now: dt.datetime,
+    consent_days: int,
 ) -> list[dict[str, Any]]:
     return _rows(
         connection,
@@ -245,8 +249,7 @@ def _entities(
         streams=list(policy.fresh_hours),
         hours=list(policy.fresh_hours.values()),
         per_day=policy.refreshes_per_day,
-        ending_days=CONSENT_DAYS,
-        recent_days=CONSENT_DAYS,
+        consent_days=consent_days,
     )
 
 

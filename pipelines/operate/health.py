@@ -15,7 +15,7 @@ import duckdb
 
 from lean_resources.errors import BankPausedError, ConsentError, UnfitError
 from lean_resources.limits import CircuitOpenError
-from pipelines.lake.digests import damage_error
+from pipelines.lake.digests import DamageError, damage_error
 from pipelines.operate.bank_health import (
     CONSENT_DAYS,
     MOST_SKEW,
@@ -26,7 +26,7 @@ from pipelines.operate.bank_health import (
     lake_facts,
     midnight,
 )
-from pipelines.operate.problems import Problem, in_order, problem
+from pipelines.operate.problems import PULLS_FAILED, Problem, in_order, problem
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -42,7 +42,6 @@ _STOPS_ALL = {"credentials_refused", "lean_down", "run_failed", "no_sync_yet"}
 _STOPS_BANK = {"bank_failing", "bank_off", "bank_paused", "consent_refused"}
 """The same for a bank."""
 _FAILING = {"bank_failing", "stream_failing", "bank_off", "consent_refused"}
-_PULLS_FAILED = "PULLS_FAILED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,7 @@ def health(
     settings: Settings | None = None,
     instance: dg.DagsterInstance | None = None,
     now: dt.datetime | None = None,
+    consent_days: int = CONSENT_DAYS,
 ) -> Health:
     """What is wrong now, and how each bank stands.
 
@@ -85,6 +85,7 @@ def health(
         settings: The machine's side: disk, certificates and receiver; None leaves these rules out.
         instance: Where Dagster records its runs; None leaves the rules of runs out.
         now: This machine's clock, UTC; None means the present.
+        consent_days: For how many days before and after its end a consent is a problem.
 
     Raises:
         ConfigError: The lake has a newer format than this code knows.
@@ -94,17 +95,17 @@ def health(
     if settings is not None:
         from pipelines.operate.machine_problems import machine_problems  # noqa: PLC0415 - ssl
 
-        found += machine_problems(settings, now)
+        found += machine_problems(settings, lake.folder, now)
     if instance is not None:
         from pipelines.operate.run_problems import run_problems  # noqa: PLC0415 - needs Dagster
 
         found += run_problems(instance)
-    facts, damage = _facts(lake, policy, now)
+    facts, damage = _facts(lake, policy, now, consent_days)
     found += damage
     if facts is not None:
         found += _lake_problems(facts, now)
         for bank in facts.banks:
-            found += _bank_problems(bank, policy)
+            found += _bank_problems(bank, policy, consent_days)
     elif not damage:
         found.append(
             problem(
@@ -121,11 +122,13 @@ def health(
     )
 
 
-def _facts(lake: Lake, policy: Policy, now: dt.datetime) -> tuple[LakeFacts | None, list[Problem]]:
+def _facts(
+    lake: Lake, policy: Policy, now: dt.datetime, consent_days: int
+) -> tuple[LakeFacts | None, list[Problem]]:
     """What the lake says; where its files cannot be read, that is the problem."""
     try:
-        return lake_facts(lake, policy, now), []
-    except duckdb.Error as error:
+        return lake_facts(lake, policy, now, consent_days), []
+    except (duckdb.Error, DamageError) as error:
         damage = damage_error(error)
         if damage is None:
             raise
@@ -157,19 +160,20 @@ def clock_skew(ahead: dt.timedelta) -> Problem:
     )  # fmt: skip
 
 
-def _bank_problems(bank: BankHealth, policy: Policy) -> Iterator[Problem]:
+def _bank_problems(bank: BankHealth, policy: Policy, consent_days: int) -> Iterator[Problem]:
     yield from _failing(bank, policy)
-    yield from _access(bank)
+    yield from _access(bank, consent_days)
     name = bank.bank_identifier
     for stream in dict.fromkeys(one.stream for one in bank.quarantine):
         unfit = [one for one in bank.quarantine if one.stream == stream]
+        count = sum(one.count for one in unfit)
         reasons = ", ".join(f"{one.column} {one.reason} ({one.count:,})" for one in unfit[:3])
         yield problem(
             "quarantined", f"{name} {stream}".strip(),
-            f"records of {stream} do not fit, and their days are not known: {reasons}",
+            f"{count:,} records of {stream} do not fit, and their days are not known: {reasons}",
             UnfitError.remedy,
             code="RECORDS_UNFIT",
-            count=sum(one.count for one in unfit),
+            count=count,
             since=min(one.since for one in unfit),
         )  # fmt: skip
     if bank.late_entities:
@@ -218,7 +222,7 @@ def _failing(bank: BankHealth, policy: Policy) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _access(bank: BankHealth) -> Iterator[Problem]:
+def _access(bank: BankHealth, consent_days: int) -> Iterator[Problem]:
     """Whether the bank and its customers let themselves be read."""
     name = bank.bank_identifier
     if bank.paused_until is not None:
@@ -237,7 +241,8 @@ def _access(bank: BankHealth) -> Iterator[Problem]:
         )  # fmt: skip
     if bank.consents_expired:
         yield problem(
-            "consent_expired", name, "consents have expired, and their entities are not read",
+            "consent_expired", name,
+            f"expired consents: {bank.consents_expired:,}; nothing is read for them",
             ConsentError.remedy,
             code=ConsentError.default_code,
             count=bank.consents_expired,
@@ -246,7 +251,7 @@ def _access(bank: BankHealth) -> Iterator[Problem]:
     if bank.consents_ending and bank.next_consent_end_at is not None:
         yield problem(
             "consent_ending", name,
-            f"consents end within {CONSENT_DAYS} days, the first on"
+            f"consents that end within {consent_days} days: {bank.consents_ending:,}, the first on"
             f" {bank.next_consent_end_at:%Y-%m-%d}",
             "Ask the customers to renew them.",
             count=bank.consents_ending,
@@ -261,7 +266,7 @@ def _without_effects(found: Sequence[Problem]) -> Iterator[Problem]:
         is_effect = (
             (one.rule == "stale" and (rules & _STOPS_ALL or one.subject in stopped))
             or (one.rule == "tables_behind" and rules & {"run_failed", "tables_failed"})
-            or (one.code == _PULLS_FAILED and rules & _FAILING)
+            or (one.code == PULLS_FAILED and rules & _FAILING)
         )
         if not is_effect:
             yield one

@@ -14,43 +14,44 @@ from lean_resources.settings import WebhookSettings
 from pipelines.environment import Settings
 from pipelines.operate.problems import Problem, problem
 
-CERTIFICATE_DAYS = 30
+_CERTIFICATE_DAYS = 30
 _LEAST_SHARE = 0.05
 _LEAST_BYTES = 20 << 30
 """Room that suffices on a disk of any size."""
 _RECEIVER_SECONDS = 2.0
 
 
-def machine_problems(settings: Settings, now: dt.datetime) -> list[Problem]:
+def machine_problems(settings: Settings, folder: Path, now: dt.datetime) -> list[Problem]:
     """Problems of the machine that the settings describe.
 
     Args:
-        settings: Where the state lies, the client's certificate, and the receiver.
+        settings: The client's certificate, and the receiver.
+        folder: Where the state lies; it need not exist yet.
         now: The instant at which certificates are judged.
     """
     return [
-        *disk_problems(settings.home),
-        *certificate_problems(settings, now),
+        *_disk_problems(folder),
+        *_certificate_problems(settings, now),
         *_receiver_problems(settings),
     ]
 
 
-def disk_problems(home: Path) -> Iterator[Problem]:
+def _disk_problems(folder: Path) -> Iterator[Problem]:
     """Whether the disk of the state is nearly full: below 5 % of it, and below 20 GiB."""
-    while not home.is_dir():
-        home = home.parent
-    usage = shutil.disk_usage(home)
+    while not folder.is_dir():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
     if usage.free < min(usage.total * _LEAST_SHARE, _LEAST_BYTES):
         yield problem(
             "disk_nearly_full", "machine",
-            f"the disk of {home} has {usage.free / 2**30:,.1f} GiB left of"
+            f"the disk of {folder} has {usage.free / 2**30:,.1f} GiB left of"
             f" {usage.total / 2**30:,.1f} GiB",
             "Free space or enlarge the disk; leanhouse vacuum deletes what nothing needs.",
             code="DISK_FULL",
         )  # fmt: skip
 
 
-def certificate_problems(settings: Settings, now: dt.datetime) -> Iterator[Problem]:
+def _certificate_problems(settings: Settings, now: dt.datetime) -> Iterator[Problem]:
     """Whether the client's certificate or its chain ends within 30 days, or has ended."""
     if not settings.lean.client_cert:
         return
@@ -66,7 +67,7 @@ def certificate_problems(settings: Settings, now: dt.datetime) -> Iterator[Probl
             code=error.code, severity="error",
         )  # fmt: skip
         return
-    if ends_at is not None and ends_at <= now + dt.timedelta(days=CERTIFICATE_DAYS):
+    if ends_at is not None and ends_at <= now + dt.timedelta(days=_CERTIFICATE_DAYS):
         yield problem(
             "certificate_ending", "machine",
             f"LEAN_CLIENT_CERT {'has ended' if ends_at <= now else 'ends'} on {ends_at:%Y-%m-%d}",

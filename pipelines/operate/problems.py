@@ -11,6 +11,10 @@ Severity = Literal["warning", "error"]
 """An error needs a person; a warning heals by itself, or has time."""
 
 
+PULLS_FAILED = "PULLS_FAILED"
+"""Code of a step that failed because too many pulls did; the ledger says which and why."""
+
+
 class Rule(NamedTuple):
     """A kind of problem.
 

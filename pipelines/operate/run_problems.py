@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.dagster_run import JobBucket
 
 from lean_resources.errors import AuthError, NetworkError, UnavailableError
 from lean_resources.streams import STREAMS
 from pipelines.lake.digests import DamageError
-from pipelines.operate.problems import Problem, problem
+from pipelines.operate.problems import PULLS_FAILED, Problem, problem
 
-PULLS_FAILED = "PULLS_FAILED"
-"""Code of a step that failed because too many pulls did; the ledger says which and why."""
-
-_NEWEST_RUNS = 50
-"""Runs among which the newest of each job is looked for."""
+_FIRST_MADE = "history/runs.db"
+"""Database of runs, where Dagster keeps it in SQLite."""
+_RUNS = 20
+"""Newest runs that are looked at, of each job and of all."""
+JOBS = (
+    "nightly_sync", "balances_sync", "weekly_reconciliation", "gap_repair", "doorbell",
+    "__ASSET_JOB", "__ephemeral_asset_job__",
+)  # fmt: skip
+"""Jobs of this project and those that Dagster makes of a choice of assets."""
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _ENDS = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
 _RESULTS = {
@@ -65,6 +73,21 @@ class _Failure(NamedTuple):
     tables: int | None = None
 
 
+@contextlib.contextmanager
+def recorded_runs(home: Path) -> Iterator[dg.DagsterInstance | None]:
+    """The Dagster instance that keeps its runs in a folder; None before the first run.
+
+    Opening an instance makes its databases where they are missing; this makes nothing.
+    """
+    storage = InstanceRef.from_dir(str(home)).storage_data if home.is_dir() else None
+    folder = storage.config_dict.get("base_dir") if storage is not None else None
+    if storage is None or (folder and not (Path(folder) / _FIRST_MADE).is_file()):
+        yield None
+        return
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield instance
+
+
 def run_problems(instance: dg.DagsterInstance) -> list[Problem]:
     """Problems that the newest run of each job, and the newest result of each check, show.
 
@@ -78,21 +101,21 @@ def run_problems(instance: dg.DagsterInstance) -> list[Problem]:
 
 
 def _of_runs(instance: dg.DagsterInstance) -> Iterator[Problem]:
-    records = instance.get_run_records(dg.RunsFilter(statuses=_FINISHED), limit=_NEWEST_RUNS)
-    newest = {record.dagster_run.job_name: record for record in reversed(records)}
     known: set[str] = set()
+    jobs: set[str] = set()
     failures: dict[_Failure, list[dg.EventLogEntry]] = {}
-    for record in sorted(newest.values(), key=lambda one: one.storage_id, reverse=True):
+    for record in _newest(instance):
         run = record.dagster_run
         ended = {str(one.step_key): one for one in instance.all_logs(run.run_id, of_type=_ENDS)}
         for step in ended.keys() - known:
             if ended[step].dagster_event_type == dg.DagsterEventType.STEP_FAILURE:
                 failures.setdefault(_failure_of(ended[step]), []).append(ended[step])
-        if run.status == dg.DagsterRunStatus.FAILURE and not (ended or known):
+        if run.status == dg.DagsterRunStatus.FAILURE and not ended and run.job_name not in jobs:
             at = record.end_time or record.update_timestamp.timestamp()
             message = f"{run.job_name} ended before any of its steps had ended"
             yield problem("run_failed", run.job_name, message, _READ_LOG, since=_instant(at))
         known |= ended.keys()
+        jobs.add(run.job_name)
     for failure, entries in failures.items():
         steps = sorted(str(one.step_key) for one in entries)
         subject = failure.subject or steps[0]
@@ -100,6 +123,22 @@ def _of_runs(instance: dg.DagsterInstance) -> Iterator[Problem]:
             failure.rule, subject, f"{', '.join(steps)}: {failure.reason}", failure.remedy,
             code=failure.code, count=failure.tables, since=_instant(entries[0].timestamp),
         )  # fmt: skip
+
+
+def _newest(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
+    """The newest finished run of each job and choice of assets, newest first.
+
+    Runs of webhooks are many, so that they must not hide the others.
+    """
+    finished = dg.RunsFilter(statuses=_FINISHED)
+    of_jobs = instance.get_run_records(finished, bucket_by=JobBucket(list(JOBS), _RUNS))
+    records = [*of_jobs, *instance.get_run_records(finished, limit=_RUNS)]
+    newest: dict[tuple[object, ...], dg.RunRecord] = {}
+    for record in sorted(records, key=lambda one: one.storage_id):
+        run = record.dagster_run
+        steps = run.step_keys_to_execute
+        newest[run.job_name, run.asset_selection, steps and tuple(steps)] = record
+    return sorted(newest.values(), key=lambda one: one.storage_id, reverse=True)
 
 
 def _failure_of(entry: dg.EventLogEntry) -> _Failure:

@@ -25,7 +25,7 @@ from pipelines.webhooks.event_waiter import EventWaiter
 
 _GROUP = 50
 """Entities that are reserved together: a crash wastes at most this many refreshes."""
-_AT_ONCE = 200
+AT_ONCE = 200
 """Refreshes that the step waits for at once; waiting costs little."""
 _LONGEST_POLL_SECONDS = 60.0
 
@@ -99,22 +99,22 @@ async def refresh(
     started = time.monotonic()
     before = client.requests
     now = await client.server_time()
-    stale, unread = await asyncio.to_thread(_stale, lake, policy, now, entity_ids)
+    stale, unread = await asyncio.to_thread(stale_entities, lake, policy, now, entity_ids)
     stale += await _old_at_first_sight(client, unread, policy, now)
     step = _Step(client, lake, policy, run_id, waiter or EventWaiter(None, sleep))
     report = RefreshReport(stale=len(stale))
     progress(0, len(stale))
-    for start in range(0, len(stale), _AT_ONCE):
-        wave = stale[start : start + _AT_ONCE]
+    for start in range(0, len(stale), AT_ONCE):
+        wave = stale[start : start + AT_ONCE]
         rows = await step.wave(wave, report)
         await asyncio.to_thread(_keep, lake, rows)
-        progress(min(start + _AT_ONCE, len(stale)), len(stale))
+        progress(min(start + AT_ONCE, len(stale)), len(stale))
     report.requests = client.requests - before
     report.seconds = time.monotonic() - started
     return report
 
 
-def _stale(
+def stale_entities(
     lake: Lake, policy: Policy, now: dt.datetime, entity_ids: Collection[str] | None
 ) -> tuple[list[_Entity], list[_Entity]]:
     """Entities with old data, the oldest first, and entities that no pull has read yet."""
@@ -160,8 +160,8 @@ async def _old_at_first_sight(
         return read.refreshed_at is not None and read.refreshed_at < oldest
 
     old: list[_Entity] = []
-    for start in range(0, len(unread), _AT_ONCE):
-        wave = unread[start : start + _AT_ONCE]
+    for start in range(0, len(unread), AT_ONCE):
+        wave = unread[start : start + AT_ONCE]
         answers = await asyncio.gather(*map(is_old, wave))
         old += [entity for entity, is_it in zip(wave, answers, strict=True) if is_it]
     return old

@@ -58,18 +58,26 @@ class Budget:
             return set()
         self._format.carry_forward()
         while True:
-            files = [file.key for file in self._storage.list(f"{REFRESH_RESERVATIONS}/*.parquet")]
-            used_until = self._used_until(files, now)
-            granted = {
-                entity_id
-                for entity_id in entity_ids
-                if entity_id not in used_until or used_until[entity_id] <= now
-            }
+            files = self._files()
+            granted = self._granted(files, entity_ids, now)
             if not granted:
                 return set()
             number = int(files[-1].stem) + 1 if files else 0
             if self._create(REFRESH_RESERVATIONS / f"{number:010}.parquet", granted, now, run_id):
                 return granted
+
+    def allowed(self, entity_ids: Collection[str], now: dt.datetime) -> set[str]:
+        """The entities that have a refresh left at an instant of Lean's clock; reserves nothing."""
+        return self._granted(self._files(), entity_ids, now) if self._per_day else set()
+
+    def _files(self) -> list[Key]:
+        return [file.key for file in self._storage.list(f"{REFRESH_RESERVATIONS}/*.parquet")]
+
+    def _granted(
+        self, files: Sequence[Key], entity_ids: Collection[str], now: dt.datetime
+    ) -> set[str]:
+        used_until = self._used_until(files, now)
+        return {one for one in entity_ids if one not in used_until or used_until[one] <= now}
 
     def _used_until(self, files: Sequence[Key], now: dt.datetime) -> dict[str, dt.datetime]:
         """For each entity without budget, the instant of its next possible refresh."""

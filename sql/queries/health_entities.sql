@@ -5,7 +5,7 @@
 -- a refresh is not only due, but a sync was missed. An entity whose consent has ended is not late.
 --
 -- A consent that reached its own end shows as ACTIVE or, later, as REVOKED. A consent that the
--- customer revoked before its end is no trouble. A consent that ended over $recent_days ago is
+-- customer revoked before its end is no trouble. A consent that ended over $consent_days ago is
 -- ignored.
 --
 -- grain: one row per bank
@@ -45,11 +45,11 @@ consented as (
     select
         entity_id,
         case when is_active then expires_at end as ends_at,
-        is_active and expires_at <= $now + to_days($ending_days) as is_ending,
+        is_active and expires_at <= $now + to_days($consent_days) as is_ending,
         case
             when
                 not is_active
-                and expires_at between $now - to_days($recent_days) and $now
+                and expires_at between $now - to_days($consent_days) and $now
                 and (consent_status = 'ACTIVE' or status_updated_at >= expires_at)
                 then expires_at
         end as ended_at
@@ -63,7 +63,7 @@ known as (
         entity_id,
         stream,
         max(refreshed_at) as refreshed_at
-    from every_pull
+    from all_pulls
     where
         outcome in ('COMMITTED', 'UNCHANGED')
         and list_contains($streams, stream)

@@ -11,7 +11,7 @@ with failed as (
         stream,
         parent_id,
         month
-    from every_pull
+    from all_pulls
     where outcome = 'FAILED' and code is distinct from 'RECORDS_UNFIT'
     group by all
 
@@ -28,7 +28,7 @@ of_targets as (
         pulls.code,
         pulls.remedy,
         coalesce(pulls.known_at, pulls.asked_at) as lean_asked_at
-    from every_pull as pulls
+    from all_pulls as pulls
     inner join failed
         on
             pulls.stream = failed.stream

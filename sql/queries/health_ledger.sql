@@ -9,7 +9,7 @@
 with newest as (
 
     select max(finished_at) as finished_at
-    from every_pull
+    from all_pulls
     where requests > 0 and outcome in ('COMMITTED', 'UNCHANGED')
 
 )
@@ -23,5 +23,5 @@ select
         and pulls.outcome in ('COMMITTED', 'UNCHANGED')
         and pulls.finished_at >= newest.finished_at - interval 10 minutes
     ) as ahead_us
-from every_pull as pulls
+from all_pulls as pulls
 cross join newest

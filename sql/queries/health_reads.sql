@@ -21,6 +21,6 @@ select
     max(finished_at) filter (
         where outcome = 'FAILED' and code is distinct from 'CIRCUIT_OPEN'
     ) as last_failure_at
-from every_pull
+from all_pulls
 group by bank_identifier, stream
 order by bank_identifier, stream

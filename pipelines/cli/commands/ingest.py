@@ -9,20 +9,25 @@ import typer
 
 from lean_resources.errors import LeanError
 from pipelines.cli.app import fail, lake_of, not_listening
+from pipelines.cli.commands.watch import look
 from pipelines.cli.console import plain_console, say
 
 if TYPE_CHECKING:
     from lean_resources.client import LeanClient
-
-_MOST_SKEW_SECONDS = 60
 
 
 def sync(
     entity: Annotated[
         list[str] | None, typer.Option(help="Sync this entity only; can be repeated.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be asked; ask and write nothing.")
+    ] = False,
 ) -> None:
     """Read what is new at Lean, bring all tables up to date, and publish the warehouse."""
+    if dry_run:
+        _show_estimate(entity)
+        return
     from pipelines.cli.console import progress_bars, summary_table
     from pipelines.dagster_defs.in_process import SyncFailedError, instance_at, sync_all
     from pipelines.definitions import inbox, lake, lean, policy
@@ -45,13 +50,45 @@ def sync(
                 entity_ids=entity or (),
             )
     except SyncFailedError as error:
+        _show_problems()
         raise fail(str(error)) from None
     console.print(summary_table(summaries))
-    for summary in summaries:
-        for reason, count in summary.unfit.items():
-            say(f"warning    {count:,} records of {summary.stream} do not fit: {reason}")
-    if any(summary.unfit for summary in summaries):
-        say("           Their days count as unknown. The view quarantine lists them.")
+    _show_problems()
+
+
+def _show_estimate(entity_ids: list[str] | None) -> None:
+    """Print what a sync would ask, by stream and bank."""
+    from pipelines.cli.console import visible
+    from pipelines.cli.health_view import plain_table
+    from pipelines.environment import settings
+    from pipelines.sync.estimate import REFRESH, estimate
+    from pipelines.sync.policy import load
+
+    lake, (policy, _) = lake_of(None), load(settings().home / "policy.toml")
+    found = estimate(lake, policy, dt.datetime.now(dt.UTC), entity_ids)
+    table = plain_table(("stream", "bank", "reads", "requests", "minutes"))
+    for one in found:
+        minutes = f"{one.seconds / 60:.1f}"
+        counts = (f"{one.reads:,}", f"{one.requests:,}", minutes)
+        table.add_row(one.stream, visible(one.bank_identifier or "-"), *counts)
+    plain_console().print(table)
+    refreshes = sum(one.reads for one in found if one.stream == REFRESH)
+    say(
+        f"\n{sum(one.requests for one in found):,} requests, {refreshes:,} refreshes,"
+        f" {sum(one.seconds for one in found) / 60:.1f} minutes.\n"
+        "The sync plans these reads from the lists that it read last: what customers\n"
+        "have connected since is not in it, nor is building tables. Requests of a read\n"
+        "and minutes are means of the last 14 days; without any, a read is 1 request.\n"
+        "Nothing was asked or written."
+    )
+
+
+def _show_problems() -> None:
+    """Print what is wrong after a sync, with its runs; a sync that succeeded still has."""
+    from pipelines.cli.health_view import show_problems
+    from pipelines.environment import settings
+
+    show_problems(look(settings().home, settings().home / "dagster").problems)
 
 
 def webhooks() -> None:
@@ -104,14 +141,9 @@ def doctor() -> None:
         banks, server_time = asyncio.run(_ask(client))
     except LeanError as error:
         raise fail(f"{error.code}: {error.message}\n      {error.remedy}") from None
-    ahead = (dt.datetime.now(dt.UTC) - server_time).total_seconds()
-    say(f"Lean       answers: {banks} banks; its clock differs from ours by {abs(ahead):.0f} s")
-    if abs(ahead) > _MOST_SKEW_SECONDS:
-        say(
-            f"warning    this machine's clock is {abs(ahead):,.0f} s"
-            f" {'ahead of' if ahead > 0 else 'behind'} Lean's: set it by NTP."
-            " Data is ordered by Lean's clock, so nothing is lost"
-        )
+    ahead = dt.datetime.now(dt.UTC) - server_time
+    seconds = abs(ahead.total_seconds())
+    say(f"Lean       answers: {banks} banks; its clock differs from ours by {seconds:.0f} s")
     lake = lake_of(None, is_written=True)
     say(f"lake       can be written: {lake.folder}")
     if (dagster_home := settings().home / "dagster").exists():
@@ -119,6 +151,7 @@ def doctor() -> None:
 
         with instance_at(dagster_home, say):
             say(f"runs       no run of a dead process is left: {dagster_home}")
+    _show_warnings(ahead)
 
 
 async def _ask(client: "LeanClient") -> tuple[int, dt.datetime]:
@@ -126,3 +159,22 @@ async def _ask(client: "LeanClient") -> tuple[int, dt.datetime]:
     async with client:
         read = await client.read("banks", {"account_type": "PERSONAL"})
         return read.answers[0].envelope.records, await client.server_time()
+
+
+_DOCTORS = {
+    *("certificate_ending", "consent_ending", "consent_expired", "bank_off", "disk_nearly_full"),
+}
+"""Rules that doctor shows; others are of syncs, or it has looked by itself."""
+_CONSENT_DAYS = 30
+
+
+def _show_warnings(ahead: dt.timedelta) -> None:
+    """Print problems of this machine, of banks and of consents; Lean's clock was asked now."""
+    from pipelines.cli.health_view import show_problems
+    from pipelines.environment import settings
+    from pipelines.operate.bank_health import MOST_SKEW
+    from pipelines.operate.health import clock_skew
+
+    found = look(settings().home, settings().home / "dagster", consent_days=_CONSENT_DAYS)
+    skew = [clock_skew(ahead)] if abs(ahead) > MOST_SKEW else []
+    show_problems([*skew, *(one for one in found.problems if one.rule in _DOCTORS)])

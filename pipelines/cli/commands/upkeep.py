@@ -1,4 +1,4 @@
-"""Commands that look after the lake: status, compaction, fsck, vacuum and replay."""
+"""Commands that look after the lake: compaction, fsck, vacuum and replay."""
 
 from typing import Annotated
 
@@ -7,19 +7,7 @@ import typer
 from lean_resources.errors import LeanError
 from pipelines.cli.app import Home, fail, lake_of
 from pipelines.cli.commands.tables import build_tables, publish_again
-from pipelines.cli.console import plain_console, say
-
-
-def status(home: Home = None) -> None:
-    """Show pulls and rows of each stream, and records in quarantine."""
-    from pipelines.cli.console import show
-    from pipelines.lake.queries import QUERIES
-
-    with lake_of(home).connect(("quarantine",)) as connection:
-        show(connection.execute(QUERIES["status"]), plain_console())
-        if connection.execute(QUERIES["unfit"]).fetchone():
-            say("Records in quarantine, whose days count as unknown:")
-            show(connection.execute(QUERIES["unfit"]), plain_console())
+from pipelines.cli.console import say
 
 
 def compact(home: Home = None) -> None:

@@ -1,0 +1,69 @@
+"""The command that says what is wrong, and what the other commands show of it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.cli.app import Home, lake_of
+from pipelines.cli.console import standard_output
+from pipelines.cli.health_view import show_health
+
+if TYPE_CHECKING:
+    from pipelines.operate.health import Health
+
+_JSON_VERSION = 1
+"""Of the fields of `status --json`: it changes with any change but that of a further field."""
+
+
+def status(
+    home: Home = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object, as docs/status.md describes.")
+    ] = False,
+) -> None:
+    """Show what is wrong, then banks and streams; the exit code is 1 if a person has to act."""
+    from pipelines.environment import settings
+
+    folder = lake_of(home).folder.parent.parent
+    found = look(folder, settings().dagster_home if home is None else folder / "dagster")
+    if as_json:
+        standard_output().write(f"{_json(found)}\n")
+    else:
+        show_health(found)
+    if found.needs_a_person:
+        raise typer.Exit(1)
+
+
+def look(home: Path, dagster_home: Path, **more: Any) -> "Health":
+    """The health of a home; nothing is written and Lean is not asked.
+
+    Args:
+        home: The home, which need not hold anything yet.
+        dagster_home: Where Dagster keeps its runs.
+        more: As for `health`.
+
+    Raises:
+        ConfigError: The policy cannot be read, or the lake has a newer format.
+    """
+    from pipelines.environment import settings
+    from pipelines.lake.lake import Lake
+    from pipelines.operate.health import health
+    from pipelines.sync.policy import load
+
+    lake, (policy, _) = Lake(home / "lake", settings().environment), load(home / "policy.toml")
+    if not dagster_home.is_dir():
+        return health(lake, policy, settings=settings(), **more)
+    from pipelines.operate.run_problems import recorded_runs
+
+    with recorded_runs(dagster_home) as instance:
+        return health(lake, policy, settings=settings(), instance=instance, **more)
+
+
+def _json(health: "Health") -> str:
+    """Health as JSON: the fields of `Health`, `version` and `needs_a_person`; instants are UTC."""
+    import msgspec
+
+    head = {"version": _JSON_VERSION, "needs_a_person": health.needs_a_person}
+    whole = msgspec.json.encode(head | msgspec.to_builtins(health))
+    return msgspec.json.format(whole).decode()
