@@ -101,10 +101,6 @@ def _networks(value: Any) -> Any:
         ) from None
 
 
-def _without_slash(value: str) -> str:
-    return value.rstrip("/")
-
-
 def _header_safe(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
         raise PydanticCustomError(
@@ -165,9 +161,11 @@ class LeanSettings(VariableSettings):
             "the application token: true or false."
         ),
     )
-    api_url: Annotated[str, AfterValidator(_url), AfterValidator(_without_slash)] = Field(
-        default_factory=_default_api_url,
-        description="Base URL of the API; by default that of the region and environment.",
+    api_url: Annotated[str, AfterValidator(_url), AfterValidator(lambda url: url.rstrip("/"))] = (
+        Field(
+            default_factory=_default_api_url,
+            description="Base URL of the API; by default that of the region and environment.",
+        )
     )
     token_url: Annotated[str, AfterValidator(_url)] = Field(
         default_factory=_default_token_url,

@@ -37,7 +37,13 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
     @dg.multi_asset(
         name="models",
         specs=[_spec(model, models) for model in models],
-        check_specs=[*map(_key_spec, models), *map(_check_spec, models.checks)],
+        check_specs=[
+            *map(_key_spec, models),
+            *(
+                dg.AssetCheckSpec(one.name, asset=one.model, description=one.claim)
+                for one in models.checks
+            ),
+        ],
         can_subset=True,
         pool="warehouse",
     )
@@ -233,10 +239,6 @@ def _key_spec(model: Model) -> dg.AssetCheckSpec:
         description=f"({', '.join(model.key)}) is unique and never null; a model that breaks this"
         " is not replaced.",
     )
-
-
-def _check_spec(check: Check) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(check.name, asset=check.model, description=check.claim)
 
 
 def metadata_of_model(built: Built) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lean_resources.client import LeanClient
 from lean_resources.resource import LeanResource
-from lean_resources.streams import STREAMS, Stream, Window, family
+from lean_resources.streams import STREAMS, Window, family
 from pipelines.dagster_defs.failures import explained
 from pipelines.dagster_defs.model_assets import (
     hash_key_of,
@@ -70,7 +70,8 @@ def _pulls(
     resumes = resumed_by(context)
 
     async def work(client: LeanClient) -> None:
-        for stream in _to_read(config.streams):
+        # In the order of the catalogue, where a parent stream stands before its children.
+        for stream in (stream for name, stream in STREAMS.items() if name in config.streams):
             reports[stream.name] = await sync(
                 stream,
                 client,
@@ -140,11 +141,6 @@ def webhook_job(models: Models) -> dg.JobDefinition:
         executor_def=recorded(dg.in_process_executor),
         description="Reads what webhooks announced, for the entities that they name.",
     )
-
-
-def _to_read(names: list[str]) -> list[Stream]:
-    """Streams in the order of the catalogue, where a parent stream stands before its children."""
-    return [stream for name, stream in STREAMS.items() if name in names]
 
 
 def _committed_months(lake: Lake, run_id: str) -> dict[str, list[str]]:

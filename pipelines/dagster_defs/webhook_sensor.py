@@ -4,7 +4,6 @@ An event says where to look, never what is there. So the order, the age and the 
 not matter: a run reads what Lean has now, and to read it once more changes nothing.
 """
 
-import datetime as dt
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -128,15 +127,13 @@ def acknowledge(instance: dg.DagsterInstance, inbox: "Inbox", lake: Lake) -> int
         if runs and runs[0].status is dg.DagsterRunStatus.SUCCESS:
             failed = _failed_entities(lake, runs[0].run_id)
             inbox.acknowledge(batch_id, is_done=True, failed_entities=failed)
-        elif runs[0].is_finished if runs else _age(leased_at) > _ORPHANED_SECONDS:
+        elif (
+            runs[0].is_finished if runs else time.time() - leased_at.timestamp() > _ORPHANED_SECONDS
+        ):
             inbox.acknowledge(batch_id, is_done=False)
         else:
             running += 1
     return running
-
-
-def _age(since: dt.datetime) -> float:
-    return time.time() - since.timestamp()
 
 
 def _failed_entities(lake: Lake, run_id: str) -> set[str]:

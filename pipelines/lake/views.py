@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +76,5 @@ def _read(file: Path) -> LakeView:
     )
 
 
-def _all(files: Iterable[Path]) -> dict[str, LakeView]:
-    return {file.stem: _read(file) for file in sorted(files)}
-
-
-LAKE_VIEWS = _all((SQL / "lake").glob("*.sql"))
+LAKE_VIEWS = {file.stem: _read(file) for file in sorted((SQL / "lake").glob("*.sql"))}
 """By name. Read once, so that a process keeps to one version of them while files are replaced."""

@@ -10,7 +10,6 @@ import hashlib
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -35,7 +34,9 @@ class Cache:
     def get(self) -> Models | None:
         """The models, or None if something has changed since they were kept."""
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            return msgspec.msgpack.decode(self._file.read_bytes(), type=Models, dec_hook=_from_text)
+            return msgspec.msgpack.decode(
+                self._file.read_bytes(), type=Models, dec_hook=lambda kind, text: kind(text)
+            )
         return None
 
     def put(self, models: Models) -> None:
@@ -58,7 +59,3 @@ def _key(root: Path) -> str:
         hashed.update(f"\0{file}\0".encode())
         hashed.update(file.read_bytes())
     return hashed.hexdigest()[:32]
-
-
-def _from_text(kind: type, text: str) -> Any:
-    return kind(text)

@@ -204,7 +204,8 @@ class _WarehouseWriter:
         settings = ("pragma disable_optimizer", "set threads = 1")
         reset = ("reset threads", "pragma enable_optimizer")
         self.connection.execute("; ".join([*settings, *self.meanings, *reset, "commit"]))
-        rows = {name: self._count(name) for name in STREAMS}
+        counts = " union all ".join(f"select '{one}', count(*) from raw.{one}" for one in STREAMS)
+        rows: dict[str, int] = dict(self.connection.execute(counts).fetchall())
         for model in shown:
             if not model.stored.is_view:
                 parts = self.manifest.parts[model.name]
@@ -327,10 +328,6 @@ class _WarehouseWriter:
         stream = STREAMS[name.removesuffix("_history")]
         is_history = name.endswith("_history")
         inner[name] = self.lake.history(stream) if is_history else self.lake.resolved(stream)
-
-    def _count(self, name: str) -> int:
-        found = self.connection.execute(f"select count(*) from {name}").fetchone()
-        return int(found[0]) if found else 0
 
 
 def show(

@@ -184,7 +184,7 @@ class Writer:
         """Keys that came on two pages of one paged read, by `series_id`."""
         found: dict[str, frozenset[str]] = {}
         for stream in self.streams:
-            doubled = _doubled(stream, decoded)
+            doubled = decoded[stream.name].shifted
             for series_id in doubled:
                 found[series_id] = found.get(series_id, frozenset()) | doubled[series_id]
         return found
@@ -267,11 +267,6 @@ class Writer:
         for stream in self.streams:
             for slot in slots_of(failed, is_counted=stream is self._stream):
                 self._note(slot.pull(stream, self._mark, outcome, error=error))
-
-
-def _doubled(stream: Stream, decoded: Mapping[str, DecodeResult]) -> Mapping[str, frozenset[str]]:
-    """Keys that came on two pages, by `series_id`: records may have moved during the read."""
-    return decoded[stream.name].shifted
 
 
 def _traced(error: LeanError, read: PagedRead) -> LeanError:
