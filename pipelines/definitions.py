@@ -3,6 +3,7 @@
 import dagster as dg
 
 from lean_resources.resource import LeanResource
+from pipelines.dagster_defs.alert_sensor import alert_sensor
 from pipelines.dagster_defs.model_assets import compaction_asset, model_assets
 from pipelines.dagster_defs.processes import recorded
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, bound, silent
@@ -37,7 +38,7 @@ lake = LakeResource(
 )
 models = load_models()
 
-policy, _when = load(_settings.home / "policy.toml")
+policy, _when, _alerts = load(_settings.home / "policy.toml")
 
 _job = webhook_job(models)
 
@@ -53,7 +54,10 @@ defs = dg.Definitions(
     ],
     schedules=schedules(_when, has_webhooks=_settings.has_webhooks),
     jobs=[_job],
-    sensors=[webhook_sensor(_job, is_on=_settings.has_webhooks)],
+    sensors=[
+        webhook_sensor(_job, is_on=_settings.has_webhooks),
+        alert_sensor(_settings, _alerts),
+    ],
     executor=recorded(dg.multi_or_in_process_executor),
     resources=bound(lean=lean, lake=lake, inbox=inbox, policy=policy, progress=silent),
 )

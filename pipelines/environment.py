@@ -113,6 +113,11 @@ class HouseSettings(VariableSettings):
         description="Group that may read the files of the state, beside their owner; nobody else"
         " may when unset.",
     )
+    alert_urls: SecretStr | None = Field(
+        default=None,
+        description="Where alerts go: addresses as apprise reads them, separated by spaces, for"
+        " Slack, e-mail or any URL; docs/operate.md has examples.",
+    )
     pii: Switch = Field(
         default=False,
         description="Whether the warehouse has a schema pii with the personal columns: true or"
@@ -157,6 +162,12 @@ class Settings:
         """Key of hashed account numbers; the sandbox's key if none is set."""
         given = self.house.hash_key
         return SANDBOX_KEY if given is None else given.get_secret_value()
+
+    @property
+    def alert_urls(self) -> list[str]:
+        """Addresses of alerts; they hold secrets."""
+        given = self.house.alert_urls
+        return given.get_secret_value().split() if given is not None else []
 
     @property
     def has_webhooks(self) -> bool:

@@ -14,14 +14,14 @@ from lean_resources.settings import LeanSettings
 from pipelines.dagster_defs.resources import LakeResource, silent
 from pipelines.dagster_defs.schedules import schedules
 from pipelines.definitions import defs
-from pipelines.sync.policy import Policy, Schedules, load
+from pipelines.sync.policy import Alerts, Policy, Schedules, load
 
 NOW = dt.datetime(2026, 11, 24, 23, tzinfo=dt.UTC)
 
 
 def test_without_a_file_the_usual_policy_holds(tmp_path):
     """No file is needed."""
-    assert load(tmp_path / "policy.toml") == (Policy(), Schedules())
+    assert load(tmp_path / "policy.toml") == (Policy(), Schedules(), Alerts())
 
 
 def test_knobs_are_read_from_the_file(tmp_path):
@@ -32,7 +32,7 @@ def test_knobs_are_read_from_the_file(tmp_path):
         '[schedules]\nenabled = true\nnightly = "30 1 * * *"\n'
     )
 
-    policy, when = load(file)
+    policy, when, _ = load(file)
 
     assert (policy.open_days_of("SNB"), policy.open_days_of("ALRAJHI")) == (45, 10)
     assert (when.enabled, when.nightly) == (True, "30 1 * * *")

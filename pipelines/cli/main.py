@@ -9,6 +9,7 @@ import typer
 from lean_resources.errors import LeanError, MachineError
 from lean_resources.machine import machine_error
 from pipelines.cli.app import fail, homes
+from pipelines.cli.commands.alert import alert
 from pipelines.cli.commands.export import export
 from pipelines.cli.commands.ingest import doctor, sync, webhooks
 from pipelines.cli.commands.offline import demo, dev, sandbox
@@ -27,7 +28,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Without credentials": (demo, sandbox, dev),
     "Lean": (sync, webhooks, doctor),
     "Tables": (build, publish, export, query, dictionary),
-    "The lake": (status, compact, fsck, vacuum, replay),
+    "The lake": (status, alert, compact, fsck, vacuum, replay),
 }
 for group, commands in _GROUPS.items():
     for command in commands:

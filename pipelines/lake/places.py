@@ -124,6 +124,12 @@ PLACES = (
         rf"|\.logs_queue|\.telemetry)(\.damaged-{_NAME})?/.+)",
         r"dagster/(dagster\.yaml\.tmp|(creation|tmp\w+)/.+)",
     ),
+    Place(
+        "alerts",
+        "Problems that were sent to people, until their end was sent.",
+        rf"alerts/{_NAME}\.(json|lock)",
+        rf"alerts/{_NAME}\.json\.tmp",
+    ),
     Place("policy", "The operator's policy.", r"policy\.toml"),
 )
 """Every place of a home; what lies elsewhere stands in docs/security.md."""

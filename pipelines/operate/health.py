@@ -52,15 +52,19 @@ class Health:
         as_of: When this was looked at, UTC, by this machine's clock.
         riyadh_date: The day in Riyadh on which requests and refreshes of today were counted.
         problems: What is wrong, errors first.
+        explained: Problems that another of them explains.
         banks: The banks of which something was read, by their identifiers.
         streams: The streams that were ever pulled, by name.
+        is_whole: Whether the lake could be read; if not, only machine and runs were looked at.
     """
 
     as_of: dt.datetime
     riyadh_date: dt.date
     problems: list[Problem]
+    explained: list[Problem]
     banks: list[BankHealth]
     streams: list[StreamHealth]
+    is_whole: bool
 
     @property
     def needs_a_person(self) -> bool:
@@ -113,12 +117,15 @@ def health(
                 "Run leanhouse doctor, then leanhouse sync.",
             )
         )  # fmt: skip
+    explained = list(_effects(found))
     return Health(
         as_of=now,
         riyadh_date=midnight(now).date(),
-        problems=in_order(_without_effects(found)),
+        problems=in_order(one for one in found if one not in explained),
+        explained=explained,
         banks=facts.banks if facts else [],
         streams=facts.streams if facts else [],
+        is_whole=not damage,
     )
 
 
@@ -167,7 +174,7 @@ def _bank_problems(bank: BankHealth, policy: Policy, consent_days: int) -> Itera
     for stream in dict.fromkeys(one.stream for one in bank.quarantine):
         unfit = [one for one in bank.quarantine if one.stream == stream]
         count = sum(one.count for one in unfit)
-        reasons = ", ".join(f"{one.column_name} {one.reason} ({one.count:,})" for one in unfit[:3])
+        reasons = ", ".join(f"{one.column} {one.reason} ({one.count:,})" for one in unfit[:3])
         yield problem(
             "quarantined", f"{name} {stream}".strip(),
             f"{count:,} records of {stream} do not fit, and their days are not known: {reasons}",
@@ -258,8 +265,8 @@ def _access(bank: BankHealth, consent_days: int) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _without_effects(found: Sequence[Problem]) -> Iterator[Problem]:
-    """The problems, without those that another of them explains."""
+def _effects(found: Sequence[Problem]) -> Iterator[Problem]:
+    """The problems that another of them explains."""
     rules = {one.rule for one in found}
     stopped = {one.subject for one in found if one.rule in _STOPS_BANK}
     for one in found:
@@ -268,5 +275,5 @@ def _without_effects(found: Sequence[Problem]) -> Iterator[Problem]:
             or (one.rule == "tables_behind" and rules & {"run_failed", "tables_failed"})
             or (one.code == PULLS_FAILED and rules & _FAILING)
         )
-        if not is_effect:
+        if is_effect:
             yield one

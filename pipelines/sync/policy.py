@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -124,20 +124,49 @@ class Schedules(BaseModel):
     missed_events: str = "40 * * * *"
 
 
+class Alerts(BaseModel):
+    """Which problems send an alert; `leanhouse status` shows all of them.
+
+    Args:
+        severity: The least severity that sends one: `warning` or `error`.
+        off: Rules that send none.
+        after_minutes: How long a problem must have lasted, by rule; others send one at once.
+
+    Raises:
+        pydantic.ValidationError: A name is unknown or a value is out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    severity: Literal["warning", "error"] = "warning"
+    off: frozenset[str] = frozenset()
+    after_minutes: dict[str, Annotated[int, Field(ge=0)]] = {"bank_paused": 60, "receiver_down": 5}
+
+
+class PolicyFile(NamedTuple):
+    """What `policy.toml` holds."""
+
+    policy: Policy
+    schedules: Schedules
+    alerts: Alerts
+
+
 class _File(Policy):
     schedules: Schedules = Schedules()
+    alerts: Alerts = Alerts()
 
 
-def load(file: Path) -> tuple[Policy, Schedules]:
-    """The policy and the schedules of a TOML file; the defaults if the file does not exist.
+def load(file: Path) -> PolicyFile:
+    """Everything in a TOML file; the defaults if the file does not exist.
 
-    The policy's settings are at the top of the file, the schedules' settings under `[schedules]`.
+    Settings of the policy stand at the top of the file, the others under `[schedules]` and
+    `[alerts]`.
 
     Raises:
         ConfigError: The file cannot be read, or a setting is unknown or out of range.
     """
     if not file.exists():
-        return Policy(), Schedules()
+        return PolicyFile(Policy(), Schedules(), Alerts())
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -151,4 +180,4 @@ def load(file: Path) -> tuple[Policy, Schedules]:
         )
         raise ConfigError(f"{file.name}: {problems}") from None
     policy = Policy.model_validate({name: getattr(read, name) for name in Policy.model_fields})
-    return policy, read.schedules
+    return PolicyFile(policy, read.schedules, read.alerts)

@@ -64,7 +64,7 @@ def _show_estimate(entity_ids: list[str] | None) -> None:
     from pipelines.sync.estimate import REFRESH, estimate
     from pipelines.sync.policy import load
 
-    lake, (policy, _) = lake_of(None), load(settings().home / "policy.toml")
+    lake, policy = lake_of(None), load(settings().home / "policy.toml").policy
     found = estimate(lake, policy, dt.datetime.now(dt.UTC), entity_ids)
     table = plain_table(("stream", "bank", "reads", "requests", "minutes"))
     for one in found:

@@ -101,7 +101,7 @@ def replay(
     if unknown:
         raise fail(f"there is no stream {', '.join(unknown)}: choose from {', '.join(STREAMS)}")
     lake, run_id = lake_of(home, is_written=True), f"replay-{new_id()}"
-    policy, _ = load(lake.folder.parent.parent / "policy.toml")
+    policy = load(lake.folder.parent.parent / "policy.toml").policy
     for name in stream or STREAMS:
         try:
             done = replay_stream(STREAMS[name], lake, policy=policy, run_id=run_id)

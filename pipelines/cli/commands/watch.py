@@ -51,7 +51,7 @@ def look(home: Path, dagster_home: Path, **more: Any) -> "Health":
     from pipelines.operate.health import health
     from pipelines.sync.policy import load
 
-    lake, (policy, _) = Lake(home / "lake", settings().environment), load(home / "policy.toml")
+    lake, policy = Lake(home / "lake", settings().environment), load(home / "policy.toml").policy
     if not dagster_home.is_dir():
         return health(lake, policy, settings=settings(), **more)
     from pipelines.operate.run_problems import recorded_runs
