@@ -414,6 +414,19 @@ def test_nothing_is_built_again_when_nothing_changed(lake, models):
     assert sorted((lake.folder / "marts").rglob("*.parquet")) == files
 
 
+@pytest.mark.parametrize(
+    ("text", "other", "written_again"),
+    [("For a test", "Said better", 0), ("from customers", "from customers where true", 1)],
+)
+def test_other_words_build_nothing_again(lake, tmp_path, text, other, written_again):
+    """What a header says changes no row; what its SELECT says may."""
+    for said in (text, other):
+        models = load(written(tmp_path / "sql", marts__names=PLAIN.replace(text, said)))
+        [names] = build(lake, models, hash_key="k")
+
+    assert names.written == written_again
+
+
 def test_a_check_that_finds_something_else_is_told_once(lake, tmp_path):
     """It turns when it runs first and when its offenders are others, and not in between."""
     claim = "-- There is but one movement.\nselect transaction_id from moves limit 9 offset 1"

@@ -1,12 +1,13 @@
 """Input fingerprints: a part or a check is up to date while the hash of what it reads is the same.
 
-A fingerprint covers the SQL, the macros, the key, the version of DuckDB, and each relation that is
-read: a model by the content ids of its parts, a stream by its pulls in the ledger.
+A fingerprint covers the SQL below its header, the macros, the key, the version of DuckDB, and each
+relation that is read: a model by the content ids of its parts, a stream by its pulls in the ledger.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection
 
 import duckdb
@@ -31,7 +32,9 @@ class Fingerprints:
         self._ledger: dict[str, _LedgerSums] = {}
         # Fingerprints on record depend on this text.
         key = hashlib.sha256(b"print of the key\0" + hash_key.encode()).hexdigest()
-        self._common = hashed(*session.models.macros.values(), key, duckdb.__version__)
+        self._common = hashed(
+            *map(_statement, session.models.macros.values()), key, duckdb.__version__
+        )
 
     def of(self, body: str, reads: Collection[str], months: Collection[str] | None = None) -> str:
         """The fingerprint of a SELECT.
@@ -41,7 +44,9 @@ class Fingerprints:
             reads: Relations that it names.
             months: The months (YYYY-MM) that it sees of relations kept by month; None means all.
         """
-        return hashed(self._common, body, *(self._relation(name, months) for name in reads))
+        return hashed(
+            self._common, _statement(body), *(self._relation(name, months) for name in reads)
+        )
 
     def _relation(self, name: str, months: Collection[str] | None) -> str:
         """Hash of what a relation holds in some months, or in all if it is not kept by month."""
@@ -51,7 +56,9 @@ class Fingerprints:
             return self._lake_relation(name, seen)
         model = session.models[name]
         if model.stored.is_view:
-            return hashed(model.body, *(self._relation(read, seen) for read in model.reads))
+            return hashed(
+                _statement(model.body), *(self._relation(read, seen) for read in model.reads)
+            )
         # Not remembered, because it changes when the model is built.
         parts = sorted(session.manifest.parts.get(name, {}).items())
         ids = (f"{month}={part.content_id}" for month, part in parts if _is_seen(month, seen))
@@ -108,6 +115,11 @@ class Fingerprints:
 
 def _is_seen(month: str | None, months: Collection[str] | None) -> bool:
     return months is None or month in months
+
+
+def _statement(text: str) -> str:
+    """The SQL of a file, without its header: other words for what it means change no row."""
+    return "\n".join(itertools.dropwhile(lambda line: line.startswith("--"), text.splitlines()))
 
 
 def hashed(*texts: str) -> str:
