@@ -247,6 +247,16 @@ class CircuitBreaker:
             circuit.retry_at = self._clock() + self._cooldown_seconds
             circuit.is_probing = False
 
+    def renew(self) -> None:
+        """Let every bank that is not paused be asked again; its next failure opens the circuit.
+
+        A bank may fail for one stream and answer for the next.
+        """
+        for circuit in self._circuits.values():
+            if circuit.retry_at is not None and not circuit.is_paused:
+                circuit.retry_at, circuit.is_probing = None, False
+                circuit.failures = self._failures - 1
+
     def pause(self, bank: str) -> None:
         """Stop requests to the bank for the life of this breaker, because Lean disabled it."""
         self._circuits.setdefault(bank, _Circuit()).is_paused = True

@@ -14,6 +14,7 @@ from pipelines.dagster_defs.stream_assets import (
     reconciliation,
     refresh,
     stream_assets,
+    sync_outcome,
 )
 from pipelines.dagster_defs.webhook_job import webhook_job
 from pipelines.dagster_defs.webhook_sensor import webhook_sensor
@@ -50,6 +51,7 @@ defs = dg.Definitions(
         missed_events,
         compaction_asset(models),
         integrity,
+        sync_outcome,
         *model_assets(models),
     ],
     schedules=schedules(_when, has_webhooks=_settings.has_webhooks),

@@ -29,7 +29,6 @@ from pipelines.lake.lake import Lake
 from pipelines.models.loader import load
 from pipelines.models.model import SUBJECTS
 from pipelines.publish.warehouse import connect
-from pipelines.sync.policy import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -129,28 +128,6 @@ def test_wrong_settings_fail_the_run_with_the_remedy_and_without_the_secret(tmp_
 
     assert "whsec_made_up_and_secret" not in str(failure.value)
     assert "whsec_made_up_and_secret" not in repr(lean)
-
-
-def test_a_run_fails_after_committing_what_succeeded(tmp_path):
-    """When too many pulls fail the run says so, and the others' rows are there."""
-    sandbox = Sandbox(customers=5, months=3, seed=7, today=TODAY)
-    lake = LakeResource(root=str(tmp_path), environment="sandbox")
-    policy = Policy(failure_threshold=0.0)
-
-    with serve(sandbox, port=0, mtls=False) as server, dg.DagsterInstance.ephemeral() as instance:
-        account = next(iter(sandbox.truth("accounts")))["record"]["account_id"]
-        sandbox.fail("balances", "failed:BANK_ISSUE", times=1, account_id=account)
-        lean = LeanResource(LeanSettings(**values_of(sandbox, server)))
-        with pytest.raises(SyncFailedError, match="pulls failed, above 0%"):
-            sync_all(lean, lake, silent, instance=instance, policy=policy)
-
-    assert rows_of(lake.lake(), "select count(*) from balances")[0][0] > 0
-    failed = rows_of(
-        lake.lake(),
-        "select code, remedy is not null, correlation_id is not null from pulls"
-        " where stream = 'balances' and outcome = 'FAILED'",
-    )
-    assert failed == [("BANK_ISSUE", True, True)]
 
 
 def _free_port():

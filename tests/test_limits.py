@@ -448,3 +448,16 @@ def test_a_dead_bank_costs_one_request_per_cooldown(steps, failures):
         breaker.failed(BANK)
 
     assert asked <= failures + (clock.now - began_at) / 60
+
+
+def test_a_renewed_circuit_is_opened_again_by_its_next_failure():
+    """A bank is asked once for each stream, however many failures a closed circuit stands."""
+    breaker = _opened(_Clock(), failures=3)
+    breaker.pause("paused")
+
+    breaker.renew()
+    breaker.check(BANK)
+    breaker.failed(BANK)
+
+    assert breaker.state(BANK) == "open"
+    assert breaker.state("paused") == "paused"

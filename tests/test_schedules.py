@@ -110,14 +110,19 @@ def test_scheduled_runs_fill_the_lake_and_agree(tmp_path):
             request, job = requested(name)
             result = job.execute_in_process(
                 instance=instance,
-                run_config=request.run_config,
                 tags=request.tags,
                 resources=resources,
             )
             assert result.success
+            # Whoever launches it by hand gives neither a partition nor a configuration.
+            assert not [tag for tag in request.tags if "partition" in tag]
             checks = result.get_asset_check_evaluations()
             assert all(check.passed for check in checks if check.check_name == "agrees_with_lean")
 
+        marked = instance.get_materialized_partitions(dg.AssetKey("transactions"))
+
+    held = rows_of(lake.lake(), "select distinct strftime(booked_at, '%Y-%m') from transactions")
+    assert marked == {month for (month,) in held}
     counts = "select count(*), count(distinct series_id) from pulls where stream = 'transactions'"
     [(pulls, read_count)] = rows_of(lake.lake(), counts)
     assert pulls > read_count > 0

@@ -1,15 +1,70 @@
-"""Expected failures, as Dagster acts on them and as people read them."""
+"""Expected failures, as Dagster acts on them and as people read them.
 
-from __future__ import annotations
+A stream that fails stops nothing else. Its step succeeds and reports the failed check
+`is_complete`, with severity ERROR. Tables that read the stream say that they are stale, and the
+asset `sync_outcome` fails the run. A run without that asset fails in the step of the stream.
+"""
 
 import contextlib
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
 from lean_resources.errors import ConfigError, LeanError, MachineError, UnavailableError
 from lean_resources.machine import machine_error
-from pipelines.lake.digests import damage_error
+from lean_resources.streams import STREAMS
+from pipelines.lake.digests import DamageError, damage_error
+from pipelines.sync.report import Report
+
+COMPLETE = "is_complete"
+"""The check of a stream, and of the refresh, that says whether everything was read."""
+FRESH = "is_fresh"
+"""The check of a table that says whether it was built, and whether its streams were read."""
+OUTCOME = "sync_outcome"
+"""The asset that fails a run in which a stream failed."""
+
+_RETRIES = 2
+_RETRY_SECONDS = 60
+PROBLEM = "problem"
+_UNREACHABLE = "unreachable"
+STREAM_CHECKS = [dg.AssetCheckKey(dg.AssetKey(name), COMPLETE) for name in (*STREAMS, "refresh")]
+_MOST_SHOWN = 3
+
+
+class Attempt:
+    """How the work of a step ended.
+
+    Args:
+        problem: Why it failed, with the remedy; None if it did not fail.
+        is_unreachable: Whether it failed because Lean cannot be reached.
+    """
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self.is_unreachable = False
+
+    def verdict(
+        self, asset: str, metadata: Mapping[str, Any], *, is_complete: bool = True
+    ) -> dict[str, Any]:
+        """Arguments for the result of the check `is_complete`.
+
+        Args:
+            asset: The asset that was attempted.
+            metadata: What Dagster shows of the check.
+            is_complete: Whether all that was tried succeeded, if the work did not fail.
+        """
+        failed = {PROBLEM: self.problem, _UNREACHABLE: self.is_unreachable}
+        is_failed = self.problem is not None
+        return {
+            "asset_key": dg.AssetKey(asset),
+            "check_name": COMPLETE,
+            "passed": is_complete and not is_failed,
+            "severity": dg.AssetCheckSeverity.ERROR if is_failed else dg.AssetCheckSeverity.WARN,
+            "metadata": {**(failed if is_failed else {}), **metadata},
+        }
 
 
 @contextlib.contextmanager
@@ -25,16 +80,71 @@ def explained() -> Iterator[None]:
     except (dg.Failure, dg.RetryRequested):
         raise
     except UnavailableError as error:
-        raise dg.RetryRequested(
-            max_retries=2, seconds_to_wait=error.retry_after or 60
-        ) from _failure(error)
-    except LeanError as error:
-        raise _failure(error) from None
+        raise _retry(error) from _failure(error)
     except Exception as error:
-        problem = machine_error(error) or damage_error(error)
+        problem = _expected(error)
         if problem is None:
             raise
         raise _failure(problem) from None
+
+
+@contextlib.contextmanager
+def attempted(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, what: str
+) -> Iterator[Attempt]:
+    """Record why a block failed, and say it in the run's log, instead of failing the step.
+
+    While Lean cannot be reached, the first step of a run that finds out is tried again.
+
+    Args:
+        context: The step.
+        what: What is read, for the message.
+
+    Raises:
+        RetryRequested: Lean cannot be reached, and waiting may help.
+        Failure: A setting is wrong, so nothing can be read.
+    """
+    attempt = Attempt()
+    try:
+        yield attempt
+    except (dg.Failure, dg.RetryRequested):
+        raise
+    except Exception as error:
+        if isinstance(error, ConfigError) and not isinstance(error, DamageError):
+            raise _failure(error) from None
+        if isinstance(error, UnavailableError):
+            attempt.is_unreachable = True
+            if context.retry_number < _RETRIES and not _is_down(context):
+                raise _retry(error) from _failure(error)
+        expected = _expected(error)
+        if expected is None:
+            context.log.exception("an error that is not expected")
+            attempt.problem = (
+                f"{type(error).__name__}, which is a defect. Report it with the step's log, which"
+                " says where. The next sync tries again."
+            )
+        else:
+            attempt.problem = f"{expected.message} ({expected.code}). {expected.remedy}"
+    if attempt.problem is not None:
+        context.log.error("%s: %s", what, attempt.problem)
+
+
+def _retry(error: UnavailableError) -> dg.RetryRequested:
+    return dg.RetryRequested(
+        max_retries=_RETRIES, seconds_to_wait=error.retry_after or _RETRY_SECONDS
+    )
+
+
+def _is_down(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> bool:
+    """Whether a step of this run has waited for Lean in vain already."""
+    found = _evaluations(context.instance, STREAM_CHECKS, [context.run.run_id])
+    return any(_value(one.metadata, _UNREACHABLE) for one in found.values())
+
+
+def _expected(error: Exception) -> LeanError | MachineError | None:
+    if isinstance(error, LeanError):
+        return error
+    return machine_error(error) or damage_error(error)
 
 
 def _failure(error: LeanError | MachineError) -> dg.Failure:
@@ -48,4 +158,104 @@ def _failure(error: LeanError | MachineError) -> dg.Failure:
         f"{error.message}. {error.remedy}" if is_ours else error.message,
         metadata=metadata,
         allow_retries=False,
+    )
+
+
+def failure_text(report: Report) -> str:
+    """What failed in a stream: by code, with the banks and the remedy, the most frequent first."""
+    banks: dict[str, Counter[str]] = defaultdict(Counter)
+    remedies: dict[str, str] = {}
+    for (bank, code), failed in report.failures.items():
+        banks[code][bank] += failed.count
+        remedies[code] = failed.remedy
+    tried = report.outcomes.total()
+    texts = []
+    for code, found in sorted(banks.items(), key=lambda item: -item[1].total())[:_MOST_SHOWN]:
+        places = [f"{count:,} at {bank}" for bank, count in found.most_common(_MOST_SHOWN)]
+        if len(found) > _MOST_SHOWN:
+            places.append(f"the rest at {len(found) - _MOST_SHOWN:,} more banks")
+        texts.append(
+            f"{found.total():,} of {tried:,} pulls failed with {code}"
+            f" ({', '.join(places)}): {remedies[code]}"
+        )
+    return " ".join(texts)
+
+
+def grouped(failures: Mapping[str, str]) -> list[str]:
+    """A line for each reason, with what failed for it."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, reason in failures.items():
+        names[reason].append(name)
+    return [f"{', '.join(sorted(found))}: {reason}" for reason, found in names.items()]
+
+
+def failures_of(
+    instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], run_ids: Iterable[str]
+) -> dict[str, str]:
+    """What failed in runs, with its remedy, by asset.
+
+    Args:
+        instance: Dagster.
+        checks: The checks `is_complete` of streams and `is_fresh` of tables to look at.
+        run_ids: Only failures in these runs; an empty list means the latest run of each check.
+    """
+    return {
+        asset: str(problem)
+        for asset, found in _evaluations(instance, checks, run_ids).items()
+        if not found.passed and (problem := _value(found.metadata, PROBLEM))
+    }
+
+
+def _evaluations(
+    instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], run_ids: Iterable[str]
+) -> dict[str, dg.AssetCheckEvaluation]:
+    """The latest result of each check, by asset."""
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
+    chosen = set(run_ids)
+    return {
+        key.asset_key.to_user_string(): event.asset_check_evaluation_data
+        for key, record in found.items()
+        if (not chosen or record.run_id in chosen)
+        and record.event is not None
+        and (event := record.event.dagster_event) is not None
+        and event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    }
+
+
+def _value(metadata: Mapping[str, Any], name: str) -> Any:
+    return metadata[name].value if name in metadata else None
+
+
+def waits_for_outcome(context: dg.AssetExecutionContext) -> bool:
+    """Whether `sync_outcome` is part of the run, so that it fails the run in the end."""
+    return dg.AssetKey(OUTCOME) in context.job_def.asset_layer.executable_asset_keys
+
+
+def raise_failures(failures: Mapping[str, str]) -> None:
+    """Fail if anything failed; what succeeded is committed by now.
+
+    Args:
+        failures: What failed, by asset.
+
+    Raises:
+        Failure: There is a failure; each reason stands once.
+    """
+    if failures:
+        raise dg.Failure(
+            "\n".join(grouped(failures)),
+            metadata={
+                "failed": dg.MetadataValue.json(sorted(failures)),
+                "remedy": "What succeeded is committed. The next sync reads the rest.",
+            },
+            allow_retries=False,
+        )
+
+
+def unmaterialized(output_name: str) -> dg.Output[None]:
+    """An output of an asset's step that lets the next steps run, without a materialization.
+
+    Dagster (1.13) has this for observations only; a test holds that it works here too.
+    """
+    return dg.Output(
+        None, output_name, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import logging
 import shutil
 import sqlite3
@@ -20,11 +19,12 @@ from lean_resources.errors import UnavailableError
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
+from pipelines.dagster_defs.failures import OUTCOME, grouped
 from pipelines.dagster_defs.model_assets import model_assets
 from pipelines.dagster_defs.processes import Process, end_dead_runs, wait_aloud
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress, bound, silent
-from pipelines.dagster_defs.stream_assets import all_months, refresh, stream_assets
-from pipelines.dagster_defs.webhook_job import PULLS, webhook_job
+from pipelines.dagster_defs.stream_assets import refresh, stream_assets, sync_outcome
+from pipelines.dagster_defs.webhook_job import PULLS, TABLES, webhook_job
 from pipelines.dagster_defs.webhook_sensor import acknowledge, batch, request_of
 from pipelines.lake.ledger import new_id
 from pipelines.lake.storage import Key, Storage
@@ -41,7 +41,16 @@ _LOG_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class SyncFailedError(Exception):
-    """A step of the sync failed; the message is its reason, without personal values."""
+    """A step of the sync failed; the message is its reason, without personal values.
+
+    Args:
+        message: The reason.
+        summaries: What the sync did for streams that did not fail.
+    """
+
+    def __init__(self, message: str, summaries: Sequence[StreamSummary] = ()) -> None:
+        super().__init__(message)
+        self.summaries = summaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +110,7 @@ def sync_all(
     }
     ops["pull_transactions"]["config"]["only_missing"] = True  # type: ignore[assignment]
     result = dg.materialize(
-        [*stream_assets, refresh, *model_assets(load())],
+        [*stream_assets, refresh, *model_assets(load()), sync_outcome],
         instance=instance,
         resources=bound(
             lean=lean,
@@ -111,13 +120,14 @@ def sync_all(
             progress=progress,
         ),
         run_config={**_LOG_CONFIG, "ops": ops},
-        tags=all_months(dt.datetime.now(dt.UTC)) | Process.current(instance).tags(),
+        tags=Process.current(instance).tags(),
         raise_on_error=False,
     )
     instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
+    summaries = _summaries(result)
     if not result.success:
-        raise SyncFailedError("; ".join(_reasons(result)))
-    return [_summary(result, name) for name in STREAMS]
+        raise SyncFailedError("\n".join(_reasons(result)), summaries)
+    return summaries
 
 
 def read_events(
@@ -162,13 +172,13 @@ def read_events(
     instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
     acknowledge(instance, box, lake.lake())
     if not result.success:
-        raise SyncFailedError("; ".join(_reasons(result)))
+        raise SyncFailedError("\n".join(_reasons(result)))
     return events
 
 
 def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
     """Why steps failed: each reason once, with the steps that it stopped."""
-    steps: dict[str, list[str]] = {}
+    steps: dict[str, str] = {}
     for event in result.get_step_failure_events():
         data = event.step_failure_data
         error = data.error
@@ -176,29 +186,30 @@ def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
             error = error.cause
         described = data.user_failure_data.description if data.user_failure_data else None
         reason = described or (error.message.strip() if error is not None else "unknown reason")
-        steps.setdefault(reason, []).append(str(event.step_key))
-    if not steps:
-        return ["the run did not start"]
-    return [f"{', '.join(names)}: {reason}" for reason, names in steps.items()]
+        steps[str(event.step_key)] = reason
+    # The closing step repeats what the others have reported by themselves.
+    closing = [steps.pop(name) for name in (OUTCOME, TABLES) if name in steps]
+    return [*grouped(steps), *closing] or ["the run did not start"]
 
 
-def _summary(result: dg.ExecuteInProcessResult, name: str) -> StreamSummary:
+def _summaries(result: dg.ExecuteInProcessResult) -> list[StreamSummary]:
+    """Of each stream that was materialised, in the order of the catalogue."""
+    found: dict[str, StreamSummary] = {}
     for event in result.get_asset_materialization_events():
-        if event.asset_key == dg.AssetKey(name):
-            metadata = event.materialization.metadata
-            break
-    else:
-        raise SyncFailedError(f"{name} was not materialised")
-    rows = metadata.get("dagster/row_count") or metadata["dagster/partition_row_count"]
-    return StreamSummary(
-        stream=name,
-        read_targets=int(_value(metadata["read_targets"])),
-        pulls=_value(metadata["pulls"]),
-        rows=int(_value(rows)),
-        unfit=_value(metadata["in_quarantine"]),
-        requests=int(_value(metadata["requests"])),
-        seconds=float(_value(metadata["seconds"])),
-    )
+        name = event.materialization.asset_key.to_user_string()
+        if name not in STREAMS or event.partition is not None:
+            continue
+        metadata = event.materialization.metadata
+        found[name] = StreamSummary(
+            stream=name,
+            read_targets=int(_value(metadata["read_targets"])),
+            pulls=_value(metadata["pulls"]),
+            rows=int(_value(metadata["dagster/row_count"])),
+            unfit=_value(metadata["in_quarantine"]),
+            requests=int(_value(metadata["requests"])),
+            seconds=float(_value(metadata["seconds"])),
+        )
+    return [found[name] for name in STREAMS if name in found]
 
 
 def _value(found: Any) -> Any:

@@ -1,14 +1,24 @@
 """An asset per model, with its lineage and its checks; one step builds all of them in order."""
 
 import datetime as dt
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
-from pipelines.dagster_defs.failures import explained
+from pipelines.dagster_defs.failures import (
+    FRESH,
+    PROBLEM,
+    STREAM_CHECKS,
+    explained,
+    failures_of,
+    grouped,
+    raise_failures,
+    unmaterialized,
+    waits_for_outcome,
+)
 from pipelines.dagster_defs.resources import LakeResource, Progress
 from pipelines.dagster_defs.stream_assets import OWNERS
 from pipelines.lake.compaction import compact
@@ -33,12 +43,14 @@ _LEDGER = {"pulls", *VIEW_DOCS, *LAKE_VIEWS} - {"clock"}
 
 def model_assets(models: Models) -> list[dg.AssetsDefinition]:
     """The assets of all models, and of the warehouse that shows them."""
+    streams = streams_of(models)
 
     @dg.multi_asset(
         name="models",
         specs=[_spec(model, models) for model in models],
         check_specs=[
             *map(_key_spec, models),
+            *map(_fresh_spec, models),
             *(
                 dg.AssetCheckSpec(one.name, asset=one.model, description=one.claim)
                 for one in models.checks
@@ -51,7 +63,7 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext,
         lake: dg.ResourceParam[LakeResource],
         progress: dg.ResourceParam[Progress],
-    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult | dg.Output[None]]:  # type: ignore[type-arg]
         wanted = {key.to_user_string() for key in context.selected_asset_keys}
         with explained():
             built = build(
@@ -61,8 +73,12 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
                 only=wanted,
                 progress=lambda _name, done, total: progress("models", done, total),
             )
-        yield from (_result(one) for one in built if one.problem is None)
-        refuse_problems(built)
+        failed = failures_of(context.instance, STREAM_CHECKS, [])
+        for one in built:
+            reasons = {name: failed[name] for name in streams[one.model.name] & failed.keys()}
+            yield from _results(one, reasons)
+        if not waits_for_outcome(context):
+            raise_failures(problems_of(built))
 
     @dg.asset(
         deps=[*STREAMS, *(model.name for model in models if model.layer != "pii")],
@@ -137,19 +153,13 @@ def publish_warehouse(lake: LakeResource, models: Models) -> dict[str, Any]:
     }
 
 
-def refuse_problems(built: Collection[Built]) -> None:
-    """Fail if a model could not be built and stays as it was.
-
-    Raises:
-        Failure: There is such a model.
-    """
-    problems = [one for one in built if one.problem is not None]
-    if problems:
-        raise dg.Failure(
-            "; ".join(dict.fromkeys(str(one.problem) for one in problems)),
-            metadata={"stay as they were": dg.MetadataValue.json([p.model.name for p in problems])},
-            allow_retries=False,
-        )
+def problems_of(built: Collection[Built]) -> dict[str, str]:
+    """Why models could not be built and stay as they were, by model."""
+    return {
+        one.model.name: one.problem.removeprefix(f"{one.model.name}: ")
+        for one in built
+        if one.problem is not None
+    }
 
 
 def hash_key_of(lake: LakeResource) -> str:
@@ -200,6 +210,20 @@ def _assets_of(model: Model, models: Models) -> set[str]:
     return found
 
 
+def streams_of(models: Models) -> dict[str, set[str]]:
+    """The streams whose rows each model reads, also through other models, and `refresh`.
+
+    The ledger is left out: it says of each stream what failed.
+    """
+    found: dict[str, set[str]] = {}
+    for model in models:
+        read = {name.removesuffix("_history") for name in model.reads} & set(STREAMS)
+        if any(STREAMS[name].parent in {"entities", "accounts"} for name in read):
+            read.add("refresh")
+        found[model.name] = read.union(*(found[name] for name in model.reads if name in models))
+    return found
+
+
 def _schema(model: Model) -> dg.TableSchema:
     return dg.TableSchema(
         columns=[
@@ -241,6 +265,15 @@ def _key_spec(model: Model) -> dg.AssetCheckSpec:
     )
 
 
+def _fresh_spec(model: Model) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        FRESH,
+        asset=model.name,
+        description="The table was built, and each stream that it reads was read by its last sync."
+        " Otherwise its rows are as they were before.",
+    )
+
+
 def metadata_of_model(built: Built) -> dict[str, Any]:
     """What Dagster shows of a model that is up to date."""
     metadata: dict[str, Any] = {
@@ -264,17 +297,38 @@ def verdict_of(check: Check, found: CheckResult) -> dict[str, Any]:
     }
 
 
-def _result(built: Built) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    return dg.MaterializeResult(
-        asset_key=built.model.name,
-        metadata=metadata_of_model(built),
-        check_results=[
-            dg.AssetCheckResult(
-                check_name="key_is_unique", asset_key=built.model.name, passed=True
-            ),
-            *(
-                dg.AssetCheckResult(asset_key=built.model.name, **verdict_of(check, found))
-                for check, found in built.checks.items()
-            ),
-        ],
-    )
+def stale_verdict(built: Built, reasons: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments for the result of the check `is_fresh`.
+
+    Args:
+        reasons: What failed in the streams that it reads, by stream.
+    """
+    is_error = built.problem is not None
+    metadata = {"stale": "\n".join(grouped(reasons))} if reasons else {}
+    if is_error:
+        metadata[PROBLEM] = problems_of([built])[built.model.name]
+    return {
+        "asset_key": dg.AssetKey(built.model.name),
+        "check_name": FRESH,
+        "passed": not is_error and not reasons,
+        "severity": dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
+        "metadata": metadata,
+    }
+
+
+def _results(
+    built: Built, reasons: Mapping[str, str]
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult | dg.Output[None]]:  # type: ignore[type-arg]
+    """What a step reports of a table; a stale table is materialised only if its rows changed."""
+    key = dg.AssetKey(built.model.name)
+    yield dg.AssetCheckResult(**stale_verdict(built, reasons))
+    if built.problem is not None:
+        yield unmaterialized(built.model.name)
+        return
+    if reasons and not built.changed:
+        yield unmaterialized(built.model.name)
+    else:
+        yield dg.MaterializeResult(asset_key=key, metadata=metadata_of_model(built))
+    yield dg.AssetCheckResult(asset_key=key, check_name="key_is_unique", passed=True)
+    for check, found in built.checks.items():
+        yield dg.AssetCheckResult(asset_key=key, **verdict_of(check, found))

@@ -1,6 +1,5 @@
 """One asset per stream, derived from the catalogue."""
 
-import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,9 +11,22 @@ from lean_resources.errors import ConfigError
 from lean_resources.instants import BEFORE_LEAN
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Column, Stream, Window, family
-from pipelines.dagster_defs.failures import explained
+from pipelines.dagster_defs.failures import (
+    COMPLETE,
+    FRESH,
+    OUTCOME,
+    Attempt,
+    attempted,
+    explained,
+    failure_text,
+    failures_of,
+    raise_failures,
+    unmaterialized,
+    waits_for_outcome,
+)
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress
 from pipelines.lake.digests import DamageError
+from pipelines.lake.ledger import Outcome
 from pipelines.operate.fsck import check
 from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
@@ -35,15 +47,9 @@ _ROOT_TAG = "dagster/root_run_id"
 _RETRY_TAG = "dagster/retry_number"
 
 
-def all_months(now: dt.datetime) -> dict[str, str]:
-    """Tags of a run that covers every month up to an instant."""
-    return {
-        "dagster/asset_partition_range_start": FIRST_MONTH,
-        "dagster/asset_partition_range_end": f"{now.astimezone(dt.UTC):%Y-%m}",
-    }
-
-
 OWNERS = ["team:data-engineering"]
+
+Reported = dg.AssetCheckResult | dg.Output[None]
 
 
 class SyncConfig(dg.Config):
@@ -110,10 +116,15 @@ def _spec(stream: Stream) -> dg.AssetSpec:
 
 
 _CHECKS = {
-    "is_complete": "Each pull of the sync committed, was unchanged or was not permitted.",
+    COMPLETE: "Each pull of the sync committed, was unchanged or was not permitted. An error means"
+    " that the sync failed for this stream, so that the tables that read it are stale.",
     "fits_the_catalogue": "No record of the stream is in quarantine, whenever it was read.",
     "is_known": "No record has a field that the catalogue does not know.",
 }
+
+
+def _check_spec(stream: Stream, name: str) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(name, asset=stream.name, description=_CHECKS[name])
 
 
 def _asset(stream: Stream) -> dg.AssetsDefinition:
@@ -124,10 +135,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=f"pull_{stream.name}",
         specs=[_spec(s) for s in streams],
-        check_specs=[
-            dg.AssetCheckSpec(name, asset=stream.name, description=text)
-            for name, text in _CHECKS.items()
-        ],
+        check_specs=[_check_spec(stream, name) for name in _CHECKS],
         partitions_def=MONTHS if stream.window is Window.MONTHS else None,
         backfill_policy=(
             dg.BackfillPolicy.single_run() if stream.window is Window.MONTHS else None
@@ -142,9 +150,10 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
         inbox: dg.ResourceParam[InboxResource],
         policy: dg.ResourceParam[Policy],
         progress: dg.ResourceParam[Progress],
-    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+    ) -> Iterator[Reported]:
         months = None
-        if stream.window is Window.MONTHS and not config.only_missing:  # type: ignore[attr-defined]
+        is_chosen = context.has_partition_key or context.has_partition_key_range
+        if is_chosen and not config.only_missing:  # type: ignore[attr-defined]
             months = set(context.partition_keys)
 
         async def work(client: LeanClient) -> Report:
@@ -164,15 +173,15 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
                 progress=lambda done, total: progress(stream.name, done, total),
             )
 
-        with explained():
+        report = Report()
+        with attempted(context, stream.name) as attempt:
             report = lean.run(work, inbox.waiter().result)
-        for made in streams:
-            yield dg.MaterializeResult(
-                asset_key=made.name,
-                metadata=metadata_of(made, report),
-                check_results=_checks(stream, report) if made is stream else [],
-            )
-        _judge(stream, report, policy)
+        if report.failed_share > policy.failure_threshold:
+            attempt.problem = failure_text(report)
+            context.log.error("%s: %s", stream.name, attempt.problem)
+        yield from _results(context, stream, report, attempt)
+        if attempt.problem is not None and not waits_for_outcome(context):
+            raise_failures({stream.name: attempt.problem})
 
     return pull
 
@@ -199,9 +208,7 @@ def run_ids_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> set[str]:
 def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
     """What Dagster shows of a stream that was synced."""
     return {
-        "dagster/partition_row_count" if stream.window is Window.MONTHS else "dagster/row_count": (
-            report.rows[stream.name]
-        ),
+        "dagster/row_count": report.rows[stream.name],
         "read_targets": report.read_targets,
         "pulls": dg.MetadataValue.json(dict(report.outcomes)),
         "codes": dg.MetadataValue.json(dict(report.codes)),
@@ -216,41 +223,73 @@ def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
     }
 
 
-def checks_of(report: Report) -> dict[str, tuple[bool, dict[str, Any]]]:
-    """Whether each check of a stream that was synced passes, and what it found."""
-    return {
-        "is_complete": (report.outcomes["FAILED"] == 0, {"codes": dict(report.codes)}),
-        "fits_the_catalogue": (not report.standing, {"in_quarantine": dict(report.standing)}),
-        "is_known": (not report.drift, {"paths": dict(report.drift)}),
-    }
+def _results(
+    context: dg.AssetExecutionContext, stream: Stream, report: Report, attempt: Attempt
+) -> Iterator[Reported]:
+    """What a step reports: what it read, its checks, and outputs that let the next steps run.
+
+    A stream of which nothing was read is not materialised, so that it does not pass for fresh.
+    """
+    is_read = attempt.problem is None or report.outcomes[Outcome.COMMITTED] > 0
+    for made in family(stream):
+        if is_read:
+            for event in materializations_of(made, report):
+                context.log_event(event)
+        yield unmaterialized(made.name)
+    results = {result["check_name"]: result for result in checks_of(stream, report, attempt)}
+    for name in _CHECKS:
+        if name in results:
+            yield dg.AssetCheckResult(**results[name])
+        else:
+            yield dg.Output(None, _check_spec(stream, name).get_python_identifier())
 
 
-def _checks(stream: Stream, report: Report) -> list[dg.AssetCheckResult]:
-    return [
-        dg.AssetCheckResult(
-            check_name=name,
-            asset_key=stream.name,
-            passed=ok,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata=metadata,
-        )
-        for name, (ok, metadata) in checks_of(report).items()
-    ]
+def materializations_of(stream: Stream, report: Report) -> Iterator[dg.AssetMaterialization]:
+    """What was read of a stream; of a stream with months, also each month that has rows."""
+    yield dg.AssetMaterialization(stream.name, metadata=metadata_of(stream, report))
+    if stream.window is Window.MONTHS:
+        for month, rows in sorted(report.months.items()):
+            yield dg.AssetMaterialization(
+                stream.name, partition=month, metadata={"dagster/partition_row_count": rows}
+            )
 
 
-def _judge(stream: Stream, report: Report, policy: Policy) -> None:
-    """Fail the run if too many pulls failed; what succeeded is committed."""
-    threshold = policy.failure_threshold
-    if report.failed_share > threshold:
-        raise dg.Failure(
-            f"{report.failed_share:.0%} of {stream.name}'s pulls failed, above {threshold:.0%}",
-            metadata={
-                "codes": dg.MetadataValue.json(dict(report.codes)),
-                "remedy": "Ask the ledger: select code, count(*) from raw.pulls group by code;"
-                " what succeeded is committed, and the next sync reads the rest.",
-            },
-            allow_retries=False,
-        )
+def checks_of(stream: Stream, report: Report, attempt: Attempt) -> Iterator[dict[str, Any]]:
+    """Arguments for the results of the checks of a stream that was read, as far as it was."""
+    failed = report.outcomes[Outcome.FAILED]
+    found = {"failures": _failure_table(report)} if failed else {}
+    yield attempt.verdict(stream.name, found, is_complete=not failed)
+    if attempt.problem is not None and not report.outcomes:
+        return
+    for name, place, unfit in (
+        ("fits_the_catalogue", "in_quarantine", report.standing),
+        ("is_known", "paths", report.drift),
+    ):
+        yield {
+            "asset_key": dg.AssetKey(stream.name),
+            "check_name": name,
+            "passed": not unfit,
+            "severity": dg.AssetCheckSeverity.WARN,
+            "metadata": {place: dict(unfit)},
+        }
+
+
+def _failure_table(report: Report) -> dg.TableMetadataValue:
+    """Failed pulls by bank and code."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "bank": bank,
+                    "code": code,
+                    "pulls": failed.count,
+                    "first failed at": f"{failed.first_at:%Y-%m-%d %H:%M:%S} UTC",
+                    "remedy": failed.remedy,
+                }
+            )
+            for (bank, code), failed in sorted(report.failures.items())
+        ]
+    )
 
 
 def _checked(
@@ -292,13 +331,31 @@ def _result(
     return dg.MaterializeResult(metadata=metadata, check_results=[verdict])
 
 
-@_checked(
-    "Asks banks again for data that is too old, within each entity's daily budget. Each refresh"
-    " has a row in refresh_attempts.",
-    dg.AssetCheckSpec(
-        "in_time", asset="refresh", description="Every refresh ended within refresh_alarm_seconds."
-    ),
-    deps=["banks", "entities", "consents"],
+_IN_TIME = dg.AssetCheckSpec(
+    "in_time", asset="refresh", description="Every refresh ended within refresh_alarm_seconds."
+)
+
+
+@dg.multi_asset(
+    name="refresh",
+    specs=[
+        dg.AssetSpec(
+            "refresh",
+            deps=["banks", "entities", "consents"],
+            group_name="lean",
+            owners=OWNERS,
+            kinds={"python"},
+            description="Asks banks again for data that is too old, within each entity's daily"
+            " budget. Each refresh has a row in refresh_attempts.",
+        )
+    ],
+    check_specs=[
+        _IN_TIME,
+        dg.AssetCheckSpec(
+            COMPLETE, asset="refresh", description="Every bank could be asked again."
+        ),
+    ],
+    pool="lean_api",
 )
 def refresh(
     context: dg.AssetExecutionContext,
@@ -308,7 +365,7 @@ def refresh(
     inbox: dg.ResourceParam[InboxResource],
     policy: dg.ResourceParam[Policy],
     progress: dg.ResourceParam[Progress],
-) -> dg.MaterializeResult:  # type: ignore[type-arg]
+) -> Iterator[Reported]:
     """Refresh what is too old, and wait for the banks."""
 
     async def work(client: LeanClient) -> RefreshReport:
@@ -322,17 +379,55 @@ def refresh(
             waiter=inbox.waiter(),
         )
 
-    with explained():
+    report = None
+    with attempted(context, "refresh") as attempt:
         report = lean.run(work)
-    overdue = report.outcomes["OVERDUE"]
-    metadata = {
-        "stale": report.stale,
-        "over_budget": report.over_budget,
-        "outcomes": dg.MetadataValue.json(dict(report.outcomes)),
-        "requests": report.requests,
-        "seconds": round(report.seconds, 3),
-    }
-    return _result(metadata, "in_time", is_passed=not overdue, found={"overdue": overdue})
+    if report is None:
+        yield dg.Output(None, _IN_TIME.get_python_identifier())
+    else:
+        context.log_event(
+            dg.AssetMaterialization(
+                "refresh",
+                metadata={
+                    "stale": report.stale,
+                    "over_budget": report.over_budget,
+                    "outcomes": dg.MetadataValue.json(dict(report.outcomes)),
+                    "requests": report.requests,
+                    "seconds": round(report.seconds, 3),
+                },
+            )
+        )
+        overdue = report.outcomes["OVERDUE"]
+        yield dg.AssetCheckResult(
+            check_name=_IN_TIME.name,
+            passed=not overdue,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"overdue": overdue},
+        )
+    yield unmaterialized("refresh")
+    yield dg.AssetCheckResult(**attempt.verdict("refresh", {}))
+    if attempt.problem is not None and not waits_for_outcome(context):
+        raise_failures({"refresh": attempt.problem})
+
+
+@dg.asset(
+    name=OUTCOME,
+    deps=[*STREAMS, "refresh", "warehouse"],
+    group_name="warehouse",
+    owners=OWNERS,
+    kinds={"python"},
+    description="The last sync in which nothing failed. Where a stream, a refresh or a table"
+    " failed, this fails the run when everything else is published, and says what to do.",
+)
+def sync_outcome(context: dg.AssetExecutionContext) -> None:
+    """Fail the run if anything in it failed."""
+    checks = [
+        key
+        for key in context.job_def.asset_layer.asset_graph.asset_check_keys
+        if key.name in {COMPLETE, FRESH}
+    ]
+    run_ids = run_ids_of(context.run, context.instance)
+    raise_failures(failures_of(context.instance, checks, run_ids))
 
 
 @_checked(

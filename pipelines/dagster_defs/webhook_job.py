@@ -5,7 +5,6 @@ CPU as the build of a small table. So plain steps make the assets here. They rep
 if its rows changed, and a check only if its result changed.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator
 
 import dagster as dg
@@ -13,19 +12,27 @@ from pydantic import Field
 
 from lean_resources.client import LeanClient
 from lean_resources.resource import LeanResource
-from lean_resources.streams import STREAMS, Window, family
-from pipelines.dagster_defs.failures import explained
+from lean_resources.streams import STREAMS, Stream, family
+from pipelines.dagster_defs.failures import (
+    STREAM_CHECKS,
+    Attempt,
+    attempted,
+    explained,
+    failures_of,
+    raise_failures,
+)
 from pipelines.dagster_defs.model_assets import (
     hash_key_of,
     metadata_of_model,
+    problems_of,
     publish_warehouse,
-    refuse_problems,
+    stale_verdict,
+    streams_of,
     verdict_of,
 )
 from pipelines.dagster_defs.processes import recorded
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress
-from pipelines.dagster_defs.stream_assets import checks_of, metadata_of, resumed_by
-from pipelines.lake.lake import Lake
+from pipelines.dagster_defs.stream_assets import checks_of, materializations_of, resumed_by
 from pipelines.models.build import build
 from pipelines.models.model import Models
 from pipelines.sync.engine import sync
@@ -54,7 +61,8 @@ class WebhookConfig(dg.Config):
     pool="lean_api",
     out=dg.Out(dg.Nothing),
     description="Reads what the events announced. The step succeeds even if pulls fail: the ledger"
-    " records them, and the sensor gives their events back.",
+    " records them, and the sensor gives their events back. Where a whole stream fails, the run"
+    " fails after the tables of the others are built.",
 )
 def _pulls(
     context: dg.OpExecutionContext,
@@ -65,14 +73,14 @@ def _pulls(
     policy: dg.ResourceParam[Policy],
     progress: dg.ResourceParam[Progress],
 ) -> Iterator[Reported]:
-    reports: dict[str, Report] = {}
     selection = Selection(entity_ids=set(config.entity_ids) or None)
     resumes = resumed_by(context)
+    retry: dg.RetryRequested | None = None
+    # In the order of the catalogue, where a parent stream stands before its children.
+    for stream in (stream for name, stream in STREAMS.items() if name in config.streams):
 
-    async def work(client: LeanClient) -> None:
-        # In the order of the catalogue, where a parent stream stands before its children.
-        for stream in (stream for name, stream in STREAMS.items() if name in config.streams):
-            reports[stream.name] = await sync(
+        async def work(client: LeanClient, stream: Stream = stream) -> Report:
+            return await sync(
                 stream,
                 client,
                 lake.lake(),
@@ -80,19 +88,19 @@ def _pulls(
                 selection=selection,
                 run_id=context.run.run_id,
                 resumes=resumes,
-                progress=lambda done, total, name=stream.name: progress(name, done, total),  # type: ignore[misc]
+                progress=lambda done, total: progress(stream.name, done, total),
             )
 
-    problem: Exception | None = None
-    try:
-        with explained():
-            lean.run(work, inbox.waiter().result)
-    except (dg.Failure, dg.RetryRequested) as error:
-        problem = error
-    # What was read counts, even if the rest failed.
-    yield from _reported(reports, _committed_months(lake.lake(), context.run.run_id))
-    if problem is not None:
-        raise problem
+        report = Report()
+        try:
+            with attempted(context, stream.name) as attempt:
+                report = lean.run(work, inbox.waiter().result)
+        except dg.RetryRequested as error:
+            retry = error
+            continue
+        yield from _reported(stream, report, attempt)
+    if retry is not None:
+        raise retry
     yield dg.Output(None)
 
 
@@ -102,6 +110,7 @@ def webhook_job(models: Models) -> dg.JobDefinition:
     Args:
         models: The tables that depend on the streams.
     """
+    streams = streams_of(models)
 
     @dg.op(
         name=TABLES,
@@ -111,7 +120,9 @@ def webhook_job(models: Models) -> dg.JobDefinition:
         description="Builds the tables that depend on what was read, and publishes the warehouse.",
     )
     def tables(
-        lake: dg.ResourceParam[LakeResource], progress: dg.ResourceParam[Progress]
+        context: dg.OpExecutionContext,
+        lake: dg.ResourceParam[LakeResource],
+        progress: dg.ResourceParam[Progress],
     ) -> Iterator[Reported]:
         with explained():
             built = build(
@@ -120,7 +131,11 @@ def webhook_job(models: Models) -> dg.JobDefinition:
                 hash_key=hash_key_of(lake),
                 progress=lambda _name, done, total: progress("models", done, total),
             )
+        failed = failures_of(context.instance, STREAM_CHECKS, [context.run.run_id])
         for one in built:
+            reasons = {name: failed[name] for name in streams[one.model.name] & failed.keys()}
+            if reasons or one.problem:
+                yield dg.AssetCheckEvaluation(**stale_verdict(one, reasons))
             if one.changed:
                 yield dg.AssetMaterialization(one.model.name, metadata=metadata_of_model(one))
             for check in one.changed_checks:
@@ -128,7 +143,7 @@ def webhook_job(models: Models) -> dg.JobDefinition:
                     asset_key=dg.AssetKey(one.model.name), **verdict_of(check, one.checks[check])
                 )
         yield dg.AssetMaterialization("warehouse", metadata=publish_warehouse(lake, models))
-        refuse_problems(built)
+        raise_failures(failed | problems_of(built))
         yield dg.Output(None)
 
     @dg.graph(name=JOB)
@@ -143,40 +158,14 @@ def webhook_job(models: Models) -> dg.JobDefinition:
     )
 
 
-def _committed_months(lake: Lake, run_id: str) -> dict[str, list[str]]:
-    """Months as YYYY-MM of which a run committed rows, by stream."""
-    with lake.connect(()) as connection:
-        rows = connection.execute(
-            "select distinct stream, month from pulls"
-            " where run_id = $run_id and outcome = 'COMMITTED' and month is not null order by all",
-            {"run_id": run_id},
-        ).fetchall()
-    found: dict[str, list[str]] = defaultdict(list)
-    for stream, month in rows:
-        found[stream].append(month)
-    return found
-
-
-def _reported(reports: dict[str, Report], months: dict[str, list[str]]) -> Iterator[Reported]:
+def _reported(stream: Stream, report: Report, attempt: Attempt) -> Iterator[Reported]:
     """What was committed, and checks that failed.
 
     No check passes by this, because a few entities do not prove that a whole stream is complete.
     """
-    for name, report in reports.items():
-        if not report.outcomes["COMMITTED"]:
-            continue
-        for one in family(STREAMS[name]):
-            metadata = metadata_of(one, report)
-            partitions = months[name] if one.window is Window.MONTHS else [None]
-            for month in partitions:
-                yield dg.AssetMaterialization(one.name, partition=month, metadata=metadata)
-    for name, report in reports.items():
-        for check, (is_passed, found) in checks_of(report).items():
-            if not is_passed:
-                yield dg.AssetCheckEvaluation(
-                    asset_key=dg.AssetKey(name),
-                    check_name=check,
-                    passed=False,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    metadata=found,
-                )
+    if report.outcomes["COMMITTED"]:
+        for one in family(stream):
+            yield from materializations_of(one, report)
+    for result in checks_of(stream, report, attempt):
+        if not result["passed"]:
+            yield dg.AssetCheckEvaluation(**result)

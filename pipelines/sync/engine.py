@@ -87,6 +87,7 @@ async def sync(
     writer.skip(skipped)
     progress(0, len(tasks))
     banks = client.breaker(policy.bank_failures, policy.bank_cooldown_seconds)
+    banks.renew()
     reader = _Reader(stream, client, banks)
     workers = min(client.settings.max_concurrency, len(tasks))
     try:

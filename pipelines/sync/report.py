@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from pipelines.lake.ledger import Outcome, Pull
+
+
+@dataclass(slots=True)
+class Failed:
+    """Pulls of one bank that failed with one code.
+
+    Args:
+        first_at: When the first of them was asked for, by this machine's clock.
+    """
+
+    first_at: dt.datetime
+    remedy: str
+    count: int = 0
 
 
 @dataclass(slots=True)
@@ -19,6 +33,8 @@ class Report:
         fresh: Read targets that were not read, because their data is recent enough.
         outcomes: Pulls by outcome.
         codes: Pulls that did not commit, by code.
+        failures: Failed pulls by bank (`application` where there is none) and code.
+        months: Committed rows by month, for a stream with months.
         rows: Committed rows by stream, including streams that are exploded from it.
         quarantined: Omitted records, because they did not fit.
         unfit: Omitted records, and values that became null, by column and reason.
@@ -35,6 +51,8 @@ class Report:
     fresh: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
+    failures: dict[tuple[str, str], Failed] = field(default_factory=dict)
+    months: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     quarantined: int = 0
     unfit: Counter[str] = field(default_factory=Counter)
@@ -66,6 +84,13 @@ class Report:
             self.received += pull.bytes
             if pull.code is not None:
                 self.codes[pull.code] += 1
+            if pull.outcome is Outcome.FAILED:
+                where = (pull.bank_identifier or "application", pull.code or "UNKNOWN")
+                failed = self.failures.setdefault(where, Failed(pull.asked_at, pull.remedy or ""))
+                failed.first_at = min(failed.first_at, pull.asked_at)
+                failed.count += 1
+            if pull.month is not None and pull.rows:
+                self.months[pull.month] += pull.rows
 
     def note_unfit(self, quarantine: pa.Table) -> None:
         """Count records in quarantine by column and reason; no value is kept."""

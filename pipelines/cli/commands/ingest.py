@@ -35,6 +35,7 @@ def sync(
 
     console = plain_console()
     lake_of(None, is_written=True)
+    failure: SyncFailedError | None = None
     try:
         with (
             progress_bars(console) as progress,
@@ -50,10 +51,12 @@ def sync(
                 entity_ids=entity or (),
             )
     except SyncFailedError as error:
-        _show_problems()
-        raise fail(str(error)) from None
-    console.print(summary_table(summaries))
+        failure, summaries = error, list(error.summaries)
+    if summaries:
+        console.print(summary_table(summaries))
     _show_problems()
+    if failure is not None:
+        raise fail(str(failure))
 
 
 def _show_estimate(entity_ids: list[str] | None) -> None:
