@@ -443,13 +443,13 @@ def test_refused_credentials_are_one_problem_until_a_run_succeeds(sandbox, lake,
     assert (found.rule, found.subject, found.severity) == ("credentials_refused", "lean", "error")
     assert found.remedy == AuthError.remedy
     assert found.code
-    assert found.message.startswith("pull_banks, pull_customers: ")
+    assert found.message.startswith("banks, customers: ")
     assert "made-up-and-wrong" not in repr(found)
     assert dt.datetime.now(dt.UTC) - found.since < dt.timedelta(minutes=1)
 
     assert run(instance, client_of(sandbox), lake, "banks")
     [left] = problems(lake, instance=instance)
-    assert left.message.startswith("pull_customers: ")
+    assert left.message.startswith("customers: ")
     assert run(instance, client_of(sandbox), lake, "customers")
     assert problems(lake, instance=instance) == []
 

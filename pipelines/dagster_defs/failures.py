@@ -44,7 +44,13 @@ class Attempt:
 
     def __init__(self) -> None:
         self.problem: str | None = None
+        self.code = ""
+        self.remedy = ""
         self.is_unreachable = False
+
+    def fail(self, problem: str, code: str, remedy: str) -> None:
+        """Note why it failed."""
+        self.problem, self.code, self.remedy = problem, code, remedy
 
     def verdict(
         self, asset: str, metadata: Mapping[str, Any], *, is_complete: bool = True
@@ -56,7 +62,12 @@ class Attempt:
             metadata: What Dagster shows of the check.
             is_complete: Whether all that was tried succeeded, if the work did not fail.
         """
-        failed = {PROBLEM: self.problem, _UNREACHABLE: self.is_unreachable}
+        failed = {
+            PROBLEM: self.problem,
+            "code": self.code,
+            "remedy": self.remedy,
+            _UNREACHABLE: self.is_unreachable,
+        }
         is_failed = self.problem is not None
         return {
             "asset_key": dg.AssetKey(asset),
@@ -119,12 +130,11 @@ def attempted(
         expected = _expected(error)
         if expected is None:
             context.log.exception("an error that is not expected")
-            attempt.problem = (
-                f"{type(error).__name__}, which is a defect. Report it with the step's log, which"
-                " says where. The next sync tries again."
-            )
+            kind, remedy = type(error).__name__, "Report it with the step's log, which says where."
+            attempt.fail(f"{kind}, which is a defect. {remedy}", "DEFECT", remedy)
         else:
-            attempt.problem = f"{expected.message} ({expected.code}). {expected.remedy}"
+            text = f"{expected.message} ({expected.code}). {expected.remedy}"
+            attempt.fail(text, expected.code, expected.remedy)
     if attempt.problem is not None:
         context.log.error("%s: %s", what, attempt.problem)
 
@@ -241,11 +251,14 @@ def raise_failures(failures: Mapping[str, str]) -> None:
         Failure: There is a failure; each reason stands once.
     """
     if failures:
+        streams = {*STREAMS, "refresh"}
+        tables = sorted(failures.keys() - streams)
         raise dg.Failure(
             "\n".join(grouped(failures)),
             metadata={
-                "failed": dg.MetadataValue.json(sorted(failures)),
+                "failed": dg.MetadataValue.json(sorted(failures.keys() & streams)),
                 "remedy": "What succeeded is committed. The next sync reads the rest.",
+                **({"stay as they were": dg.MetadataValue.json(tables)} if tables else {}),
             },
             allow_retries=False,
         )

@@ -28,6 +28,7 @@ from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progre
 from pipelines.lake.digests import DamageError
 from pipelines.lake.ledger import Outcome
 from pipelines.operate.fsck import check
+from pipelines.operate.problems import PULLS_FAILED
 from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
 from pipelines.sync.reconcile import Difference, reconcile, totals
@@ -177,7 +178,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
         with attempted(context, stream.name) as attempt:
             report = lean.run(work, inbox.waiter().result)
         if report.failed_share > policy.failure_threshold:
-            attempt.problem = failure_text(report)
+            attempt.fail(failure_text(report), PULLS_FAILED, "")
             context.log.error("%s: %s", stream.name, attempt.problem)
         yield from _results(context, stream, report, attempt)
         if attempt.problem is not None and not waits_for_outcome(context):

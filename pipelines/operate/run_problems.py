@@ -16,7 +16,7 @@ from dagster._core.storage.dagster_run import JobBucket
 from lean_resources.errors import AuthError, NetworkError, UnavailableError
 from lean_resources.streams import STREAMS
 from pipelines.lake.digests import DamageError
-from pipelines.operate.problems import PULLS_FAILED, Problem, problem
+from pipelines.operate.problems import Problem, problem
 
 _FIRST_MADE = "history/runs.db"
 """Database of runs, where Dagster keeps it in SQLite."""
@@ -97,7 +97,7 @@ def run_problems(instance: dg.DagsterInstance) -> list[Problem]:
     Args:
         instance: Where the runs are recorded. It may be that of a run that is under way.
     """
-    return [*_of_runs(instance), *_of_checks(instance)]
+    return [*_of_runs(instance), *_of_streams(instance), *_of_checks(instance)]
 
 
 def _of_runs(instance: dg.DagsterInstance) -> Iterator[Problem]:
@@ -108,8 +108,10 @@ def _of_runs(instance: dg.DagsterInstance) -> Iterator[Problem]:
         run = record.dagster_run
         ended = {str(one.step_key): one for one in instance.all_logs(run.run_id, of_type=_ENDS)}
         for step in ended.keys() - known:
-            if ended[step].dagster_event_type == dg.DagsterEventType.STEP_FAILURE:
-                failures.setdefault(_failure_of(ended[step]), []).append(ended[step])
+            if ended[step].dagster_event_type == dg.DagsterEventType.STEP_FAILURE and (
+                failure := _failure_of(ended[step])
+            ):
+                failures.setdefault(failure, []).append(ended[step])
         if run.status == dg.DagsterRunStatus.FAILURE and not ended and run.job_name not in jobs:
             at = record.end_time or record.update_timestamp.timestamp()
             message = f"{run.job_name} ended before any of its steps had ended"
@@ -141,10 +143,10 @@ def _newest(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
     return sorted(newest.values(), key=lambda one: one.storage_id, reverse=True)
 
 
-def _failure_of(entry: dg.EventLogEntry) -> _Failure:
+def _failure_of(entry: dg.EventLogEntry) -> _Failure | None:
     """Why a step failed; of an error that nobody expected only its class.
 
-    The text of such an error may quote values.
+    The text of such an error may quote values. None if the checks of streams say it.
     """
     data = entry.get_dagster_event().step_failure_data
     error = data.error
@@ -159,9 +161,29 @@ def _failure_of(entry: dg.EventLogEntry) -> _Failure:
     if tables := metadata.get("stay as they were"):
         explain = f"leanhouse build --explain {tables[0]} shows why; then leanhouse build."
         return _Failure("tables_failed", None, reason, explain, None, len(tables))
+    if "failed" in metadata:
+        return None
     rule, subject = _RULE_OF.get(remedy, ("run_failed", None))
-    code = PULLS_FAILED if "codes" in metadata else metadata.get("code")
-    return _Failure(rule, subject, reason, remedy, code)
+    return _Failure(rule, subject, reason, remedy, metadata.get("code"))
+
+
+def _of_streams(instance: dg.DagsterInstance) -> Iterator[Problem]:
+    """Streams, and the refresh, whose last read failed; those that failed alike are one problem."""
+    failed: dict[_Failure, dict[str, dt.datetime]] = {}
+    for name in (*STREAMS, "refresh"):
+        found = _failed_check(instance, name, "is_complete")
+        if found is not None and "problem" in found[0]:
+            metadata, since = found
+            remedy = str(metadata["remedy"]) or _READ_LOG
+            rule, subject = _RULE_OF.get(remedy, ("run_failed", None))
+            failure = _Failure(rule, subject, metadata["problem"], remedy, metadata["code"])
+            failed.setdefault(failure, {})[name] = since
+    for failure, names in failed.items():
+        yield problem(
+            failure.rule, failure.subject or min(names),
+            f"{', '.join(sorted(names))}: {failure.reason}", failure.remedy,
+            code=failure.code, since=min(names.values()),
+        )  # fmt: skip
 
 
 def _of_checks(instance: dg.DagsterInstance) -> Iterator[Problem]:
