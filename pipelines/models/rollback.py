@@ -24,6 +24,12 @@ from pipelines.models.manifest import (
 )
 
 
+class RollbackError(ConfigError):
+    """There is no build to go back to; nothing was changed."""
+
+    remedy = "The tables stay as they are. leanhouse build builds them from the lake."
+
+
 @dataclass(frozen=True, slots=True)
 class RolledBack:
     """What a rollback did.
@@ -43,11 +49,11 @@ class RolledBack:
 def roll_back(lake: Lake) -> RolledBack:
     """Let the newest earlier build with other rows count again, as a new manifest.
 
-    A rollback after a rollback goes further back. The next build rebuilds whatever does not fit
-    the lake and the models as they are then.
+    A rollback after a rollback goes further back, and a rollback of a later build goes back to what
+    counted before it. The next build rebuilds whatever does not fit the lake and the models.
 
     Raises:
-        ConfigError: There is no such build, its files were deleted, or another build ended
+        RollbackError: There is no such build, its files were deleted, or another build ended
             meanwhile.
         DamageError: A file that it names has another size.
     """
@@ -58,29 +64,28 @@ def roll_back(lake: Lake) -> RolledBack:
         builds = _earlier(lake, newest.restores or newest.number)
         found = next((one for one in builds if _other_rows(newest, one[1])), None)
         if found is None:
-            raise ConfigError("there is no earlier build with other rows: nothing was changed")
+            raise RollbackError("there is no earlier build with other rows")
         file, earlier = found
+        back_to = earlier.restores or earlier.number
         _check_files(lake, earlier)
         # What the ledger had must not be forgotten: fewer commits mean a loss.
         restored = msgspec.structs.replace(
-            earlier, number=number, commits=newest.commits, restores=earlier.number
+            earlier, number=number, commits=newest.commits, restores=back_to
         )
         try:
             keep_manifest(lake, restored, writer.id)
         except FileExistsError:
-            raise ConfigError("another build ended meanwhile: look at it, and try again") from None
-    return RolledBack(earlier.number, file.written_at, _other_rows(newest, earlier))
+            raise RollbackError("another build ended meanwhile") from None
+    return RolledBack(back_to, file.written_at, _other_rows(newest, earlier))
 
 
 def _earlier(lake: Lake, number: int) -> Iterator[tuple[Stored, Manifest]]:
-    """Manifests before a number that can be read, the newest first; no other rollback's."""
+    """Manifests before a number that can be read, the newest first."""
     files = [one for one in lake.storage.list(f"{MANIFESTS}/*.json") if is_numbered(one.key)]
     for file in reversed(files):
         if int(file.key.stem) < number:
             with contextlib.suppress(DamageError):
-                earlier = read_manifest(lake, file.key)
-                if not earlier.restores:
-                    yield file, earlier
+                yield file, read_manifest(lake, file.key)
 
 
 def _other_rows(now: Manifest, then: Manifest) -> dict[str, tuple[int, int]]:
@@ -88,12 +93,8 @@ def _other_rows(now: Manifest, then: Manifest) -> dict[str, tuple[int, int]]:
     found = {}
     for name in sorted({*now.parts, *then.parts}):
         parts = [one.parts.get(name, {}) for one in (now, then)]
-        # By what the files hold: a build after a rollback writes the same rows to other files.
-        held = [
-            {month: (part.rows, part.bytes, part.crc32) for month, part in one.items()}
-            for one in parts
-        ]
-        if held[0] != held[1]:
+        ids = [{month: part.content_id for month, part in one.items()} for one in parts]
+        if ids[0] != ids[1]:
             before, after = (sum(part.rows for part in one.values()) for one in parts)
             found[name] = before, after
     return found
@@ -107,9 +108,6 @@ def _check_files(lake: Lake, manifest: Manifest) -> None:
                 continue
             file = lake.storage.head(Key(part.file))
             if file is None:
-                raise ConfigError(
-                    f"files of build {manifest.number} were deleted by a vacuum: run leanhouse"
-                    " build, which builds the tables from the lake"
-                )
+                raise RollbackError(f"files of build {manifest.number} were deleted by a vacuum")
             if part.bytes and file.bytes != part.bytes:
                 raise DamageError(f"{part.file} has {file.bytes:,} bytes and had {part.bytes:,}")
