@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -16,12 +17,12 @@ from pipelines.cli.commands.offline import demo, dev, sandbox
 from pipelines.cli.commands.tables import SqlCommand, build, dictionary, publish, query
 from pipelines.cli.commands.upkeep import compact, fsck, replay, vacuum
 from pipelines.cli.commands.watch import status
-from pipelines.cli.console import plain_console
+from pipelines.cli.console import plain_console, say
+from pipelines.cli.examples import EXAMPLES
 from pipelines.cli.signals import end_on_signals, received
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
@@ -32,11 +33,29 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 for group, commands in _GROUPS.items():
     for command in commands:
-        app.command(cls=SqlCommand if command is query else None, rich_help_panel=group)(command)
+        app.command(
+            cls=SqlCommand if command is query else None,
+            rich_help_panel=group,
+            # A line of its own each: Typer joins lines that follow each other.
+            epilog="\n\n".join(("Examples:", *EXAMPLES[command.__name__])),
+        )(command)
+
+
+def _say_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        say(f"leanhouse {version('leanhouse')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _open_home() -> None:
+def _open_home(
+    version: Annotated[  # noqa: ARG001 - its callback ends the command
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
     """Bank data from Lean in a warehouse that people trust."""
     from pipelines.environment import settings
     from pipelines.lake.permissions import open_home
