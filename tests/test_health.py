@@ -523,6 +523,47 @@ def test_a_failed_step_says_which_and_why_and_quotes_no_value(lake, instance):
     assert "SA03" not in repr(found)
 
 
+def test_a_run_that_never_began_is_found_until_its_job_succeeds(lake, instance):
+    """As when its process is killed, or the code does not load."""
+
+    @dg.job(name="night")
+    def night():
+        dg.op(name="step")(lambda: None)()
+
+    instance.report_run_failed(instance.create_run_for_job(night))
+
+    [found] = problems(lake, instance=instance)
+
+    assert (found.rule, found.subject) == ("run_failed", "night")
+    assert "before any of its steps" in found.message
+    night.execute_in_process(instance=instance)
+    assert problems(lake, instance=instance) == []
+
+
+def test_a_step_of_a_run_sees_what_failed_before_it_in_the_run(lake, instance):
+    """As a report does that a run writes last."""
+    seen = []
+
+    @dg.op(out=dg.Out(is_required=False))
+    def first():
+        raise dg.Failure("made up", metadata={"remedy": "do it", "code": "MADE_UP"})
+
+    @dg.op
+    def report(context):
+        seen.extend(problems(lake, instance=context.instance))
+
+    @dg.job(name="night")
+    def night():
+        first()
+        report()
+
+    assert not night.execute_in_process(instance=instance, raise_on_error=False).success
+
+    [found] = seen
+    assert (found.rule, found.subject, found.code) == ("run_failed", "first", "MADE_UP")
+    assert (found.message, found.remedy) == ("first: made up", "do it")
+
+
 def test_models_that_failed_leave_their_tables(lake, instance):
     """With the table to explain."""
     stay = {"stay as they were": dg.MetadataValue.json(["fct_transactions", "dim_dates"])}

@@ -27,7 +27,8 @@ JOBS = (
     "__ASSET_JOB", "__ephemeral_asset_job__",
 )  # fmt: skip
 """Jobs of this project and those that Dagster makes of a choice of assets."""
-_FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+_FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE}
+_LOOKED_AT = [*_FINISHED, dg.DagsterRunStatus.STARTED]
 _ENDS = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
 _RESULTS = {
     AssetCheckExecutionRecordStatus.SUCCEEDED,
@@ -128,18 +129,19 @@ def _of_runs(instance: dg.DagsterInstance) -> Iterator[Problem]:
 
 
 def _newest(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
-    """The newest finished run of each job and choice of assets, newest first.
+    """Newest runs first: of each job and choice of assets the last that ended, and one under way.
 
-    Runs of webhooks are many, so that they must not hide the others.
+    Runs of webhooks are many, so that they must not hide the others. A run under way says what
+    became of its steps so far.
     """
-    finished = dg.RunsFilter(statuses=_FINISHED)
-    of_jobs = instance.get_run_records(finished, bucket_by=JobBucket(list(JOBS), _RUNS))
-    records = [*of_jobs, *instance.get_run_records(finished, limit=_RUNS)]
+    wanted = dg.RunsFilter(statuses=_LOOKED_AT)
+    of_jobs = instance.get_run_records(wanted, bucket_by=JobBucket(list(JOBS), _RUNS))
+    records = [*of_jobs, *instance.get_run_records(wanted, limit=_RUNS)]
     newest: dict[tuple[object, ...], dg.RunRecord] = {}
     for record in sorted(records, key=lambda one: one.storage_id):
         run = record.dagster_run
-        steps = run.step_keys_to_execute
-        newest[run.job_name, run.asset_selection, steps and tuple(steps)] = record
+        steps = tuple(run.step_keys_to_execute or ())
+        newest[run.job_name, run.asset_selection, steps, run.status in _FINISHED] = record
     return sorted(newest.values(), key=lambda one: one.storage_id, reverse=True)
 
 
