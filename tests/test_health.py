@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+import trustme
 from conftest import client_of, sync_everything
 from receiving import SECRET, receiving
 
@@ -151,6 +152,17 @@ def test_a_failing_bank_is_one_problem_with_code_and_remedy_until_it_answers(san
     sandbox.heal()
     sync(sandbox, lake, "balances", "identity", policy=many)
     assert problems(lake) == []
+
+
+def test_what_is_not_read_from_a_bank_fails_as_a_stream(sandbox, lake):
+    """Its subject is the stream."""
+    sandbox.fail("GET /customers/v1", "503", times=None)
+
+    sync(sandbox, lake, "customers", client=client_of(sandbox, attempts=1))
+
+    [found] = problems(lake)
+    assert (found.rule, found.subject, found.code) == ("stream_failing", "customers", "NOT_JSON")
+    assert (found.count, found.severity) == (1, "error")
 
 
 def test_few_failures_are_a_warning(sandbox, lake):
@@ -384,6 +396,29 @@ def test_a_receiver_that_is_down_is_found_and_none_where_webhooks_are_not_set_up
         file.rename(tmp_path / "moved.db")
         [found] = problems(lake, settings=up)
         assert "cannot store" in found.message
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"), [(40, []), (20, ["warning"]), (5, ["error"]), (-1, ["error"])]
+)
+def test_a_certificate_that_is_about_to_end(lake, tmp_path, days, expected):
+    """The client's own, or any of its chain."""
+    now = dt.datetime.now(dt.UTC)
+    own = trustme.CA().issue_cert("lean.example", not_after=now + dt.timedelta(days=300))
+    of_chain = trustme.CA().issue_cert("chain.example", not_after=now + dt.timedelta(days=days))
+    file, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    own.private_key_pem.write_to_path(str(key))
+    for one in (own, of_chain):
+        one.cert_chain_pems[0].write_to_path(str(file), append=True)
+    settings = settings_of_machine(tmp_path, LEAN_CLIENT_CERT=str(file), LEAN_CLIENT_KEY=str(key))
+
+    found = problems(lake, settings=settings, now=now)
+
+    assert [one.severity for one in found] == expected
+    assert all(one.rule == "certificate_ending" for one in found)
+    for one in found:
+        assert f"on {now + dt.timedelta(days=days):%Y-%m-%d}" in one.message
+        assert "Lean's dashboard" in one.remedy
 
 
 class Direct:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,14 +60,14 @@ class UnfitRecords:
     """Records of a stream that are left out, by reason.
 
     Args:
-        column: The column that could not be read.
+        column_name: The column that could not be read.
         reason: Why, without the value.
         count: Records.
         since: When a read first found one, UTC, by Lean's clock.
     """
 
     stream: str
-    column: str
+    column_name: str
     reason: str
     count: int
     since: dt.datetime
@@ -207,17 +208,25 @@ def lake_facts(lake: Lake, policy: Policy, now: dt.datetime, consent_days: int) 
     with lake.overview(names, kept, now - dt.timedelta(days=2)) as connection:
         [ledger] = _rows(connection, "health_ledger")
         ahead = dt.timedelta(microseconds=ledger["ahead_us"] or 0)
-        unfit = _rows(connection, "unfit") if has_quarantine else []
         # A difference below the limit is as likely the time that answers took.
         lean_now = now - ahead if abs(ahead) > MOST_SKEW else now
         manifest = current_manifest(lake)
         found = _Found(
-            _rows(connection, "health_reads", midnight=midnight(now)),
-            _rows(connection, "health_failures"),
-            _entities(connection, policy, lean_now, consent_days),
-            dict(connection.execute("from paused_banks").fetchall()),
-            unfit,
-            _months_unknown(connection, lake, manifest),
+            reads=_rows(connection, "health_reads", midnight=midnight(now)),
+            failures=_rows(connection, "health_failures"),
+            entities=_rows(
+                connection,
+                "health_entities",
+                now=lean_now,
+                lean_midnight=midnight(lean_now),
+                streams=list(policy.fresh_hours),
+                hours=list(policy.fresh_hours.values()),
+                per_day=policy.refreshes_per_day,
+                consent_days=consent_days,
+            ),
+            off=dict(connection.execute("from paused_banks").fetchall()),
+            unfit=_rows(connection, "health_quarantine") if has_quarantine else [],
+            months=_months_unknown(connection, lake, manifest),
         )
     return LakeFacts(
         banks=found.banks(policy, now),
@@ -235,39 +244,17 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str, **given: Any) -> li
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def _entities(
-    connection: duckdb.DuckDBPyConnection,
-    policy: Policy,
-    lean_now: dt.datetime,
-    consent_days: int,
-) -> list[dict[str, Any]]:
-    return _rows(
-        connection,
-        "health_entities",
-        now=lean_now,
-        lean_midnight=midnight(lean_now),
-        streams=list(policy.fresh_hours),
-        hours=list(policy.fresh_hours.values()),
-        per_day=policy.refreshes_per_day,
-        consent_days=consent_days,
-    )
-
-
 def _months_unknown(
     connection: duckdb.DuckDBPyConnection, lake: Lake, manifest: Manifest
 ) -> dict[str, int] | None:
     """Months that are not known by bank, from the tables as they were built last."""
-    for view, model in (
-        ("coverage_intervals", "mart_coverage"),
-        ("known_accounts", "dim_accounts"),
-    ):
+    names = {"coverage_intervals": "mart_coverage", "known_accounts": "dim_accounts"}
+    for view, model in names.items():
         files = [Key(part.file) for part in manifest.parts.get(model, {}).values() if part.file]
         if not files:
             return None
         connection.execute(f"create view {view} as from read_parquet({lake.listed(files)})")
-    return {
-        one["bank_identifier"]: one["months"] for one in _rows(connection, "health_unknown_months")
-    }
+    return dict(connection.execute(QUERIES["health_unknown_months"]).fetchall())
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +264,7 @@ class _Found:
     reads: list[dict[str, Any]]
     failures: list[dict[str, Any]]
     entities: list[dict[str, Any]]
-    paused: Mapping[str, dt.datetime]
+    off: Mapping[str, dt.datetime]
     unfit: list[dict[str, Any]]
     months: Mapping[str, int] | None
 
@@ -286,52 +273,32 @@ class _Found:
         return [self._bank(name, policy, now) for name in sorted(names)]
 
     def _bank(self, name: str, policy: Policy, now: dt.datetime) -> BankHealth:
-        reads = _of(self.reads, name)
-        entity = next(iter(_of(self.entities, name)), {})
-        entities = entity.get("entities", 0)
+        reads, failures = _of(self.reads, name), _of(self.failures, name)
+        of_entities = next(iter(_of(self.entities, name)), {"entities": 0})
+        entities = of_entities["entities"]
         targets = {one["stream"]: one["targets"] for one in reads} | {"refresh": entities}
         return BankHealth(
-            bank_identifier=name,
-            entities=entities,
+            **of_entities | {"bank_identifier": name},
             last_good_at=_newest(reads, "last_good_at"),
             refreshed_at=_newest(reads, "refreshed_at"),
-            oldest_refreshed_at=entity.get("oldest_at"),
-            late_entities=entity.get("late", 0),
-            late_streams=entity.get("late_streams") or (),
             failures=[
                 BankFailure(
-                    one["stream"], one["code"], one["remedy"], one["targets"],
-                    max(targets.get(one["stream"], 0), one["targets"]), one["since"],
+                    **_apart(one), of_count=max(targets.get(one["stream"], 0), one["count"])
                 )
-                for one in _of(self.failures, name)
+                for one in failures
             ],
             paused_until=_paused_until(reads, policy, now),
-            off_since=self.paused.get(name),
-            consents_ending=entity.get("ending", 0),
-            next_consent_end_at=entity.get("next_end_at"),
-            consents_expired=entity.get("expired", 0),
-            consents_expired_since=entity.get("expired_since"),
-            quarantine=[
-                UnfitRecords(
-                    one["stream"], one["column_name"], one["reason"], one["records"],
-                    one["first_seen"],
-                )
-                for one in _of(self.unfit, name, "bank")
-            ],
-            refreshes_used=entity.get("refreshes_used", 0),
+            off_since=self.off.get(name),
+            quarantine=[UnfitRecords(**_apart(one)) for one in _of(self.unfit, name)],
             refreshes_allowed=entities * policy.refreshes_per_day,
-            entities_without_refresh=entity.get("without_refresh", 0),
-            late_without_refresh=entity.get("late_without_refresh", 0),
-            next_refresh_at=entity.get("next_refresh_at"),
             requests_today=sum(one["requests_today"] or 0 for one in reads),
-            refreshes_today=entity.get("refreshes_today", 0),
             months_unknown=None if self.months is None else self.months.get(name, 0),
-        )  # fmt: skip
+        )
 
     def streams(self) -> list[StreamHealth]:
-        unfit: dict[str, int] = {}
+        unfit: Counter[str] = Counter()
         for one in self.unfit:
-            unfit[one["stream"]] = unfit.get(one["stream"], 0) + one["records"]
+            unfit[one["stream"]] += one["count"]
         found: dict[str, list[dict[str, Any]]] = {}
         for one in self.reads:
             found.setdefault(one["stream"], []).append(one)
@@ -339,7 +306,7 @@ class _Found:
             StreamHealth(
                 stream=stream,
                 **{name: sum(one[name] or 0 for one in reads) for name in _SUMMED},
-                unfit=unfit.get(stream, 0),
+                unfit=unfit[stream],
                 last_pull_at=max(one["last_pull_at"] for one in reads),
             )
             for stream, reads in sorted(found.items())
@@ -349,10 +316,13 @@ class _Found:
 _SUMMED = ("committed", "unchanged", "skipped", "failed", "rows")
 
 
-def _of(
-    rows: Sequence[dict[str, Any]], name: str, column: str = "bank_identifier"
-) -> list[dict[str, Any]]:
-    return [one for one in rows if (one[column] or "") == name]
+def _of(rows: Sequence[dict[str, Any]], bank: str) -> list[dict[str, Any]]:
+    return [one for one in rows if (one["bank_identifier"] or "") == bank]
+
+
+def _apart(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without its bank."""
+    return {name: value for name, value in row.items() if name != "bank_identifier"}
 
 
 def _newest(rows: Sequence[dict[str, Any]], column: str) -> dt.datetime | None:

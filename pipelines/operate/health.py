@@ -174,7 +174,7 @@ def _bank_problems(bank: BankHealth, policy: Policy, consent_days: int) -> Itera
     for stream in dict.fromkeys(one.stream for one in bank.quarantine):
         unfit = [one for one in bank.quarantine if one.stream == stream]
         count = sum(one.count for one in unfit)
-        reasons = ", ".join(f"{one.column} {one.reason} ({one.count:,})" for one in unfit[:3])
+        reasons = ", ".join(f"{one.column_name} {one.reason} ({one.count:,})" for one in unfit[:3])
         yield problem(
             "quarantined", f"{name} {stream}".strip(),
             f"{count:,} records of {stream} do not fit, and their days are not known: {reasons}",

@@ -79,7 +79,9 @@ late as (
         min(stream) as stream,
         min(refreshed_at) as refreshed_at
     from known
-    where refreshed_at < $now - 2 * to_hours(1) * map($streams, $hours)[stream]
+    where
+        refreshed_at < $now - 2 * to_hours(1) * map($streams, $hours)[stream]
+        and entity_id in (select readable.entity_id from readable where readable.skip_code is null)
     group by entity_id
 
 ),
@@ -101,25 +103,18 @@ spent as (
 select
     readable.bank_identifier,
     count(*) filter (where readable.skip_code is null) as entities,
-    count(*) filter (where late.entity_id is not null and readable.skip_code is null) as late,
-    min(late.refreshed_at) filter (where readable.skip_code is null) as oldest_at,
-    list_sort(
-        list(distinct late.stream) filter (
-            where late.stream is not null and readable.skip_code is null
-        )
+    count(late.entity_id) as late_entities,
+    min(late.refreshed_at) as oldest_refreshed_at,
+    coalesce(
+        list_sort(list(distinct late.stream) filter (where late.stream is not null)), []
     ) as late_streams,
-    count(*) filter (where consented.is_ending) as ending,
-    min(consented.ends_at) as next_end_at,
-    count(consented.ended_at) as expired,
-    min(consented.ended_at) as expired_since,
+    count(*) filter (where consented.is_ending) as consents_ending,
+    min(consented.ends_at) as next_consent_end_at,
+    count(consented.ended_at) as consents_expired,
+    min(consented.ended_at) as consents_expired_since,
     coalesce(sum(spent.used), 0)::bigint as refreshes_used,
-    count(spent.next_at) as without_refresh,
-    count(*) filter (
-        where
-        spent.next_at is not null
-        and late.entity_id is not null
-        and readable.skip_code is null
-    ) as late_without_refresh,
+    count(spent.next_at) as entities_without_refresh,
+    count(spent.next_at) filter (where late.entity_id is not null) as late_without_refresh,
     min(spent.next_at) as next_refresh_at,
     coalesce(sum(spent.used_today), 0)::bigint as refreshes_today
 from readable

@@ -106,7 +106,7 @@ select
     failing.stream,
     coalesce(failing.code, usual.code, 'CIRCUIT_OPEN') as code,
     coalesce(failing.remedy, usual.remedy, '') as remedy,
-    count(distinct failing.parent_id) as targets,
+    count(distinct failing.parent_id) as count,
     min(failing.since) as since
 from failing
 left join usual on failing.bank_identifier is not distinct from usual.bank_identifier
