@@ -202,7 +202,7 @@ def test_two_identical_pending_purchases_are_two_booked_ones():
         "p1": ("k:b1", "amount_date_merchant"),
         "p2": ("k:b2", "amount_date_merchant"),
     }
-    with_twins = {"and waiting.place = free.place": "and true"}
+    with_twins = {"and waiting.sequence_no = free.sequence_no": "and true"}
     twice = run("fct_pending_lineage", fct_transaction_history=rows, changed=with_twins)
     assert len(twice) == 4
 

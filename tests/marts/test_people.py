@@ -621,7 +621,7 @@ def test_the_oracles_catch_a_version_too_many():
     given = ("entities", pulled("entities", 0, 1), [listed(0)])
 
     whole = followed(*given)
-    broken = followed(*given, changed={"place < places and": "false and"})
+    broken = followed(*given, changed={"sequence_no < listing_count and": "false and"})
 
     assert [row["state"] for row in broken] == ["active"]
     assert sorted(row["state"] for row in whole) == ["absent", "active"]
