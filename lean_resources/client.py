@@ -263,14 +263,8 @@ class LeanClient:
             if shifted is None or shifted == before:
                 return found.rows.select(read.stream.schema.names)
             before = shifted
-        last = read.answers[-1]
-        raise IncompleteError(
-            "a record came twice",
-            code="DOUBLED",
-            stream=read.stream.name,
-            results_id=last.envelope.results_id,
-            correlation_id=last.correlation_id,
-            trace_id=last.trace_id,
+        raise read.answers[-1].traced(
+            IncompleteError("a record came twice", code="DOUBLED", stream=read.stream.name)
         )
 
     async def server_time(self) -> dt.datetime:

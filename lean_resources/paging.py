@@ -44,7 +44,14 @@ UNSEEN = Preflight()
 
 
 class Response(msgspec.Struct):
-    """An HTTP answer, without what transported it."""
+    """An HTTP answer, without what transported it.
+
+    Args:
+        path: Path and query of the request.
+        correlation_id: The id this client sent.
+        trace_id: The id that Lean's support asks for.
+        received_at: When the body was complete, by this machine's clock.
+    """
 
     status_code: int
     body: bytes
@@ -53,18 +60,6 @@ class Response(msgspec.Struct):
     trace_id: str | None
     received_at: dt.datetime
     preflight: Preflight = UNSEEN
-
-    def answer(self, page: Page, envelope: Envelope) -> Answer:
-        """The answer with its page and envelope."""
-        return Answer(
-            page=page,
-            envelope=envelope,
-            asked_path=self.path,
-            status_code=self.status_code,
-            correlation_id=self.correlation_id,
-            trace_id=self.trace_id,
-            received_at=self.received_at,
-        )
 
     def unexpected(self, message: str) -> SchemaError:
         """The error of an answer that does not have its documented shape."""
@@ -78,20 +73,19 @@ class Answer:
     Args:
         page: The body with the parameters that were sent.
         envelope: What surrounds its records.
-        asked_path: Path and query of the request.
-        status_code: HTTP status.
-        correlation_id: The id this client sent.
-        trace_id: The id that Lean's support asks for.
-        received_at: When the body was complete, by this machine's clock.
+        response: The answer that brought it.
     """
 
     page: Page
     envelope: Envelope
-    asked_path: str
-    status_code: int
-    correlation_id: str
-    trace_id: str | None
-    received_at: dt.datetime
+    response: Response = field(repr=False)
+
+    def traced(self, error: LeanError) -> LeanError:
+        """An error with the ids of this answer."""
+        error.results_id = self.envelope.results_id
+        error.correlation_id = self.response.correlation_id
+        error.trace_id = self.response.trace_id
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +209,7 @@ class PagedReader:
                     is_unchanged=unchanged,
                     asked_at=asked_at,
                 )
-            problem = incomplete
-            problem.correlation_id = answers[-1].correlation_id
-            problem.trace_id = answers[-1].trace_id
-            problem.results_id = answers[-1].envelope.results_id
+            problem = answers[-1].traced(incomplete)
         raise problem
 
     async def _pages(
@@ -291,7 +282,7 @@ class PagedReader:
             paged.request,
             preflight=response.preflight,
         )
-        return response.answer(page, envelope)
+        return Answer(page, envelope, response)
 
     async def _result(
         self, paged: _PagedRequest, promise: Response, pending: Envelope, number: int
@@ -350,7 +341,7 @@ class PagedReader:
             first.page.series_id, number, seen, response.body, dict(request), is_detail=True
         )
         envelope = Envelope("OK", None, None, None, 1, None, None, is_older=False)
-        return response.answer(page, envelope)
+        return Answer(page, envelope, response)
 
 
 def _refreshed_at(envelope: Envelope) -> dt.datetime | None:

@@ -294,7 +294,7 @@ def test_the_older_generation_is_asked_to_be_verbose(sandbox, case, verbose, ask
     found = read(client, "transactions", request)
 
     assert found.requests == len(asked)
-    assert ["verbose=true" in answer.asked_path for answer in found.answers] == asked[-2:]
+    assert ["verbose=true" in answer.response.path for answer in found.answers] == asked[-2:]
 
 
 def test_the_older_generation_is_recognised_once_per_entity(sandbox):
@@ -309,7 +309,7 @@ def test_the_older_generation_is_recognised_once_per_entity(sandbox):
     found = ask(client_of(sandbox), both)
 
     assert found.requests == 1
-    assert "verbose=true" in found.answers[0].asked_path
+    assert "verbose=true" in found.answers[0].response.path
 
 
 def test_many_at_once_each_count_their_own_requests(sandbox, statement):
@@ -1121,9 +1121,9 @@ def test_every_request_has_an_id_that_lean_echoes(sandbox, statement):
     found = read(over(sandbox, wire, page_size=20), "transactions", statement)
 
     sent = [headers["lean-correlation-id"] for _, headers in wire.sent]
-    assert [answer.correlation_id for answer in found.answers] == sent
+    assert [answer.response.correlation_id for answer in found.answers] == sent
     assert len(set(sent)) == len(sent) > 1
-    assert len({answer.trace_id for answer in found.answers}) == len(sent)
+    assert len({answer.response.trace_id for answer in found.answers}) == len(sent)
 
 
 # Refreshes, events, time.

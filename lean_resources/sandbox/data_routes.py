@@ -148,19 +148,13 @@ class DataRoutes(Routes):
         raise Refusal(404, "UNKNOWN_ACCOUNT")
 
     def _days_asked(self, call: Call, entity: Entity) -> tuple[int, int] | None:
-        first, last = call.day("start_date"), call.day("end_date")
-        for name, day in (("start_date", first), ("end_date", last)):
-            if day is not None and day > self.clock.today:
-                raise Refusal(
-                    400,
-                    "INVALID_PARAMETERS",
-                    f"{name}: must be a date in the past or in the present",
-                )
+        today = self.clock.today
+        first, last = call.day("start_date", today), call.day("end_date", today)
         if first is None and last is None:
             return None
         granted_from, granted_to = reading.window(entity)
         first = granted_from if first is None else first
-        last = min(self.clock.today, granted_to) if last is None else last
+        last = min(today, granted_to) if last is None else last
         if first > last:
             raise Refusal.bad_value("end_date", call.query.get("end_date"))
         if first < granted_from - _PADDING or last > granted_to + _PADDING:

@@ -85,17 +85,21 @@ class Call:
             raise Refusal.bad_value(name, text)
         return text == "true"
 
-    def day(self, name: str) -> int | None:
-        """A date of the query, counted in days since 1970."""
+    def day(self, name: str, today: int) -> int | None:
+        """A date of the query, up to today, counted in days since 1970."""
         text = self.query.get(name)
         if not text:
             return None
         if _DATE.fullmatch(text) is None:
             raise Refusal.bad_value(name, text)
         try:
-            return day_of(dt.date.fromisoformat(text))
+            day = day_of(dt.date.fromisoformat(text))
         except ValueError:
             raise Refusal.bad_value(name, text) from None
+        if day > today:
+            problem = f"{name}: must be a date in the past or in the present"
+            raise Refusal(400, "INVALID_PARAMETERS", problem)
+        return day
 
     def instant(self, name: str) -> int | None:
         """An instant of the query, in nanoseconds."""

@@ -88,7 +88,7 @@ class Slot:
         """The pull's row in the ledger."""
         done, read, target = self.done, self.read, self.done.task.target
         last = read.answers[-1] if read is not None else None
-        trace = last or error
+        trace = last.response if last is not None else error
         # A pull that covers no day records the requested days.
         days = self if self.from_date is not None else self.month
         return Pull(

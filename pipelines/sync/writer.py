@@ -270,12 +270,9 @@ class Writer:
 
 
 def _traced(error: LeanError, read: PagedRead) -> LeanError:
-    """The error with the ids of the read's last answer."""
-    last = read.answers[-1]
+    """The error with the stream and the ids of the read's last answer."""
     error.stream = read.stream.name
-    error.results_id = last.envelope.results_id
-    error.correlation_id, error.trace_id = last.correlation_id, last.trace_id
-    return error
+    return read.answers[-1].traced(error)
 
 
 def _raw_table(reads: Sequence[PagedRead]) -> pa.Table:
@@ -290,11 +287,13 @@ def _raw_table(reads: Sequence[PagedRead]) -> pa.Table:
                 [list(answer.page.request.items()) for answer in answers],
                 RAW_SCHEMA.field("request").type,
             ),
-            [answer.asked_path for answer in answers],
-            pa.array([answer.status_code for answer in answers], pa.int16()),
-            [answer.correlation_id for answer in answers],
-            pa.array([answer.trace_id for answer in answers], pa.string()),
-            pa.array([answer.received_at for answer in answers], pa.timestamp("us", tz="UTC")),
+            [answer.response.path for answer in answers],
+            pa.array([answer.response.status_code for answer in answers], pa.int16()),
+            [answer.response.correlation_id for answer in answers],
+            pa.array([answer.response.trace_id for answer in answers], pa.string()),
+            pa.array(
+                [answer.response.received_at for answer in answers], pa.timestamp("us", tz="UTC")
+            ),
             pa.chunked_array([_where_it_lies(answer.page.body) for answer in answers]),
         ],
         schema=RAW_SCHEMA,

@@ -14,7 +14,7 @@ from worlds import CHAIN, Wire, new_sandbox, next_day, pull, pull_with, wired
 from lean_resources.answers import Envelope
 from lean_resources.decoding import Page
 from lean_resources.errors import ConsentError, UnavailableError
-from lean_resources.paging import Answer, PagedReader
+from lean_resources.paging import Answer, PagedReader, Response
 from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
 from pipelines.sync import writer
@@ -170,11 +170,14 @@ def an_error_is_an_empty_page(monkeypatch):
             return Answer(
                 page=Page(paged.series_id, number, first_record, body, paged.request),
                 envelope=Envelope("OK", None, None, None, 0, None, None, is_older=False),
-                asked_path=stream.path,
-                status_code=200,
-                correlation_id=error.correlation_id,
-                trace_id=error.trace_id,
-                received_at=dt.datetime.now(dt.UTC),
+                response=Response(
+                    200,
+                    body,
+                    stream.path,
+                    error.correlation_id,
+                    error.trace_id,
+                    dt.datetime.now(dt.UTC),
+                ),
             )
 
     monkeypatch.setattr(PagedReader, "_page", emptied)
