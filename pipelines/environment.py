@@ -113,6 +113,11 @@ class HouseSettings(VariableSettings):
         description="Group that may read the files of the state, beside their owner; nobody else"
         " may when unset.",
     )
+    metrics_file: FilePath | None = Field(
+        default=None,
+        description="File of Prometheus' text format that each sync and build replaces, such as"
+        " /var/lib/node_exporter/leanhouse.prom; none is written when unset.",
+    )
     alert_urls: SecretStr | None = Field(
         default=None,
         description="Where alerts go: addresses as apprise reads them, separated by spaces, for"

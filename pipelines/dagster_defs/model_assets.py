@@ -21,12 +21,14 @@ from pipelines.dagster_defs.failures import (
 )
 from pipelines.dagster_defs.resources import LakeResource, Progress
 from pipelines.dagster_defs.stream_assets import OWNERS
+from pipelines.environment import settings
 from pipelines.lake.compaction import compact
 from pipelines.lake.ledger import VIEW_DOCS
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.models.build import Built, build
 from pipelines.models.manifest import CheckResult
 from pipelines.models.model import Check, Model, Models
+from pipelines.operate.metrics import write_metrics
 from pipelines.operate.vacuum import vacuum
 from pipelines.publish.warehouse import publish
 
@@ -145,6 +147,7 @@ def publish_warehouse(lake: LakeResource, models: Models) -> dict[str, Any]:
     started = dt.datetime.now(dt.UTC)
     with explained():
         published = publish(lake.lake(), models, pii=lake.pii)
+    write_metrics(lake.lake(), settings().house.metrics_file)
     return {
         "path": dg.MetadataValue.path(published.path),
         "rows": dg.MetadataValue.json(dict(published.rows)),

@@ -56,6 +56,7 @@ def build_tables(lake: "Lake") -> None:
     from pipelines.keys import checked_key
     from pipelines.models.build import build as build_models
     from pipelines.models.loader import load
+    from pipelines.operate.metrics import write_metrics
     from pipelines.publish.warehouse import publish
 
     models = load()
@@ -64,6 +65,7 @@ def build_tables(lake: "Lake") -> None:
         if one.written:
             say(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
     publish(lake, models, pii=settings().house.pii)
+    write_metrics(lake, settings().house.metrics_file)
     problems = list(dict.fromkeys(one.problem for one in built if one.problem is not None))
     broken = [
         f"{one.model.name}: {check.claim} ({found.offenders} rows)"
@@ -80,12 +82,14 @@ def _roll_back(lake: "Lake") -> None:
     from pipelines.environment import settings
     from pipelines.models.loader import load
     from pipelines.models.rollback import roll_back
+    from pipelines.operate.metrics import write_metrics
     from pipelines.publish.warehouse import publish
 
     done = roll_back(lake)
     for name, (before, after) in done.rows.items():
         say(f"{name:<30} {after:,} rows instead of {before:,}")
     publish(lake, load(), pii=settings().house.pii)
+    write_metrics(lake, settings().house.metrics_file)
     ended = dt.datetime.fromtimestamp(done.written_at, dt.UTC)
     say(f"Build {done.number} of {ended:%Y-%m-%d %H:%M} UTC counts again, until the next build")
 
