@@ -5,7 +5,7 @@ import dagster as dg
 from lean_resources.resource import LeanResource
 from pipelines.dagster_defs.alert_sensor import alert_sensor
 from pipelines.dagster_defs.model_assets import compaction_asset, model_assets
-from pipelines.dagster_defs.processes import recorded
+from pipelines.dagster_defs.processes import IN_ONE_PROCESS, recorded
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, bound, silent
 from pipelines.dagster_defs.schedules import schedules
 from pipelines.dagster_defs.stream_assets import (
@@ -60,6 +60,6 @@ defs = dg.Definitions(
         webhook_sensor(_job, is_on=_settings.has_webhooks),
         alert_sensor(_settings, _alerts),
     ],
-    executor=recorded(dg.multi_or_in_process_executor),
+    executor=recorded(dg.multi_or_in_process_executor, IN_ONE_PROCESS),
     resources=bound(lean=lean, lake=lake, inbox=inbox, policy=policy, progress=silent),
 )

@@ -179,6 +179,10 @@ def test_a_new_connection_ends_in_its_rows(house):
         ("ACTIVE",)
     ]
 
+    newest = "run_id = (select max_by(run_id, pull_id) from pulls)"
+    assert house.rows(f"select stream, code from pulls where outcome = 'FAILED' and {newest}") == []
+    assert house.rows(f"select 1 from consents where entity_id = '{made['entity_id']}'")
+
     house.pass_time(seconds=11)
 
     assert house.read() == ["entity.data.refresh.updated"]

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import dagster as dg
+from dagster._core.definitions.executor_definition import IN_PROC_CONFIG, MULTI_PROC_CONFIG
+from dagster._core.executor.in_process import InProcessExecutor
 
 from pipelines.lake.writers import Writer, forget, writers
 
@@ -204,8 +206,22 @@ def _holder(instance: dg.DagsterInstance, run_id: str) -> str:
     return f"{words}; to end it, end that process there; if that machine is gone: {forget}"
 
 
-def recorded(definition: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
-    """An executor whose runs record which process executes them, before they take a slot."""
+IN_ONE_PROCESS = dg.Field(
+    dg.Selector({"in_process": IN_PROC_CONFIG, "multiprocess": MULTI_PROC_CONFIG}),
+    default_value={"in_process": {}},
+)
+"""Configuration of Dagster's default executor, with the steps of a run in its process unless a run
+asks for a process per step."""
+
+
+def recorded(
+    definition: dg.ExecutorDefinition, config_schema: dg.Field | None = None
+) -> dg.ExecutorDefinition:
+    """An executor whose runs record which process executes them, before they take a slot.
+
+    Args:
+        config_schema: Its configuration; None for the definition's own.
+    """
     creation = definition.executor_creation_fn
     assert creation is not None  # noqa: S101 - every executor that can run has it
 
@@ -219,6 +235,8 @@ def recorded(definition: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
             instance.add_run_tags(run_id, Process.current(instance).tags(run_id))
             for sentence in end_dead_runs(instance):
                 _LOG.warning("%s", sentence)
+            if isinstance(executor, InProcessExecutor):
+                wait_aloud(instance, _LOG.warning)
             yield from execute(plan_context, execution_plan)
 
         executor.execute = execute_recorded  # type: ignore[method-assign]
@@ -226,7 +244,7 @@ def recorded(definition: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
 
     return dg.ExecutorDefinition(
         name=definition.name,
-        config_schema=cast("Any", definition.config_schema),
+        config_schema=cast("Any", config_schema or definition.config_schema),
         requirements=definition.get_requirements,
         executor_creation_fn=create,
     )

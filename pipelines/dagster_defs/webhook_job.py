@@ -77,7 +77,10 @@ def _pulls(
     resumes = resumed_by(context)
     retry: dg.RetryRequested | None = None
     # In the order of the catalogue, where a parent stream stands before its children.
-    for stream in (stream for name, stream in STREAMS.items() if name in config.streams):
+    for stream in STREAMS.values():
+        # A stream that comes along with another has no request of its own.
+        if stream.name not in config.streams or stream.exploded_from is not None:
+            continue
 
         async def work(client: LeanClient, stream: Stream = stream) -> Report:
             return await sync(

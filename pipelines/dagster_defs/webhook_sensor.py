@@ -36,12 +36,12 @@ _LOOK_SECONDS = 0.25
 _ORPHANED_SECONDS = 60
 """How long a batch may have no run: a tick asks for its run, which exists before the next tick."""
 
-LISTED = ("customers", "entities", "consents")
-"""Read again when an entity or its consent changed."""
+LISTED = ("customers", "entities")
+"""Read again when an entity or its consent changed; consents come along with their entities."""
 REFRESHED = tuple(
     name
     for name, stream in STREAMS.items()
-    if stream.parent in {"entities", "accounts"} and name != "consents"
+    if stream.parent in {"entities", "accounts"} and stream.exploded_from is None
 )
 """Read when Lean's bank data copy of an entity has something new."""
 
