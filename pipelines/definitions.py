@@ -7,7 +7,7 @@ from pipelines.dagster_defs.alert_sensor import alert_sensor
 from pipelines.dagster_defs.model_assets import compaction_asset, model_assets
 from pipelines.dagster_defs.processes import IN_ONE_PROCESS, recorded
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, bound, silent
-from pipelines.dagster_defs.schedules import schedules
+from pipelines.dagster_defs.schedules import schedules, with_freshness
 from pipelines.dagster_defs.stream_assets import (
     integrity,
     missed_events,
@@ -43,18 +43,22 @@ policy, _when, _alerts = load(_settings.home / "policy.toml")
 
 _job = webhook_job(models)
 
+# A wrong cron expression is refused here, before freshness is derived from it.
+_schedules = schedules(_when, has_webhooks=_settings.has_webhooks)
+_assets = [
+    *stream_assets,
+    refresh,
+    reconciliation,
+    missed_events,
+    compaction_asset(models),
+    integrity,
+    sync_outcome,
+    *model_assets(models),
+]
+
 defs = dg.Definitions(
-    assets=[
-        *stream_assets,
-        refresh,
-        reconciliation,
-        missed_events,
-        compaction_asset(models),
-        integrity,
-        sync_outcome,
-        *model_assets(models),
-    ],
-    schedules=schedules(_when, has_webhooks=_settings.has_webhooks),
+    assets=with_freshness(_assets, policy, _when),
+    schedules=_schedules,
     jobs=[_job],
     sensors=[
         webhook_sensor(_job, is_on=_settings.has_webhooks),

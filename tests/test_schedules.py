@@ -11,6 +11,7 @@ from lean_resources.errors import ConfigError
 from lean_resources.resource import LeanResource
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import LeanSettings
+from pipelines.dagster_defs.failures import OUTCOME
 from pipelines.dagster_defs.resources import LakeResource, silent
 from pipelines.dagster_defs.schedules import schedules
 from pipelines.definitions import defs
@@ -131,3 +132,22 @@ def test_scheduled_runs_fill_the_lake_and_agree(tmp_path):
     )
     assert dict(rows_of(lake.lake(), f"{asked} group by all")) == {"accounts": 1, "balances": 2}
     assert lake.lake().warehouse.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "warned", "failed"),
+    [("balances", 7.5, 12), ("transactions", 30, 48), ("fct_transactions", 30, 48),
+     ("integrity", 210, 336), (OUTCOME, 7.5, 12)],
+)  # fmt: skip
+def test_an_asset_is_too_old_after_two_runs_that_were_missed(name, warned, failed):
+    """The window follows from the schedules that make it, and from how old its data may be."""
+    policy = defs.resolve_asset_graph().get(dg.AssetKey(name)).freshness_policy
+
+    assert policy == dg.FreshnessPolicy.time_window(
+        fail_window=dt.timedelta(hours=failed), warn_window=dt.timedelta(hours=warned)
+    )
+
+
+def test_what_no_schedule_makes_has_no_age():
+    """Gap repair runs only where webhooks are set up."""
+    assert defs.resolve_asset_graph().get(dg.AssetKey("missed_events")).freshness_policy is None

@@ -207,7 +207,7 @@ def _holder(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 IN_ONE_PROCESS = dg.Field(
-    dg.Selector({"in_process": IN_PROC_CONFIG, "multiprocess": MULTI_PROC_CONFIG}),
+    dg.Selector({"in_process": IN_PROC_CONFIG, "multiprocess": MULTI_PROC_CONFIG}),  # type: ignore[no-untyped-call]
     default_value={"in_process": {}},
 )
 """Configuration of Dagster's default executor, with the steps of a run in its process unless a run

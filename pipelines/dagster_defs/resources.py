@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +20,33 @@ from pipelines.webhooks.event_waiter import EventWaiter
 if TYPE_CHECKING:
     from pipelines.webhooks.inbox import Inbox
 
+_LOG_SECONDS = 30.0
+
 Progress = Callable[[str, int, int], None]
 """Called with the stream, the number of paged reads that are done, and the number of all."""
 
 
 def silent(_stream: str, _done: int, _total: int) -> None:
     """Report no progress."""
+
+
+def logged(log: logging.Logger, what: str, progress: Progress) -> Callable[[int, int], None]:
+    """Progress of a step that also goes to the log of its run, at most twice a minute."""
+    started = said = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal said
+        progress(what, done, total)
+        now = time.monotonic()
+        if now - said >= _LOG_SECONDS and 0 < done < total:
+            said = now
+            rate = done / (now - started)
+            log.info(
+                "%s: %d of %d reads, %.1f a second, %.0f s left",
+                *(what, done, total, rate, (total - done) / rate),
+            )
+
+    return report
 
 
 class LakeResource:

@@ -1,12 +1,21 @@
 """When to pull: a nightly sync, balances in between, and a weekly reconciliation."""
 
+import datetime as dt
+import itertools
+from collections.abc import Sequence
+
 import dagster as dg
+from dagster._utils.schedules import schedule_execution_time_iterator
 
 from lean_resources.errors import ConfigError
 from pipelines.dagster_defs.failures import OUTCOME
-from pipelines.sync.policy import Schedules
+from pipelines.sync.policy import Policy, Schedules
 
 ZONE = "Asia/Riyadh"
+_BALANCES = ("banks", "entities", "consents", "refresh", "balances", "warehouse", OUTCOME)
+_WEEKLY = ("reconciliation", "warehouse", "compaction", "integrity")
+_NOT_NIGHTLY = ("reconciliation", "missed_events", "integrity")
+_LEAST_HOURS = 1.0
 
 
 def schedules(when: Schedules, *, has_webhooks: bool = False) -> list[dg.ScheduleDefinition]:
@@ -33,7 +42,7 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
     made = {
         "nightly_sync": (
             when.nightly,
-            dg.AssetSelection.all() - select("reconciliation", "missed_events", "integrity"),
+            dg.AssetSelection.all() - select(*_NOT_NIGHTLY),
             (
                 "The full sync: lists entities, refreshes, pulls what is missing or open, builds"
                 " models, publishes the warehouse and merges files."
@@ -41,12 +50,12 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
         ),
         "balances_sync": (
             when.balances,
-            select(*("banks", "entities", "consents", "refresh", "balances", "warehouse", OUTCOME)),
+            select(*_BALANCES),
             "Refreshes and pulls balances between two nightly syncs.",
         ),
         "weekly_reconciliation": (
             when.reconciliation,
-            select("reconciliation", "warehouse", "compaction", "integrity"),
+            select(*_WEEKLY),
             "Reads all transactions again and compares them; checks every file of the lake.",
         ),
         "gap_repair": (
@@ -71,3 +80,45 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
         )
         for name, (cron, selection, description) in made.items()
     ]
+
+
+def with_freshness(
+    assets: Sequence[dg.AssetsDefinition], policy: Policy, when: Schedules
+) -> list[dg.AssetsDefinition]:
+    """Assets that say when they are too old: after a run that was missed, and after two.
+
+    What no schedule makes keeps no policy. A stream is not older than the bank's data may be.
+    """
+
+    def fresh(spec: dg.AssetSpec) -> dg.AssetSpec:
+        name = spec.key.to_user_string()
+        crons = [] if name in _NOT_NIGHTLY else [when.nightly]
+        crons += [when.balances] if name in _BALANCES else []
+        crons += [when.reconciliation] if name in _WEEKLY else []
+        if not crons:
+            return spec
+        hours = max(_longest_gap(crons), policy.fresh_hours.get(name, 0), _LEAST_HOURS)
+        return spec.replace_attributes(
+            freshness_policy=dg.FreshnessPolicy.time_window(
+                fail_window=dt.timedelta(hours=2 * hours),
+                warn_window=dt.timedelta(hours=1.25 * hours),
+            )
+        )
+
+    return list(dg.map_asset_specs(fresh, assets))
+
+
+def _longest_gap(crons: Sequence[str]) -> float:
+    """Most hours between two ticks of any of these schedules, looking at five weeks."""
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp()
+    end = start + dt.timedelta(weeks=5).total_seconds()
+    ticks: list[float] = []
+    for cron in crons:
+        found = schedule_execution_time_iterator(start, cron, ZONE)
+        ticks += [
+            tick.timestamp() for tick in itertools.takewhile(lambda t: t.timestamp() < end, found)
+        ]
+    ticks.sort()
+    return (
+        max((after - tick for tick, after in itertools.pairwise(ticks)), default=end - start) / 3600
+    )

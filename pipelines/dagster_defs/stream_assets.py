@@ -24,7 +24,7 @@ from pipelines.dagster_defs.failures import (
     unmaterialized,
     waits_for_outcome,
 )
-from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress
+from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress, logged
 from pipelines.lake.digests import DamageError
 from pipelines.lake.ledger import Outcome
 from pipelines.operate.fsck import check
@@ -171,12 +171,17 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
                 ),
                 run_id=context.run.run_id,
                 resumes=resumed_by(context),
-                progress=lambda done, total: progress(stream.name, done, total),
+                progress=logged(context.log, stream.name, progress),
             )
 
         report = Report()
         with attempted(context, stream.name) as attempt:
             report = lean.run(work, inbox.waiter().result)
+        context.log.info(
+            "%s: %d rows of %d pulls in %.1f s, %.0f rows a second, %d requests",
+            *(stream.name, report.rows[stream.name], report.outcomes.total(), report.seconds),
+            *(report.rows[stream.name] / max(report.seconds, 0.001), report.requests),
+        )
         if report.failed_share > policy.failure_threshold:
             attempt.fail(failure_text(report), PULLS_FAILED, "")
             context.log.error("%s: %s", stream.name, attempt.problem)
@@ -376,7 +381,7 @@ def refresh(
             policy=policy,
             entity_ids=set(config.entity_ids) or None,
             run_id=context.run.run_id,
-            progress=lambda done, total: progress("refresh", done, total),
+            progress=logged(context.log, "refresh", progress),
             waiter=inbox.waiter(),
         )
 

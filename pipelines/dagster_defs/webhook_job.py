@@ -31,7 +31,7 @@ from pipelines.dagster_defs.model_assets import (
     verdict_of,
 )
 from pipelines.dagster_defs.processes import recorded
-from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress
+from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress, logged
 from pipelines.dagster_defs.stream_assets import checks_of, materializations_of, resumed_by
 from pipelines.models.build import build
 from pipelines.models.model import Models
@@ -91,7 +91,7 @@ def _pulls(
                 selection=selection,
                 run_id=context.run.run_id,
                 resumes=resumes,
-                progress=lambda done, total: progress(stream.name, done, total),
+                progress=logged(context.log, stream.name, progress),
             )
 
         report = Report()
