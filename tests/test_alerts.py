@@ -31,10 +31,12 @@ OFF = problem("bank_off", "ANB", "the bank is switched off for data", "Wait for 
 STALE = problem("stale", "SNB", "balances are old", "Run leanhouse sync.")
 
 
-def at(*problems, minutes=0, explained=(), is_whole=True):
+def at(*problems, minutes=0, explained=(), accepted=(), is_whole=True):
     """Health with these problems, some minutes after noon."""
     now = NOON + dt.timedelta(minutes=minutes)
-    return Health(now, now.date(), list(problems), list(explained), [], [], is_whole)
+    return Health(
+        now, now.date(), list(problems), list(explained), list(accepted), [], [], is_whole
+    )
 
 
 class Target:
@@ -150,6 +152,14 @@ def test_what_another_problem_explains_has_not_ended(tmp_path, chat):
     assert "2 ended" in chat.texts[-1]
 
 
+def test_what_is_accepted_sends_nothing(tmp_path, chat):
+    """Not when it begins, and no end of what was sent before."""
+    alarm(tmp_path, chat).look(at(FAILING))
+    alarm(tmp_path, chat).look(at(accepted=[FAILING, OFF], minutes=5))
+
+    assert len(chat.received) == 1
+
+
 def test_nothing_ends_while_the_lake_cannot_be_read(tmp_path, chat):
     """Damage hides how banks stand; it does not mend them."""
     damage = problem("damage", "lake", "a file is missing", "Run leanhouse fsck.")
@@ -174,15 +184,14 @@ def test_what_was_refused_is_sent_again(tmp_path, chat, mail):
 
 
 def test_rules_choose(tmp_path, chat):
-    """A rule that is off, one of a lesser severity, and one that has to last."""
-    rules = Alerts(severity="error", off={"bank_off"}, after_minutes={"bank_failing": 10})
+    """One of a lesser severity, and one that has to last."""
+    rules = Alerts(severity="error", after_minutes={"bank_failing": 10})
     looks = [
-        alarm(tmp_path, chat, rules=rules).look(at(FAILING, OFF, STALE, minutes=minutes))
+        alarm(tmp_path, chat, rules=rules).look(at(FAILING, STALE, minutes=minutes))
         for minutes in (0, 9, 10)
     ]
 
     assert [len(found) for found in looks] == [0, 0, 1]
-    assert "ANB" not in chat.texts[0]
     assert "balances are old" not in chat.texts[0]
 
 
@@ -229,7 +238,7 @@ def test_no_address_is_shown(tmp_path, chat, capfd, caplog):
 
 def test_an_unknown_rule_is_refused(tmp_path):
     """A rule that nobody checks would be silent for ever."""
-    (tmp_path / "policy.toml").write_text('[alerts]\noff = ["bank_of"]\n')
+    (tmp_path / "policy.toml").write_text("[alerts]\nafter_minutes = { bank_of = 1 }\n")
     rules = load(tmp_path / "policy.toml").alerts
 
     with pytest.raises(ConfigError, match="there is no rule bank_of"):

@@ -102,7 +102,7 @@ def test_the_readmes_policy_is_one():
             table = tables[name == "alerts"].model_dump(mode="json")
             assert value.items() <= table.items()
         elif name != "lookback_days_by_bank":
-            assert value == usual.model_dump()[name], name
+            assert value == usual.model_dump(mode="json")[name], name
 
 
 def test_the_site_has_every_page():

@@ -167,6 +167,24 @@ def test_a_warning_needs_nobody(run, home):
     assert rows_of(lake, "select count(*) from refresh_spends") == [(0,)]
 
 
+def test_what_the_policy_accepts_needs_nobody(run, home, sandbox):
+    """It is counted apart; a rule that does not exist is refused."""
+    off(sandbox, home)
+    (home / "policy.toml").write_text('accepted_problems = ["bank_off"]\n')
+
+    code, said = run("status")
+
+    assert code == 0
+    assert said.startswith("Nothing is wrong.\naccepted by policy.toml: bank_off\n")
+
+    (home / "policy.toml").write_text('accepted_problems = ["bank_of"]\n')
+
+    code, said = run("status")
+
+    assert code == 1
+    assert "there is no rule bank_of" in said
+
+
 def test_doctor_warns_of_what_the_lake_knows(run, home, sandbox):
     """A bank that is off, and consents that end within 30 days instead of 14."""
     off(sandbox, home)

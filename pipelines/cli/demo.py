@@ -21,11 +21,20 @@ from pipelines.dagster_defs.in_process import instance_at, read_events, sync_all
 from pipelines.dagster_defs.resources import InboxResource, LakeResource
 from pipelines.lake.ledger import Outcome
 from pipelines.lake.queries import QUERIES
+from pipelines.lake.storage import Key, Storage
 from pipelines.publish.warehouse import connect
 from pipelines.webhooks.receiver import PATH, receiving
 
 _SAMPLES = ("demo_cash_flow", "demo_reconciliation", "demo_affordability")
 """Queries that are printed with their results; the first line of each is its title."""
+
+_POLICY = Key("policy.toml")
+
+
+def accept_clock(home: Path) -> None:
+    """Write a policy for an offline Lean, whose day begins at 07:15 UTC; an own one stays."""
+    if Storage(home).head(_POLICY) is None:
+        Storage(home).put(_POLICY, b'accepted_problems = ["clock_skew"]\n')
 
 
 def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | None) -> None:
@@ -41,6 +50,7 @@ def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | N
         SyncFailedError: A step failed.
     """
     started, console = time.monotonic(), plain_console()
+    accept_clock(home)
     with serve(sandbox, port=0, mtls=mtls) as server:
         say(f"Offline Lean with {sandbox.world.customers} customers at {server.url}")
         values = settings_of(sandbox, server, requests_per_second=2000)

@@ -27,6 +27,9 @@ def show_health(health: Health) -> None:
     show_problems(health.problems)
     if not health.problems:
         say("Nothing is wrong.")
+    if health.accepted:
+        rules = ", ".join(dict.fromkeys(one.rule for one in health.accepted))
+        say(f"accepted by policy.toml: {rules}")
     banks = [one for one in health.banks if one.bank_identifier]
     if banks:
         say(f"\nBanks, {health.as_of:%Y-%m-%d %H:%M} UTC")

@@ -5,8 +5,9 @@ import dagster as dg
 from lean_resources.errors import LeanError
 from pipelines.dagster_defs.resources import LakeResource
 from pipelines.environment import Settings
-from pipelines.operate.alerts import Alarm, check_rules
+from pipelines.operate.alerts import Alarm
 from pipelines.operate.health import health
+from pipelines.operate.problems import check_rules
 from pipelines.sync.policy import Alerts, Policy
 
 _INTERVAL_SECONDS = 300
@@ -18,7 +19,7 @@ def alert_sensor(settings: Settings, rules: Alerts) -> dg.SensorDefinition:
     Raises:
         ConfigError: `[alerts]` names a rule that does not exist.
     """
-    check_rules(rules)
+    check_rules(rules.after_minutes, "after_minutes")
     is_on = bool(settings.alert_urls)
 
     @dg.sensor(

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from lean_resources.errors import ConfigError, UnavailableError
 from pipelines.lake.storage import Key, Storage
 from pipelines.operate.health import Health
-from pipelines.operate.problems import RULES, Problem
+from pipelines.operate.problems import RULES, Problem, check_rules
 
 if TYPE_CHECKING:
     import apprise
@@ -62,20 +62,6 @@ class Delivery:
     is_delivered: bool
 
 
-def check_rules(rules: Alerts) -> None:
-    """Refuse rules that do not exist.
-
-    Raises:
-        ConfigError: `[alerts]` names such a rule.
-    """
-    unknown = sorted({*rules.off, *rules.after_minutes} - set(RULES))
-    if unknown:
-        raise ConfigError(
-            f"policy.toml, [alerts]: there is no rule {', '.join(unknown)}:"
-            f" choose from {', '.join(RULES)}"
-        )
-
-
 class Alarm:
     """Sends alerts of one environment.
 
@@ -90,7 +76,7 @@ class Alarm:
     """
 
     def __init__(self, urls: Sequence[str], rules: Alerts, home: Path, environment: str) -> None:
-        check_rules(rules)
+        check_rules(rules.after_minutes, "after_minutes")
         self._targets = _targets(urls)
         self._rules = rules
         self._storage = Storage(home)
@@ -109,7 +95,8 @@ class Alarm:
     def look(self, health: Health) -> list[Delivery]:
         """Send what has begun and what has ended since the last look.
 
-        A problem that another explains has not ended. Nothing ends while the lake cannot be read.
+        A problem that another explains, or that the policy accepts, has not ended. Nothing ends
+        while the lake cannot be read.
 
         Args:
             health: How things stand now, with machine and runs looked at.
@@ -134,7 +121,7 @@ class Alarm:
         record = self._read()
         now = health.as_of
         found = _by_key(health.problems)
-        lasting = found.keys() | _by_key(health.explained).keys()
+        lasting = found.keys() | _by_key([*health.explained, *health.accepted]).keys()
         if not health.is_whole:
             lasting |= {key for sent in record.targets.values() for key in sent}
         record.first_seen = {key: record.first_seen.get(key, now) for key in lasting}
@@ -169,9 +156,7 @@ class Alarm:
         return deliveries
 
     def _is_due(self, problem: Problem, lasted: dt.timedelta) -> bool:
-        """Whether a problem alerts, and has lasted long enough for it."""
-        if problem.rule in self._rules.off:
-            return False
+        """Whether a problem is severe enough for an alert, and has lasted long enough."""
         if self._rules.severity == "error" and problem.severity != "error":
             return False
         return lasted >= dt.timedelta(minutes=self._rules.after_minutes.get(problem.rule, 0))

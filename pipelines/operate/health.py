@@ -26,7 +26,7 @@ from pipelines.operate.bank_health import (
     lake_facts,
     midnight,
 )
-from pipelines.operate.problems import PULLS_FAILED, Problem, in_order, problem
+from pipelines.operate.problems import PULLS_FAILED, Problem, check_rules, in_order, problem
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -53,6 +53,7 @@ class Health:
         riyadh_date: The day in Riyadh on which requests and refreshes of today were counted.
         problems: What is wrong, errors first.
         explained: Problems that another of them explains.
+        accepted: Problems of rules that the policy accepts.
         banks: The banks of which something was read, by their identifiers.
         streams: The streams that were ever pulled, by name.
         is_whole: Whether the lake could be read; if not, only machine and runs were looked at.
@@ -62,6 +63,7 @@ class Health:
     riyadh_date: dt.date
     problems: list[Problem]
     explained: list[Problem]
+    accepted: list[Problem]
     banks: list[BankHealth]
     streams: list[StreamHealth]
     is_whole: bool
@@ -92,8 +94,10 @@ def health(
         consent_days: For how many days before and after its end a consent is a problem.
 
     Raises:
-        ConfigError: The lake has a newer format than this code knows.
+        ConfigError: The lake has a newer format than this code knows, or the policy accepts a rule
+            that does not exist.
     """
+    check_rules(policy.accepted_problems, "accepted_problems")
     now = now or dt.datetime.now(dt.UTC)
     found: list[Problem] = []
     if settings is not None:
@@ -117,12 +121,14 @@ def health(
                 "Run leanhouse doctor, then leanhouse sync.",
             )
         )  # fmt: skip
-    explained = list(_effects(found))
+    accepted = [one for one in found if one.rule in policy.accepted_problems]
+    explained = list(_effects([one for one in found if one not in accepted]))
     return Health(
         as_of=now,
         riyadh_date=midnight(now).date(),
-        problems=in_order(one for one in found if one not in explained),
+        problems=in_order(one for one in found if one not in explained and one not in accepted),
         explained=explained,
+        accepted=accepted,
         banks=facts.banks if facts else [],
         streams=facts.streams if facts else [],
         is_whole=not damage,

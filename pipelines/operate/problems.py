@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from lean_resources.errors import ConfigError
+
 Severity = Literal["warning", "error"]
 """An error needs a person; a warning heals by itself, or has time."""
 
@@ -97,6 +99,19 @@ def problem(rule: str, subject: str, message: str, remedy: str, **more: Any) -> 
     """
     given = {"severity": RULES[rule].severity, **more}
     return Problem(rule=rule, subject=subject, message=message, remedy=remedy, **given)
+
+
+def check_rules(names: Iterable[str], entry: str) -> None:
+    """Refuse names that are not those of rules.
+
+    Raises:
+        ConfigError: `entry` of policy.toml has such a name.
+    """
+    if unknown := sorted(set(names) - set(RULES)):
+        raise ConfigError(
+            f"policy.toml, {entry}: there is no rule {', '.join(unknown)}:"
+            f" choose from {', '.join(RULES)}"
+        )
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:

@@ -39,6 +39,8 @@ class Policy(BaseModel):
         unfit_share: Share of a read's records, from 0 to 1. With more unfit records than that, and
             more than three, the read replaces nothing.
         failure_threshold: Share of failed pulls above which a run fails, from 0 to 1.
+        accepted_problems: Rules of `leanhouse status` whose problems are known: nobody has to act
+            on them, and they send no alert.
         bank_failures: Failures in a row after which a bank is paused.
         bank_cooldown_seconds: How long a bank is paused.
 
@@ -71,6 +73,7 @@ class Policy(BaseModel):
     refresh_alarm_seconds: Annotated[float, Field(gt=0)] = 1200.0
     unfit_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     failure_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
+    accepted_problems: frozenset[str] = frozenset()
     bank_failures: Annotated[int, Field(ge=1)] = 5
     bank_cooldown_seconds: Annotated[float, Field(gt=0)] = 900.0
 
@@ -129,7 +132,6 @@ class Alerts(BaseModel):
 
     Args:
         severity: The least severity that sends one: `warning` or `error`.
-        off: Rules that send none.
         after_minutes: How long a problem must have lasted, by rule; others send one at once.
 
     Raises:
@@ -139,7 +141,6 @@ class Alerts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     severity: Literal["warning", "error"] = "warning"
-    off: frozenset[str] = frozenset()
     after_minutes: dict[str, Annotated[int, Field(ge=0)]] = {"bank_paused": 60, "receiver_down": 5}
 
 

@@ -133,7 +133,7 @@ def dev(
 
     from lean_resources.sandbox import serve
     from lean_resources.settings import WebhookSettings
-    from pipelines.cli.demo import settings_of
+    from pipelines.cli.demo import accept_clock, settings_of
     from pipelines.dagster_defs.in_process import instance_at
     from pipelines.dagster_defs.resources import InboxResource
     from pipelines.environment import child_of
@@ -157,6 +157,7 @@ def dev(
         world.passing_time(),
     ):
         instance_at(home / "dagster", say).dispose()
+        accept_clock(home)
         values = settings_of(world, server, requests_per_second=500)
         environment = child_of(values | {"webhook_secret": world.webhook_secret}, home)
         say(
