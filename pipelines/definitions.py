@@ -6,6 +6,7 @@ from lean_resources.resource import LeanResource
 from pipelines.dagster_defs.alert_sensor import alert_sensor
 from pipelines.dagster_defs.model_assets import compaction_asset, model_assets
 from pipelines.dagster_defs.processes import IN_ONE_PROCESS, recorded
+from pipelines.dagster_defs.report_asset import daily_report
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, bound, silent
 from pipelines.dagster_defs.schedules import schedules, with_freshness
 from pipelines.dagster_defs.stream_assets import (
@@ -51,6 +52,7 @@ _assets = [
     reconciliation,
     missed_events,
     compaction_asset(models),
+    daily_report,
     integrity,
     sync_outcome,
     *model_assets(models),

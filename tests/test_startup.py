@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-HEAVY = {"dagster", "pandas", "duckdb", "pyarrow", "sqlglot", "sqlalchemy", "aiohttp", "starlette"}
+HEAVY = {
+    *("dagster", "pandas", "duckdb", "pyarrow", "sqlglot", "sqlalchemy", "aiohttp", "starlette"),
+    *("jinja2", "vl_convert"),
+}
 """What takes longest to import."""
 
 NEEDED = {
@@ -20,6 +23,7 @@ NEEDED = {
     ("query", "select 1"): {"duckdb", "pyarrow"},
     ("status",): {"duckdb", "pyarrow"},
     ("build", "--help"): set(),
+    ("report", "--help"): set(),
 }
 """Of these, what a command needs."""
 

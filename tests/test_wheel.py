@@ -63,6 +63,8 @@ def test_every_package_and_every_sql_file_is_in_the_wheel():
         for file in (installed / "pipelines" / "sql").rglob("*.*")
     }
     assert (installed / "pipelines" / "dagster.yaml").is_file()
+    pages = {file.name for file in (ROOT / "pipelines" / "operate" / "pages").iterdir()}
+    assert pages == {file.name for file in installed.glob("pipelines/operate/pages/*")}
     assert (installed / "leanhouse.py").is_file()
 
 

@@ -21,6 +21,7 @@ EXAMPLES = {
     "dictionary": ("leanhouse dictionary", "leanhouse dictionary --settings"),
     "status": ("leanhouse status", "leanhouse status --json"),
     "alert": ("leanhouse alert --test",),
+    "report": ("leanhouse report", "leanhouse report --lang ar --output report.html"),
     "compact": ("leanhouse compact",),
     "fsck": ("leanhouse fsck", "leanhouse fsck --repair"),
     "vacuum": ("leanhouse vacuum --dry-run", "leanhouse vacuum"),

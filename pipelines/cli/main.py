@@ -14,6 +14,7 @@ from pipelines.cli.commands.alert import alert
 from pipelines.cli.commands.export import export
 from pipelines.cli.commands.ingest import doctor, sync, webhooks
 from pipelines.cli.commands.offline import demo, dev, sandbox
+from pipelines.cli.commands.report import report
 from pipelines.cli.commands.tables import SqlCommand, build, dictionary, publish, query
 from pipelines.cli.commands.upkeep import compact, fsck, replay, vacuum
 from pipelines.cli.commands.watch import status
@@ -29,7 +30,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Without credentials": (demo, sandbox, dev),
     "Lean": (sync, webhooks, doctor),
     "Tables": (build, publish, export, query, dictionary),
-    "The lake": (status, alert, compact, fsck, vacuum, replay),
+    "The lake": (status, alert, report, compact, fsck, vacuum, replay),
 }
 for group, commands in _GROUPS.items():
     for command in commands:

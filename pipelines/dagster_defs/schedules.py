@@ -45,7 +45,7 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
             dg.AssetSelection.all() - select(*_NOT_NIGHTLY),
             (
                 "The full sync: lists entities, refreshes, pulls what is missing or open, builds"
-                " models, publishes the warehouse and merges files."
+                " models, publishes the warehouse, merges files and writes the daily report."
             ),
         ),
         "balances_sync": (

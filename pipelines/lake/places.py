@@ -131,6 +131,12 @@ PLACES = (
         rf"alerts/{_NAME}\.json\.tmp",
     ),
     Place("policy", "The operator's policy.", r"policy\.toml"),
+    Place(
+        "reports",
+        "Daily reports: counts, codes and instants.",
+        rf"reports/(sandbox|production)/{_NAME}\.\w+\.html",
+        rf"reports/(sandbox|production)/{_NAME}\.\w+\.html\.tmp",
+    ),
 )
 """Every place of a home; what lies elsewhere stands in docs/security.md."""
 

@@ -1,1 +1,1 @@
-"""What keeps a lake healthy: damage found and mended, leftovers deleted."""
+"""What people on duty look at: what is wrong, the daily report, damage, leftovers."""
