@@ -17,6 +17,7 @@ OFFLINE_URL = "http://127.0.0.1:8600"
 WHERE = {
     "LEAN_CLIENT_SECRET": "Lean's dashboard, Integration: client secret",
     "LEAN_WEBHOOK_SECRET": "Lean's dashboard, Integration: webhook secret",
+    "LEANHOUSE_ALERT_URLS": "where alerts go, see docs/operate.md; empty for nowhere",
 }
 """Where the values are found that cannot be made here."""
 
@@ -60,7 +61,7 @@ def main() -> None:
         if not file.exists():
             file.write_text(value)
             file.chmod(0o644)
-        if not file.stat().st_size:
+        if not file.stat().st_size and not given.offline:
             print(f"fill in {file}: {WHERE[name]}")
     usual = {"LEAN_REGION": "sa", "LEAN_ENVIRONMENT": "sandbox", "LEAN_CLIENT_ID": ""}
     environments = {

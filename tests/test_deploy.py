@@ -206,6 +206,7 @@ def test_what_cannot_be_made_up_is_left_to_fill_in(tmp_path):
     assert {line.split(":")[0].rsplit("/", 1)[1] for line in ended.stdout.splitlines()} == {
         "LEAN_CLIENT_SECRET",
         "LEAN_WEBHOOK_SECRET",
+        "LEANHOUSE_ALERT_URLS",
         "lean.env",
         "receiver.env",
     }

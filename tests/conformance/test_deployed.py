@@ -69,7 +69,7 @@ class Deployment:
         """A text of a container's, on loopback."""
         text = re.sub(r"\b(3000|4000|5432|8600|8650)\b", lambda at: self.ports[at[0]], text)
         text = text.replace("/etc/leanhouse", str(self.folder)).replace("0.0.0.0", "127.0.0.1")
-        return re.sub(r"(?<=//)receiver|(?<=host: )code|^postgres$", "127.0.0.1", text)
+        return re.sub(r"(?<=//)receiver|(?<=host: )code|^(postgres|receiver)$", "127.0.0.1", text)
 
     def environment(self, name):
         """What a container of a service has, and nothing of the machine's."""
@@ -180,6 +180,7 @@ def test_a_sync_and_a_webhook_go_through_all_services(deployment):
 
         synced = deployment.run("code", "leanhouse", "sync")
         assert synced.returncode == 0, synced.stderr
+        assert "receiver_down" not in deployment.run("code", "leanhouse", "status", "--json").stdout
         entities = int(deployment.query("select count(distinct entity_id) from dim_entities"))
 
         connect = f"http://127.0.0.1:{deployment.ports['8600']}/_sandbox/connect"
