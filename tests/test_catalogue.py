@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lean_resources import streams
+from lean_resources.errors import DeclarationError
 from lean_resources.streams import PERMISSIONS, STREAMS, Column, Kind, Stream, Window, segments
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,14 +59,17 @@ def test_every_declared_stream_is_in_the_catalogue():
         ({"window": Window.MONTHS}, "placed_by"),
         ({"window": Window.MONTHS, "placed_by": ("id",)}, "not an instant"),
         ({"path": "/things/{colour}"}, "colour"),
+        ({"permission": "colours"}, "permission colours is not among PERMISSIONS"),
+        ({"changes_seldom": True}, "changes_seldom"),
     ],
 )
 def test_a_wrong_stream_fails_at_its_declaration_by_name(changes, reason):
     """A stream that contradicts itself cannot be declared."""
-    with pytest.raises(ValueError, match=reason) as failure:
+    with pytest.raises(DeclarationError, match=reason) as failure:
         stream(**changes)
 
     assert f"stream {changes.get('name', 'things')}" in str(failure.value)
+    assert "lean_resources/streams/" in failure.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_a_wrong_column_fails_at_its_declaration_by_name(changes, reason):
     """A column that contradicts itself cannot be declared."""
     given = {"name": "id", "kind": Kind.TEXT, "doc": "An id.", "paths": ("id",)}
 
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(DeclarationError, match=reason):
         Column(**(given | changes))
 
 

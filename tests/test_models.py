@@ -244,8 +244,10 @@ def test_a_model_is_refused_with_file_and_line(name, tmp_path):
     """What is wrong with a model is told at load, where it stands."""
     files, expected = REFUSED[name]
 
-    with pytest.raises(ModelError, match=expected):
+    with pytest.raises(ModelError, match=expected) as refused:
         load(written(tmp_path, **files))
+
+    assert "sql/" in refused.value.remedy
 
 
 def test_what_is_refused_is_accepted_when_it_is_right(tmp_path):

@@ -24,22 +24,12 @@ import pytest
 from openapi import Endpoint, Violation
 
 from lean_resources.sandbox import Sandbox
-from lean_resources.streams import STREAMS, Column, segments
+from lean_resources.streams import PERMISSION_OF, STREAMS, Column, segments
 
 GOLDEN = Path(__file__).parent / "golden"
 _DATA, _OLDER, _CORE = "data", "ksa-bank-data", "ksa-core-resources"
 _CUSTOMERS, _CONSENTS = "ksa-customers", "ksa-accounts-access-consents"
-_STREAM_PATHS = {
-    "accounts": "/data/v2/accounts",
-    "balances": "/data/v2/accounts/{account_id}/balances",
-    "transactions": "/data/v2/accounts/{account_id}/transactions",
-    "identity": "/data/v2/identity",
-    "identities": "/data/v2/accounts/{account_id}/identities",
-    "beneficiaries": "/data/v2/accounts/{account_id}/beneficiaries",
-    "direct_debits": "/data/v2/accounts/{account_id}/direct-debits",
-    "scheduled_payments": "/data/v2/accounts/{account_id}/scheduled-payments",
-    "standing_orders": "/data/v2/accounts/{account_id}/standing-orders",
-}
+_STREAM_PATHS = {name: STREAMS[name].path for name in PERMISSION_OF}
 
 ENDPOINTS = {
     "banks": Endpoint(_CORE, "/banks/v1/"),

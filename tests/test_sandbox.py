@@ -18,21 +18,12 @@ import typer.main
 
 from lean_resources.sandbox import Sandbox, serve
 from lean_resources.sandbox.cases import CASES
+from lean_resources.streams import PERMISSION_OF, STREAMS
 from pipelines.cli.main import app
 
 TODAY = "2026-03-15"
 TRANSACTIONS = "/data/v2/accounts/{account_id}/transactions"
-PATHS = {
-    "accounts": "/data/v2/accounts",
-    "identity": "/data/v2/identity",
-    "balances": "/data/v2/accounts/{account_id}/balances",
-    "transactions": TRANSACTIONS,
-    "identities": "/data/v2/accounts/{account_id}/identities",
-    "beneficiaries": "/data/v2/accounts/{account_id}/beneficiaries",
-    "direct_debits": "/data/v2/accounts/{account_id}/direct-debits",
-    "scheduled_payments": "/data/v2/accounts/{account_id}/scheduled-payments",
-    "standing_orders": "/data/v2/accounts/{account_id}/standing-orders",
-}
+PATHS = {name: STREAMS[name].path for name in PERMISSION_OF}
 UNKNOWN = "7d9e3c14-5b08-4f6a-a2c7-90d1e4b85f36"
 OLDER_KEYS = {
     "account_id",

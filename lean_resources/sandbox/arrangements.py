@@ -297,3 +297,12 @@ def _short_agent(draw: int, *, older: bool) -> dict[str, Any]:
 def _regional_short_agent(draw: int) -> dict[str, Any]:
     full = regional_agent(bank_of(draw).identifier)
     return {name: full[name] for name in ("identification_type", "identification")}
+
+
+WRITERS = {
+    "beneficiaries": beneficiaries,
+    "direct_debits": direct_debits,
+    "scheduled_payments": scheduled_payments,
+    "standing_orders": standing_orders,
+}
+"""What writes the records of a stream."""

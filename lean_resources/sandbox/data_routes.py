@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lean_resources.permissions import ACCOUNT_STREAMS, PERMISSION_OF
 from lean_resources.sandbox import reading
 from lean_resources.sandbox.clock import SECOND, stamp
 from lean_resources.sandbox.faults import Fault
@@ -15,6 +14,7 @@ from lean_resources.sandbox.ids import mix
 from lean_resources.sandbox.replies import Refusal, Reply, page_of
 from lean_resources.sandbox.routes import Call, Handler, Path, Routes
 from lean_resources.sandbox.store import Entity, Shared, Store
+from lean_resources.streams import ACCOUNT_STREAMS, PERMISSION_OF, STREAMS
 
 _PADDING = 2
 _READY_SECONDS = 20
@@ -51,14 +51,8 @@ class DataRoutes(Routes):
 
     def table(self) -> list[Path]:
         """The endpoints."""
-        account = "/data/v2/accounts/{account_id}"
         return [
-            ("GET", "/data/v2/accounts", self._data("accounts")),
-            ("GET", "/data/v2/identity", self._data("identity")),
-            *(
-                ("GET", f"{account}/{stream.replace('_', '-')}", self._data(stream))
-                for stream in ACCOUNT_STREAMS
-            ),
+            *(("GET", STREAMS[name].path, self._data(name)) for name in PERMISSION_OF),
             ("GET", "/data/v2/results/{results_id}", self._get_results),
         ]
 

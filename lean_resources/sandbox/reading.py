@@ -8,23 +8,16 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from lean_resources.permissions import ACCOUNT_STREAMS, PERMISSION_OF
 from lean_resources.sandbox import arrangements, records
 from lean_resources.sandbox.banks import BANKS, bank_record
 from lean_resources.sandbox.clock import DAY
 from lean_resources.sandbox.money import dump
 from lean_resources.sandbox.store import Entity, Shared, Store
 from lean_resources.sandbox.transactions import TransactionWriter
+from lean_resources.streams import ACCOUNT_STREAMS, PERMISSION_OF
 
 STREAMS = ("banks", "customers", "entities", "consents", "refreshes", *PERMISSION_OF)
 """Streams for which the sandbox knows the truth."""
-
-_ARRANGEMENTS = {
-    "beneficiaries": arrangements.beneficiaries,
-    "direct_debits": arrangements.direct_debits,
-    "scheduled_payments": arrangements.scheduled_payments,
-    "standing_orders": arrangements.standing_orders,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +67,7 @@ def listing(
     elif stream == "identities":
         found = records.party_records(store, entity, shared, verbose=verbose)
     else:
-        found = _ARRANGEMENTS[stream](store, entity, shared, instant, verbose=verbose)
+        found = arrangements.WRITERS[stream](store, entity, shared, instant, verbose=verbose)
     return Listing(len(found), lambda start, stop: found[start:stop])
 
 

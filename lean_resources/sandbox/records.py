@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lean_resources.permissions import PERMISSIONS
 from lean_resources.sandbox.clock import DAY, NEVER, SECOND, day_text, first_day, month_of, stamp
 from lean_resources.sandbox.ids import Kind, mix
 from lean_resources.sandbox.money import money
 from lean_resources.sandbox.people import Person, person
 from lean_resources.sandbox.store import Entity, Refresh, Shared, Store
 from lean_resources.sandbox.world import CARDS, Account, ConsentPlan, Slot
+from lean_resources.streams import PERMISSIONS
 
 _REGIONAL_SUB_TYPES = {
     "CURRENT": "CURRENT_ACCOUNT",

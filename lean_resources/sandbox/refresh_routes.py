@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from lean_resources.permissions import PERMISSION_OF, PERMISSIONS
 from lean_resources.sandbox import records
 from lean_resources.sandbox.clock import nanos_of
 from lean_resources.sandbox.replies import MESSAGES, Refusal, Reply, page_of
 from lean_resources.sandbox.routes import UUID, Call, Path, Routes
 from lean_resources.sandbox.store import Store
+from lean_resources.streams import PERMISSION_OF, PERMISSIONS
 
 
 class RefreshRoutes(Routes):

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from lean_resources.permissions import PERMISSIONS
 from lean_resources.sandbox import reading
 from lean_resources.sandbox.app import Api
 from lean_resources.sandbox.banks import bank
@@ -29,6 +28,7 @@ from lean_resources.sandbox.oauth import Issuer
 from lean_resources.sandbox.store import Entity, Store
 from lean_resources.sandbox.webhooks import Webhooks
 from lean_resources.sandbox.world import World
+from lean_resources.streams import PERMISSIONS
 
 _TICK_SECONDS = 0.25
 

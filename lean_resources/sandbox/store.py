@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from lean_resources.permissions import ACCOUNT_STREAMS, PERMISSION_OF, PERMISSIONS
 from lean_resources.sandbox.banks import BANKS, Bank, bank_record
 from lean_resources.sandbox.clock import (
     DAY,
@@ -37,6 +36,7 @@ from lean_resources.sandbox.world import (
     usual_consent,
     usual_kinds,
 )
+from lean_resources.streams import ACCOUNT_STREAMS, PERMISSION_OF, PERMISSIONS
 
 _LANDING = {
     name: (place + 1) * 700_000_000 + 43_000_000 for place, name in enumerate(PERMISSION_OF)

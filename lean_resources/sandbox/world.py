@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from lean_resources.permissions import PERMISSIONS
 from lean_resources.sandbox.banks import BANKS, Bank
 from lean_resources.sandbox.clock import DAY, HOUR, MINUTE, NEVER, SECOND, first_day, month_of
 from lean_resources.sandbox.ids import mix
 from lean_resources.sandbox.money import EXPONENTS
 from lean_resources.sandbox.people import iban, masked_pan
+from lean_resources.streams import PERMISSIONS
 
 ROW = 20
 """Number of customers in a group."""

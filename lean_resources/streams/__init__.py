@@ -4,9 +4,9 @@ A stream's request, typed schema, Dagster asset, lake layout, SQL view, page of 
 and derived tests all follow from its declaration. CONTRIBUTING says how to add a stream.
 """
 
-from lean_resources.permissions import PERMISSIONS
-from lean_resources.streams.catalogue import STREAMS, family
+from lean_resources.streams.catalogue import ACCOUNT_STREAMS, PERMISSION_OF, STREAMS, family
 from lean_resources.streams.schema import (
+    PERMISSIONS,
     Column,
     Kind,
     Paging,
@@ -17,7 +17,9 @@ from lean_resources.streams.schema import (
 )
 
 __all__ = [
+    "ACCOUNT_STREAMS",
     "PERMISSIONS",
+    "PERMISSION_OF",
     "STREAMS",
     "Column",
     "Kind",

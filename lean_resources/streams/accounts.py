@@ -24,6 +24,7 @@ ACCOUNTS = Stream(
     name="accounts",
     doc="Accounts that customers share, one row per account of an entity.",
     path="/data/v2/accounts",
+    permission="accounts",
     query={"entity_id": "entity_id"},
     records="data.accounts",
     parent="entities",
@@ -141,6 +142,7 @@ BALANCES = account_stream(
         ),
     ),
     REGIONAL_STANDARD,
+    permission="balance",
     key="balance_type",
     # Lean's older documentation has force_refresh on by default for balances alone.
     query={"force_refresh": "=false"},

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from lean_resources.errors import DeclarationError
 from lean_resources.streams.accounts import ACCOUNTS, BALANCES
 from lean_resources.streams.directory import BANKS, CONSENTS, CUSTOMERS, ENTITIES, REFRESHES
 from lean_resources.streams.payments import (
@@ -12,7 +13,7 @@ from lean_resources.streams.payments import (
     STANDING_ORDERS,
 )
 from lean_resources.streams.people import IDENTITIES, IDENTITY
-from lean_resources.streams.schema import Stream
+from lean_resources.streams.schema import PERMISSIONS, Stream
 from lean_resources.streams.transactions import TRANSACTIONS
 
 
@@ -20,15 +21,15 @@ def _catalogue(*streams: Stream) -> Mapping[str, Stream]:
     """Streams by name, parents before children.
 
     Raises:
-        ValueError: Two streams share a name, or a parent is not declared before its child.
+        DeclarationError: Two streams share a name, or a parent is not declared before its child.
     """
     known: dict[str, Stream] = {}
     for stream in streams:
         if stream.name in known:
-            raise ValueError(f"stream {stream.name} is declared twice")
+            raise DeclarationError(f"stream {stream.name} is declared twice")
         for needed in (stream.parent, stream.exploded_from):
             if needed is not None and needed not in known:
-                raise ValueError(f"stream {stream.name}: {needed} is not declared before it")
+                raise DeclarationError(f"stream {stream.name}: {needed} is not declared before it")
         known[stream.name] = stream
     return MappingProxyType(known)
 
@@ -49,6 +50,17 @@ STREAMS: Mapping[str, Stream] = _catalogue(
     SCHEDULED_PAYMENTS,
     STANDING_ORDERS,
 )
+
+PERMISSION_OF: Mapping[str, str] = {
+    stream.name: permission
+    for permission in PERMISSIONS
+    for stream in STREAMS.values()
+    if stream.permission == permission
+}
+"""The permission that opens each stream that needs one, in the order of `PERMISSIONS`."""
+
+ACCOUNT_STREAMS = tuple(name for name in PERMISSION_OF if STREAMS[name].parent == "accounts")
+"""Streams that are read per account."""
 
 
 def family(stream: Stream) -> tuple[Stream, ...]:

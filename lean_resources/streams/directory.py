@@ -210,6 +210,7 @@ REFRESHES = Stream(
     parent_key="entity_id",
     detail="/data/v2/refreshes/{refresh_id}",
     key=("refresh_id",),
+    changes_seldom=True,
     source=f"{DOCS}/get-data-refreshes",
     columns=(
         text("refresh_id", "Lean's id of the refresh.", required=True),

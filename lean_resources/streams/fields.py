@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lean_resources.permissions import PERMISSIONS
-from lean_resources.streams.schema import REGIONAL, Column, Kind, Stream
+from lean_resources.streams.schema import PERMISSIONS, REGIONAL, Column, Kind, Stream
 
 DOCS = "https://docs.leantech.me/v2.0-KSA/reference"
 
@@ -250,7 +249,9 @@ def agent(prefix: str, who: str) -> tuple[Column, ...]:
     )
 
 
-def account_stream(name: str, doc: str, *columns: Column, key: str, **more: Any) -> Stream:
+def account_stream(
+    name: str, doc: str, *columns: Column, key: str, permission: str = "", **more: Any
+) -> Stream:
     """A stream that is read per account, at the address that its name gives.
 
     Args:
@@ -258,6 +259,7 @@ def account_stream(name: str, doc: str, *columns: Column, key: str, **more: Any)
         doc: As for any stream.
         columns: Columns after the ids of entity and account.
         key: Column that identifies a row within its account.
+        permission: As for any stream; empty if it has the stream's name.
         more: Further arguments of the stream; `query` adds to the query.
     """
     address = name.replace("_", "-")
@@ -265,6 +267,7 @@ def account_stream(name: str, doc: str, *columns: Column, key: str, **more: Any)
         name=name,
         doc=doc,
         path=f"/data/v2/accounts/{{account_id}}/{address}",
+        permission=permission or name,
         query={"entity_id": "entity_id", **more.pop("query", {})},
         records=f"data.{name}",
         parent="accounts",

@@ -46,6 +46,7 @@ BENEFICIARIES = account_stream(
     supplementary_data(),
     REGIONAL_STANDARD,
     key="beneficiary_id",
+    changes_seldom=True,
     verbose_unless="account_holder_name",
 )
 
@@ -74,6 +75,7 @@ DIRECT_DEBITS = account_stream(
     *money("previous_payment", "Last collected.", "previous_payment_amount"),
     REGIONAL_STANDARD,
     key="direct_debit_id",
+    changes_seldom=True,
     # Recordings lack entity_id here, but carry regional_data, if only as null.
     verbose_unless="regional_data",
 )
@@ -96,6 +98,7 @@ SCHEDULED_PAYMENTS = account_stream(
     *agent("creditor_agent", "receiver"),
     REGIONAL_STANDARD,
     key="scheduled_payment_id",
+    changes_seldom=True,
     verbose_unless="account_holder_name",
 )
 
@@ -159,5 +162,6 @@ STANDING_ORDERS = account_stream(
     ),
     REGIONAL_STANDARD,
     key="standing_order_id",
+    changes_seldom=True,
     verbose_unless="standing_order_type",
 )

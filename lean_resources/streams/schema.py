@@ -10,10 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+from lean_resources.errors import DeclarationError
 
-from lean_resources.permissions import PERMISSION_OF
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PERMISSIONS = (
+    "identity",
+    "accounts",
+    "balance",
+    "transactions",
+    "identities",
+    "scheduled_payments",
+    "standing_orders",
+    "direct_debits",
+    "beneficiaries",
+)
+"""What a consent can cover, in Lean's words."""
 
 
 class Kind(StrEnum):
@@ -49,18 +64,23 @@ class Window(StrEnum):
     SNAPSHOT = "snapshot"
 
 
-_ARROW = {
-    Kind.TEXT: pa.string(),
-    Kind.INTEGER: pa.int64(),
-    Kind.BOOLEAN: pa.bool_(),
-    Kind.MONEY: pa.decimal128(38, 9),
-    Kind.RATE: pa.decimal128(38, 18),
-    Kind.INSTANT: pa.timestamp("us", tz="UTC"),
-    Kind.DATE: pa.date32(),
-    Kind.TEXTS: pa.list_(pa.string()),
-    Kind.TEXT_MAP: pa.map_(pa.string(), pa.string()),
-    Kind.JSON: pa.string(),
-}
+@cache
+def _arrow_types() -> dict[Kind, pa.DataType]:
+    import pyarrow as pa
+
+    return {
+        Kind.TEXT: pa.string(),
+        Kind.INTEGER: pa.int64(),
+        Kind.BOOLEAN: pa.bool_(),
+        Kind.MONEY: pa.decimal128(38, 9),
+        Kind.RATE: pa.decimal128(38, 18),
+        Kind.INSTANT: pa.timestamp("us", tz="UTC"),
+        Kind.DATE: pa.date32(),
+        Kind.TEXTS: pa.list_(pa.string()),
+        Kind.TEXT_MAP: pa.map_(pa.string(), pa.string()),
+        Kind.JSON: pa.string(),
+    }
+
 
 _RESERVED = {"pull_id", "series_id", "page_number", "record_number", "month", "pulled_on"}
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -88,13 +108,13 @@ def segments(path: str) -> tuple[Segment, ...]:
     """Split `creditor_account[0].name` into its steps.
 
     Raises:
-        ValueError: The path is not a dotted list of names.
+        DeclarationError: The path is not a dotted list of names.
     """
     steps = []
     for part in path.split("."):
         match = _SEGMENT.fullmatch(part)
         if match is None:
-            raise ValueError(f"{path!r} is not a path into a record")
+            raise DeclarationError(f"{path!r} is not a path into a record")
         steps.append(Segment(match[1], match[2] is not None))
     return tuple(steps)
 
@@ -132,26 +152,28 @@ class Column:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"column {self.name!r}: a name is lower case with underscores")
+            raise DeclarationError(f"column {self.name!r}: a name is lower case with underscores")
         if not self.doc.endswith("."):
-            raise ValueError(f"column {self.name}: doc is not a sentence")
+            raise DeclarationError(f"column {self.name}: doc is not a sentence")
         if not self.paths and self.request is None:
-            raise ValueError(f"column {self.name}: neither a path nor a request parameter")
+            raise DeclarationError(f"column {self.name}: neither a path nor a request parameter")
         for path in self.paths:
             segments(path)
         if (self.kind is Kind.ITEMS) != bool(self.fields):
-            raise ValueError(f"column {self.name}: fields belong to a column of kind items")
+            raise DeclarationError(f"column {self.name}: fields belong to a column of kind items")
         if self.aliases and self.kind is not Kind.TEXT:
-            raise ValueError(f"column {self.name}: only text has aliases")
+            raise DeclarationError(f"column {self.name}: only text has aliases")
         if unknown := set(self.aliases.values()) - set(self.values):
-            raise ValueError(f"column {self.name}: aliases lead to {sorted(unknown)}")
+            raise DeclarationError(f"column {self.name}: aliases lead to {sorted(unknown)}")
 
     @cached_property
     def type(self) -> pa.DataType:
         """Arrow type of the column."""
+        import pyarrow as pa
+
         if self.kind is Kind.ITEMS:
             return pa.list_(pa.struct([pa.field(f.name, f.type) for f in self.fields]))
-        return _ARROW[self.kind]
+        return _arrow_types()[self.kind]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,6 +184,7 @@ class Stream:
         name: Name of the asset, of the folder in the lake and of the SQL view.
         doc: One sentence that ends with the grain.
         path: Path of the request, with `{account_id}` and the like in it.
+        permission: What a consent must cover before the stream may be read, if anything.
         query: Query parameters, filled from the request's parameters.
         records: Dotted place of the list of records in the body; empty for a bare array.
         paging: How the next page is asked for.
@@ -171,6 +194,8 @@ class Stream:
         exploded_from: Stream whose records contain this stream's records, in the field `records`.
         detail: Path of the request that returns more fields of a parent's newest record.
         key: Columns that identify a row.
+        changes_seldom: Whether a sync reads it again only after a week, or as `reread_hours` of the
+            policy says; only for snapshots of each entity or account.
         window: Months for a stream with history, else a snapshot.
         placed_by: Instants that place a row in its UTC day, best first; only with months.
         verbose_unless: Field that a record of the newer generation always has. A record without it
@@ -182,6 +207,7 @@ class Stream:
     name: str
     doc: str
     path: str
+    permission: str | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     records: str = ""
     paging: Paging = Paging.DATA
@@ -191,6 +217,7 @@ class Stream:
     exploded_from: str | None = None
     detail: str | None = None
     key: tuple[str, ...]
+    changes_seldom: bool = False
     window: Window = Window.SNAPSHOT
     placed_by: tuple[str, ...] = ()
     verbose_unless: str | None = None
@@ -200,55 +227,56 @@ class Stream:
     def __post_init__(self) -> None:
         try:
             self._check()
-        except ValueError as error:
-            raise ValueError(f"stream {self.name}: {error}") from None
+        except DeclarationError as error:
+            raise DeclarationError(f"stream {self.name}: {error}") from None
 
     def _check(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError("a name is lower case with underscores")
+            raise DeclarationError("a name is lower case with underscores")
         if not self.doc.endswith("."):
-            raise ValueError("doc is not a sentence")
+            raise DeclarationError("doc is not a sentence")
         asked = set(re.findall(r"{(\w+)}", self.path))
         if unknown := asked - {"account_id"}:
-            raise ValueError(f"path parameters {sorted(unknown)} are not known")
+            raise DeclarationError(f"path parameters {sorted(unknown)} are not known")
+        if self.permission not in {None, *PERMISSIONS}:
+            raise DeclarationError(f"permission {self.permission} is not among PERMISSIONS")
         if asked and self.permission is None:
-            raise ValueError("lean_resources/permissions.py names no permission for it")
+            raise DeclarationError("a stream of an account needs a permission")
+        if self.changes_seldom and (self.window is not Window.SNAPSHOT or not self.parent_key):
+            raise DeclarationError("changes_seldom needs a snapshot of each entity or account")
         self._check_columns()
 
     def _check_columns(self) -> None:
         names = [column.name for column in self.columns]
         if doubled := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"columns declared twice: {sorted(doubled)}")
+            raise DeclarationError(f"columns declared twice: {sorted(doubled)}")
         if reserved := set(names) & _RESERVED:
-            raise ValueError(f"columns named like the lake's own: {sorted(reserved)}")
+            raise DeclarationError(f"columns named like the lake's own: {sorted(reserved)}")
         if not self.key or set(self.key) - set(names):
-            raise ValueError(f"key {self.key} is not made of its columns")
+            raise DeclarationError(f"key {self.key} is not made of its columns")
         for name in self.key:
             if not self.column(name).required:
-                raise ValueError(f"key column {name} is not required")
+                raise DeclarationError(f"key column {name} is not required")
         if (self.window is Window.MONTHS) != bool(self.placed_by):
-            raise ValueError("placed_by belongs to a stream of months")
+            raise DeclarationError("placed_by belongs to a stream of months")
         for name in self.placed_by:
             if self.column(name).kind is not Kind.INSTANT:
-                raise ValueError(f"placed_by {name} is not an instant")
-
-    @property
-    def permission(self) -> str | None:
-        """What a consent must cover before the stream may be read."""
-        return PERMISSION_OF.get(self.name)
+                raise DeclarationError(f"placed_by {name} is not an instant")
 
     def column(self, name: str) -> Column:
         """The column of that name.
 
         Raises:
-            ValueError: The stream has no column of that name.
+            DeclarationError: The stream has no column of that name.
         """
         for column in self.columns:
             if column.name == name:
                 return column
-        raise ValueError(f"there is no column {name}")
+        raise DeclarationError(f"there is no column {name}")
 
     @cached_property
     def schema(self) -> pa.Schema:
         """Arrow schema of a row, without the lake's own columns."""
+        import pyarrow as pa
+
         return pa.schema([pa.field(c.name, c.type) for c in self.columns])

@@ -30,6 +30,8 @@ SUBJECTS = {
 class ModelError(ConfigError):
     """A file under `sql/` is wrong; the message names the file and the line."""
 
+    remedy = "Correct the file in sql/ that the message names."
+
     def __init__(self, file: Path, line: int, problem: str) -> None:
         super().__init__(f"{file.parent.name}/{file.name}:{line}: {problem}")
         self.file = file

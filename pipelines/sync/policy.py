@@ -56,16 +56,7 @@ class Policy(BaseModel):
     longest_read_months: Annotated[int, Field(ge=1, le=120)] = 12
     fresh_hours: dict[str, Hours] = {"balances": 6.0, "transactions": 24.0}
     reread_hours: dict[str, Hours] = dict.fromkeys(
-        (
-            "refreshes",
-            "identity",
-            "identities",
-            "beneficiaries",
-            "direct_debits",
-            "scheduled_payments",
-            "standing_orders",
-        ),
-        _WEEK,
+        (stream.name for stream in STREAMS.values() if stream.changes_seldom), _WEEK
     )
     resume_hours: Hours = 12.0
     refreshes_per_day: Annotated[int, Field(ge=0)] = 4

@@ -25,8 +25,8 @@ from conftest import TODAY, settings_of
 from laws import broken_keys, outside_consent, overspent, uncounted, wrong_rows
 from worlds import PULLED
 
-from lean_resources.permissions import ACCOUNT_STREAMS, PERMISSION_OF
 from lean_resources.sandbox import Sandbox, reading, serve
+from lean_resources.streams import ACCOUNT_STREAMS, PERMISSION_OF
 from pipelines.lake.lake import Lake
 from pipelines.operate.vacuum import vacuum
 from pipelines.sync.policy import Policy
