@@ -102,7 +102,11 @@ def facts() -> dict[str, Any]:
 @cache
 def schema(endpoint: Endpoint) -> dict[str, Any]:
     """The strict schema of an answer."""
-    return _schema(facts()["answers"][endpoint.key])
+    answers = facts()["answers"]
+    assert endpoint.key in answers, (
+        f"Lean's files have no {endpoint.key}: run tests/lean_facts.py with files that have it"
+    )
+    return _schema(answers[endpoint.key])
 
 
 def example(endpoint: Endpoint, name: str) -> Any:
