@@ -28,7 +28,10 @@ BY_NAME = {
 }
 """What product code uses without importing it."""
 
-OF_EXTRAS = {"apprise": "tests/test_alerts.py says what is shown without it"}
+OF_EXTRAS = {
+    "apprise": "tests/test_alerts.py says what is shown without it",
+    "vl-convert-python": "tests/test_report.py says what is shown without it",
+}
 """What product code imports from an extra, where it is needed only."""
 
 COMMANDS = {

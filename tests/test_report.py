@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -288,6 +289,17 @@ def test_what_was_read_shows_before_tables_are_built(made, tmp_path):
     assert found.coverage is found.proof is found.changes is None
     assert sum(one["rows"] for one in found.reads) > 0
     assert texts_of(Language.ENGLISH)["charts"]["no_tables"] in page(found, Language.ENGLISH)
+
+
+@pytest.mark.parametrize("language", Language)
+def test_without_the_extra_the_figures_stand_alone(found, pages, monkeypatch, language):
+    """A plain installation draws no chart, and says what would."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    html = page(found, language)
+
+    assert "leanhouse[report]" in html
+    assert "<svg" not in html
+    assert html.count("<details open>") == pages[language].count("<details>")
 
 
 def test_a_day_is_24_hours_and_what_changed_is_held_against_the_day_before(made):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import importlib.util
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,7 @@ def page(report: Report, language: Language) -> str:
         since=report.until - dt.timedelta(days=1),
         dates=_dates(report.day, language, words),
         ages=_ages(report),
+        has_charts=importlib.util.find_spec("vl_convert") is not None,
         chart=lambda *given: Markup(draw(*given, is_rtl=is_rtl)),  # noqa: S704 - a library's SVG
         runs=[_run(number, run) for number, run in enumerate(report.runs or (), 1)],
         colours=COLOURS,
