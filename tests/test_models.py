@@ -105,6 +105,15 @@ REFUSED = {
         {"marts__one": sql("select customer_id from customers", "surname  A name.")},
         r"marts/one\.sql:7: the SELECT has no column surname",
     ),
+    "not-for-other-engines": (
+        {
+            "marts__one": sql(
+                "select\n    customer_id,\n    1::ubigint as found\nfrom customers",
+                "found  How many.",
+            )
+        },
+        r"marts/one\.sql:7: found is UBIGINT, which other engines cannot read: cast it",
+    ),
     "undocumented": (
         {"marts__one": sql("select customer_id, 1 as score from customers")},
         r"marts/one\.sql:5: column score has no meaning",

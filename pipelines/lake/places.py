@@ -75,8 +75,8 @@ PLACES = (
     Place(
         "marts",
         "Rows of models, one file per part.",
-        rf"{_LAKE}marts/{_NAME}/({_PART}/)?{_NAME}\.parquet",
-        rf"{_LAKE}marts/{_NAME}/({_PART}/)?{_NAME}\.parquet\.tmp",
+        rf"{_LAKE}marts/{_NAME}/(\w+=[\d-]+/)?{_NAME}\.parquet",
+        rf"{_LAKE}marts/{_NAME}/(\w+=[\d-]+/)?{_NAME}\.parquet\.tmp",
     ),
     Place(
         "manifests",

@@ -20,6 +20,10 @@ _DIGITS = 10
 """Of a manifest's number. Names from before format 3 of the lake are longer."""
 
 
+PART_FORM = 2
+"""The form of the files of parts that builds write: plain Parquet that every engine reads."""
+
+
 class Part(msgspec.Struct, frozen=True):
     """Rows of a model that are kept in one file: all of them, or those of one month.
 
@@ -31,6 +35,7 @@ class Part(msgspec.Struct, frozen=True):
         rows: Number of rows.
         bytes: Size of the file; 0 without a file, or where a format before 3 wrote it.
         crc32: Checksum of the file.
+        form: Form of the file; 1 before format 4 of the lake. A build replaces other forms.
     """
 
     file: str
@@ -39,6 +44,7 @@ class Part(msgspec.Struct, frozen=True):
     rows: int
     bytes: int = 0
     crc32: int = 0
+    form: int = 1
 
 
 class CheckResult(msgspec.Struct, frozen=True):

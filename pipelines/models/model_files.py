@@ -32,6 +32,10 @@ from pipelines.models.relations import Relation, empty_lake, relations
 _STORED = re.compile(r"(view|table)|by (\w+)(?:, reading (-\d+|0) to (\+\d+|0))?")
 _ENTRIES = {"grain", "key", "stored", "subject", "formerly", "columns", "cleared", "sample"}
 _CLEARED = re.compile(r"(\w+) \([^()]+\)")
+_NOT_PORTABLE = re.compile(
+    r"\b(U?HUGEINT|U(TINY|SMALL|BIG)INT|UINTEGER|INTERVAL|BIGNUM|BIT|TIME WITH TIME ZONE|UNION)\b"
+)
+"""Types that Parquet, Iceberg or Spark lack."""
 _LINE = re.compile(r"LINE (\d+):")
 
 
@@ -257,6 +261,13 @@ class _Reading:
             columns.append(ModelColumn(name, kind, doc, pii, tuple(sorted(traced.sources))))
             is_personal = any(map(self._is_personal, traced.sources))
             line = _column_place(header, name)
+            if model.layer != "staging" and _NOT_PORTABLE.search(kind):
+                raise ModelError(
+                    model.file,
+                    line,
+                    f"{name} is {kind}, which other engines cannot read: cast it, whole numbers to"
+                    " BIGINT and a length of time to a count of days or seconds",
+                )
             if is_personal and not pii and name not in cleared:
                 raise ModelError(
                     model.file,

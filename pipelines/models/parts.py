@@ -16,16 +16,17 @@ import msgspec
 from pipelines.lake.digests import digest
 from pipelines.lake.storage import Key, Storage
 from pipelines.models.fingerprints import Fingerprints
-from pipelines.models.manifest import Part
+from pipelines.models.manifest import PART_FORM, Part
 from pipelines.models.model import Model
 from pipelines.models.session import Session
 
 _FORMAT = (
-    "format parquet, parquet_version v2, compression zstd, compression_level 1,"
+    "format parquet, parquet_version v1, compression zstd, compression_level 1,"
     " dictionary_size_limit 2000, write_bloom_filter false"
 )
-"""Ids, of which a model has many, gain nothing from dictionaries. Parts gain nothing from bloom
-filters, since each holds rows of all accounts. Trying both takes a fifth of the time of writing."""
+"""Readers of Iceberg refuse encodings of version 2. Ids, of which a model has many, gain nothing
+from dictionaries. Parts gain nothing from bloom filters, since each holds rows of all accounts.
+Trying both takes a fifth of the time of writing."""
 _WHOLE = ""
 """Name of the only part of a model that is not kept by month."""
 
@@ -48,7 +49,7 @@ class _StalePart:
 
     def without_rows(self) -> Part:
         """The part, where the SELECT gave no rows."""
-        return Part(file="", fingerprint=self.fingerprint, content_id="", rows=0)
+        return Part(file="", fingerprint=self.fingerprint, content_id="", rows=0, form=PART_FORM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class PartWriter:
             fingerprint = self.fingerprints.of(model.body, model.reads, months)
             old = before.get(name)
             for known in (old, self.reusable.get(model.name, {}).get(name)):
-                if known is not None and known.fingerprint == fingerprint and self._is_there(known):
+                if known is not None and self._is_current(known, fingerprint):
                     parts[name] = known
                     break
             else:
@@ -180,11 +181,11 @@ class PartWriter:
         """Write the rows of a SELECT as a part; the old part's file is kept if it holds them."""
         folder = self.folder / model.name
         if stale.name != _WHOLE:
-            folder /= f"month={stale.name}"
+            folder /= f"{model.stored.month}={stale.name}"
         key, storage = folder / f"{self.file_prefix}-{len(self.written)}.parquet", self._storage
         with storage.staging(key) as file:
             path = str(file).replace("'", "''")
-            (rows,) = self.session.row(f"copy ({select}) to '{path}' ({_FORMAT})")
+            (rows,) = self.session.row(f"copy ({_typed(model, select)}) to '{path}' ({_FORMAT})")
             old = stale.old
             if old is not None and self._holds_the_same(old, file, rows):
                 storage.discard(key)
@@ -202,11 +203,17 @@ class PartWriter:
             rows=rows,
             bytes=found.bytes,
             crc32=found.crc32,
+            form=PART_FORM,
         )
 
     @property
     def _storage(self) -> Storage:
         return self.session.lake.storage
+
+    def _is_current(self, part: Part, fingerprint: str) -> bool:
+        """Whether a part has a fingerprint, today's form, and its file."""
+        is_same = part.fingerprint == fingerprint and part.form == PART_FORM
+        return is_same and self._is_there(part)
 
     def _is_there(self, part: Part) -> bool:
         """Whether a part's file exists and has its size."""
@@ -220,7 +227,7 @@ class PartWriter:
 
         Rows are read only where both have as many: most parts that are rebuilt have others.
         """
-        if old.rows != rows or not self._is_there(old):
+        if old.rows != rows or old.form != PART_FORM or not self._is_there(old):
             return False
         if rows == 0:
             return True
@@ -236,6 +243,16 @@ class PartWriter:
             if before != now:
                 return False
         return True
+
+
+def _typed(model: Model, select: str) -> str:
+    """A SELECT with the types that the model declares, whose columns may all be null.
+
+    DuckDB writes a column as required where it can prove that a file has no null in it, so files of
+    one model would differ. What it cannot prove is that `random()` is never negative.
+    """
+    nulls = ", ".join(f"null::{column.type}" for column in model.columns)
+    return f"{select} union all select {nulls} where random() < 0"
 
 
 def _is_other(before: Part | None, now: Part) -> bool:

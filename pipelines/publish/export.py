@@ -344,7 +344,7 @@ def _write_folder(
         file = f"{'' if one.schema == 'main' else f'{one.schema}/'}{one.name}.{form}"
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         selected = [
-            f'{_as_text(name, kind) if form is Form.CSV else _as_stored(name, kind)} as "{name}"'
+            f'{_as_text(name, kind)} as "{name}"' if form is Form.CSV else f'"{name}"'
             for name, kind in one.types.items()
         ]
         path = str(folder / file).replace("'", "''")
@@ -355,11 +355,6 @@ def _write_folder(
     contents = {"exported_by": f"leanhouse {version('leanhouse')}", "files": files}
     folder.mkdir(exist_ok=True)
     (folder / _CONTENTS).write_bytes(msgspec.json.format(msgspec.json.encode(contents)))
-
-
-def _as_stored(name: str, kind: str) -> str:
-    """The expression that gives a column as Parquet has it, whose intervals lack microseconds."""
-    return f'"{name}"::varchar' if kind == "INTERVAL" else f'"{name}"'
 
 
 def _as_text(name: str, kind: str) -> str:

@@ -11,8 +11,8 @@
 --   signed_amount   The balance with its sign, in units of currency; null where the bank's
 --                   indicator is unknown or contradicts the amount.
 --   stated_date     Riyadh day of the bank's time for this balance; may be old.
---   staleness       Age of the bank's time for the balance when the bank was asked; null where the
---                   bank gives no time.
+--   staleness       Age of the bank's time for the balance when the bank was asked, in whole days;
+--                   null where the bank gives no time.
 --   is_newest       Whether it is the newest balance of its account id and type.
 -- sample: select stated_date, signed_amount from fct_balance_snapshots
 --         where balance_type = 'INTERIM_BOOKED' order by account_key, refreshed_at
@@ -40,8 +40,11 @@ select
     -- times
     balances.stated_at,
     riyadh_date(balances.stated_at) as stated_date,
-    coalesce(balances.refreshed_at, balances.known_at, balances.asked_at)
-    - balances.stated_at as staleness,
+    date_sub(
+        'day',
+        balances.stated_at,
+        coalesce(balances.refreshed_at, balances.known_at, balances.asked_at)
+    ) as staleness,
     balances.refreshed_at,
     balances.asked_at,
 

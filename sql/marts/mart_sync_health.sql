@@ -205,8 +205,8 @@ select
     end as is_stale,
 
     -- errors
-    pulled.failed_codes,
-    pulled.skipped_codes
+    pulled.failed_codes::map (varchar, bigint) as failed_codes,
+    pulled.skipped_codes::map (varchar, bigint) as skipped_codes
 from pulled
 full outer join spent
     on

@@ -4,7 +4,7 @@ import datetime as dt
 from decimal import Decimal
 
 import pytest
-from known import models, riyadh_date
+from known import DAY, models, riyadh_date
 from tiny import run
 from truth import account_keys, movements, placed_at, signed
 
@@ -254,6 +254,11 @@ def test_every_stated_balance_is_kept(world):
     }
 
     assert len(rows) > len(newest)
+    for row in rows:
+        if row["stated_at"] is None:
+            assert row["staleness"] is None
+        elif row["refreshed_at"] is not None:
+            assert row["staleness"] == int((row["refreshed_at"] - row["stated_at"]) / DAY)
     for day in world.days[-1:]:
         for key, row in day["balances"].items():
             if key in newest and key[0] not in world.old_account_ids:
