@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -73,12 +74,14 @@ def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | N
             say(query.strip(), style="dim")
             show(connection.execute(query), console)
         held = connection.execute("select count(*) from raw.transactions").fetchone()
+    command = _short(Path(sys.argv[0]).absolute())
     skipped = sum(summary.pulls.get(Outcome.SKIPPED, 0) for summary in summaries)
     say(
         "\nNext:\n"
-        f'  .venv/bin/leanhouse query --home {_short(home)} "from dim_accounts limit 5"\n'
-        "  make demo    the same again: it reads only what is new\n"
-        "  make dev     Dagster's UI over the offline Lean\n"
+        f'  {command} query --home {_short(home)} "from dim_accounts limit 5"\n'
+        f"  {command} status --home {_short(home)}    what is wrong at which bank, and what to do\n"
+        f"  {command} demo    the same again: it reads only what is new\n"
+        f"  {command} dev     Dagster's UI over the offline Lean\n"
         "  README.md    how to connect a real application at Lean\n"
         f"\n{len(STREAMS)} streams, {held[0] if held else 0:,} transactions in the warehouse,"
         f" {skipped} pulls skipped, {time.monotonic() - started:.0f} s.",
