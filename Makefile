@@ -38,8 +38,8 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 
 # Modules whose tests start Dagster, servers or whole syncs, and those that count a Python's calls.
 WHOLE := analysts awkward_home budget children cluster compaction connections cost coverage \
-	dagster dagster_secrets damage event_waiter explain gaps inbox lakes ledger_files \
-	machine moved network places processes query read_only receiver reconcile refresh \
+	dagster dagster_secrets damage event_waiter explain gaps inbox ledger_files \
+	machine moved network old_lakes places processes query read_only receiver reconcile refresh \
 	replay sandbox_webhooks schedules secrets session startup sync truth unfit unwritable \
 	vacuum warehouse webhook_job
 

@@ -72,7 +72,7 @@ def count(lake, name="transactions"):
 
 @pytest.mark.parametrize("how", SOME_HOWS)
 def test_damage_of_each_kind_of_file_is_found_and_mended(base, lake, how):
-    """Rows are typed again from the answers: the present and the past are as if nothing was."""
+    """Rows are decoded again from the answers: the present and the past are as if nothing was."""
     kinds = [kind for kind in DATA if kind != "answers"]
     kinds += ["checkpoint", "copy of a commit"] if how != "delete" else []
     files = spoil(lake, kinds, how)
@@ -189,7 +189,7 @@ def test_days_without_rows_and_answers_are_unknown_until_they_are_read(base, lak
 
 
 def test_repair_that_was_killed_goes_on(base, lake, monkeypatch):
-    """Rows count no more before they are typed again; the next repair types them."""
+    """Rows count no more before they are decoded again; the next repair decodes them."""
     spoil(lake, ["typed rows", "merged rows"], "delete")
     with monkeypatch.context() as patched:
         patched.setattr("pipelines.operate.fsck.replay", lambda *_, **__: 1 / 0)
@@ -254,4 +254,4 @@ def test_the_command_says_what_is_lost_and_ends_with_1(base, lake):
     assert f"{path} has the wrong size: transactions of 8 accounts" in lost.stdout
     assert "Traceback" not in lost.stderr
     assert mended.returncode == 0
-    assert "typed again from their answers" in mended.stdout
+    assert "decoded again from their answers" in mended.stdout

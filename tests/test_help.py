@@ -32,6 +32,17 @@ def test_help_has_examples_whose_options_exist(name):
         COMMANDS[name].make_context(name, words[2:], resilient_parsing=False)
 
 
+@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)], ids=" ".join)
+def test_flags_show_no_value(arguments):
+    """`<bool>` behind a flag looks like a value to give; the type of a value is shown."""
+    shown = CliRunner().invoke(app, [*arguments, "--help"], env={"COLUMNS": "200"}).stdout
+
+    assert "--help" in shown
+    assert "<bool>" not in shown
+    if arguments == ["status"]:
+        assert "<path>" in shown
+
+
 def test_an_example_that_does_not_parse_is_found():
     """An option that no command has."""
     with pytest.raises(Exception, match="--nothing"):

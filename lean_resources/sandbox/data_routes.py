@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lean_resources.sandbox import reading
+from lean_resources.sandbox import listings
 from lean_resources.sandbox.clock import SECOND, stamp
 from lean_resources.sandbox.faults import Fault
 from lean_resources.sandbox.ids import mix
@@ -73,7 +73,7 @@ class DataRoutes(Routes):
         self._must_be_stored(call, stream, entity)
         if flags["async"]:
             self._await(call, stream, entity, 0, 202)
-        found = reading.listing(
+        found = listings.listing(
             self.store,
             entity,
             stream,
@@ -146,7 +146,7 @@ class DataRoutes(Routes):
         first, last = call.day("start_date", today), call.day("end_date", today)
         if first is None and last is None:
             return None
-        granted_from, granted_to = reading.window(entity)
+        granted_from, granted_to = listings.window(entity)
         first = granted_from if first is None else first
         last = min(today, granted_to) if last is None else last
         if first > last:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from lean_resources.sandbox import reading
+from lean_resources.sandbox import listings
 from lean_resources.sandbox.app import Api
 from lean_resources.sandbox.banks import bank
 from lean_resources.sandbox.cases import example
@@ -135,7 +135,7 @@ class Sandbox:
         Raises:
             ValueError: The stream does not exist.
         """
-        return reading.truth(self.store, stream)
+        return listings.truth(self.store, stream)
 
     def example(self, kind: str) -> dict[str, Any]:
         """The ids of an awkward case; `cases.CASES` lists the cases.
@@ -352,7 +352,7 @@ class Sandbox:
 
     async def _truth(self, request: Request) -> Response:
         stream = request.path_params["stream"]
-        if stream not in reading.STREAMS:
+        if stream not in listings.STREAMS:
             return _json({"error": f"unknown stream {stream}"}, 404)
 
         lines = (dump(item) + b"\n" for item in self.truth(stream))

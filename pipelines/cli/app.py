@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
 
 from pipelines.cli.console import plain_console, visible
 from pipelines.cli.signals import received
@@ -17,6 +18,28 @@ if TYPE_CHECKING:
 Home = Annotated[
     Path | None, typer.Option(help="Home folder; LEANHOUSE_HOME when left out, or else var.")
 ]
+
+
+class _FlagsWithoutValue:
+    """Lists flags without a type in --help: `<bool>` looks like a value to give."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters, of which flags show nothing beside their name."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class Command(_FlagsWithoutValue, TyperCommand):
+    """A command."""
+
+
+class Group(_FlagsWithoutValue, TyperGroup):
+    """All commands."""
+
+
 homes: list[Path] = []
 """Homes that this process has opened; the last is named where an error names no file."""
 

@@ -9,20 +9,22 @@ import typer
 
 from lean_resources.errors import LeanError, MachineError
 from lean_resources.machine import machine_error
-from pipelines.cli.app import fail, homes
+from pipelines.cli.app import Command, Group, fail, homes
 from pipelines.cli.commands.alert import alert
+from pipelines.cli.commands.doctor import doctor
 from pipelines.cli.commands.export import export
-from pipelines.cli.commands.ingest import doctor, sync, webhooks
+from pipelines.cli.commands.ingest import sync, webhooks
 from pipelines.cli.commands.offline import demo, dev, sandbox
 from pipelines.cli.commands.report import report
+from pipelines.cli.commands.status import status
 from pipelines.cli.commands.tables import SqlCommand, build, dictionary, publish, query
 from pipelines.cli.commands.upkeep import compact, fsck, replay, vacuum
-from pipelines.cli.commands.watch import status
 from pipelines.cli.console import plain_console, say
 from pipelines.cli.examples import EXAMPLES
 from pipelines.cli.signals import end_on_signals, received
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -35,7 +37,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
 for group, commands in _GROUPS.items():
     for command in commands:
         app.command(
-            cls=SqlCommand if command is query else None,
+            cls=SqlCommand if command is query else Command,
             rich_help_panel=group,
             # A line of its own each: Typer joins lines that follow each other.
             epilog="\n\n".join(("Examples:", *EXAMPLES[command.__name__])),
@@ -57,7 +59,11 @@ def _open_home(
         typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Bank data from Lean in a warehouse that people trust."""
+    """Bank data from Lean in a warehouse that people trust.
+
+    Without an account at Lean, start with demo. With credentials, start with
+    doctor, then sync. Then status says what is wrong, and query reads tables.
+    """
     from pipelines.environment import settings
     from pipelines.lake.permissions import open_home
 

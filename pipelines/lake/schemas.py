@@ -23,7 +23,7 @@ RAW_SCHEMA = pa.schema(
         ("body", pa.binary()),
     ]
 )
-"""One row per answer, as received: enough to type it again without asking Lean."""
+"""One row per answer, as received: enough to decode it again without asking Lean."""
 
 TRACE_DOCS = {
     "last_good_at": "Where the record no longer fits and this earlier version of it stays: when the"

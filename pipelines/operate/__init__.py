@@ -1,1 +1,1 @@
-"""What people on duty look at: what is wrong, the daily report, damage, leftovers."""
+"""What people on duty look at: health, alerts, metrics, the daily report, damage, leftovers."""

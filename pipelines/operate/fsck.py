@@ -453,7 +453,7 @@ class _Repair:
         for stream, ids in rows:
             done = replay(STREAMS[stream], self._lake, run_id=f"fsck-{new_id()}", only=ids)
             if done.pulls:
-                self._say(f"{stream}: {done.pulls:,} pulls were typed again from their answers")
+                self._say(f"{stream}: {done.pulls:,} pulls were decoded again from their answers")
             if done.without_answers:
                 self._say(
                     f"{stream}: the answers of {done.without_answers:,} pulls are lost too; days"

@@ -26,7 +26,7 @@ from lean_resources.streams import Stream
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import Mark
 from pipelines.lake.quarantine import standing
-from pipelines.sync.memory import keep_memory
+from pipelines.sync.malloc import keep_memory
 from pipelines.sync.policy import Policy
 from pipelines.sync.read_targets import ReadTarget
 from pipelines.sync.report import Report

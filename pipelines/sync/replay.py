@@ -1,4 +1,4 @@
-"""Replay: types rows again from the answers as received, without requests to Lean.
+"""Replay: decodes rows again from the answers as received, without requests to Lean.
 
 It serves new columns of the catalogue, and corrections of typing. Each pull that counts gets a
 successor with the same days, bank data copy and instants, and with rows from the raw pages. The

@@ -25,7 +25,7 @@ from conftest import TODAY, settings_of
 from laws import broken_keys, outside_consent, overspent, uncounted, wrong_rows
 from worlds import PULLED
 
-from lean_resources.sandbox import Sandbox, reading, serve
+from lean_resources.sandbox import Sandbox, listings, serve
 from lean_resources.streams import ACCOUNT_STREAMS, PERMISSION_OF
 from pipelines.lake.lake import Lake
 from pipelines.operate.vacuum import vacuum
@@ -164,7 +164,7 @@ def permitted(sandbox):
             if permission not in entity.consent.permissions or name not in entity.marks:
                 continue
             parents = store.shared(entity) if name in ACCOUNT_STREAMS else [None]
-            records += [reading.listing(store, entity, name, one).total for one in parents]
+            records += [listings.listing(store, entity, name, one).total for one in parents]
     return single, records
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.app import fail
-from pipelines.cli.commands.watch import look
+from pipelines.cli.commands.status import look
 from pipelines.cli.console import say
 
 

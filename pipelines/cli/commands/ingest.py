@@ -1,19 +1,13 @@
-"""Commands that talk to Lean: sync, the receiver of webhooks, and doctor."""
+"""Commands that bring data in: sync, and the receiver of webhooks."""
 
-import asyncio
 import datetime as dt
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from lean_resources.errors import LeanError
 from pipelines.cli.app import fail, lake_of, not_listening
-from pipelines.cli.commands.watch import look
+from pipelines.cli.commands.status import look
 from pipelines.cli.console import plain_console, say
-
-if TYPE_CHECKING:
-    from lean_resources.client import LeanClient
 
 
 def sync(
@@ -120,64 +114,3 @@ def webhooks() -> None:
         run_server(receiver, [listening])
     if not receiver.started:
         raise fail(f"the receiver at {where} did not start; the lines above say why")
-
-
-def doctor() -> None:
-    """Check settings, certificates and the connection to Lean, without touching data."""
-    from lean_resources.certificates import ignored_roots
-    from lean_resources.client import LeanClient
-    from lean_resources.proxies import proxy_of, shown
-    from pipelines.env_file import problems_of
-    from pipelines.environment import settings
-    from pipelines.keys import checked_key
-
-    if (file := Path(".env")).is_file() and (problems := problems_of(file)):
-        raise fail("; ".join(problems))
-    try:
-        checked_key(settings().hash_key, settings().environment)
-        client = LeanClient(settings().lean.complete())
-        for reason in ignored_roots(client.settings):
-            say(f"warning    {reason}; it is ignored")
-        proxy = proxy_of(client.settings.api_url)
-        way = f", through the proxy {shown(proxy)}" if proxy is not None else ""
-        say(f"settings   valid, {client.settings.api_url}{way}")
-        banks, server_time = asyncio.run(_ask(client))
-    except LeanError as error:
-        raise fail(f"{error.code}: {error.message}\n      {error.remedy}") from None
-    ahead = dt.datetime.now(dt.UTC) - server_time
-    seconds = abs(ahead.total_seconds())
-    say(f"Lean       answers: {banks} banks; its clock differs from ours by {seconds:.0f} s")
-    lake = lake_of(None, is_written=True)
-    say(f"lake       can be written: {lake.folder}")
-    if (dagster_home := settings().home / "dagster").exists():
-        from pipelines.dagster_defs.in_process import instance_at
-
-        with instance_at(dagster_home, say):
-            say(f"runs       no run of a dead process is left: {dagster_home}")
-    _show_warnings(ahead)
-
-
-async def _ask(client: "LeanClient") -> tuple[int, dt.datetime]:
-    """The number of banks that Lean lists, and Lean's time."""
-    async with client:
-        read = await client.read("banks", {"account_type": "PERSONAL"})
-        return read.answers[0].envelope.records, await client.server_time()
-
-
-_DOCTORS = {
-    *("certificate_ending", "consent_ending", "consent_expired", "bank_off", "disk_nearly_full"),
-}
-"""Rules that doctor shows; others are of syncs, or it has looked by itself."""
-_CONSENT_DAYS = 30
-
-
-def _show_warnings(ahead: dt.timedelta) -> None:
-    """Print problems of this machine, of banks and of consents; Lean's clock was asked now."""
-    from pipelines.cli.health_view import show_problems
-    from pipelines.environment import settings
-    from pipelines.operate.bank_health import MOST_SKEW
-    from pipelines.operate.health import clock_skew
-
-    found = look(settings().home, settings().home / "dagster", consent_days=_CONSENT_DAYS)
-    skew = [clock_skew(ahead)] if abs(ahead) > MOST_SKEW else []
-    show_problems([*skew, *(one for one in found.problems if one.rule in _DOCTORS)])

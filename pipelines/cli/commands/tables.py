@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from lean_resources.errors import LeanError
-from pipelines.cli.app import Home, fail, lake_of
+from pipelines.cli.app import Command, Home, fail, lake_of
 from pipelines.cli.console import plain_console, say, standard_output
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def publish_again(lake: "Lake") -> None:
         publish(lake, load(), pii=settings().house.pii)
 
 
-class SqlCommand(TyperCommand):
+class SqlCommand(Command):
     """A command whose argument may begin with a comment of SQL, which looks like an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

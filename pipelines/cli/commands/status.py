@@ -22,7 +22,14 @@ def status(
         bool, typer.Option("--json", help="Print a JSON object, as docs/status.md describes.")
     ] = False,
 ) -> None:
-    """Show what is wrong, then banks and streams; the exit code is 1 if a person has to act."""
+    """Show what is wrong, then banks and streams; the exit code is 1 if a person has to act.
+
+    The exit code is 0 if nobody has to act. The lines below the table of banks
+    explain its columns. docs/status.md explains all rules and columns.
+
+    With --home, runs are read from the folder dagster of that home, and
+    DAGSTER_HOME is ignored.
+    """
     from pipelines.environment import settings
 
     folder = lake_of(home).folder.parent.parent

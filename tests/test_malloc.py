@@ -8,7 +8,7 @@ import pytest
 
 BATCHES = """
 import resource, sys
-from pipelines.sync.memory import keep_memory
+from pipelines.sync.malloc import keep_memory
 if sys.argv[1] == "kept":
     keep_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
