@@ -3,11 +3,18 @@
 import dagster as dg
 
 from lean_resources.resource import LeanResource
+from pipelines import logs
 from pipelines.dagster_defs.alert_sensor import alert_sensor
 from pipelines.dagster_defs.model_assets import compaction_asset, model_assets
 from pipelines.dagster_defs.processes import IN_ONE_PROCESS, recorded
 from pipelines.dagster_defs.report_asset import daily_report
-from pipelines.dagster_defs.resources import InboxResource, LakeResource, bound, silent
+from pipelines.dagster_defs.resources import (
+    InboxResource,
+    LakeResource,
+    bound,
+    log_runs_as_json,
+    silent,
+)
 from pipelines.dagster_defs.schedules import schedules, with_freshness
 from pipelines.dagster_defs.stream_assets import (
     integrity,
@@ -19,13 +26,16 @@ from pipelines.dagster_defs.stream_assets import (
 )
 from pipelines.dagster_defs.webhook_job import webhook_job
 from pipelines.dagster_defs.webhook_sensor import webhook_sensor
-from pipelines.environment import settings
+from pipelines.environment import log_format, settings
 from pipelines.lake.permissions import open_home
 from pipelines.models.loader import load as load_models
 from pipelines.sync.policy import load
 
 __all__ = ["defs", "inbox", "lake", "lean", "models", "policy"]
 
+logs.start(log_format())
+if logs.are_json():
+    log_runs_as_json()
 _settings = settings()
 # Runs and their steps are children of processes that load this module.
 open_home(_settings.home, _settings.house.file_group)

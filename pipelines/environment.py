@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
@@ -117,6 +117,10 @@ class HouseSettings(VariableSettings):
         default=None,
         description="File of Prometheus' text format that each sync and build replaces, such as"
         " /var/lib/node_exporter/leanhouse.prom; none is written when unset.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="How logs are written to standard error: text, or json for an object per line.",
     )
     alert_urls: SecretStr | None = Field(
         default=None,
@@ -229,6 +233,11 @@ def settings() -> Settings:
         ConfigError: As `Settings.load`.
     """
     return Settings.load(os.environ)
+
+
+def log_format() -> str:
+    """The format of logs, also where another setting is wrong; it may be no known format."""
+    return os.environ.get("LEANHOUSE_LOG_FORMAT", "").strip()
 
 
 def child_of(values: Mapping[str, str], home: Path) -> dict[str, str]:

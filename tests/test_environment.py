@@ -113,8 +113,8 @@ def test_every_value_is_stripped_or_refused(name):
     if "TLS" in name:
         about |= {"LEAN_WEBHOOK_TLS_CERT": "/x", "LEAN_WEBHOOK_TLS_KEY": "/x"}
     read = 0
-    for sample in ("true", "sa", "auto", "https://lean.example", "203.0.113.7", "9", "60", "65536",
-                   GROUP, "sqlite:////x.db"):  # fmt: skip
+    for sample in ("true", "sa", "auto", "json", "https://lean.example", "203.0.113.7", "9", "60",
+                   "65536", GROUP, "sqlite:////x.db"):  # fmt: skip
         try:
             plain = Settings.load(about | {name: sample})
         except ConfigError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from pipelines import logs
 from pipelines.cli.console import plain_console, visible
 from pipelines.cli.signals import received
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 Home = Annotated[
     Path | None, typer.Option(help="Home folder; LEANHOUSE_HOME when left out, or else var.")
 ]
+LOG = logging.getLogger("leanhouse")
 
 
 class _FlagsWithoutValue:
@@ -44,10 +47,19 @@ homes: list[Path] = []
 """Homes that this process has opened; the last is named where an error names no file."""
 
 
-def fail(message: str) -> typer.Exit:
-    """Print an error, or nothing after a signal; the exception that ends the command."""
+def fail(message: str, error: BaseException | None = None) -> typer.Exit:
+    """Print an error, or nothing after a signal; the exception that ends the command.
+
+    Args:
+        message: What is wrong.
+        error: Its cause, of which a log in JSON has the class.
+    """
     if (number := received()) is not None:
         return typer.Exit(128 + number)
+    if logs.are_json():
+        of_error = {"error_class": type(error).__name__} if error is not None else {}
+        LOG.error("%s", message, extra=of_error)
+        return typer.Exit(1)
     text = Text.assemble(("error", "red"), " ", visible(message, keeps="\n"))
     plain_console(stderr=True).print(text, soft_wrap=True)
     return typer.Exit(1)

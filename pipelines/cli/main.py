@@ -9,7 +9,8 @@ import typer
 
 from lean_resources.errors import LeanError, MachineError
 from lean_resources.machine import machine_error
-from pipelines.cli.app import Command, Group, fail, homes
+from pipelines import logs
+from pipelines.cli.app import LOG, Command, Group, fail, homes
 from pipelines.cli.commands.alert import alert
 from pipelines.cli.commands.doctor import doctor
 from pipelines.cli.commands.export import export
@@ -64,9 +65,10 @@ def _open_home(
     Without an account at Lean, start with demo. With credentials, start with
     doctor, then sync. Then status says what is wrong, and query reads tables.
     """
-    from pipelines.environment import settings
+    from pipelines.environment import log_format, settings
     from pipelines.lake.permissions import open_home
 
+    logs.start(log_format())
     if "--help" not in sys.argv:
         homes.append(settings().home)
         open_home(settings().home, settings().house.file_group)
@@ -87,14 +89,18 @@ def main() -> None:
     except BaseException as error:
         if (number := received()) is not None:
             name = signal.Signals(number).name
-            plain_console(stderr=True).print(f"ended by {name}; what was committed is kept")
+            end = f"ended by {name}; what was committed is kept"
+            LOG.warning(end) if logs.are_json() else plain_console(stderr=True).print(end)
             sys.exit(128 + number)
         if not isinstance(error, Exception):
             raise
         problem = error if isinstance(error, LeanError) else _problem_of(error)
         if problem is None:
-            raise
-        fail(f"{problem.message}\n      {problem.remedy}")
+            if not logs.are_json():
+                raise
+            LOG.critical("ended by an unexpected error", exc_info=True)
+            sys.exit(1)
+        fail(f"{problem.message}\n      {problem.remedy}", problem)
         sys.exit(1)
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from dagster import _loggers
 
 from lean_resources.errors import UnavailableError
 from lean_resources.resource import LeanResource
+from pipelines import logs
 from pipelines.dagster_defs.processes import end_with_run
 from pipelines.keys import SANDBOX_KEY, checked_key
 from pipelines.lake.lake import Lake
@@ -24,6 +26,23 @@ _LOG_SECONDS = 30.0
 
 Progress = Callable[[str, int, int], None]
 """Called with the stream, the number of paged reads that are done, and the number of all."""
+
+
+def log_runs_as_json() -> None:
+    """Let all runs of this process log lines of JSON on standard error.
+
+    A logger of the definitions would not do: a run uses it only if its configuration names it.
+    """
+    _loggers.create_console_logger = _json_console  # type: ignore[attr-defined]
+
+
+def _json_console(name: str, level: str | int) -> logging.Logger:
+    # As Dagster does it: of this run alone, and nothing reaches the loggers above it.
+    logger = logging.Logger(name, level)  # noqa: LOG001
+    handler = logging.StreamHandler()
+    handler.setFormatter(logs.JsonLines())
+    logger.addHandler(handler)
+    return logger
 
 
 def silent(_stream: str, _done: int, _total: int) -> None:

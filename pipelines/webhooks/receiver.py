@@ -28,10 +28,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from uvicorn.config import LOGGING_CONFIG
 
 from lean_resources.errors import SchemaError, SignatureError, UnavailableError
 from lean_resources.settings import Network, WebhookSettings
 from lean_resources.webhooks import Event, read_event, verify
+from pipelines import logs
 from pipelines.webhooks.connections import Connection, Connections
 from pipelines.webhooks.inbox import Inbox
 
@@ -473,6 +475,7 @@ def server(settings: WebhookSettings, inbox: Inbox) -> uvicorn.Server:
             loop="uvloop",
             ws="none",
             lifespan="on",
+            log_config=None if logs.are_json() else LOGGING_CONFIG,
             log_level="warning",
             access_log=False,
             server_header=False,
