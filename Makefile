@@ -71,7 +71,7 @@ PIN = $(BIN)/uv pip compile --no-strip-extras --quiet --universal --python-versi
 	--no-annotate --no-emit-index-url --custom-compile-command "make lock" pyproject.toml $(ARGS)
 
 lock: $(READY)  ## Pin what pyproject.toml names, with hashes, for every Python (ARGS="--upgrade")
-	$(PIN) --extra alerts --extra report --extra webserver --extra postgres --group build --group dev --group docs --output-file requirements.lock
+	$(PIN) --extra alerts --extra iceberg --extra report --extra webserver --extra postgres --group build --group dev --group docs --output-file requirements.lock
 	$(PIN) --all-extras --group build --constraint requirements.lock --output-file deploy/requirements.lock
 
 bench: $(READY)  ## Measure for over an hour, print tables, and write them into docs/performance.md

@@ -5,6 +5,7 @@ import dagster as dg
 from lean_resources.resource import LeanResource
 from pipelines import logs
 from pipelines.dagster_defs.alert_sensor import alert_sensor
+from pipelines.dagster_defs.iceberg_asset import iceberg_asset
 from pipelines.dagster_defs.model_assets import compaction_asset, model_assets
 from pipelines.dagster_defs.processes import IN_ONE_PROCESS, recorded
 from pipelines.dagster_defs.report_asset import daily_report
@@ -66,6 +67,7 @@ _assets = [
     integrity,
     sync_outcome,
     *model_assets(models),
+    *([iceberg_asset(models)] if _settings.house.iceberg else []),
 ]
 
 defs = dg.Definitions(

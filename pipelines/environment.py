@@ -127,6 +127,17 @@ class HouseSettings(VariableSettings):
         description="Where alerts go: addresses as apprise reads them, separated by spaces, for"
         " Slack, e-mail or any URL; docs/operate.md has examples.",
     )
+    iceberg: Switch = Field(
+        default=False,
+        description="Whether the nightly sync and leanhouse build publish the marts as Iceberg"
+        " tables too: true or false. docs/engines.md says how to read them.",
+    )
+    iceberg_catalogue: SecretStr | None = Field(
+        default=None,
+        description="Catalogue of the Iceberg tables: postgresql://user:password@host/database, or"
+        " a REST catalogue as https://host/path?credential=…&warehouse=…; an SQLite file in the"
+        " lake when unset.",
+    )
     pii: Switch = Field(
         default=False,
         description="Whether the warehouse has a schema pii with the personal columns: true or"
@@ -177,6 +188,12 @@ class Settings:
         """Addresses of alerts; they hold secrets."""
         given = self.house.alert_urls
         return given.get_secret_value().split() if given is not None else []
+
+    @property
+    def iceberg_catalogue(self) -> str:
+        """URL of the catalogue of Iceberg tables; empty for the file in the lake."""
+        given = self.house.iceberg_catalogue
+        return given.get_secret_value() if given is not None else ""
 
     @property
     def has_webhooks(self) -> bool:

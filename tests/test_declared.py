@@ -30,6 +30,7 @@ BY_NAME = {
 
 OF_EXTRAS = {
     "apprise": "tests/test_alerts.py says what is shown without it",
+    "pyiceberg": "tests/marts/test_iceberg.py says what is shown without it",
     "vl-convert-python": "tests/test_report.py says what is shown without it",
 }
 """What product code imports from an extra, where it is needed only."""

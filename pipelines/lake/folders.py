@@ -18,6 +18,8 @@ MANIFESTS = Key("manifests")
 """Which files of models count; the newest manifest says so."""
 PUBLISHED = Key("published")
 """What published warehouses refer to."""
+ICEBERG = Key("iceberg")
+"""Metadata of tables that are published as Iceberg; their rows are the files of models."""
 WRITERS = Key("writers")
 """A sign of each process that writes."""
 SPILL = Key("spill")

@@ -97,6 +97,13 @@ PLACES = (
         rf"{_LAKE}published/{_NAME}(\.begun)?\.tmp",
     ),
     Place(
+        "iceberg",
+        "Metadata of published Iceberg tables, with the least and greatest values of columns, the"
+        " table of builds, and the catalogue where none is set.",
+        rf"{_LAKE}iceberg/(catalogue\.db(-journal)?|kept\.json|lock|{_NAME}/(meta)?data/[\w.=-]+)",
+        rf"{_LAKE}iceberg/kept\.json\.tmp",
+    ),
+    Place(
         "writers",
         "One empty file per process that writes, locked while it lives.",
         rf"{_LAKE}writers/{_NAME}",

@@ -143,6 +143,11 @@ def is_numbered(key: Key) -> bool:
     return len(key.stem) == _DIGITS
 
 
+def key_of(number: int) -> Key:
+    """The key of the manifest with a number."""
+    return MANIFESTS / f"{number:0{_DIGITS}}.json"
+
+
 def keep_manifest(lake: Lake, manifest: Manifest, writer_id: str) -> None:
     """Write a manifest. From then on the files that it names count, and no others.
 
@@ -150,7 +155,7 @@ def keep_manifest(lake: Lake, manifest: Manifest, writer_id: str) -> None:
         FileExistsError: Another process has written a manifest with this number.
     """
     lake.format.carry_forward()
-    key = MANIFESTS / f"{manifest.number:0{_DIGITS}}.json"
+    key = key_of(manifest.number)
     content = sealed(msgspec.json.encode(manifest).decode()).encode()
     if not lake.storage.create(key, content, writer_id):
         raise FileExistsError(str(key))

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 from pipelines.lake.lake import Lake
 from pipelines.lake.queries import QUERIES
 from pipelines.models.manifest import newest_manifest, read_manifest
+from pipelines.publish.publications import Publications
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ def _registry(lake: Lake) -> CollectorRegistry:
         manifest = read_manifest(lake, key)
         gauge("build_number", "Number of the build that counts.").set(manifest.number)
         gauge("build_timestamp_seconds", "When it ended.").set(file.written_at)
+        if builds := Publications(lake).builds_of_iceberg():
+            gauge("iceberg_build_number", "Newest build of Iceberg tables.").set(builds[-1])
         table_rows = gauge("table_rows", "Rows of a table.", "table")
         offenders = gauge("check_offenders", "Rows that break a claim.", "table", "check")
         for model, parts in manifest.parts.items():

@@ -21,7 +21,7 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.places import Found, walk
 from pipelines.lake.storage import Key
 from pipelines.lake.writers import forget, writers
-from pipelines.models.manifest import newest_manifest, read_manifest
+from pipelines.models.manifest import key_of, newest_manifest, read_manifest
 from pipelines.publish.publications import Publications
 
 _DAY_SECONDS = 86_400
@@ -192,6 +192,7 @@ class _Look:
         manifests = {key: read_manifest(lake, key) for key in files}
         self._mark = max((one.commits for one in manifests.values()), default=0)
         published = {one.manifest for one in self._publications}
+        published |= {key_of(one).name for one in Publications(lake).builds_of_iceberg()}
         newest = newest_manifest(lake)
         self._replaced = {
             key

@@ -15,12 +15,14 @@ from itertools import pairwise
 import msgspec
 
 from pipelines.lake.duck import open_duckdb
-from pipelines.lake.folders import PUBLISHED, WRITERS
+from pipelines.lake.folders import ICEBERG, PUBLISHED, WRITERS
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import exclusive, writers
 from pipelines.models.manifest import newest_manifest
+
+ICEBERG_RECORD = ICEBERG / "kept.json"
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -101,6 +103,11 @@ class Publications:
                 ages.append(as_of - replaced_at)
             (over if min(ages) > older_than_seconds else kept).append(one.key)
         return [self._read(key) for key in kept], over
+
+    def builds_of_iceberg(self) -> list[int]:
+        """Numbers of the builds whose files snapshots of Iceberg tables may name."""
+        record = self._lake.storage.head(ICEBERG_RECORD)
+        return msgspec.json.decode(self._lake.storage.read(record.key)) if record else []
 
     def _keys(self, ending: str) -> list[Key]:
         return [one.key for one in self._lake.storage.list(f"{PUBLISHED}/*.{ending}")]

@@ -55,16 +55,13 @@ def build_tables(lake: "Lake") -> None:
     from pipelines.keys import checked_key
     from pipelines.models.build import build as build_models
     from pipelines.models.loader import load
-    from pipelines.operate.metrics import write_metrics
-    from pipelines.publish.warehouse import publish
 
     models = load()
     built = build_models(lake, models, hash_key=checked_key(settings().hash_key, lake.environment))
     for one in built:
         if one.written:
             say(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
-    publish(lake, models, pii=settings().house.pii)
-    write_metrics(lake, settings().house.metrics_file)
+    _publish(lake)
     problems = list(dict.fromkeys(one.problem for one in built if one.problem is not None))
     broken = [
         f"{one.model.name}: {check.claim} ({found.offenders} rows)"
@@ -78,19 +75,33 @@ def build_tables(lake: "Lake") -> None:
 
 def _roll_back(lake: "Lake") -> None:
     """Let the build before count again, publish it, and print what is different."""
-    from pipelines.environment import settings
-    from pipelines.models.loader import load
     from pipelines.models.rollback import roll_back
-    from pipelines.operate.metrics import write_metrics
-    from pipelines.publish.warehouse import publish
 
     done = roll_back(lake)
     for name, (before, after) in done.rows.items():
         say(f"{name:<30} {after:,} rows instead of {before:,}")
-    publish(lake, load(), pii=settings().house.pii)
-    write_metrics(lake, settings().house.metrics_file)
+    _publish(lake)
     ended = dt.datetime.fromtimestamp(done.written_at, dt.UTC)
     say(f"Build {done.number} of {ended:%Y-%m-%d %H:%M} UTC counts again, until the next build")
+
+
+def _publish(lake: "Lake") -> None:
+    """Publish the warehouse, and the Iceberg tables where they are switched on."""
+    from pipelines.environment import settings
+    from pipelines.models.loader import load
+    from pipelines.operate.metrics import write_metrics
+    from pipelines.publish.warehouse import publish
+
+    publish(lake, load(), pii=settings().house.pii)
+    if settings().house.iceberg:
+        from pipelines.publish.iceberg import publish_tables
+
+        done = publish_tables(lake, load(), settings().iceberg_catalogue)
+        say(
+            f"Iceberg: {done.tables} tables show build {done.build}, {len(done.changed)} of them"
+            f" changed, {done.seconds:.1f} s"
+        )
+    write_metrics(lake, settings().house.metrics_file)
 
 
 def _explain(lake: "Lake", name: str) -> None:
