@@ -34,7 +34,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 BLOCK = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"[\w./-]+\.(?:py|sql|md|toml|yaml|json|csv)")
 TARGET = re.compile(r"\bmake ([a-z]+)\b")
-COMMAND = re.compile(r"(?:^|(?<!from)[ /])leanhouse ([a-z]+)\b")
+COMMAND = re.compile(r"(?:^|(?<!from)[ /])leanhouse ([a-z][a-z-]*)\b")
 VARIABLE = re.compile(r"\bLEAN(?:HOUSE)?(?:_[A-Z]+)+\b")
 
 

@@ -25,5 +25,6 @@ EXAMPLES = {
     "compact": ("leanhouse compact",),
     "fsck": ("leanhouse fsck", "leanhouse fsck --repair"),
     "vacuum": ("leanhouse vacuum --dry-run", "leanhouse vacuum"),
+    "support-bundle": ("leanhouse support-bundle fault.zip",),
     "replay": ("leanhouse replay", "leanhouse replay transactions balances"),
 }

@@ -18,6 +18,7 @@ from pipelines.cli.commands.ingest import sync, webhooks
 from pipelines.cli.commands.offline import demo, dev, sandbox
 from pipelines.cli.commands.report import report
 from pipelines.cli.commands.status import status
+from pipelines.cli.commands.support_bundle import support_bundle
 from pipelines.cli.commands.tables import SqlCommand, build, dictionary, publish, query
 from pipelines.cli.commands.upkeep import compact, fsck, replay, vacuum
 from pipelines.cli.console import plain_console, say
@@ -33,7 +34,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Without credentials": (demo, sandbox, dev),
     "Lean": (sync, webhooks, doctor),
     "Tables": (build, publish, export, query, dictionary),
-    "The lake": (status, alert, report, compact, fsck, vacuum, replay),
+    "The lake": (status, alert, report, compact, fsck, vacuum, replay, support_bundle),
 }
 for group, commands in _GROUPS.items():
     for command in commands:
@@ -41,7 +42,7 @@ for group, commands in _GROUPS.items():
             cls=SqlCommand if command is query else Command,
             rich_help_panel=group,
             # A line of its own each: Typer joins lines that follow each other.
-            epilog="\n\n".join(("Examples:", *EXAMPLES[command.__name__])),
+            epilog="\n\n".join(("Examples:", *EXAMPLES[command.__name__.replace("_", "-")])),
         )(command)
 
 
