@@ -121,14 +121,19 @@ class NotGrantedError(ConsentError):
 class UnavailableError(LeanError):
     """Lean or the bank cannot answer now."""
 
-    remedy = "Wait: the next sync asks again."
+    remedy = (
+        "Wait: the next sync asks again. If it fails for a day, give Lean the code and the day."
+    )
     default_code = "UNAVAILABLE"
 
 
 class BankPausedError(UnavailableError):
     """Lean or the application's owner has disabled this bank."""
 
-    remedy = "Wait until Lean announces the bank as active, or enable it in Lean's dashboard."
+    remedy = (
+        "Wait until Lean announces the bank as active. If you have switched it off in Lean's"
+        " dashboard, enable it there."
+    )
     default_code = "DISABLED_BY_LEAN"
 
 

@@ -179,7 +179,7 @@ def test_a_failing_stream_makes_its_own_tables_stale_and_stops_no_other(house):
     )
     assert banks
     assert all(f" at {bank}" in str(error) for (bank,) in banks)
-    assert str(error).endswith("Wait: the next sync asks again.")
+    assert str(error).endswith("give Lean the code and the day.")
     assert [one.stream for one in error.summaries] == [
         name for name in STREAMS if name != "balances"
     ]

@@ -167,8 +167,8 @@ def clock_skew(ahead: dt.timedelta) -> Problem:
     seconds = ahead.total_seconds()
     return problem(
         "clock_skew", "machine",
-        f"this machine's clock is {abs(seconds):,.0f} s {'ahead of' if seconds > 0 else 'behind'}"
-        " Lean's",
+        f"this machine's clock was {abs(seconds):,.0f} s {'ahead of' if seconds > 0 else 'behind'}"
+        " Lean's at Lean's last answer",
         "Set it by NTP. Data is ordered by Lean's clock, so nothing is lost.",
     )  # fmt: skip
 
@@ -255,7 +255,8 @@ def _access(bank: BankHealth, consent_days: int) -> Iterator[Problem]:
     if bank.consents_expired:
         yield problem(
             "consent_expired", name,
-            f"expired consents: {bank.consents_expired:,}; nothing is read for them",
+            f"expired consents: {bank.consents_expired:,}; nothing is read for them. The table"
+            " dim_consents has whose they are (state 'expired')",
             ConsentError.remedy,
             code=ConsentError.default_code,
             count=bank.consents_expired,
@@ -265,7 +266,8 @@ def _access(bank: BankHealth, consent_days: int) -> Iterator[Problem]:
         yield problem(
             "consent_ending", name,
             f"consents that end within {consent_days} days: {bank.consents_ending:,}, the first on"
-            f" {bank.next_consent_end_at:%Y-%m-%d}",
+            f" {bank.next_consent_end_at:%Y-%m-%d}. The table dim_consents has whose they are"
+            " (days_to_expiry)",
             "Ask the customers to renew them.",
             count=bank.consents_ending,
         )  # fmt: skip

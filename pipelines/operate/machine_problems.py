@@ -44,8 +44,8 @@ def _disk_problems(folder: Path) -> Iterator[Problem]:
     if usage.free < min(usage.total * _LEAST_SHARE, _LEAST_BYTES):
         yield problem(
             "disk_nearly_full", "machine",
-            f"the disk of {folder} has {usage.free / 2**30:,.1f} GiB left of"
-            f" {usage.total / 2**30:,.1f} GiB",
+            f"{usage.free / usage.total:.1%} of the disk of {folder} is left:"
+            f" {usage.free / 2**20:,.0f} MiB",
             "Free space or enlarge the disk; leanhouse vacuum deletes what nothing needs.",
             code="DISK_FULL",
         )  # fmt: skip

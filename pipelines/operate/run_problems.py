@@ -34,7 +34,7 @@ _RESULTS = {
     AssetCheckExecutionRecordStatus.SUCCEEDED,
     AssetCheckExecutionRecordStatus.FAILED,
 }
-_MOST_PATHS = 5
+_MOST_NAMES = 5
 _RULE_OF = {
     AuthError.remedy: ("credentials_refused", "lean"),
     UnavailableError.remedy: ("lean_down", "lean"),
@@ -123,7 +123,7 @@ def _of_runs(instance: dg.DagsterInstance) -> Iterator[Problem]:
         steps = sorted(str(one.step_key) for one in entries)
         subject = failure.subject or steps[0]
         yield problem(
-            failure.rule, subject, f"{', '.join(steps)}: {failure.reason}", failure.remedy,
+            failure.rule, subject, f"{_listed(steps)}: {failure.reason}", failure.remedy,
             code=failure.code, count=failure.tables, since=_instant(entries[0].timestamp),
         )  # fmt: skip
 
@@ -178,14 +178,22 @@ def _of_streams(instance: dg.DagsterInstance) -> Iterator[Problem]:
             metadata, since = found
             remedy = str(metadata["remedy"]) or _READ_LOG
             rule, subject = _RULE_OF.get(remedy, ("run_failed", None))
-            failure = _Failure(rule, subject, metadata["problem"], remedy, metadata["code"])
+            code = metadata["code"]
+            reason = str(metadata["problem"]).removesuffix(f" ({code}). {remedy}")
+            failure = _Failure(rule, subject, reason, remedy, code)
             failed.setdefault(failure, {})[name] = since
     for failure, names in failed.items():
         yield problem(
             failure.rule, failure.subject or min(names),
-            f"{', '.join(sorted(names))}: {failure.reason}", failure.remedy,
+            f"{_listed(sorted(names))}: {failure.reason}", failure.remedy,
             code=failure.code, since=min(names.values()),
         )  # fmt: skip
+
+
+def _listed(names: list[str]) -> str:
+    """The first names, and how many there are more."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _of_checks(instance: dg.DagsterInstance) -> Iterator[Problem]:
@@ -198,10 +206,9 @@ def _of_checks(instance: dg.DagsterInstance) -> Iterator[Problem]:
         found = _failed_check(instance, name, "is_known")
         if found is not None:
             paths, since = dict(found[0]["paths"]), found[1]
-            some = ", ".join(sorted(paths)[:_MOST_PATHS])
-            more = f" and {len(paths) - _MOST_PATHS} more" if len(paths) > _MOST_PATHS else ""
             yield problem(
-                "schema_drift", name, f"records of {name} have unknown fields: {some}{more}",
+                "schema_drift", name,
+                f"records of {name} have unknown fields: {_listed(sorted(paths))}",
                 _DRIFT_REMEDY, count=len(paths), since=since,
             )  # fmt: skip
 
