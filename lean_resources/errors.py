@@ -162,8 +162,9 @@ class UnfitError(LeanError):
     """Too many records of a read do not fit, so the read replaces nothing."""
 
     remedy = (
-        "Read the view quarantine: it names the columns and the reasons. The known rows stay, and"
-        " each sync reads again. If the catalogue is wrong, correct it and run leanhouse replay."
+        "leanhouse query 'from raw.quarantine' shows the columns and the reasons. Rows that were"
+        " known stay, and the next sync reads again. If the catalogue of streams is wrong, correct"
+        " it and run leanhouse replay."
     )
 
 
