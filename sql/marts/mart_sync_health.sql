@@ -38,10 +38,14 @@
 --                     no pull read a copy.
 --   is_stale          Whether feed_age_hours is above what trust_limits allow; a feed of which
 --                     nothing was ever read is stale too. Null for what is not read from a bank.
+--   failing_count     Read targets whose newest pull failed, on any day; of a stream with months,
+--                     the newest pull of any month. A pull that was skipped because its bank is
+--                     off changes nothing. Entities that were removed, were deleted or are absent
+--                     do not count.
 --   failed_codes      Failed pulls by code; null where no pull failed.
 --   skipped_codes     Skipped pulls by code; null where no pull was skipped.
--- sample: select bank_identifier, stream, success_share, failed_codes from mart_sync_health
---         where success_share < 1 order by pulled_date desc, success_share
+-- sample: select bank_identifier, stream, failing_count, is_stale, failed_codes
+--         from mart_sync_health where failing_count > 0 or is_stale order by pulled_date desc
 with asked as (
 
     select
@@ -77,7 +81,8 @@ banks_of_entities as (
 
     select
         entity_id,
-        bank_identifier
+        bank_identifier,
+        state in ('removed', 'deleted', 'absent') as is_gone
     from dim_entities
     where is_current
 
@@ -105,6 +110,41 @@ ages as (
     from asked
     where outcome in ('COMMITTED', 'UNCHANGED')
     group by bank_identifier, stream
+
+),
+
+newest_pulls as (
+
+    select
+        coalesce(bank_identifier, 'application') as bank_identifier,
+        stream,
+        entity_id,
+        parent_id,
+        month,
+        arg_max(
+            outcome,
+            (
+                coalesce(known_at, asked_at),
+                coalesce(generation, 0),
+                pull_tie(generation, pull_id)
+            )
+        ) as outcome
+    from pulls
+    where coalesce(code, '') <> 'BANK_PAUSED'
+    group by all
+
+),
+
+failing as (
+
+    select
+        newest_pulls.bank_identifier,
+        newest_pulls.stream,
+        count(distinct newest_pulls.parent_id) as failing_count
+    from newest_pulls
+    left join banks_of_entities on newest_pulls.entity_id = banks_of_entities.entity_id
+    where newest_pulls.outcome = 'FAILED' and not coalesce(banks_of_entities.is_gone, false)
+    group by newest_pulls.bank_identifier, newest_pulls.stream
 
 ),
 
@@ -203,6 +243,7 @@ select
                 true
             )
     end as is_stale,
+    coalesce(failing.failing_count, 0) as failing_count,
 
     -- errors
     pulled.failed_codes::map (varchar, bigint) as failed_codes,
@@ -217,5 +258,9 @@ left join ages
     on
         coalesce(pulled.bank_identifier, spent.bank_identifier) = ages.bank_identifier
         and coalesce(pulled.stream, spent.stream) = ages.stream
+left join failing
+    on
+        coalesce(pulled.bank_identifier, spent.bank_identifier) = failing.bank_identifier
+        and coalesce(pulled.stream, spent.stream) = failing.stream
 left join clock on true
 cross join limits

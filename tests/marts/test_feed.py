@@ -224,6 +224,7 @@ def test_health_counts_every_pull_once(world):
             if row["known_at"] and row["outcome"] in good:
                 newest[day] = max(newest[day], row["known_at"])
 
+    failing = failing_targets(world)
     held = world.table("mart_sync_health", "bank_identifier", "stream", "pulled_date")
 
     assert set(held) == set(groups)
@@ -261,6 +262,28 @@ def test_health_counts_every_pull_once(world):
         for outcome, column in (("FAILED", "failed_codes"), ("SKIPPED", "skipped_codes")):
             codes = Counter(row["code"] for row in rows if row["outcome"] == outcome)
             assert (shown[column] or {}) == codes
+        assert shown["failing_count"] == len(failing[key[:2]])
+
+
+def failing_targets(world):
+    """Read targets whose newest pull failed, by bank and stream, a month for itself."""
+    gone = {
+        row["entity_id"]
+        for row in world.rows("from dim_entities where is_current")
+        if row["state"] in {"removed", "deleted", "absent"}
+    }
+    newest = {}
+    for row in sorted(
+        world.rows("from pulls"),
+        key=lambda row: (row["known_at"] or row["asked_at"], row["generation"] or 0),
+    ):
+        if row["code"] != "BANK_PAUSED":
+            newest[row["stream"], row["parent_id"], row["month"]] = row
+    found = defaultdict(set)
+    for row in newest.values():
+        if row["outcome"] == "FAILED" and row["entity_id"] not in gone:
+            found[row["bank_identifier"] or "application", row["stream"]].add(row["parent_id"])
+    return found
 
 
 @pytest.mark.parametrize(

@@ -113,3 +113,63 @@ def test_a_feed_that_is_dead_looks_dead_though_every_bank_is():
 def test_what_is_skipped_because_a_bank_is_off_has_not_succeeded(outcome, code, share):
     """What nobody may read is left out; what cannot be read is not."""
     assert health(DAY, outcome, code)["success_share"] == share
+
+
+HOURS = dt.timedelta(hours=1)
+FAILING_PULLS = {
+    "never": (["COMMITTED"], 0),
+    "now": (["COMMITTED", "FAILED"], 1),
+    "until-the-last": (["FAILED", "UNCHANGED"], 0),
+    "until-it-was-forbidden": (["FAILED", "USER_PERMISSIONS_NOT_GRANTED"], 0),
+    "while-the-bank-is-off": (["FAILED", "BANK_PAUSED"], 1),
+}
+
+
+def failing_count(outcomes, *, state="active", month=None, changed=None):
+    """Failing read targets of a bank whose entity has this state, an hour between its pulls."""
+    pulls = [
+        {
+            "pull_id": str(number),
+            "stream": "balances",
+            "bank_identifier": "B",
+            "entity_id": "e",
+            "parent_id": "a",
+            "asked_at": NOON - number * DAY,  # this machine's clock goes backwards
+            "finished_at": NOON,
+            "known_at": NOON + number * HOURS,
+            "outcome": "SKIPPED" if "_" in outcome else outcome,
+            "code": outcome if "_" in outcome else None,
+            "month": month if number == 0 else None,
+        }
+        for number, outcome in enumerate(outcomes)
+    ]
+    rows = run(
+        "mart_sync_health",
+        changed=changed,
+        clock=[{"as_of": NOON}],
+        dim_entities=[
+            {"entity_id": "e", "bank_identifier": "B", "state": state, "is_current": True}
+        ],
+        pulls=pulls,
+    )
+    (count,) = {row["failing_count"] for row in rows}
+    return count
+
+
+@pytest.mark.parametrize(("outcomes", "count"), FAILING_PULLS.values(), ids=FAILING_PULLS)
+def test_a_feed_fails_from_its_newest_pull_until_the_next_good_one(outcomes, count):
+    """Also on rows of days before, because what is read now is no longer up to date."""
+    assert failing_count(outcomes) == count
+
+
+def test_what_is_gone_fails_no_more_and_a_month_fails_for_itself():
+    """A removed entity is not read again; a later month's success says nothing of an earlier."""
+    assert failing_count(["FAILED"], state="removed") == 0
+    assert failing_count(["FAILED", "COMMITTED"], month="2026-01") == 1
+
+
+def test_a_bank_that_is_off_must_not_hide_its_failures():
+    """The mutant: a skipped pull counts as the newest whatever its reason is."""
+    mutant = {"where coalesce(code, '') <> 'BANK_PAUSED'": ""}
+
+    assert failing_count(["FAILED", "BANK_PAUSED"], changed=mutant) == 0
