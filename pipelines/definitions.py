@@ -17,14 +17,8 @@ from pipelines.dagster_defs.resources import (
     silent,
 )
 from pipelines.dagster_defs.schedules import schedules, with_freshness
-from pipelines.dagster_defs.stream_assets import (
-    integrity,
-    missed_events,
-    reconciliation,
-    refresh,
-    stream_assets,
-    sync_outcome,
-)
+from pipelines.dagster_defs.stream_assets import refresh, stream_assets, sync_outcome
+from pipelines.dagster_defs.upkeep_assets import integrity, missed_events, reconciliation
 from pipelines.dagster_defs.webhook_job import webhook_job
 from pipelines.dagster_defs.webhook_sensor import webhook_sensor
 from pipelines.environment import log_format, settings

@@ -13,7 +13,7 @@ from lean_resources.sandbox import Sandbox, serve
 from lean_resources.settings import LeanSettings
 from lean_resources.webhooks import event_of
 from pipelines.dagster_defs.resources import InboxResource, LakeResource
-from pipelines.dagster_defs.stream_assets import missed_events
+from pipelines.dagster_defs.upkeep_assets import missed_events
 from pipelines.webhooks.gap_repair import repair
 from pipelines.webhooks.inbox import Inbox
 

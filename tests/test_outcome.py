@@ -288,6 +288,30 @@ def test_a_stream_alone_fails_in_its_own_step(house):
     assert "1 of " in event.step_failure_data.user_failure_data.description
 
 
+def test_a_stream_shows_what_it_read_by_bank_and_by_month(house):
+    """Its tables in Dagster add up to the ledger's pulls of the run, and name no person."""
+    assert house.sync() is None
+
+    (shown,) = [
+        one.event_specific_data.materialization.metadata
+        for one in house.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
+        if one.asset_key.to_user_string() == "transactions" and one.partition is None
+    ]
+    run_id = house.instance.get_runs(limit=1)[0].run_id
+    banks = {record.data["bank"]: record.data for record in shown["banks"].records}
+    held = house.rows(
+        "select bank_identifier, sum(rows)::int, sum(requests)::int,"
+        " strftime(min(refreshed_at), '%Y-%m-%d %H:%M UTC')"
+        f" from pulls where stream = 'transactions' and run_id = '{run_id}' group by all"
+    )
+    assert sum(rows for _, rows, _, _ in held) > 0
+    assert sorted(held) == sorted(
+        (one["bank"], one["rows"], one["requests"], one["oldest copy"]) for one in banks.values()
+    )
+    months = {record.data["month"]: record.data["rows"] for record in shown["months"].records}
+    assert sum(months.values()) == shown["rows"].value == sum(rows for _, rows, _, _ in held)
+
+
 def test_a_text_names_the_most_frequent_failures_with_their_banks():
     """Three codes at most, three banks each; the table of the check has all of them."""
     at = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)

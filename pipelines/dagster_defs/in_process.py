@@ -204,7 +204,7 @@ def _summaries(result: dg.ExecuteInProcessResult) -> list[StreamSummary]:
             stream=name,
             read_targets=int(_value(metadata["read_targets"])),
             pulls=_value(metadata["pulls"]),
-            rows=int(_value(metadata["dagster/row_count"])),
+            rows=int(_value(metadata["rows"])),
             unfit=_value(metadata["in_quarantine"]),
             requests=int(_value(metadata["requests"])),
             seconds=float(_value(metadata["seconds"])),

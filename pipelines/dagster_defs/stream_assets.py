@@ -1,13 +1,13 @@
 """One asset per stream, derived from the catalogue."""
 
-from collections.abc import Callable, Iterator, Sequence
+import datetime as dt
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from lean_resources.client import LeanClient
-from lean_resources.errors import ConfigError
 from lean_resources.instants import BEFORE_LEAN
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Column, Stream, Window, family
@@ -17,7 +17,6 @@ from pipelines.dagster_defs.failures import (
     OUTCOME,
     Attempt,
     attempted,
-    explained,
     failure_text,
     failures_of,
     raise_failures,
@@ -25,18 +24,14 @@ from pipelines.dagster_defs.failures import (
     waits_for_outcome,
 )
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress, logged
-from pipelines.lake.digests import DamageError
 from pipelines.lake.ledger import Outcome
-from pipelines.operate.fsck import check
 from pipelines.operate.problems import PULLS_FAILED
 from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
-from pipelines.sync.reconcile import Difference, reconcile, totals
 from pipelines.sync.refresh import RefreshReport
 from pipelines.sync.refresh import refresh as refresh_stale
 from pipelines.sync.report import Report
 from pipelines.sync.tasks import Selection
-from pipelines.webhooks.gap_repair import Repair, repair
 
 FIRST_MONTH = f"{BEFORE_LEAN:%Y-%m}"
 MONTHS = dg.MonthlyPartitionsDefinition(
@@ -49,6 +44,7 @@ _RETRY_TAG = "dagster/retry_number"
 
 
 OWNERS = ["team:data-engineering"]
+DIRECTORY = "lean_directory"
 
 Reported = dg.AssetCheckResult | dg.Output[None]
 
@@ -91,6 +87,12 @@ def column_schema(columns: Sequence[Column]) -> dg.TableSchema:
     )
 
 
+def _group(stream: Stream) -> str:
+    """What a stream is read per, because a failure of it reaches that far."""
+    is_of_bank = stream.parent in {"entities", "accounts"} and stream.exploded_from is None
+    return f"lean_{stream.parent}" if is_of_bank else DIRECTORY
+
+
 def _spec(stream: Stream) -> dg.AssetSpec:
     deps = {name for name in (stream.parent, stream.exploded_from) if name is not None}
     if stream.permission is not None or stream.parent == "accounts":
@@ -103,7 +105,7 @@ def _spec(stream: Stream) -> dg.AssetSpec:
         key=stream.name,
         deps=sorted(deps),
         description=stream.doc,
-        group_name="lean",
+        group_name=_group(stream),
         owners=OWNERS,
         kinds={"parquet", "python"},
         partitions_def=MONTHS if stream.window is Window.MONTHS else None,
@@ -153,9 +155,8 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[Reported]:
         months = None
-        is_chosen = context.has_partition_key or context.has_partition_key_range
-        if is_chosen and not config.only_missing:  # type: ignore[attr-defined]
-            months = set(context.partition_keys)
+        if not getattr(config, "only_missing", False):
+            months = set(_chosen_months(context, stream)) or None
 
         async def work(client: LeanClient) -> Report:
             return await sync(
@@ -192,6 +193,12 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
     return pull
 
 
+def _chosen_months(context: dg.AssetExecutionContext, stream: Stream) -> list[str]:
+    """Months of a stream that a run was launched for; empty if it was launched for none."""
+    is_chosen = context.has_partition_key or context.has_partition_key_range
+    return sorted(context.partition_keys) if is_chosen and stream.window is Window.MONTHS else []
+
+
 def resumed_by(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> set[str]:
     """Ids of runs whose reads a step need not repeat; empty for the first try of a run."""
     if not context.retry_number and _RETRY_TAG not in context.run.tags:
@@ -214,7 +221,7 @@ def run_ids_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> set[str]:
 def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
     """What Dagster shows of a stream that was synced."""
     return {
-        "dagster/row_count": report.rows[stream.name],
+        "rows": report.rows[stream.name],
         "read_targets": report.read_targets,
         "pulls": dg.MetadataValue.json(dict(report.outcomes)),
         "codes": dg.MetadataValue.json(dict(report.codes)),
@@ -223,6 +230,8 @@ def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
         "bytes_written": report.written,
         "seconds": round(report.seconds, 3),
         "quarantined": report.quarantined,
+        **({"banks": _bank_table(report)} if report.banks else {}),
+        **({"months": _month_table(report)} if report.months else {}),
         "unfit": dg.MetadataValue.json(dict(report.unfit)),
         "in_quarantine": dg.MetadataValue.json(dict(report.standing)),
         "drift": dg.MetadataValue.json(dict(report.drift)),
@@ -237,9 +246,15 @@ def _results(
     A stream of which nothing was read is not materialised, so that it does not pass for fresh.
     """
     is_read = attempt.problem is None or report.outcomes[Outcome.COMMITTED] > 0
+    chosen = _chosen_months(context, stream)
     for made in family(stream):
         if is_read:
-            for event in materializations_of(made, report):
+            events = (
+                months_of(made, report, chosen if attempt.problem is None else [])
+                if chosen
+                else materializations_of(made, report)
+            )
+            for event in events:
                 context.log_event(event)
         yield unmaterialized(made.name)
     results = {result["check_name"]: result for result in checks_of(stream, report, attempt)}
@@ -255,9 +270,23 @@ def materializations_of(stream: Stream, report: Report) -> Iterator[dg.AssetMate
     yield dg.AssetMaterialization(stream.name, metadata=metadata_of(stream, report))
     if stream.window is Window.MONTHS:
         for month, rows in sorted(report.months.items()):
-            yield dg.AssetMaterialization(
-                stream.name, partition=month, metadata={"dagster/partition_row_count": rows}
-            )
+            yield dg.AssetMaterialization(stream.name, partition=month, metadata={"rows": rows})
+
+
+def months_of(
+    stream: Stream, report: Report, chosen: Collection[str]
+) -> Iterator[dg.AssetMaterialization]:
+    """Each chosen month, and each month that has rows; the last of them says what was read.
+
+    Dagster takes a backfill for failed if a chosen month, although empty, is not materialised, or
+    if a materialization has no month.
+    """
+    months = {**dict.fromkeys(chosen, 0), **report.months}
+    for month, rows in sorted(months.items()):
+        of_run = metadata_of(stream, report) if month == max(months) else {}
+        yield dg.AssetMaterialization(
+            stream.name, partition=month, metadata={**of_run, "rows": rows}
+        )
 
 
 def checks_of(stream: Stream, report: Report, attempt: Attempt) -> Iterator[dict[str, Any]]:
@@ -280,6 +309,39 @@ def checks_of(stream: Stream, report: Report, attempt: Attempt) -> Iterator[dict
         }
 
 
+def _bank_table(report: Report) -> dg.TableMetadataValue:
+    """What was read of each bank, and how old its data is."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "bank": name,
+                    **{str(o).lower(): bank.pulls[o] for o in Outcome},
+                    "rows": bank.rows,
+                    "requests": bank.requests,
+                    "oldest copy": _minute(bank.oldest_at),
+                    "newest copy": _minute(bank.newest_at),
+                }
+            )
+            for name, bank in sorted(report.banks.items())
+        ]
+    )
+
+
+def _month_table(report: Report) -> dg.TableMetadataValue:
+    """Rows that were read of each UTC month, the newest first."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord({"month": month, "rows": rows})
+            for month, rows in sorted(report.months.items(), reverse=True)
+        ]
+    )
+
+
+def _minute(instant: dt.datetime | None) -> str:
+    return f"{instant:%Y-%m-%d %H:%M} UTC" if instant else ""
+
+
 def _failure_table(report: Report) -> dg.TableMetadataValue:
     """Failed pulls by bank and code."""
     return dg.MetadataValue.table(
@@ -298,45 +360,6 @@ def _failure_table(report: Report) -> dg.TableMetadataValue:
     )
 
 
-def _checked(
-    description: str, check: dg.AssetCheckSpec, *, deps: Sequence[str] = (), group: str = "lean"
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """An asset beside the streams, with one check."""
-    return dg.asset(
-        deps=deps,
-        group_name=group,
-        owners=OWNERS,
-        kinds={"python"},
-        pool="lean_api" if group == "lean" else group,
-        description=description,
-        check_specs=[check],
-    )
-
-
-def _result(
-    metadata: dict[str, Any],
-    check: str,
-    *,
-    is_passed: bool,
-    found: dict[str, Any],
-    is_error: bool = False,
-) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """The result of such an asset.
-
-    Args:
-        metadata: What Dagster shows of the asset.
-        check: The name of its check.
-        is_passed: Whether the check passed.
-        found: What Dagster shows of the check.
-        is_error: Whether a failed check is an error; otherwise it is a warning.
-    """
-    severity = dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN
-    verdict = dg.AssetCheckResult(
-        check_name=check, passed=is_passed, severity=severity, metadata=found
-    )
-    return dg.MaterializeResult(metadata=metadata, check_results=[verdict])
-
-
 _IN_TIME = dg.AssetCheckSpec(
     "in_time", asset="refresh", description="Every refresh ended within refresh_alarm_seconds."
 )
@@ -348,7 +371,7 @@ _IN_TIME = dg.AssetCheckSpec(
         dg.AssetSpec(
             "refresh",
             deps=["banks", "entities", "consents"],
-            group_name="lean",
+            group_name=DIRECTORY,
             owners=OWNERS,
             kinds={"python"},
             description="Asks banks again for data that is too old, within each entity's daily"
@@ -434,102 +457,6 @@ def sync_outcome(context: dg.AssetExecutionContext) -> None:
     ]
     run_ids = run_ids_of(context.run, context.instance)
     raise_failures(failures_of(context.instance, checks, run_ids))
-
-
-@_checked(
-    "Reads all transactions that the consents allow again, compares them with the lake, and"
-    " commits them.",
-    dg.AssetCheckSpec(
-        "agrees_with_lean",
-        asset="reconciliation",
-        description="A settled month has the same rows as before, and so has a month read from"
-        " the same bank data copy as before.",
-    ),
-    deps=["transactions"],
-)
-def reconciliation(
-    context: dg.AssetExecutionContext,
-    lean: dg.ResourceParam[LeanResource],
-    lake: dg.ResourceParam[LakeResource],
-    policy: dg.ResourceParam[Policy],
-) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Read everything again, and report differences."""
-
-    async def work(client: LeanClient) -> tuple[Report, list[Difference]]:
-        return await reconcile(client, lake.lake(), policy=policy, run_id=context.run.run_id)
-
-    with explained():
-        report, differences = lean.run(work)
-    return _result(
-        metadata_of(STREAMS["transactions"], report),
-        "agrees_with_lean",
-        is_passed=not differences,
-        found=totals(differences),
-        is_error=True,
-    )
-
-
-@_checked(
-    "Puts events that Lean sent and that never arrived into the inbox of webhooks.",
-    dg.AssetCheckSpec(
-        "nothing_was_missed",
-        asset="missed_events",
-        description="Every event that Lean sent has arrived as a webhook.",
-    ),
-)
-def missed_events(
-    lean: dg.ResourceParam[LeanResource],
-    lake: dg.ResourceParam[LakeResource],
-    inbox: dg.ResourceParam[InboxResource],
-) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Compare what Lean sent with what arrived, and repair the difference."""
-
-    async def work(client: LeanClient) -> Repair:
-        box = inbox.inbox()
-        if box is None:
-            raise ConfigError("webhooks are not set up: set LEAN_WEBHOOK_SECRET")
-        return await repair(client, lake.lake(), box)
-
-    with explained():
-        done = lean.run(work)
-    found = {
-        "repaired": done.repaired.total(),
-        "by_type": dg.MetadataValue.json(dict(done.repaired)),
-        "compared": done.compared,
-        "unreadable": done.unreadable,
-        "way": done.way,
-        "from": dg.MetadataValue.text(done.from_at.isoformat()),
-        "to": dg.MetadataValue.text(done.to_at.isoformat()),
-        "requests": done.requests,
-    }
-    return _result(found, "nothing_was_missed", is_passed=not done.repaired, found=found)
-
-
-@_checked(
-    "Reads every file of the lake and compares it with what was written; changes nothing.",
-    dg.AssetCheckSpec(
-        "holds_what_was_written",
-        asset="integrity",
-        description="No file is missing, truncated, changed or foreign.",
-    ),
-    group="warehouse",
-)
-def integrity(lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Look for damage."""
-    with explained():
-        report = check(lake.lake())
-    found = {
-        "findings": dg.MetadataValue.json([str(one) for one in report.findings[:20]]),
-        "count": len(report.findings),
-        "remedy": DamageError.remedy,
-    }
-    return _result(
-        {"verified": report.verified, "unverified": report.unverified},
-        "holds_what_was_written",
-        is_passed=not report.findings,
-        found=found,
-        is_error=True,
-    )
 
 
 stream_assets = [_asset(stream) for stream in STREAMS.values() if stream.exploded_from is None]

@@ -10,6 +10,9 @@ import pyarrow as pa
 
 from pipelines.lake.ledger import Outcome, Pull
 
+APPLICATION = "application"
+"""Stands for a bank in what is not read from a bank."""
+
 
 @dataclass(slots=True)
 class Failed:
@@ -25,6 +28,32 @@ class Failed:
 
 
 @dataclass(slots=True)
+class BankReport:
+    """What a sync read of one bank.
+
+    Args:
+        pulls: Pulls by outcome.
+        oldest_at: When the bank was last asked, of the oldest bank data copy that was read, UTC.
+        newest_at: The same of the newest copy; both are None where Lean sent no such instant.
+    """
+
+    pulls: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    requests: int = 0
+    oldest_at: dt.datetime | None = None
+    newest_at: dt.datetime | None = None
+
+    def note_pull(self, pull: Pull) -> None:
+        """Count a pull."""
+        self.pulls[pull.outcome] += 1
+        self.rows += pull.rows
+        self.requests += pull.requests
+        if pull.refreshed_at is not None:
+            self.oldest_at = min(self.oldest_at or pull.refreshed_at, pull.refreshed_at)
+            self.newest_at = max(self.newest_at or pull.refreshed_at, pull.refreshed_at)
+
+
+@dataclass(slots=True)
 class Report:
     """The result of a stream's sync, in numbers.
 
@@ -34,6 +63,7 @@ class Report:
         outcomes: Pulls by outcome.
         codes: Pulls that did not commit, by code.
         failures: Failed pulls by bank (`application` where there is none) and code.
+        banks: What was read, by bank (`application` where there is none).
         months: Committed rows by month, for a stream with months.
         rows: Committed rows by stream, including streams that are exploded from it.
         quarantined: Omitted records, because they did not fit.
@@ -52,6 +82,7 @@ class Report:
     outcomes: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
     failures: dict[tuple[str, str], Failed] = field(default_factory=dict)
+    banks: dict[str, BankReport] = field(default_factory=dict)
     months: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     quarantined: int = 0
@@ -80,12 +111,14 @@ class Report:
         self.quarantined += pull.quarantined
         self.rows[pull.stream] += pull.rows
         if is_counted:
+            bank = pull.bank_identifier or APPLICATION
+            self.banks.setdefault(bank, BankReport()).note_pull(pull)
             self.outcomes[pull.outcome] += 1
             self.received += pull.bytes
             if pull.code is not None:
                 self.codes[pull.code] += 1
             if pull.outcome is Outcome.FAILED:
-                where = (pull.bank_identifier or "application", pull.code or "UNKNOWN")
+                where = (bank, pull.code or "UNKNOWN")
                 failed = self.failures.setdefault(where, Failed(pull.asked_at, pull.remedy or ""))
                 failed.first_at = min(failed.first_at, pull.asked_at)
                 failed.count += 1
