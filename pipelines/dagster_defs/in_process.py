@@ -205,7 +205,7 @@ def _summaries(result: dg.ExecuteInProcessResult) -> list[StreamSummary]:
             read_targets=int(_value(metadata["read_targets"])),
             pulls=_value(metadata["pulls"]),
             rows=int(_value(metadata["rows"])),
-            unfit=_value(metadata["in_quarantine"]),
+            unfit=_value(metadata["in_quarantine"]) if "in_quarantine" in metadata else {},
             requests=int(_value(metadata["requests"])),
             seconds=float(_value(metadata["seconds"])),
         )

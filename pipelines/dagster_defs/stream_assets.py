@@ -220,11 +220,16 @@ def run_ids_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> set[str]:
 
 def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
     """What Dagster shows of a stream that was synced."""
+    found = {
+        "codes": report.codes,
+        "unfit": report.unfit,
+        "in_quarantine": report.standing,
+        "drift": report.drift,
+    }
     return {
         "rows": report.rows[stream.name],
         "read_targets": report.read_targets,
         "pulls": dg.MetadataValue.json(dict(report.outcomes)),
-        "codes": dg.MetadataValue.json(dict(report.codes)),
         "requests": report.requests,
         "bytes_received": report.received,
         "bytes_written": report.written,
@@ -232,9 +237,7 @@ def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
         "quarantined": report.quarantined,
         **({"banks": _bank_table(report)} if report.banks else {}),
         **({"months": _month_table(report)} if report.months else {}),
-        "unfit": dg.MetadataValue.json(dict(report.unfit)),
-        "in_quarantine": dg.MetadataValue.json(dict(report.standing)),
-        "drift": dg.MetadataValue.json(dict(report.drift)),
+        **{name: dg.MetadataValue.json(dict(of)) for name, of in found.items() if of},
     }
 
 
