@@ -1,6 +1,5 @@
 """One asset per stream, derived from the catalogue."""
 
-import datetime as dt
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -269,11 +268,14 @@ def _results(
 
 
 def materializations_of(stream: Stream, report: Report) -> Iterator[dg.AssetMaterialization]:
-    """What was read of a stream; of a stream with months, also each month that has rows."""
-    yield dg.AssetMaterialization(stream.name, metadata=metadata_of(stream, report))
+    """What was read of a stream; of a stream with months, before it each month that has rows.
+
+    Dagster shows the figures of the last one.
+    """
     if stream.window is Window.MONTHS:
         for month, rows in sorted(report.months.items()):
             yield dg.AssetMaterialization(stream.name, partition=month, metadata={"rows": rows})
+    yield dg.AssetMaterialization(stream.name, metadata=metadata_of(stream, report))
 
 
 def months_of(
@@ -319,11 +321,11 @@ def _bank_table(report: Report) -> dg.TableMetadataValue:
             dg.TableRecord(
                 {
                     "bank": name,
-                    **{str(o).lower(): bank.pulls[o] for o in Outcome},
                     "rows": bank.rows,
                     "requests": bank.requests,
-                    "oldest copy": _minute(bank.oldest_at),
-                    "newest copy": _minute(bank.newest_at),
+                    "pulls": bank.pulls,
+                    "failed": bank.failed,
+                    "oldest copy": f"{bank.oldest_at:%Y-%m-%d %H:%M} UTC" if bank.oldest_at else "",
                 }
             )
             for name, bank in sorted(report.banks.items())
@@ -339,10 +341,6 @@ def _month_table(report: Report) -> dg.TableMetadataValue:
             for month, rows in sorted(report.months.items(), reverse=True)
         ]
     )
-
-
-def _minute(instant: dt.datetime | None) -> str:
-    return f"{instant:%Y-%m-%d %H:%M} UTC" if instant else ""
 
 
 def _failure_table(report: Report) -> dg.TableMetadataValue:

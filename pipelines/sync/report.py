@@ -32,25 +32,25 @@ class BankReport:
     """What a sync read of one bank.
 
     Args:
-        pulls: Pulls by outcome.
-        oldest_at: When the bank was last asked, of the oldest bank data copy that was read, UTC.
-        newest_at: The same of the newest copy; both are None where Lean sent no such instant.
+        pulls: Pulls, whatever their outcome.
+        oldest_at: When the bank was last asked, of the oldest bank data copy that was read, UTC;
+            None where Lean sent no such instant.
     """
 
-    pulls: Counter[str] = field(default_factory=Counter)
+    pulls: int = 0
+    failed: int = 0
     rows: int = 0
     requests: int = 0
     oldest_at: dt.datetime | None = None
-    newest_at: dt.datetime | None = None
 
     def note_pull(self, pull: Pull) -> None:
         """Count a pull."""
-        self.pulls[pull.outcome] += 1
+        self.pulls += 1
+        self.failed += pull.outcome is Outcome.FAILED
         self.rows += pull.rows
         self.requests += pull.requests
         if pull.refreshed_at is not None:
             self.oldest_at = min(self.oldest_at or pull.refreshed_at, pull.refreshed_at)
-            self.newest_at = max(self.newest_at or pull.refreshed_at, pull.refreshed_at)
 
 
 @dataclass(slots=True)
