@@ -348,7 +348,7 @@ def test_a_run_tells_dagster_what_changed_and_nothing_more(house):
         f" and run_id = '{run.run_id}' order by all"
     )
     assert [month for name, month in told if name == "transactions"] == [
-        None, *(one for (one,) in months),
+        *(one for (one,) in months), None,
     ]  # fmt: skip
     assert months
     after = contents(house)
