@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 import trustme
 from conftest import client_of, sync_everything
+from dagster._core.utils import make_new_run_id
 from receiving import SECRET, receiving
 
 sys.path.insert(0, str(Path(__file__).parent / "conformance"))
@@ -573,6 +574,22 @@ def test_a_run_that_never_began_is_found_until_its_job_succeeds(lake, instance):
     assert "before any of its steps" in found.message
     night.execute_in_process(instance=instance)
     assert problems(lake, instance=instance) == []
+
+
+def test_a_run_that_dagster_took_up_again_is_looked_at(lake, instance):
+    """Dagster keeps the choice of assets of such a run as a set that has no hash."""
+
+    @dg.job(name="night")
+    def night():
+        dg.op(name="step")(lambda: None)()
+
+    run = instance.create_run_for_job(night)
+    instance.add_run(
+        run._replace(run_id=make_new_run_id(), asset_selection={dg.AssetKey("refresh")})
+    )
+    instance.report_run_failed(instance.get_runs(limit=1)[0])
+
+    assert [one.rule for one in run_problems(instance)] == ["run_failed"]
 
 
 def test_a_step_of_a_run_sees_what_failed_before_it_in_the_run(lake, instance):

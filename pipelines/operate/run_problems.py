@@ -141,7 +141,9 @@ def _newest(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
     for record in sorted(records, key=lambda one: one.storage_id):
         run = record.dagster_run
         steps = tuple(run.step_keys_to_execute or ())
-        newest[run.job_name, run.asset_selection, steps, run.status in _FINISHED] = record
+        # Dagster gives a run that it takes up again a set that cannot be a key.
+        assets = frozenset(run.asset_selection or ())
+        newest[run.job_name, assets, steps, run.status in _FINISHED] = record
     return sorted(newest.values(), key=lambda one: one.storage_id, reverse=True)
 
 
