@@ -34,7 +34,8 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Without credentials": (demo, sandbox, dev),
     "Lean": (sync, webhooks, doctor),
     "Tables": (build, publish, export, query, dictionary),
-    "The lake": (status, alert, report, compact, fsck, vacuum, replay, support_bundle),
+    "On duty": (status, alert, report, support_bundle),
+    "The lake": (compact, fsck, vacuum, replay),
 }
 for group, commands in _GROUPS.items():
     for command in commands:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lean_resources.streams import STREAMS, Window
 from pipelines.lake.duck import open_duckdb
@@ -13,7 +17,7 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.schemas import typed_nothing
 from pipelines.lake.storage import Key
 from pipelines.models.manifest import Manifest
-from pipelines.models.model import Model, Models
+from pipelines.models.model import Model, ModelColumn, Models
 from pipelines.models.relations import add_macros, add_seeds
 
 _MEMORY_LIMIT = "3GB"
@@ -151,7 +155,28 @@ def stored_rows(
     ]
     if not files:
         return typed_nothing((column.name, column.type) for column in model.columns)
-    return f"select * from read_parquet({lake.listed(files)}, hive_partitioning = false)"
+    added = _added_columns(lake.storage.local(files[0]), model)
+    nulls = "".join(f", null::{column.type} as {column.name}" for column in added)
+    return f"select *{nulls} from read_parquet({lake.listed(files)}, hive_partitioning = false)"
+
+
+def _added_columns(file: Path, model: Model) -> list[ModelColumn]:
+    """Columns of a model that a part of an earlier version does not have; they are null in it.
+
+    A build writes all parts of a model anew when its SQL changes, so each part has the same ones.
+    None are added to a file that cannot be read: whoever reads its rows says why.
+    """
+    try:
+        held = _columns_of(file)
+    except (OSError, pa.ArrowException):
+        return []
+    return [column for column in model.columns if column.name not in held]
+
+
+@functools.lru_cache(maxsize=4096)
+def _columns_of(file: Path) -> frozenset[str]:
+    """Columns of a file, which never changes."""
+    return frozenset(pq.read_schema(file).names)
 
 
 def through_views(names: Iterable[str], models: Models) -> list[str]:
