@@ -28,7 +28,7 @@ OUTCOME = "sync_outcome"
 
 _RETRIES = 2
 _RETRY_SECONDS = 60
-PROBLEM = "problem"
+PROBLEM, REASON = "problem", "reason"
 _UNREACHABLE = "unreachable"
 STREAM_CHECKS = [dg.AssetCheckKey(dg.AssetKey(name), COMPLETE) for name in (*STREAMS, "refresh")]
 _MOST_SHOWN = 3
@@ -39,18 +39,21 @@ class Attempt:
 
     Args:
         problem: Why it failed, with the remedy; None if it did not fail.
+        reason: The same without code and remedy.
         is_unreachable: Whether it failed because Lean cannot be reached.
     """
 
     def __init__(self) -> None:
         self.problem: str | None = None
+        self.reason = ""
         self.code = ""
         self.remedy = ""
         self.is_unreachable = False
 
-    def fail(self, problem: str, code: str, remedy: str) -> None:
-        """Note why it failed."""
-        self.problem, self.code, self.remedy = problem, code, remedy
+    def fail(self, reason: str, code: str, remedy: str, *, problem: str | None = None) -> None:
+        """Note why it failed; `problem` is the whole sentence where it has another form."""
+        self.reason, self.code, self.remedy = reason, code, remedy
+        self.problem = problem or f"{reason} ({code}). {remedy}"
 
     def verdict(
         self, asset: str, metadata: Mapping[str, Any], *, is_complete: bool = True
@@ -64,6 +67,7 @@ class Attempt:
         """
         failed = {
             PROBLEM: self.problem,
+            REASON: self.reason,
             "code": self.code,
             "remedy": self.remedy,
             _UNREACHABLE: self.is_unreachable,
@@ -130,11 +134,11 @@ def attempted(
         expected = _expected(error)
         if expected is None:
             context.log.exception("an error that is not expected")
-            kind, remedy = type(error).__name__, "Report it with the step's log, which says where."
-            attempt.fail(f"{kind}, which is a defect. {remedy}", "DEFECT", remedy)
+            reason = f"{type(error).__name__}, which is a defect"
+            remedy = "Report it with the step's log, which says where."
+            attempt.fail(reason, "DEFECT", remedy, problem=f"{reason}. {remedy}")
         else:
-            text = f"{expected.message} ({expected.code}). {expected.remedy}"
-            attempt.fail(text, expected.code, expected.remedy)
+            attempt.fail(expected.message, expected.code, expected.remedy)
     if attempt.problem is not None:
         context.log.error("%s: %s", what, attempt.problem)
 

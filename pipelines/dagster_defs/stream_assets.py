@@ -183,7 +183,8 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
             *(report.rows[stream.name] / max(report.seconds, 0.001), report.requests),
         )
         if report.failed_share > policy.failure_threshold:
-            attempt.fail(failure_text(report), PULLS_FAILED, "")
+            text = failure_text(report)
+            attempt.fail(text, PULLS_FAILED, "", problem=text)
             context.log.error("%s: %s", stream.name, attempt.problem)
         yield from _results(context, stream, report, attempt)
         if attempt.problem is not None and not waits_for_outcome(context):

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from lean_resources.errors import ConfigError, UnavailableError
 from pipelines.lake.storage import Key, Storage
 from pipelines.operate.health import Health
-from pipelines.operate.problems import RULES, Problem, check_rules
+from pipelines.operate.problems import RULES, Problem, check_rules, in_order
 
 if TYPE_CHECKING:
     import apprise
@@ -225,11 +225,7 @@ def _headline(problem: Problem) -> str:
 
 def _body(begun: Mapping[str, Sequence[Problem]], ended: Iterable[_Sent]) -> str:
     """The message, errors first, at most so many problems of each kind."""
-    order = list(RULES)
-    started = sorted(
-        (problem for problems in begun.values() for problem in problems),
-        key=lambda one: (one.severity != "error", order.index(one.rule), one.subject),
-    )
+    started = in_order(problem for problems in begun.values() for problem in problems)
     entries = [_entry(problem) for problem in started[:_MOST_SHOWN]]
     over = [f"Ended: {sent.title}, begun {sent.sent_at:%Y-%m-%d %H:%M} UTC" for sent in ended]
     entries += sorted(over)[:_MOST_SHOWN]

@@ -189,8 +189,6 @@ def _settings(settings: Settings) -> Iterator[tuple[str, object]]:
 
 
 def _runs(dagster_home: Path) -> object:
-    if not dagster_home.is_dir():
-        return []
     with recorded_runs(dagster_home) as instance:
         return msgspec.to_builtins(run_problems(instance) if instance is not None else [])
 

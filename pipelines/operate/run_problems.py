@@ -180,9 +180,7 @@ def _of_streams(instance: dg.DagsterInstance) -> Iterator[Problem]:
             metadata, since = found
             remedy = str(metadata["remedy"]) or _READ_LOG
             rule, subject = _RULE_OF.get(remedy, ("run_failed", None))
-            code = metadata["code"]
-            reason = str(metadata["problem"]).removesuffix(f" ({code}). {remedy}")
-            failure = _Failure(rule, subject, reason, remedy, code)
+            failure = _Failure(rule, subject, metadata["reason"], remedy, metadata["code"])
             failed.setdefault(failure, {})[name] = since
     for failure, names in failed.items():
         yield problem(
