@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.lake.lake import Lake
+from pipelines.sync.refresh import _by_slice
 from pipelines.sync.refresh_budget import Budget
 
 NOW = dt.datetime(2026, 3, 15, tzinfo=dt.UTC)
@@ -54,6 +55,7 @@ def test_the_next_refresh_is_allowed_a_day_after_the_oldest(lake):
 _RACE = """
 import datetime as dt, sys
 from pathlib import Path
+from pipelines.sync.refresh import _by_slice
 from pipelines.sync.refresh_budget import Budget
 from pipelines.lake.lake import Lake
 budget = Budget(Lake(Path(sys.argv[1]), "sandbox"), 4)
@@ -92,3 +94,26 @@ def test_an_old_log_is_not_read_again(lake, monkeypatch):
     budget.reserve({"a"}, NOW + 10 * DAY)
 
     assert len(set(read)) <= 3
+
+
+def test_reservations_of_the_log_before_slices_count(lake):
+    """A lake of format 4 has one log for all entities: what it holds is spent."""
+    for hours, entities in ((0, ["a", "b"]), (1, ["a"])):
+        Budget(lake, 4).reserve(entities, NOW + dt.timedelta(hours=hours))
+    before = lake.folder / "spends" / "log"
+    before.mkdir()
+    for number, file in enumerate(sorted((lake.folder / "spends").glob("slice=*/*.parquet"))):
+        file.rename(before / f"{number:010}.parquet")
+
+    assert Budget(lake, 2).reserve(ENTITIES, NOW + dt.timedelta(hours=2)) == {"b", "c"}
+    assert Budget(lake, 2).reserve({"a"}, NOW + DAY) == {"a"}
+
+
+def test_a_wave_takes_few_files(lake):
+    """Entities that are refreshed together are of few slices, and each slice is a file."""
+    stale = _by_slice([(f"entity-{number}", None) for number in range(3200)])
+    budget = Budget(lake, 4)
+    for start in range(0, len(stale), 50):
+        budget.reserve(dict(stale[start : start + 50]), NOW)
+
+    assert len(list(lake.storage.list("spends/*/*.parquet"))) <= 2 * 64

@@ -10,7 +10,7 @@ CHECKPOINTS = Key("checkpoints")
 """Copies of the ledger's files."""
 LOST = Key("lost")
 """What is known to be lost."""
-REFRESH_RESERVATIONS = Key("spends/log")
+REFRESH_RESERVATIONS = Key("spends")
 REFRESH_RESULTS = Key("attempts")
 MARTS = Key("marts")
 """Files of models."""

@@ -263,11 +263,11 @@ class Lake:
             )
             connection.execute(LAKE_VIEWS["merged_pulls"].statement)
             self._create(connection, _with_what_they_read(names))
-            for name, pattern, schema in (
-                ("refresh_spends", REFRESH_RESERVATIONS / "*.parquet", REFRESH_RESERVATIONS_SCHEMA),
-                ("refresh_attempts", REFRESH_RESULTS / "*/*.parquet", REFRESH_RESULTS_SCHEMA),
+            for name, folder, schema in (
+                ("refresh_spends", REFRESH_RESERVATIONS, REFRESH_RESERVATIONS_SCHEMA),
+                ("refresh_attempts", REFRESH_RESULTS, REFRESH_RESULTS_SCHEMA),
             ):
-                found = self.storage.list(str(pattern))
+                found = self.storage.list(f"{folder}/*/*.parquet")
                 keys = [one.key for one in found if one.written_at >= since.timestamp()]
                 connection.execute(f"create view {name} as {self._reading(keys, schema)}")
             yield connection
@@ -419,7 +419,7 @@ class Lake:
     def _select_of(self, name: str) -> str:
         """The SELECT of a stream, a history or a log of the lake."""
         if name == "refresh_spends":
-            return self._files(REFRESH_RESERVATIONS.parent, REFRESH_RESERVATIONS_SCHEMA)
+            return self._files(REFRESH_RESERVATIONS, REFRESH_RESERVATIONS_SCHEMA)
         if name == "refresh_attempts":
             return self._files(REFRESH_RESULTS, REFRESH_RESULTS_SCHEMA)
         if name == "quarantined_records":

@@ -69,8 +69,8 @@ PLACES = (
     Place(
         "spends",
         "Refreshes that were reserved, in numbered files.",
-        rf"{_LAKE}spends/log/\d{{10}}\.parquet",
-        rf"{_LAKE}spends/log/{_NAME}\.tmp",
+        rf"{_LAKE}spends/(log|slice=\d\d)/\d{{10}}\.parquet",
+        rf"{_LAKE}spends/(log|slice=\d\d)/{_NAME}\.tmp",
     ),
     Place(
         "marts",

@@ -108,7 +108,7 @@ def check(lake: Lake) -> Report:
         lake.attach_ledger(connection, lake.ledger.sound(bad))
         work.data(connection)
     work.logs(REFRESH_RESULTS, "refreshes")
-    work.logs(REFRESH_RESERVATIONS.parent, "refreshes")
+    work.logs(REFRESH_RESERVATIONS, "refreshes")
     work.models()
     work.warehouse()
     return work.report

@@ -198,7 +198,7 @@ def _folders_of(lake: Lake) -> list[Path]:
         for folder_of in (rows_of, superseded_of, quarantine_of)
         for stream in STREAMS.values()
     ]
-    folders += [REFRESH_RESERVATIONS.parent, REFRESH_RESULTS, MARTS]
+    folders += [REFRESH_RESERVATIONS, REFRESH_RESULTS, MARTS]
     return [lake.storage.local(folder) for folder in folders]
 
 

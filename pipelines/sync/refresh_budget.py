@@ -1,13 +1,15 @@
 """The refresh budget: each refresh is reserved before it is requested, so no budget is exceeded.
 
-Reservations are a log of numbered files. A file is created only if its number is free. If the
-number is taken, the process reads the new file and decides again, so all processes share the
-budget. A crash between reservation and request wastes a refresh, but never exceeds the budget.
+Reservations are a log of numbered files, in 64 fixed slices by a hash of the entity. A file is
+created only if its number is free in its slice. If the number is taken, the process reads the new
+file and decides again, so all processes share the budget. Processes that reserve for other slices
+do not meet. A crash between reservation and request wastes a refresh, but never exceeds the budget.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import zlib
 from collections.abc import Collection, Sequence
 
 import pyarrow as pa
@@ -19,8 +21,17 @@ from pipelines.lake.ledger import REFRESH_RESERVATIONS_SCHEMA, new_id
 from pipelines.lake.storage import Key
 
 _PERIOD = dt.timedelta(hours=24)
+SLICES = 64
+"""Slices of the log; fixed, so that all versions and machines find an entity in the same one."""
+_BEFORE = REFRESH_RESERVATIONS / "log"
+"""The whole log until format 5 of the lake; its reservations count for a day."""
 _KEPT = 2 * _PERIOD
 """How far back the log is read; far more than the differences between clocks of Lean's time."""
+
+
+def slice_of(entity_id: str) -> int:
+    """The slice of the log that has an entity's reservations, from 0."""
+    return zlib.crc32(entity_id.encode()) % SLICES
 
 
 class Budget:
@@ -42,6 +53,8 @@ class Budget:
     ) -> set[str]:
         """Reserve a refresh for each entity that has a refresh left.
 
+        It writes a file per slice, so few files if the entities are of few slices.
+
         Args:
             entity_ids: The entities to refresh.
             now: Lean's clock.
@@ -57,21 +70,37 @@ class Budget:
         if not self._per_day:
             return set()
         self._format.carry_forward()
+        return {
+            one
+            for folder, chosen in _by_slice(entity_ids).items()
+            for one in self._reserve(folder, chosen, now, run_id)
+        }
+
+    def _reserve(
+        self, folder: Key, entity_ids: Collection[str], now: dt.datetime, run_id: str | None
+    ) -> set[str]:
+        """Reserve for entities of a slice."""
         while True:
-            files = self._files()
+            files = self._files(folder)
             granted = self._granted(files, entity_ids, now)
             if not granted:
                 return set()
             number = int(files[-1].stem) + 1 if files else 0
-            if self._create(REFRESH_RESERVATIONS / f"{number:010}.parquet", granted, now, run_id):
+            if self._create(folder / f"{number:010}.parquet", granted, now, run_id):
                 return granted
 
     def allowed(self, entity_ids: Collection[str], now: dt.datetime) -> set[str]:
         """The entities that have a refresh left at an instant of Lean's clock; reserves nothing."""
-        return self._granted(self._files(), entity_ids, now) if self._per_day else set()
+        if not self._per_day:
+            return set()
+        return {
+            one
+            for folder, chosen in _by_slice(entity_ids).items()
+            for one in self._granted(self._files(folder), chosen, now)
+        }
 
-    def _files(self) -> list[Key]:
-        return [file.key for file in self._storage.list(f"{REFRESH_RESERVATIONS}/*.parquet")]
+    def _files(self, folder: Key) -> list[Key]:
+        return [file.key for file in self._storage.list(f"{folder}/*.parquet")]
 
     def _granted(
         self, files: Sequence[Key], entity_ids: Collection[str], now: dt.datetime
@@ -80,14 +109,20 @@ class Budget:
         return {one for one in entity_ids if one not in used_until or used_until[one] <= now}
 
     def _used_until(self, files: Sequence[Key], now: dt.datetime) -> dict[str, dt.datetime]:
-        """For each entity without budget, the instant of its next possible refresh."""
+        """For each entity without budget, the instant of its next possible refresh.
+
+        Args:
+            files: The files of its slice, in the order of their numbers.
+            now: Lean's clock.
+        """
         reserved: dict[str, list[dt.datetime]] = {}
-        for file in reversed(files):
-            rows = self._rows(file)
-            if rows and max(at for _, at in rows) < now - _KEPT:
-                break
-            for entity_id, at in rows:
-                reserved.setdefault(entity_id, []).append(at)
+        for log in (files, self._files(_BEFORE)):
+            for file in reversed(log):
+                rows = self._rows(file)
+                if rows and max(at for _, at in rows) < now - _KEPT:
+                    break
+                for entity_id, at in rows:
+                    reserved.setdefault(entity_id, []).append(at)
         return {
             entity_id: sorted(times)[-self._per_day] + _PERIOD
             for entity_id, times in reserved.items()
@@ -118,3 +153,12 @@ class Budget:
             schema=REFRESH_RESERVATIONS_SCHEMA,
         )
         return self._storage.create(file, lambda part: pq.write_table(table, part), new_id())
+
+
+def _by_slice(entity_ids: Collection[str]) -> dict[Key, list[str]]:
+    """Entities by the folder of their slice."""
+    found: dict[Key, list[str]] = {}
+    for entity_id in sorted(entity_ids):
+        folder = REFRESH_RESERVATIONS / f"slice={slice_of(entity_id):02}"
+        found.setdefault(folder, []).append(entity_id)
+    return found

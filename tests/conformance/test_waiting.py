@@ -114,9 +114,7 @@ def test_a_spend_that_is_recorded_after_the_call_breaks_a_law(lake, monkeypatch)
         for wanted, then in keep:
             reserve(budget, wanted, then, run_id)
         keep.clear()
-        log = budget._storage.list("spends/log/*.parquet")
-        allowed = budget._used_until([one.key for one in log], now)
-        return {one for one in entity_ids if allowed.get(one, now) <= now}
+        return budget.allowed(entity_ids, now)
 
     def kept(_lake, rows):
         keep.extend(({row["entity_id"]}, row["asked_at"]) for row in rows)
