@@ -14,7 +14,7 @@ from lean_resources.settings import LeanSettings
 from pipelines.dagster_defs.failures import OUTCOME
 from pipelines.dagster_defs.resources import LakeResource, silent
 from pipelines.dagster_defs.schedules import schedules
-from pipelines.definitions import defs
+from pipelines.definitions import defs, models
 from pipelines.sync.policy import Alerts, Policy, Schedules, load
 
 NOW = dt.datetime(2026, 11, 24, 23, tzinfo=dt.UTC)
@@ -132,6 +132,20 @@ def test_scheduled_runs_fill_the_lake_and_agree(tmp_path):
     )
     assert dict(rows_of(lake.lake(), f"{asked} group by all")) == {"accounts": 1, "balances": 2}
     assert lake.lake().warehouse.exists()
+
+
+def test_tables_are_built_in_between_where_a_schedule_says_so():
+    """All tables and what shows them, and nothing that asks Lean or runs by night only."""
+    [made] = [s for s in schedules(Schedules(tables="0 * * * *")) if s.name == "tables_build"]
+
+    graph = defs.resolve_asset_graph()
+    built = {key.to_user_string() for key in made.job.selection.resolve(graph)}
+    shown = {
+        "warehouse",
+        *(["iceberg"] if dg.AssetKey("iceberg") in graph.get_all_asset_keys() else []),
+    }
+    assert built == {model.name for model in models} | shown
+    assert made.cron_schedule == "0 * * * *"
 
 
 @pytest.mark.parametrize(

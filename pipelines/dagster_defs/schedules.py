@@ -1,4 +1,4 @@
-"""When to pull: a nightly sync, balances in between, and a weekly reconciliation."""
+"""When to pull and to build: a nightly sync, and what runs in between and weekly."""
 
 import datetime as dt
 import itertools
@@ -8,6 +8,7 @@ import dagster as dg
 from dagster._utils.schedules import schedule_execution_time_iterator
 
 from lean_resources.errors import ConfigError
+from lean_resources.streams import STREAMS
 from pipelines.dagster_defs.failures import OUTCOME
 from pipelines.sync.policy import Policy, Schedules
 
@@ -15,6 +16,7 @@ ZONE = "Asia/Riyadh"
 _BALANCES = ("banks", "entities", "consents", "refresh", "balances", "warehouse", OUTCOME)
 _WEEKLY = ("reconciliation", "warehouse", "compaction", "integrity")
 _NOT_NIGHTLY = ("reconciliation", "missed_events", "integrity")
+_NOT_TABLES = (*STREAMS, "refresh", *_NOT_NIGHTLY, "compaction", "daily_report", OUTCOME)
 _LEAST_HOURS = 1.0
 
 
@@ -22,7 +24,7 @@ def schedules(when: Schedules, *, has_webhooks: bool = False) -> list[dg.Schedul
     """The schedules, with their jobs.
 
     All are off unless `enabled` is set; each can also be turned on and off in Dagster's UI. Gap
-    repair is off without webhooks.
+    repair is off without webhooks. Tables have a schedule of their own only where one is set.
 
     Raises:
         ConfigError: A cron expression is not valid.
@@ -53,6 +55,11 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
             select(*_BALANCES),
             "Refreshes and pulls balances between two nightly syncs.",
         ),
+        "tables_build": (
+            when.tables,
+            dg.AssetSelection.all() - select(*_NOT_TABLES),
+            "Builds all tables and publishes them between two nightly syncs; reads nothing.",
+        ),
         "weekly_reconciliation": (
             when.reconciliation,
             select(*_WEEKLY),
@@ -79,6 +86,7 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
             description=description,
         )
         for name, (cron, selection, description) in made.items()
+        if cron or name != "tables_build"
     ]
 
 
@@ -95,6 +103,7 @@ def with_freshness(
         crons = [] if name in _NOT_NIGHTLY else [when.nightly]
         crons += [when.balances] if name in _BALANCES else []
         crons += [when.reconciliation] if name in _WEEKLY else []
+        crons += [when.tables] if when.tables and name not in _NOT_TABLES else []
         if not crons:
             return spec
         hours = max(_longest_gap(crons), policy.fresh_hours.get(name, 0), _LEAST_HOURS)

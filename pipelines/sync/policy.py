@@ -96,12 +96,13 @@ class Policy(BaseModel):
 
 
 class Schedules(BaseModel):
-    """When to pull; cron expressions are read in Asia/Riyadh.
+    """When to pull and to build; cron expressions are read in Asia/Riyadh.
 
     Args:
         enabled: Whether schedules run unless they are stopped by hand.
         nightly: The full sync.
         balances: Refreshes and balances between full syncs.
+        tables: Builds and publishes all tables between full syncs; empty for never.
         reconciliation: Reads all permitted transactions again and compares them.
         missed_events: Compares Lean's list of events with the webhooks that arrived.
 
@@ -114,6 +115,7 @@ class Schedules(BaseModel):
     enabled: bool = False
     nightly: str = "0 2 * * *"
     balances: str = "0 8,14,20 * * *"
+    tables: str = ""
     reconciliation: str = "0 4 * * 5"
     missed_events: str = "40 * * * *"
 

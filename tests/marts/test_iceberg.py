@@ -1,11 +1,13 @@
 """Iceberg tables over the files of a build: what other readers find, and what no crash can do."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import urllib.parse
 from decimal import Decimal, localcontext
 from pathlib import Path
 
@@ -227,6 +229,87 @@ def test_a_catalogue_in_postgresql_names_the_same(lake, postgres):
     builds = catalogue.load_table("marts.builds").scan().to_arrow()
     assert set(builds["build_number"].to_pylist()) == {done.build}
     assert not (lake.folder / "iceberg" / "catalogue.db").exists()
+
+
+SPARK = """
+import json, sys
+from pyspark.sql import SparkSession
+
+uri, user, password, warehouse, jars = json.loads(sys.argv[1])
+catalogue = "spark.sql.catalog.leanhouse"
+settings = {
+    "spark.jars": jars,
+    "spark.ui.enabled": "false",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.sql.extensions":
+        "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+    catalogue: "org.apache.iceberg.spark.SparkCatalog",
+    f"{catalogue}.type": "jdbc",
+    f"{catalogue}.uri": uri,
+    f"{catalogue}.jdbc.user": user,
+    f"{catalogue}.jdbc.password": password,
+    f"{catalogue}.jdbc.schema-version": "V1",
+    f"{catalogue}.warehouse": warehouse,
+}
+builder = SparkSession.builder.master("local[2]")
+for name, value in settings.items():
+    builder = builder.config(name, value)
+spark = builder.getOrCreate()
+newest = spark.sql(
+    "select table_name, snapshot_id from leanhouse.marts.builds where build_number ="
+    " (select max(build_number) from leanhouse.marts.builds)"
+).collect()
+for table, snapshot in newest:
+    rows = spark.table(f"leanhouse.marts.{table}")
+    if snapshot is not None:
+        rows = spark.sql(f"select * from leanhouse.marts.{table} version as of {snapshot}")
+    # As text, so that the sum of many amounts is exact whatever a decimal of Spark holds.
+    amounts = [name for name, kind in rows.dtypes if kind.startswith("decimal")]
+    found = rows.selectExpr(*[f"cast(`{name}` as string)" for name in rows.columns]).toPandas()
+    print(json.dumps([table, len(found), {name: list(found[name].dropna()) for name in amounts}]))
+"""
+
+
+@pytest.mark.conformance
+def test_spark_finds_the_same_by_the_shared_catalogue(lake, postgres, tmp_path):
+    """By `builds` and snapshots, and vectorised; ICEBERG_SPARK_JAR names the jars, by commas.
+
+    They are Iceberg's runtime for Spark 3.5 and the driver of PostgreSQL.
+    """
+    jars = os.environ.get("ICEBERG_SPARK_JAR")
+    if not jars:
+        pytest.skip("ICEBERG_SPARK_JAR names no jar")
+    python = tmp_path / "spark" / "bin" / "python"
+    uv = str(Path(sys.executable).with_name("uv"))
+    subprocess.run([uv, "venv", "-q", "-p", sys.executable, str(python.parents[1])], check=True)
+    wanted = ("pyspark==3.5.9", "pandas<3", "setuptools<80")
+    subprocess.run([uv, "pip", "install", "-q", "-p", str(python), *wanted], check=True)
+    publish_tables(lake, models(), postgres)
+    parts = urllib.parse.urlsplit(postgres)
+    server = f"{parts.hostname}:{parts.port}{parts.path}"
+    asked = [
+        f"jdbc:postgresql://{server}", parts.username, parts.password or "",
+        f"file://{lake.folder}/iceberg", jars,
+    ]  # fmt: skip
+
+    done = subprocess.run(
+        [python, "-c", SPARK, json.dumps(asked)],
+        check=False, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {
+        name: (rows, amounts) for name, rows, amounts in map(json.loads, done.stdout.splitlines())
+    }
+    stored = {m.name for m in models() if m.layer == "marts" and not m.stored.is_view}
+    assert set(found) == stored
+    with connect(lake) as warehouse, localcontext(prec=60):
+        for name, (rows, amounts) in found.items():
+            sums = {
+                column: sum(map(Decimal, values), Decimal(0)) for column, values in amounts.items()
+            }
+            assert (rows, sums) == sums_of(warehouse.sql(f"from {name}").to_arrow_table()), name
 
 
 def test_only_a_changed_part_is_replaced_and_earlier_builds_stay_readable(lake):
