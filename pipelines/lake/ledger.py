@@ -60,6 +60,7 @@ class Pull:
     first_sequence_no: int | None = None
     unfit_dates: Sequence[dt.date] | None = None
     generation: int | None = None
+    moving_from: dt.date | None = None
 
     @classmethod
     def of_row(cls, columns: Iterable[str], row: Iterable[Any]) -> Self:
@@ -172,6 +173,13 @@ _PULL_COLUMNS: _Columns = {
         (
             "One more than the greatest that its writer found in the ledger. It orders pulls of the"
             " same instant of Lean's clock; null where format 1 of the lake wrote it."
+        ),
+    ),
+    "moving_from": (
+        pa.date32(),
+        (
+            "UTC day from which on its rows may still move: the first with a row that is not booked"
+            " for good, or the day after claimed_to; null where that is not known."
         ),
     ),
     "batch_id": (pa.string(), "The batch of files that it was written with."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from pipelines.lake.ledger import Mark, Outcome, Pull
 from pipelines.lake.schemas import lake_schema
 from pipelines.sync.last_good import LastGood
 from pipelines.sync.misfits import Misfits, astray, undated, unplaced
-from pipelines.sync.slots import Slot, day_of_row, slots_of_whole
+from pipelines.sync.slots import Slot, day_of_row, moving_from, slots_of_whole
 from pipelines.sync.tasks import Done
 
 _EPOCH = dt.date(1970, 1, 1)
@@ -78,9 +78,10 @@ def covered(
     counts = np.bincount(
         np.concatenate([index[index >= 0], place_of_kept]).astype(np.int64), minlength=len(slots)
     )
+    moving = moving_from(stream, rows, index, [slot.to_date for slot in slots])
     pulls = []
     for place, slot in enumerate(slots):
-        found = misfits.found(place, int(counts[place]))
+        found = replace(misfits.found(place, int(counts[place])), moving_from=moving[place])
         if place in refused:
             error = UnfitError(_TOO_MUCH, code="RECORDS_UNFIT", stream=stream.name)
             pulls.append(slot.pull(stream, mark, Outcome.FAILED, found, error))

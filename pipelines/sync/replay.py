@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,7 +31,7 @@ from pipelines.lake.schemas import lake_schema
 from pipelines.sync.last_good import LastGood
 from pipelines.sync.misfits import too_many, unplaced
 from pipelines.sync.policy import Policy
-from pipelines.sync.slots import day_of_row
+from pipelines.sync.slots import day_of_row, moving_from
 
 _READS_AT_ONCE = 200
 
@@ -142,6 +143,8 @@ def _commit(
             continue
         chosen = _of(stream, decoded.rows, pull)
         kept = misfits.kept(pull)
+        of_pull = np.zeros(chosen.num_rows, np.int64)
+        [moves] = moving_from(stream, chosen, of_pull, [pull.covered_to])
         successor = replace(
             pull,
             pull_id=new_id(),
@@ -157,6 +160,7 @@ def _commit(
             replaces=None,
             first_sequence_no=None,
             generation=mark.generation,
+            moving_from=moves,
         )
         total += successor.rows
         made.append(successor)

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,11 +29,13 @@ class Found:
         rows: Number of rows that count.
         quarantined: Number of omitted records.
         unfit_dates: UTC days that are unknown because of these; None if all records fit.
+        moving_from: UTC day from which on its rows may still move; None where that is not known.
     """
 
     rows: int = 0
     quarantined: int = 0
     unfit_dates: Sequence[dt.date] | None = None
+    moving_from: dt.date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ class Slot:
             rows=found.rows,
             quarantined=found.quarantined,
             unfit_dates=found.unfit_dates,
+            moving_from=found.moving_from,
             pages=len(read.answers) if read is not None else 0,
             requests=done.requests if self.is_first else 0,
             bytes=done.size if self.is_first else 0,
@@ -208,3 +212,31 @@ def day_of_row(stream: Stream, rows: pa.Table) -> pa.ChunkedArray:
     """UTC days of rows of a stream with months."""
     instants = pc.coalesce(*(rows[name] for name in stream.placed_by))
     return instants.cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
+
+
+def moving_from(
+    stream: Stream, rows: pa.Table, index: np.ndarray, ends: Sequence[dt.date | None]
+) -> list[dt.date | None]:
+    """For each pull the UTC day from which on its rows may still move to another day.
+
+    A row stays on its day once the bank calls it final: booked or rejected, and not mutable. Where
+    the bank states no such status, the row has to be immutable.
+
+    Args:
+        rows: Rows of transactions; other streams have none that move.
+        index: For each row the place of its pull, or -1 if no pull covers it.
+        ends: The last UTC day that each pull covers; None if it covers none.
+    """
+    found = [None if end is None else end + _DAY for end in ends]
+    if stream.window is Window.SNAPSHOT or not rows.num_rows:
+        return found
+    status, mutability = rows["status"], rows["transaction_mutability"]
+    is_final = pc.is_in(status, pa.array(["BOOKED", "REJECTED"]))
+    is_final = pc.and_not(is_final, pc.is_in(mutability, pa.array(["MUTABLE"])))
+    is_fixed = pc.is_in(mutability, pa.array(["IMMUTABLE"]))
+    is_fixed = pc.and_not(is_fixed, pc.is_in(status, pa.array(["PENDING"])))
+    places = np.flatnonzero(pc.invert(pc.or_(is_final, is_fixed)).to_numpy() & (index >= 0))
+    days = day_of_row(stream, rows.take(pa.array(places))).to_pylist()
+    for place, day in zip(index[places].tolist(), days, strict=True):
+        found[place] = min(found[place] or day, day)
+    return found
