@@ -34,6 +34,7 @@ LEAK = """-- Leaks.
 -- grain:   one row per account
 -- key:     account_id
 -- stored:  table
+-- apart:   whole
 -- cleared: holder (it is not), told (it is not), numbers (it is not), length (a number)
 -- columns:
 --   holder   A name.

@@ -42,9 +42,10 @@ from pipelines.publish.warehouse import connect, publish
 JANUARY, FEBRUARY = dt.date(2026, 1, 10), dt.date(2026, 2, 10)
 
 
-def sql(select, *columns, key="customer_id", stored="table", **entries):
+def sql(select, *columns, key="customer_id", stored="table", apart="whole", **entries):
     """The text of a model; columns are lines of its header."""
     lines = ["For a test.", "", "grain:  one row", f"key:    {key}", f"stored: {stored}"]
+    lines += [f"apart:  {apart}"] if apart and stored != "view" else []
     lines += [f"{name}: {value}" for name, value in entries.items()]
     lines += ["columns:", *(f"  {column}" for column in columns)] if columns else []
     header = "\n".join(f"-- {line}".rstrip() for line in lines)
@@ -71,11 +72,11 @@ REFUSED = {
             "marts__one": sql("select customer_id from two"),
             "marts__two": sql("select customer_id from one"),
         },
-        r"marts/(one|two)\.sql:6: models read each other in a circle",
+        r"marts/(one|two)\.sql:7: models read each other in a circle",
     ),
     "unknown-table": (
         {"marts__one": sql("select customer_id\nfrom clients")},
-        r"marts/one\.sql:7: there is no stream, model or seed clients",
+        r"marts/one\.sql:8: there is no stream, model or seed clients",
     ),
     "no-key": (
         {"marts__one": PLAIN.replace("-- key:    customer_id\n", "")},
@@ -99,11 +100,11 @@ REFUSED = {
     ),
     "does-not-bind": (
         {"marts__one": sql("select\n    customer_id,\n    surname\nfrom customers")},
-        r"marts/one\.sql:8: .*surname",
+        r"marts/one\.sql:9: .*surname",
     ),
     "header-names-what-is-not-there": (
         {"marts__one": sql("select customer_id from customers", "surname  A name.")},
-        r"marts/one\.sql:7: the SELECT has no column surname",
+        r"marts/one\.sql:8: the SELECT has no column surname",
     ),
     "not-for-other-engines": (
         {
@@ -112,15 +113,15 @@ REFUSED = {
                 "found  How many.",
             )
         },
-        r"marts/one\.sql:7: found is UBIGINT, which other engines cannot read: cast it",
+        r"marts/one\.sql:8: found is UBIGINT, which other engines cannot read: cast it",
     ),
     "undocumented": (
         {"marts__one": sql("select customer_id, 1 as score from customers")},
-        r"marts/one\.sql:5: column score has no meaning",
+        r"marts/one\.sql:6: column score has no meaning",
     ),
     "meaning-without-a-full-stop": (
         {"marts__one": sql("select customer_id, 1 as score from customers", "score  A number")},
-        r"marts/one\.sql:7: score: its meaning is not a sentence",
+        r"marts/one\.sql:8: score: its meaning is not a sentence",
     ),
     "no-first-sentence": (
         {"marts__one": PLAIN.replace("-- For a test.", "-- For a test")},
@@ -132,11 +133,11 @@ REFUSED = {
                 "select customer_id, 1 as score from customers", "score  A.", "score  B."
             )
         },
-        r"marts/one\.sql:8: column score stands twice",
+        r"marts/one\.sql:9: column score stands twice",
     ),
     "personal-in-a-mart": (
         {"marts__one": sql("select account_id, nickname from accounts", key="account_id")},
-        r"marts/one\.sql:5: nickname is personal, and marts hold none",
+        r"marts/one\.sql:6: nickname is personal, and marts hold none",
     ),
     "made-of-personal": (
         {
@@ -146,7 +147,7 @@ REFUSED = {
                 key="account_id",
             )
         },
-        r"marts/one\.sql:7: loud is made of personal columns",
+        r"marts/one\.sql:8: loud is made of personal columns",
     ),
     "made-of-personal-two-models-up": (
         {
@@ -162,15 +163,15 @@ REFUSED = {
                 key="account_id",
             ),
         },
-        r"marts/one\.sql:7: size is made of personal columns",
+        r"marts/one\.sql:8: size is made of personal columns",
     ),
     "cleared-of-nothing": (
         {"marts__one": sql("select customer_id from customers", cleared="customer_id (an id)")},
-        r"marts/one\.sql:6: customer_id is made of nothing personal",
+        r"marts/one\.sql:7: customer_id is made of nothing personal",
     ),
     "cleared-column-that-is-not-there": (
         {"marts__one": sql("select customer_id from customers", cleared="surname (short)")},
-        r"marts/one\.sql:6: the SELECT has no column surname",
+        r"marts/one\.sql:7: the SELECT has no column surname",
     ),
     "stored-in-no-known-way": (
         {"marts__one": sql("select customer_id from customers", stored="weekly")},
@@ -186,7 +187,7 @@ REFUSED = {
     ),
     "staging-that-reads-intermediate": (
         {"intermediate__one": PLAIN, "staging__two": sql("select customer_id from one")},
-        r"staging/two\.sql:6: staging may not read one",
+        r"staging/two\.sql:7: staging may not read one",
     ),
     "unknown-subject": (
         {"marts__one": PLAIN.replace("-- key:", "-- subject: weather\n-- key:")},
@@ -202,11 +203,11 @@ REFUSED = {
     ),
     "personal-in-intermediate": (
         {"intermediate__one": sql("select account_id, nickname from accounts", key="account_id")},
-        r"intermediate/one\.sql:5: nickname is personal, and intermediate hold none",
+        r"intermediate/one\.sql:6: nickname is personal, and intermediate hold none",
     ),
     "staging-that-reads-marts": (
         {"marts__one": PLAIN, "staging__two": sql("select customer_id from one")},
-        r"staging/two\.sql:6: staging may not read one",
+        r"staging/two\.sql:7: staging may not read one",
     ),
     "name-in-two-layers": (
         {"marts__one": PLAIN, "staging__one": PLAIN},
@@ -243,7 +244,39 @@ REFUSED = {
     ),
     "sample-that-does-not-bind": (
         {"marts__one": sql("select customer_id from customers", sample="select surname from one")},
-        r"marts/one\.sql:6: .*surname",
+        r"marts/one\.sql:7: .*surname",
+    ),
+    "apart-by-nothing": (
+        {"marts__one": sql("select customer_id from customers", apart="")},
+        r"marts/one\.sql:1: apart is",
+    ),
+    "apart-in-no-known-way": (
+        {"marts__one": sql("select customer_id from customers", apart="by customer_id")},
+        r"marts/one\.sql:6: apart is",
+    ),
+    "apart-by-no-column": (
+        {"marts__one": sql("select customer_id from customers", apart="account by account_key")},
+        r"marts/one\.sql:6: the SELECT has no column account_key",
+    ),
+    "apart-by-no-id": (
+        {
+            "marts__one": sql(
+                "select customer_id, app_user_id from customers", apart="customer by app_user_id"
+            )
+        },
+        r"marts/one\.sql:6: app_user_id is no id of an account",
+    ),
+    "apart-from-a-whole": (
+        {
+            "marts__one": PLAIN,
+            "marts__seen": sql("select customer_id from one", stored="view"),
+            "marts__two": sql("select customer_id\nfrom seen", apart="customer by customer_id"),
+        },
+        r"marts/two\.sql:8: the rows of one do not come apart, so those of two neither",
+    ),
+    "apart-and-a-view": (
+        {"marts__one": PLAIN.replace("-- stored: table", "-- stored: view")},
+        r"marts/one\.sql:6: a view comes apart like what it reads",
     ),
 }
 

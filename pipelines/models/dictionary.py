@@ -82,6 +82,7 @@ def _table(model: Model) -> str:
         f"Grain: {model.grain}.",
         f"Key: `{'`, `'.join(model.key)}`.",
         f"Kept: {kept}.",
+        *([] if stored.is_view else [f"Comes apart: {_apart(model)}."]),
         f"Reads: `{'`, `'.join(model.reads)}`.",
         *(f"{name.capitalize()}: {note}." for name, note in model.notes.items()),
     ]
@@ -95,6 +96,14 @@ def _table(model: Model) -> str:
         lines += [""]
     lines += ["```sql", model.question or f"select * from {model.place} limit 10", "```", ""]
     return "\n".join(lines)
+
+
+def _apart(model: Model) -> str:
+    """How the rows of a model come apart, in words."""
+    if model.apart is None:
+        return "not"
+    of_whom = "customers who share accounts" if model.apart.is_by_customer else "each account"
+    return f"by {of_whom}, told by `{model.apart.column}`"
 
 
 def _passed_whole(model: Model) -> tuple[str, list[ModelColumn]]:

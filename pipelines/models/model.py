@@ -78,6 +78,20 @@ class Stored:
     is_view: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How the rows of a model come apart: those of some accounts follow from what these brought.
+
+    Args:
+        is_by_customer: Whether they follow from the accounts of whole customers only, together with
+            all who share a joint account; else from each account alone.
+        column: The column with the id by which a row is told.
+    """
+
+    is_by_customer: bool
+    column: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """One SQL file: a documented SELECT over streams and other models.
@@ -89,6 +103,8 @@ class Model:
         grain: What one row stands for.
         key: Columns that together identify a row, and are never null.
         stored: How its rows are kept.
+        apart: How its rows come apart; None where they do not, and for a view, whose rows come
+            apart like those that it reads.
         subject: What a mart is about, one of `SUBJECTS`; empty in other layers.
         formerly: The name that it had in the version before, or empty.
         notes: Other entries of the header, such as which rows count and the time zone of days.
@@ -105,6 +121,7 @@ class Model:
     grain: str
     key: tuple[str, ...]
     stored: Stored
+    apart: Apart | None
     subject: str
     formerly: str
     notes: Mapping[str, str]

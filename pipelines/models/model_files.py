@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import graphlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pipelines.models.lineage import Trace, trace
 from pipelines.models.model import (
     LAYERS,
     SUBJECTS,
+    Apart,
     Check,
     Model,
     ModelColumn,
@@ -30,7 +31,11 @@ from pipelines.models.model import (
 from pipelines.models.relations import Relation, empty_lake, relations
 
 _STORED = re.compile(r"(view|table)|by (\w+)(?:, reading (-\d+|0) to (\+\d+|0))?")
-_ENTRIES = {"grain", "key", "stored", "subject", "formerly", "columns", "cleared", "sample"}
+_APART = re.compile(r"(account|customer) by (\w+)|whole")
+_IDS = {"account_key", "account_id", "entity_id", "consent_id", "customer_id"}
+"""Columns with the id of an account, or of whom it belongs to."""
+_ENTRIES = {"grain", "key", "stored", "apart", "subject", "formerly", "columns", "cleared"}
+_ENTRIES |= {"sample"}
 _CLEARED = re.compile(r"(\w+) \([^()]+\)")
 _NOT_PORTABLE = re.compile(
     r"\b(U?HUGEINT|U(TINY|SMALL|BIG)INT|UINTEGER|INTERVAL|BIGNUM|BIT|TIME WITH TIME ZONE|UNION)\b"
@@ -93,7 +98,8 @@ def _read(file: Path, layer: str) -> tuple[Model, Header, exp.Query]:
             description=header.description,
             grain=header.entries["grain"],
             key=tuple(name.strip() for name in header.entries["key"].split(",")),
-            stored=_stored(file, header),
+            stored=(stored := _stored(file, header)),
+            apart=_apart(file, header, stored),
             subject=subject,
             formerly=header.entries.get("formerly", ""),
             notes={k: v for k, v in header.entries.items() if k not in _ENTRIES},
@@ -124,6 +130,20 @@ def _stored(file: Path, header: Header) -> Stored:
     if match[1]:
         return Stored(is_view=match[1] == "view")
     return Stored(month=match[2], before=int(match[3] or 0), after=int(match[4] or 0))
+
+
+def _apart(file: Path, header: Header, stored: Stored) -> Apart | None:
+    found = header.entries.get("apart", "")
+    line = header.lines.get("apart", 1)
+    if stored.is_view:
+        if found:
+            raise ModelError(file, line, "a view comes apart like what it reads: leave this out")
+        return None
+    match = _APART.fullmatch(found)
+    if match is None:
+        problem = "apart is `account by <column>`, `customer by <column>` or `whole`"
+        raise ModelError(file, line, problem)
+    return Apart(match[1] == "customer", match[2]) if match[1] else None
 
 
 def _select(file: Path, text: str) -> tuple[exp.Query, tuple[str, ...]]:
@@ -251,6 +271,7 @@ class _Reading:
         named += [(name, header.lines["key"]) for name in model.key]
         named += [(month, header.lines["stored"])] if month else []
         named += [(name, header.lines["cleared"]) for name in sorted(cleared)]
+        named += [(model.apart.column, header.lines["apart"])] if model.apart else []
         for name, line in named:
             if name not in bound:
                 raise ModelError(model.file, line, f"the SELECT has no column {name}")
@@ -282,7 +303,31 @@ class _Reading:
             if pii and model.layer in {"intermediate", "marts"}:
                 message = f"{name} is personal, and {model.layer} hold none"
                 raise ModelError(model.file, line, message)
+        self._refuse_too_much(model, header, columns)
         return replace(model, columns=tuple(columns))
+
+    def _refuse_too_much(
+        self, model: Model, header: Header, columns: Collection[ModelColumn]
+    ) -> None:
+        """Refuse rows that are said to come apart, by something else than an id or from a whole."""
+        if model.apart is None:
+            return
+        told = next(one for one in columns if one.name == model.apart.column)
+        of = {name for _, name in told.sources}
+        if told.name not in _IDS and (not of or not of <= _IDS):
+            problem = f"{told.name} is no id of an account, an entity, a consent or a customer"
+            raise ModelError(model.file, header.lines["apart"], problem)
+        for name in model.reads:
+            if name in self.models and (whole := self._whole(self.models[name])):
+                problem = f"the rows of {whole} do not come apart, so those of {model.name} neither"
+                raise ModelError(model.file, _line_of(model.body, name), problem)
+
+    def _whole(self, model: Model) -> str:
+        """The name of a model that does not come apart: this one or one behind it; or empty."""
+        if not model.stored.is_view:
+            return "" if model.apart else model.name
+        behind = (self._whole(self.models[name]) for name in model.reads if name in self.models)
+        return next(filter(None, behind), "")
 
     def _meaning(self, model: Model, header: Header, name: str, traced: Trace) -> tuple[str, bool]:
         """Meaning of a column and whether it is personal, as its header or its source says."""

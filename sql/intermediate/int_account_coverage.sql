@@ -4,6 +4,7 @@
 -- grain:  one row per account and interval of a Riyadh month
 -- key:    account_key, known_from_at
 -- stored: by riyadh_month, reading -1 to 0
+-- apart:  account by account_key
 -- formerly: fct_account_coverage
 -- counts: days that a committed pull covers, except days whose records did not fit and days before
 --         all that the bank offers; the last day only up to the instant at which the bank was asked

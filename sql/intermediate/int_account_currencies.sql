@@ -3,6 +3,7 @@
 -- grain:  one row per account and currency
 -- key:    account_key, currency
 -- stored: table
+-- apart:  account by account_key
 -- formerly: bridge_account_currencies
 -- counts: the account's own currency, and those of the balances that its bank states
 -- columns:

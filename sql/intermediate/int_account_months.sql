@@ -3,6 +3,7 @@
 -- grain:  one row per account and Riyadh month of which anything is known
 -- key:    account_key, riyadh_month
 -- stored: by riyadh_month
+-- apart:  account by account_key
 -- formerly: fct_account_months
 -- counts: days that int_account_coverage knows from midnight to midnight
 -- zone:   days and months are Riyadh's

@@ -4,6 +4,7 @@
 -- grain:  one row per real account
 -- key:    account_key
 -- stored: table
+-- apart:  account by account_key
 -- formerly: bridge_account_numbers
 -- counts: every number that any listing of the account's ids ever showed
 -- columns:

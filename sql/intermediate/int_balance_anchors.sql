@@ -4,6 +4,7 @@
 -- grain:  one row per account, currency and Riyadh month from the first to the last that is known
 -- key:    account_key, currency, riyadh_month
 -- stored: by riyadh_month
+-- apart:  account by account_key
 -- formerly: fct_balance_anchors
 -- zone:   days and months are Riyadh's
 select carry_forwards.*

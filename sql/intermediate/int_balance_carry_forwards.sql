@@ -6,6 +6,7 @@
 -- grain:  one row per account, currency and Riyadh month from the first to the last that is known
 -- key:    account_key, currency, riyadh_month
 -- stored: table
+-- apart:  account by account_key
 -- formerly: fct_balance_carries
 -- counts: stated balances of type INTERIM_BOOKED; their bank was asked within ten minutes of the
 --         instant up to which movements are known

@@ -9,6 +9,7 @@
 -- grain:  one row per account, currency and Riyadh day with booked movements or a stated balance
 -- key:    account_key, currency, booking_date
 -- stored: by riyadh_month, reading -1 to 0
+-- apart:  account by account_key
 -- formerly: fct_balance_days
 -- counts: booked movements; balances of booked kinds in the movements' currency, because balances
 --         of other kinds hold money that is not booked

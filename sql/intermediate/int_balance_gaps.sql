@@ -3,6 +3,7 @@
 -- grain:  one row per account, currency and Riyadh day on which a gap shows
 -- key:    account_key, currency, gap_date
 -- stored: by riyadh_month, reading -1 to 0
+-- apart:  account by account_key
 -- formerly: fct_balance_gaps
 -- counts: booked movements and booked balances
 -- zone:   days and riyadh_month are Riyadh's

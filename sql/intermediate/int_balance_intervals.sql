@@ -5,6 +5,7 @@
 -- grain:  one row per account, currency and interval of Riyadh days within a month
 -- key:    account_key, currency, from_date
 -- stored: by riyadh_month
+-- apart:  account by account_key
 -- formerly: fct_balance_stretches
 -- counts: booked movements and booked balances
 -- zone:   days and months are Riyadh's

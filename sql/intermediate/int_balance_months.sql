@@ -4,6 +4,7 @@
 -- grain:  one row per account, currency and Riyadh month with booked movements or a known day
 -- key:    account_key, currency, riyadh_month
 -- stored: by riyadh_month
+-- apart:  account by account_key
 -- formerly: fct_balance_months
 -- zone:   days and months are Riyadh's
 -- columns:

@@ -10,6 +10,7 @@
 -- grain:  one row per account, currency and Riyadh day on which a usable balance was stated
 -- key:    account_key, currency, stated_date
 -- stored: by riyadh_month, reading -1 to 0
+-- apart:  account by account_key
 -- formerly: fct_balance_statements
 -- counts: balances of type INTERIM_BOOKED whose bank was asked for movements within ten minutes;
 --         movements dated in the day's UTC month or the month before

@@ -5,6 +5,7 @@
 -- grain:  one row per movement
 -- key:    movement_id
 -- stored: by month
+-- apart:  account by account_key
 -- formerly: fct_counterparty_movements
 -- counts: booked movements with a sign, except internal transfers, reversals, reversed movements,
 --         refunds, purchases at a till and cash from a machine: nobody is bound to these

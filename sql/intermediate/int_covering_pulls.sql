@@ -6,6 +6,7 @@
 -- grain:  one row per account, pull and range of UTC days
 -- key:    account_key, pull_id, claimed_from
 -- stored: by month
+-- apart:  account by account_key
 -- formerly: bridge_account_claims
 -- zone:   claimed_from and claimed_to are UTC days, both inclusive
 -- columns:

@@ -4,6 +4,7 @@
 -- grain:  one row per customer and Riyadh month of which anything is known
 -- key:    customer_id, riyadh_month
 -- stored: table
+-- apart:  customer by customer_id
 -- formerly: fct_customer_months
 -- counts: accounts that the customer shares now, that are neither closed nor absent, and that have
 --         an active consent; an account of which nothing is known leaves no month full

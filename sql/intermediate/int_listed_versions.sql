@@ -4,6 +4,7 @@
 -- grain:  one row per entity or consent, and version
 -- key:    stream, listed_id, version
 -- stored: table
+-- apart:  customer by listed_id
 -- formerly: bridge_listed_versions
 -- counts: states that did not change from listing to listing are one version; being left out is a
 --         version of its own

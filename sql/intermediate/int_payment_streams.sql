@@ -4,6 +4,7 @@
 -- grain:  one row per stream of payments
 -- key:    stream_id
 -- stored: table
+-- apart:  account by account_key
 -- formerly: fct_payment_streams
 -- counts: streams of at least two movements, and single movements that the bank or its text names
 --         (nature_source flag or text); movements as in int_counterparty_movements

@@ -3,6 +3,7 @@
 -- grain:  one row per bank and UTC month
 -- key:    bank_identifier, month
 -- stored: by month
+-- apart:  whole
 -- formerly: fct_quality_monthly
 -- counts: movements of every status
 -- columns:

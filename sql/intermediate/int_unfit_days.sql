@@ -3,6 +3,7 @@
 -- grain:  one row per real account and Riyadh day
 -- key:    account_key, unfit_date
 -- stored: table
+-- apart:  account by account_key
 -- formerly: fct_unfit_days
 -- counts: transactions on both Riyadh days that the UTC day of a record touches; balances on the
 --         day on which the bank was asked

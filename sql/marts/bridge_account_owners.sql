@@ -5,6 +5,7 @@
 -- grain:  one row per real account and customer who ever shared it
 -- key:    account_key, customer_id
 -- stored: table
+-- apart:  account by account_key
 -- columns:
 --   source              What the role was taken from: party, where the bank names the customer
 --                       among the account's parties; identity, where only the entity's own identity

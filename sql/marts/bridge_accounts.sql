@@ -5,6 +5,7 @@
 -- grain:  one row per account id that Lean ever listed
 -- key:    account_id
 -- stored: table
+-- apart:  customer by account_id
 -- columns:
 --   account_key      The real account: keyed hash of its IBAN, or of the id where there is no IBAN.
 --   link_quality     iban, or weak where only Lean's id identifies the account, so that an account

@@ -4,6 +4,7 @@
 -- grain:  one row per real account
 -- key:    account_key
 -- stored: table
+-- apart:  account by account_key
 -- counts: every account that was ever listed; its attributes are those that were read last
 -- columns:
 --   currency  Currency, ISO 4217; see currency_code.

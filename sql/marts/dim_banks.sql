@@ -4,6 +4,7 @@
 -- grain:  one row per bank
 -- key:    bank_identifier
 -- stored: table
+-- apart:  whole
 -- counts: every bank that Lean ever listed or that an entity ever named
 -- columns:
 --   bank_identifier        Lean's identifier of the bank, as entities carry it.

@@ -5,6 +5,7 @@
 -- grain:  one row per consent and version
 -- key:    consent_id, version
 -- stored: table
+-- apart:  customer by consent_id
 -- counts: expiry is computed from the consent's own end against the lake's clock, because Lean
 --         shows it up to a day late and as REVOKED; filter by is_current for one row per consent
 -- zone:   instants are UTC, dates are Riyadh days; valid_from and valid_to are the times of

@@ -4,6 +4,7 @@
 -- grain:  one row per customer
 -- key:    customer_id
 -- stored: table
+-- apart:  customer by customer_id
 -- counts: every customer who was ever listed, or whose entity was
 -- columns:
 --   customer_id           Lean's id of the customer.

@@ -4,6 +4,7 @@
 -- grain:  one row per day from 2014 to 2049
 -- key:    calendar_date
 -- stored: table
+-- apart:  whole
 -- zone:   a day is a day in Riyadh, as in every column named _date of other tables
 -- columns:
 --   calendar_date         The day.

@@ -5,6 +5,7 @@
 -- grain:  one row per entity and version
 -- key:    entity_id, version
 -- stored: table
+-- apart:  customer by entity_id
 -- counts: an entity that a listing leaves out is absent, not deleted: deleted is what Lean says;
 --         filter by is_current for one row per entity
 -- zone:   instants are UTC, created_date is a Riyadh day; valid_from and valid_to are the times of

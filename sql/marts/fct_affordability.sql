@@ -7,6 +7,7 @@
 --         every customer has a row, in SAR where no account has a known currency
 -- key:    customer_id, currency, rule_version
 -- stored: table
+-- apart:  customer by customer_id
 -- counts: salaries and pensions that go on count by their typical payment, as they arrive: what an
 --         employer deducts before is not seen. Other periodic income counts by its average over
 --         full months, of which the rules take a share. Support from the state does not count.

@@ -5,6 +5,7 @@
 -- grain:  one row per account, currency and Riyadh day with booked movements
 -- key:    account_key, currency, booking_date
 -- stored: by riyadh_month, reading -1 to 0
+-- apart:  account by account_key
 -- counts: booked movements; reversals and reversed movements count on both sides; a day without a
 --         row had no movement if int_account_coverage has it, else it is unknown
 -- zone:   days and riyadh_month are Riyadh's

@@ -5,6 +5,7 @@
 -- grain:  one row per account, currency and Riyadh month with booked movements or a known day
 -- key:    account_key, currency, booking_month
 -- stored: by riyadh_month
+-- apart:  account by account_key
 -- counts: booked movements; averages should rest on rows with is_full_month
 -- zone:   months and days are Riyadh's
 -- columns:

@@ -4,6 +4,7 @@
 -- grain:  one row per account, currency, payer and kind of income
 -- key:    stream_id
 -- stored: table
+-- apart:  account by account_key
 -- counts: streams of payments in; loans paid out are not income; single payments count only where
 --         the bank or its text names them; see int_payment_streams
 -- zone:   days are Riyadh days

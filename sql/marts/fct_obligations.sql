@@ -5,6 +5,7 @@
 -- grain:  one row per customer, currency, kind and creditor
 -- key:    obligation_id
 -- stored: table
+-- apart:  customer by customer_id
 -- counts: streams of payments out of all accounts of the customer, see int_payment_streams; those
 --         of a joint account count for each of its holders
 -- zone:   months are Riyadh months of booking. A month is full where it is full for the customer,

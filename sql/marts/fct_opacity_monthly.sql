@@ -5,6 +5,7 @@
 -- grain:  one row per account, currency and Riyadh month with booked movements
 -- key:    account_key, currency, month
 -- stored: by month, reading -1 to +0
+-- apart:  account by account_key
 -- counts: booked movements that are not internal transfers, by their amounts without sign
 -- columns:
 --   month          Riyadh month of booking, YYYY-MM.

@@ -11,6 +11,7 @@
 -- grain:  one row per account id and transaction id that was ever shown as pending
 -- key:    account_id, transaction_id
 -- stored: by month, reading -1 to +1
+-- apart:  account by account_id
 -- zone:   instants are UTC, days are Riyadh days, month is the UTC month of the pending movement
 -- columns:
 --   account_key         The real account; see bridge_accounts.

@@ -5,6 +5,7 @@
 -- grain:  one row per recurring stream of payments
 -- key:    recurrence_id
 -- stored: table
+-- apart:  account by account_key
 -- counts: streams with a cadence; see int_payment_streams
 -- zone:   days are Riyadh days
 -- columns:

@@ -5,6 +5,7 @@
 -- grain:  one row per version that restates a movement, and changed field
 -- key:    account_id, transaction_id, month, version, field
 -- stored: by month
+-- apart:  account by account_id
 -- counts: every status; a pending movement that is booked restates its status
 -- zone:   instants are UTC, dates are Riyadh's, month is the UTC month of the movement
 -- columns:

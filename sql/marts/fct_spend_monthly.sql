@@ -6,6 +6,7 @@
 -- grain:  one row per account, currency, Riyadh month of booking and category
 -- key:    account_key, currency, booking_month, category
 -- stored: by month, reading -1 to +0
+-- apart:  account by account_key
 -- counts: booked movements that are not internal transfers: money out is spent, unless it is a
 --         reversal, which takes back what came in; money in counts only if it is a refund or a
 --         reversal. The movements are those of fct_transactions with the same account, currency,

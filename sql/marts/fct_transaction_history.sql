@@ -7,6 +7,7 @@
 -- grain:  one row per account id, transaction id, UTC month and version
 -- key:    account_id, transaction_id, month, version
 -- stored: by month
+-- apart:  account by account_id
 -- counts: every status; versions differ in a column that is here, so a new balance after a movement
 --         or a new text alone makes no version; a movement that moves to another month vanishes
 --         from its month and appears in the other month

@@ -6,12 +6,14 @@
 -- grain:  one row per movement and kind of link
 -- key:    movement_id, link_kind
 -- stored: by month, reading -1 to +1
+-- apart:  customer by account_key
 -- counts: booked movements. Legs lie up to 3 days apart, with the same amount and currency. They
 --         are recognised by their reference, by the other side's account number, or as a repayment
 --         and money in on a card of the same customer. Reversals lie up to 14 days after a movement
 --         of the same account, amount and currency. They are recognised by reference or merchant
 -- columns:
 --   movement_id         The movement; see fct_transactions.
+--   account_key         The real account of the movement.
 --   link_kind           internal_transfer, reversal (it takes something back) or reversed.
 --   linked_movement_id  The other movement.
 --   pair_id             The smaller of both ids, the same on both rows of a pair.
@@ -185,8 +187,10 @@ transfers as (
 
     select distinct
         paid.movement_id as first_id,
+        paid.account_key as first_key,
         paid.month as first_month,
         received.movement_id as second_id,
+        received.account_key as second_key,
         received.month as second_month,
         case
             when paid.transaction_reference = received.transaction_reference then 'reference'
@@ -220,8 +224,10 @@ reversals as (
 
     select
         reversing.movement_id as first_id,
+        reversing.account_key as first_key,
         reversing.month as first_month,
         reversed.movement_id as second_id,
+        reversed.account_key as second_key,
         reversed.month as second_month,
         case
             when reversing.transaction_reference = reversed.transaction_reference then 'reference'
@@ -293,6 +299,7 @@ pairs as (
 
 select
     first_id as movement_id,
+    first_key as account_key,
     first_kind as link_kind,
     second_id as linked_movement_id,
     least(first_id, second_id) as pair_id,
@@ -306,6 +313,7 @@ union all
 
 select
     second_id as movement_id,
+    second_key as account_key,
     second_kind as link_kind,
     first_id as linked_movement_id,
     least(first_id, second_id) as pair_id,

@@ -5,6 +5,7 @@
 -- grain:  one row per movement
 -- key:    movement_id
 -- stored: by month
+-- apart:  account by account_key
 -- counts: every status; only booked money is counted, so filter by is_booked before summing, and
 --         by not is_internal_transfer where own money must not count twice; never sum across
 --         currencies

@@ -5,6 +5,7 @@
 -- grain:  one row per bank and week in which consents were given
 -- key:    bank_identifier, week_date
 -- stored: table
+-- apart:  whole
 -- counts: consents of every outcome, each in the week in which it was given; a consent that the
 --         newest listing leaves out is absent, and what became of it is unknown
 -- zone:   weeks begin on Monday in Riyadh

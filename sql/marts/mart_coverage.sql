@@ -5,6 +5,7 @@
 -- grain:  one row per real account and interval of UTC days with one status and reason
 -- key:    account_key, utc_from
 -- stored: table
+-- apart:  account by account_key
 -- counts: from the first day that is permitted or known to the day of the lake's clock; if several
 --         of Lean's ids could show a day, it has the best of their statuses
 -- zone:   days are UTC days, as in Lean's requests; see int_account_coverage for Riyadh days

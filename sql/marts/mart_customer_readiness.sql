@@ -4,6 +4,7 @@
 -- grain:  one row per customer
 -- key:    customer_id
 -- stored: table
+-- apart:  customer by customer_id
 -- counts: accounts that the customer shares now, that are neither closed nor absent, and that have
 --         an active consent; readiness_rules says what is enough
 -- columns:

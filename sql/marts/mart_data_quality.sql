@@ -5,6 +5,7 @@
 -- grain:  one row per observation, stream and bank
 -- key:    observation, stream, bank_identifier
 -- stored: table
+-- apart:  whole
 -- counts: what counts now, of all months; an observation is left out where row_count would be zero
 -- columns:
 --   observation      What is observed; see quality_rules.

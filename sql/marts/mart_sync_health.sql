@@ -5,6 +5,7 @@
 -- grain:  one row per bank, stream and Riyadh day on which something was pulled or spent
 -- key:    bank_identifier, stream, pulled_date
 -- stored: table
+-- apart:  whole
 -- zone:   pulled_date is the Riyadh day of asking by this machine's clock; refreshes are counted on
 --         the day by Lean's clock, which is the same except in simulated worlds
 -- columns:

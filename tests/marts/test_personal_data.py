@@ -138,15 +138,16 @@ def test_a_mart_that_leaks_is_caught(kind, column, expected, tmp_path, first_wor
     """With the rule on columns got round, the search of the values finds what came through."""
     root = _copied(tmp_path)
     header = "-- Leaks.\n-- subject: trust\n-- grain:  one row per account\n-- key:    account_id\n"
+    header += "-- stored: table\n-- apart: whole\n"
     body = f"select account_id, {column} as told from accounts_history qualify"
     body += " row_number() over (partition by account_id order by pull_id) = 1"
     file = root / "marts" / "mart_leak.sql"
-    file.write_text(f"{header}-- stored: table\n-- columns:\n--   told  A leak.\n{body}\n")
+    file.write_text(f"{header}-- columns:\n--   told  A leak.\n{body}\n")
 
     with pytest.raises(ModelError, match="told is made of personal columns"):
         load(root)
     cleared = "-- cleared: told (it is not)\n"
-    file.write_text(f"{header}-- stored: table\n{cleared}-- columns:\n--   told  A leak.\n{body}\n")
+    file.write_text(f"{header}{cleared}-- columns:\n--   told  A leak.\n{body}\n")
     lake = _linked(first_world, tmp_path)
     build(lake, load(root), hash_key=KEY, only={"mart_leak"})
 
