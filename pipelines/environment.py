@@ -10,8 +10,8 @@ import grp
 import os
 import re
 import urllib.parse
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -176,6 +176,24 @@ class Settings:
     def home(self) -> Path:
         """Folder of the state."""
         return self.house.home
+
+    def at(self, home: Path | None) -> Settings:
+        """These settings for another home, which holds Dagster's runs; None changes nothing.
+
+        Raises:
+            ConfigError: As `state_folder`.
+        """
+        if home is None:
+            return self
+        folder = state_folder(home, "--home")
+        house = self.house.model_copy(update={"home": folder})
+        return replace(self, house=house, dagster_home=folder / "dagster")
+
+    def each(self) -> Iterator[tuple[VariableSettings, str]]:
+        """Each setting, as the group that has it and the name of its field."""
+        for group in (self.house, self.lean, self.webhooks):
+            for field in type(group).model_fields:
+                yield group, field
 
     @property
     def hash_key(self) -> str:

@@ -411,6 +411,20 @@ def test_a_child_gets_the_settings_that_it_is_given_and_no_others(monkeypatch, t
     assert child["DAGSTER_DISABLE_TELEMETRY"] == "yes"
 
 
+def test_another_home_has_its_own_runs(tmp_path):
+    """--home leaves DAGSTER_HOME aside; all else stays as it was set."""
+    values = {"DAGSTER_HOME": str(tmp_path / "runs"), "LEANHOUSE_PII": "true"}
+    given = Settings.load(values | {"LEANHOUSE_HOME": str(tmp_path / "here")})
+
+    there = given.at(tmp_path / "there")
+
+    assert given.at(None) is given
+    assert (there.home, there.dagster_home) == (tmp_path / "there", tmp_path / "there" / "dagster")
+    assert there.house.pii is True
+    with pytest.raises(ConfigError, match="--home"):
+        given.at(tmp_path / "a[x]")
+
+
 def test_a_home_of_dagster_that_it_would_not_look_into_is_refused(tmp_path):
     """Dagster looks for dagster.yaml by a pattern, finds none and sends telemetry."""
     assert "DAGSTER_HOME has '['" in refused({"DAGSTER_HOME": str(tmp_path / "a[x]")})

@@ -96,6 +96,8 @@ def test_a_sync_that_fails_says_so_in_json_without_a_secret(environment, tmp_pat
     assert "credentials" in lines[-1]["message"]
     for secret in (WRONG, HASH_KEY):
         assert secret not in done.stderr + done.stdout
+    # Its run is recorded where DAGSTER_HOME says, as `leanhouse status` reads it.
+    assert not (tmp_path / "dagster").exists()
 
 
 def test_wrong_settings_are_said_in_json_too(tmp_path):

@@ -81,11 +81,11 @@ def lake_of(home: Path | None, *, is_written: bool = False) -> Lake:
     Raises:
         MachineError: It cannot be read or, if `is_written`, not be written to.
     """
-    from pipelines.environment import settings, state_folder
+    from pipelines.environment import settings
     from pipelines.lake.lake import Lake
     from pipelines.lake.permissions import check_readable, open_home
 
-    folder = settings().home if home is None else state_folder(home, "--home")
+    folder = settings().at(home).home
     homes.append(folder)
     open_home(folder, settings().house.file_group)
     lake = Lake(folder / "lake", settings().environment)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from string import Template
+from typing import TYPE_CHECKING, Any
 
 from pipelines.shipped import SQL
+
+if TYPE_CHECKING:
+    import duckdb
 
 _COMMENT = re.compile(r"--.*\n")
 
@@ -14,6 +18,19 @@ QUERIES: Mapping[str, str] = {
     file.stem: file.read_text(encoding="utf-8") for file in (SQL / "queries").glob("*.sql")
 }
 """SELECTs by name; read once, so that a process keeps to one version while files change."""
+
+
+def records(connection: duckdb.DuckDBPyConnection, name: str, **given: Any) -> list[dict[str, Any]]:
+    """The rows of a SELECT, each by the names of its columns.
+
+    Args:
+        connection: Where it is asked.
+        name: Its name, a key of `QUERIES`.
+        given: Its parameters.
+    """
+    result = connection.execute(QUERIES[name], given)
+    names = [column[0] for column in result.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def filled(name: str, **parts: str) -> str:

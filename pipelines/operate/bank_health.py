@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from lean_resources.streams import STREAMS
 from pipelines.lake.folders import LEDGER, quarantine_of
-from pipelines.lake.queries import QUERIES
+from pipelines.lake.queries import QUERIES, records
 from pipelines.lake.storage import Key
 from pipelines.models.manifest import current_manifest
 
@@ -206,15 +206,15 @@ def lake_facts(lake: Lake, policy: Policy, now: dt.datetime, consent_days: int) 
         kept += _QUARANTINE_TARGETS
         names.append("quarantine")
     with lake.overview(names, kept, now - dt.timedelta(days=2)) as connection:
-        [ledger] = _rows(connection, "health_ledger")
+        [ledger] = records(connection, "health_ledger")
         ahead = dt.timedelta(microseconds=ledger["ahead_us"] or 0)
         # A difference below the limit is as likely the time that answers took.
         lean_now = now - ahead if abs(ahead) > MOST_SKEW else now
         manifest = current_manifest(lake)
         found = _Found(
-            reads=_rows(connection, "health_reads", midnight=midnight(now)),
-            failures=_rows(connection, "health_failures"),
-            entities=_rows(
+            reads=records(connection, "health_reads", midnight=midnight(now)),
+            failures=records(connection, "health_failures"),
+            entities=records(
                 connection,
                 "health_entities",
                 now=lean_now,
@@ -225,7 +225,7 @@ def lake_facts(lake: Lake, policy: Policy, now: dt.datetime, consent_days: int) 
                 consent_days=consent_days,
             ),
             off=dict(connection.execute("from paused_banks").fetchall()),
-            unfit=_rows(connection, "health_quarantine") if has_quarantine else [],
+            unfit=records(connection, "health_quarantine") if has_quarantine else [],
             months=_months_unknown(connection, lake, manifest),
         )
     return LakeFacts(
@@ -236,12 +236,6 @@ def lake_facts(lake: Lake, policy: Policy, now: dt.datetime, consent_days: int) 
         is_built=bool(manifest.parts),
         is_behind=ledger["commits"] > manifest.commits,
     )
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, query: str, **given: Any) -> list[dict[str, Any]]:
-    result = connection.execute(QUERIES[query], given)
-    names = [column[0] for column in result.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def _months_unknown(

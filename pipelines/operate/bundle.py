@@ -32,7 +32,7 @@ from pipelines.lake.folders import rows_of, superseded_of
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import new_id
 from pipelines.lake.places import walk
-from pipelines.lake.queries import QUERIES
+from pipelines.lake.queries import records
 from pipelines.lake.schemas import lake_schema
 from pipelines.lake.storage import Key, Storage
 from pipelines.models.loader import load
@@ -56,16 +56,12 @@ class BundleError(ConfigError):
     )
 
 
-def write_bundle(
-    file: Path, home: Path, runs: Path, settings: Settings, status: Callable[[], object]
-) -> list[str]:
+def write_bundle(file: Path, settings: Settings, status: Callable[[], object]) -> list[str]:
     """Write the bundle, whole or not at all, for its owner alone; nothing else is written.
 
     Args:
         file: The zip file, which does not exist yet, outside of the home.
-        home: The home, which may be empty or damaged.
-        runs: Where Dagster keeps its runs.
-        settings: Settings of the environment.
+        settings: Settings whose home may be empty or damaged.
         status: Gives what `leanhouse status --json` shows.
 
     Returns:
@@ -77,12 +73,12 @@ def write_bundle(
     """
     file = file.resolve()
     target, key = Storage(file.parent), Key(file.name)
-    if target.head(key) is not None or file.is_relative_to(home):
+    if target.head(key) is not None or file.is_relative_to(settings.home):
         raise ConfigError(f"{file} exists or is in the home: choose another file")
-    lake = _Readable(home / "lake", settings.environment)
-    paths = _paths(home, runs, settings)
+    lake = _Readable(settings.home / "lake", settings.environment)
+    paths = _paths(settings)
     parts = {"status.json": _text(status, paths)}
-    parts |= {name: _text(make, paths) for name, make in _makers(lake, home, runs, settings)}
+    parts |= {name: _text(make, paths) for name, make in _makers(lake, settings)}
     if found := [*_secrets_in(parts, settings), *_personal_in(parts, lake)]:
         raise BundleError(f"a secret or a personal value stands in {', '.join(sorted({*found}))}")
     head = {"made_at": dt.datetime.now(dt.UTC), "files_not_searched": lake.unreadable}
@@ -123,28 +119,26 @@ def _opens(file: Path) -> bool:
     return True
 
 
-def _makers(
-    lake: Lake, home: Path, runs: Path, settings: Settings
-) -> Iterator[tuple[str, Callable[[], object]]]:
+def _makers(lake: Lake, settings: Settings) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each part by its name, and what makes it: a text, or what becomes JSON."""
     yield "versions.json", _versions
     yield "settings.json", lambda: dict(_settings(settings))
-    yield "runs.json", lambda: _runs(runs)
+    yield "runs.json", lambda: _runs(settings.dagster_home)
     yield "ledger.json", lambda: _ledger(lake)
     yield "tables.json", lambda: _tables(lake)
-    yield "places.json", lambda: _places(home)
+    yield "places.json", lambda: _places(settings.home)
     yield "fsck.json", lambda: _fsck(lake)
-    if (policy := home / "policy.toml").is_file():
+    if (policy := settings.home / "policy.toml").is_file():
         yield "policy.toml", lambda: policy.read_text(encoding="utf-8")
 
 
-def _paths(home: Path, runs: Path, settings: Settings) -> dict[str, str]:
+def _paths(settings: Settings) -> dict[str, str]:
     """Paths that may name a person, the longest first, each with what stands for it."""
-    paths = {Path.home(): "~", runs: "$DAGSTER_HOME", home: "$LEANHOUSE_HOME"}
-    for group in (settings.house, settings.lean, settings.webhooks):
-        for field in type(group).model_fields:
-            if isinstance(path := getattr(group, field), Path):
-                paths.setdefault(path, f"${variable(field, group.prefix)}")
+    paths = {Path.home(): "~"}
+    paths |= {settings.dagster_home: "$DAGSTER_HOME", settings.home: "$LEANHOUSE_HOME"}
+    for group, field in settings.each():
+        if isinstance(path := getattr(group, field), Path):
+            paths.setdefault(path, f"${variable(field, group.prefix)}")
     longest = sorted(map(str, paths), key=len, reverse=True)
     return {path: paths[Path(path)] for path in longest if len(path) > 1}
 
@@ -179,13 +173,12 @@ def _versions() -> object:
 
 def _settings(settings: Settings) -> Iterator[tuple[str, object]]:
     """Each setting by its variable: whether it is set, and the value if it may be shown."""
-    for group in (settings.house, settings.lean, settings.webhooks):
-        for field in type(group).model_fields:
-            about: dict[str, object] = {"is_set": field in group.model_fields_set}
-            value = getattr(group, field)
-            if field in _SHOWN or isinstance(value, int | float):
-                about["value"] = value
-            yield variable(field, group.prefix), about
+    for group, field in settings.each():
+        about: dict[str, object] = {"is_set": field in group.model_fields_set}
+        value = getattr(group, field)
+        if field in _SHOWN or isinstance(value, int | float):
+            about["value"] = value
+        yield variable(field, group.prefix), about
 
 
 def _runs(dagster_home: Path) -> object:
@@ -195,9 +188,7 @@ def _runs(dagster_home: Path) -> object:
 
 def _ledger(lake: Lake) -> object:
     with lake.connect((), is_checked=False) as connection:
-        found = connection.execute(QUERIES["bundle_pulls"])
-        names = [column[0] for column in found.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        return records(connection, "bundle_pulls")
 
 
 def _tables(lake: Lake) -> object:
@@ -239,10 +230,9 @@ def _fsck(lake: Lake) -> object:
 
 def _secrets_in(parts: Mapping[str, str], settings: Settings) -> Iterator[str]:
     """Parts that hold a secret of the settings, or a word of one such as a URL's password."""
+    values = (getattr(group, field) for group, field in settings.each())
     given = [settings.lean.client_id or ""]
-    for group in (settings.house, settings.lean, settings.webhooks):
-        values = (getattr(group, field) for field in type(group).model_fields)
-        given += [one.get_secret_value() for one in values if isinstance(one, SecretStr)]
+    given += [one.get_secret_value() for one in values if isinstance(one, SecretStr)]
     secrets = {word for one in given for word in (one, *one.split())}
     secrets |= {
         part for one in secrets if "@" in one for part in one.rpartition("@")[0].split("/")[-1:]

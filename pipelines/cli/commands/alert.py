@@ -27,9 +27,7 @@ def alert(
         )
     rules = load(configured.home / "policy.toml").alerts
     alarm = Alarm(configured.alert_urls, rules, configured.home, configured.environment)
-    deliveries = (
-        alarm.test() if test else alarm.look(look(configured.home, configured.dagster_home))
-    )
+    deliveries = alarm.test() if test else alarm.look(look(configured))
     for one in deliveries:
         what = "test" if test else f"{one.begun} began, {one.ended} ended"
         say(f"{one.target:<20} {'sent' if one.is_delivered else 'NOT SENT'}: {what}")

@@ -41,7 +41,7 @@ def doctor() -> None:
     say(f"Lean       answers: {banks} banks; its clock differs from ours by {seconds:.0f} s")
     lake = lake_of(None, is_written=True)
     say(f"lake       can be written: {lake.folder}")
-    if (dagster_home := settings().home / "dagster").exists():
+    if (dagster_home := settings().dagster_home).exists():
         from pipelines.dagster_defs.in_process import instance_at
 
         with instance_at(dagster_home, say):
@@ -70,6 +70,6 @@ def _show_warnings(ahead: dt.timedelta) -> None:
     from pipelines.operate.bank_health import MOST_SKEW
     from pipelines.operate.health import clock_skew
 
-    found = look(settings().home, settings().home / "dagster", consent_days=_CONSENT_DAYS)
+    found = look(settings(), consent_days=_CONSENT_DAYS)
     skew = [clock_skew(ahead)] if abs(ahead) > MOST_SKEW else []
     show_problems([*skew, *(one for one in found.problems if one.rule in _RULES)])

@@ -33,7 +33,7 @@ def sync(
     try:
         with (
             progress_bars(console) as progress,
-            instance_at(settings().home / "dagster", say) as instance,
+            instance_at(settings().dagster_home, say) as instance,
         ):
             summaries = sync_all(
                 lean,
@@ -85,7 +85,7 @@ def _show_problems() -> None:
     from pipelines.cli.health_view import show_problems
     from pipelines.environment import settings
 
-    show_problems(look(settings().home, settings().home / "dagster").problems)
+    show_problems(look(settings()).problems)
 
 
 def webhooks() -> None:

@@ -36,16 +36,15 @@ def report(
     if output is not None and output.is_dir():
         raise fail(f"{output} is a folder: name a file")
     lake = lake_of(home)
-    folder = lake.folder.parent.parent
-    policy, *_ = load(folder / "policy.toml")
-    dagster_home = settings().dagster_home if home is None else folder / "dagster"
-    with recorded_runs(dagster_home) as instance:
-        found = made_of(lake, policy, day=_past(day), settings=settings(), instance=instance)
+    configured = settings().at(home)
+    policy, *_ = load(configured.home / "policy.toml")
+    with recorded_runs(configured.dagster_home) as instance:
+        found = made_of(lake, policy, day=_past(day), settings=configured, instance=instance)
     html = page(found, Language(lang))
     if output is not None:
         Storage(output.parent).put(Key(output.name), html.encode())
     else:
-        storage = Storage(folder)
+        storage = Storage(configured.home)
         [key] = keep(storage, lake.environment, found.day, {Language(lang): html})
         output = storage.local(key)
     say(f"{output}: {len(found.health.problems)} open problems")

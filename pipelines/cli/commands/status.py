@@ -1,6 +1,5 @@
 """The command that says what is wrong, and what the other commands show of it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ from pipelines.cli.console import standard_output
 from pipelines.cli.health_view import show_health
 
 if TYPE_CHECKING:
+    from pipelines.environment import Settings
     from pipelines.operate.health import Health
 
 _JSON_VERSION = 1
@@ -32,8 +32,8 @@ def status(
     """
     from pipelines.environment import settings
 
-    folder = lake_of(home).folder.parent.parent
-    found = look(folder, settings().dagster_home if home is None else folder / "dagster")
+    lake_of(home)
+    found = look(settings().at(home))
     if as_json:
         standard_output().write(f"{_json(found)}\n")
     else:
@@ -42,29 +42,28 @@ def status(
         raise typer.Exit(1)
 
 
-def look(home: Path, dagster_home: Path, **more: Any) -> "Health":
-    """The health of a home; nothing is written and Lean is not asked.
+def look(configured: "Settings", **more: Any) -> "Health":
+    """The health of the home of settings; nothing is written and Lean is not asked.
 
     Args:
-        home: The home, which need not hold anything yet.
-        dagster_home: Where Dagster keeps its runs.
+        configured: Settings whose home need not hold anything yet.
         more: As for `health`.
 
     Raises:
         ConfigError: The policy cannot be read, or the lake has a newer format.
     """
-    from pipelines.environment import settings
     from pipelines.lake.lake import Lake
     from pipelines.operate.health import health
     from pipelines.sync.policy import load
 
-    lake, policy = Lake(home / "lake", settings().environment), load(home / "policy.toml").policy
-    if not dagster_home.is_dir():
-        return health(lake, policy, settings=settings(), **more)
+    home = configured.home
+    lake, policy = Lake(home / "lake", configured.environment), load(home / "policy.toml").policy
+    if not configured.dagster_home.is_dir():
+        return health(lake, policy, settings=configured, **more)
     from pipelines.operate.run_problems import recorded_runs
 
-    with recorded_runs(dagster_home) as instance:
-        return health(lake, policy, settings=settings(), instance=instance, **more)
+    with recorded_runs(configured.dagster_home) as instance:
+        return health(lake, policy, settings=configured, instance=instance, **more)
 
 
 def _json(health: "Health") -> str:

@@ -21,12 +21,9 @@ def support_bundle(
     """
     import msgspec
 
-    from pipelines.environment import settings, state_folder
+    from pipelines.environment import settings
     from pipelines.operate.bundle import write_bundle
 
-    folder = settings().home if home is None else state_folder(home, "--home")
-    runs = settings().dagster_home if home is None else folder / "dagster"
-    parts = write_bundle(
-        file, folder, runs, settings(), lambda: msgspec.to_builtins(look(folder, runs))
-    )
+    configured = settings().at(home)
+    parts = write_bundle(file, configured, lambda: msgspec.to_builtins(look(configured)))
     say(f"{file}: {', '.join(parts)}. No personal value and no secret was found in it")
