@@ -33,8 +33,15 @@ def _id(kind: str, number: str) -> str:
     return f"'{kind}000000-0000-4000-8000-' || lpad(lower(to_hex({number})), 12, '0')"
 
 
-def write(root: str, accounts: int, months: int) -> None:
-    """A lake as a year of syncs leaves it: one pull per account and month, none missing."""
+_EVERY, _LAST = Policy().whole_months_every_days, Policy().nightly_days
+
+
+def write(root: str, accounts: int, months: int, nights: int) -> None:
+    """A lake as a year of syncs leaves it: one pull per account and month, none missing.
+
+    Of the open months, which are the last two, it has the pulls of the last nights: on one of
+    seven nights of the whole months, and on the others of the last days.
+    """
     lake = Lake(Path(root), "sandbox")
     entities = max(1, accounts // 2)
     entity = _id("e", f"n % {entities}")
@@ -103,27 +110,51 @@ def write(root: str, accounts: int, months: int) -> None:
             f" {always} as created_at, [{accounts_of}] as account_statuses,"
             f" 'refreshes-' || n as pull_id from range({entities}) as numbers (n)",
         )
-        for back in range(months):
+        for back in range(2, months):
             first = f"(date '2026-03-01' - interval {back} month)::date"
-            last = f"least(last_day({first}), date '2026-03-14')"
-            store = (
-                f"{always} - interval (n % 3600) second"
-                if back < 2
-                else f"({last} + 31)::timestamptz + interval (n % 3600) second"
-            )
+            last = f"last_day({first})"
             put(
                 pulled,
                 f"transactions-{back:02}",
-                f"select lpad(lower(to_hex(n * 100 + {back})), 32, '0') as pull_id,"
-                f" lpad(lower(to_hex(n * 100 + {back})), 32, 'f') as series_id,"
-                f" 'transactions' as stream, {_id('a', 'n')} as parent_id,"
-                f" {entity} as entity_id, 'BANK' || (n % 20) as bank_identifier,"
-                f" 'COMMITTED' as outcome, {store} as asked_at, {store} as known_at,"
-                f" {store} as finished_at, {store} as refreshed_at,"
-                f" strftime({first}, '%Y-%m') as month,"
-                f" {first} as claimed_from, {last} as claimed_to,"
-                f" 25 as rows from range({accounts}) as numbers (n)",
-            )
+                _pulls(
+                    accounts, entity, back, first, last,
+                    f"({last} + 31)::timestamptz + interval (n % 3600) second",
+                ),
+            )  # fmt: skip
+        for night in range(nights):
+            day = f"(date '2026-03-14' - {night})"
+            store = f"{day}::timestamptz + interval 1 hour + interval (n % 3600) second"
+            # Whole on one night of seven, as the accounts' phases lie; since then the last days.
+            since = f"(({day} - date '2000-01-01' + n) % {_EVERY})::integer"
+            start = f"if({since} = 0, date '2026-02-01', {day} - {since} - {_LAST})"
+            for back, (low, high) in enumerate(
+                (("2026-03-01", day), ("2026-02-01", f"least({day}, date '2026-02-28')"))
+            ):
+                put(
+                    pulled,
+                    f"night-{night:03}-{back}",
+                    "from ("
+                    + _pulls(
+                        accounts, entity, 20 + night * 2 + back,
+                        f"greatest({start}, date '{low}')", high, store,
+                    )
+                    + ") where claimed_from <= claimed_to",
+                )  # fmt: skip
+
+
+def _pulls(accounts: int, entity: str, number: int, first: str, last: str, store: str) -> str:
+    """The SELECT of a committed pull of each account; days and instants are SQL over `n`."""
+    return (
+        f"select lpad(lower(to_hex(n * 1000 + {number})), 32, '0') as pull_id,"
+        f" lpad(lower(to_hex(n * 1000 + {number})), 32, 'f') as series_id,"
+        f" 'transactions' as stream, {_id('a', 'n')} as parent_id,"
+        f" {entity} as entity_id, 'BANK' || (n % 20) as bank_identifier,"
+        f" 'COMMITTED' as outcome, {store} as asked_at, {store} as known_at,"
+        f" {store} as finished_at, {store} as refreshed_at,"
+        f" strftime({first}, '%Y-%m') as month,"
+        f" {first} as claimed_from, {last} as claimed_to, {last} + 1 as moving_from,"
+        f" 25 as rows from range({accounts}) as numbers (n)"
+    )
 
 
 def main() -> None:
@@ -131,14 +162,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--accounts", type=int, default=1_000_000)
     parser.add_argument("--months", type=int, default=12)
+    parser.add_argument("--nights", type=int, default=1, help="whose pulls of open months are kept")
     parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="plan-") as root:
         writer = multiprocessing.get_context("spawn").Process(
-            target=write, args=(root, given.accounts, given.months)
+            target=write, args=(root, given.accounts, given.months, given.nights)
         )
         writer.start()
         writer.join()
+        if writer.exitcode:
+            raise SystemExit(writer.exitcode)
         lake = Lake(Path(root), "sandbox")
         start = Usage.start()
         planned: Counter[str] = Counter()
@@ -150,6 +184,7 @@ def main() -> None:
         "benchmark": "plan",
         "accounts": given.accounts,
         "months": given.months,
+        "nights": given.nights,
         **planned,
         "seconds": round(used.seconds, 1),
         "cpu_seconds": round(used.cpu_seconds, 1),

@@ -17,11 +17,12 @@ from pipelines.lake.lake import Lake
 from pipelines.models.loader import load
 from pipelines.operate.vacuum import Reason, vacuum
 from pipelines.publish.warehouse import connect, publish
+from pipelines.sync.policy import Policy
 from pipelines.sync.replay import replay
 
 sys.path.insert(0, str(Path(__file__).parent / "conformance"))
 
-from conftest import TODAY, showing
+from conftest import TODAY, rows_of, showing
 from worlds import next_day, pull
 
 ZYGOTE = Path(__file__).parent / "conformance" / "zygote.py"
@@ -85,6 +86,30 @@ def test_merging_changes_no_answer(lake):
     vacuum(lake, older_than_seconds=-1)
     assert answers(lake) == before
     assert len(files(lake)) < many / 2
+
+
+def test_reads_of_the_last_days_are_merged_once_the_month_was_read_whole(tmp_path):
+    """No answer changes, and a row that never changed is kept once, whoever did not cover it."""
+    sandbox = Sandbox(customers=2, months=2, seed=7, today=TODAY)
+    lake = Lake(tmp_path, "sandbox")
+    for _ in range(4):
+        pull(sandbox, lake, policy=Policy())
+        next_day(sandbox)
+    torn = "select 1 from claims group by parent_id, month having count(*) > 1"
+    assert rows_of(lake, torn)
+    pull(sandbox, lake)
+    before = answers(lake)
+    columns = ", ".join(TRANSACTIONS.schema.names)
+    [(distinct,)] = rows_of(
+        lake,
+        f"select count(*) from (select distinct {columns} from transactions_history"
+        " where month >= '2026-02')",
+    )
+
+    done = compact(lake)
+
+    assert answers(lake) == before
+    assert done.rows + done.superseded == distinct
 
 
 def test_what_is_left_is_counted_by_one_look_at_the_lake(lake, monkeypatch):

@@ -2,12 +2,16 @@
 
 import datetime as dt
 import sys
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import rows_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lean_resources.streams import STREAMS
 
@@ -15,9 +19,13 @@ sys.path.insert(0, str(Path(__file__).parent / "conformance"))
 from worlds import new_sandbox, pull
 
 from pipelines.lake.compaction import compact
+from pipelines.sync import planner
+from pipelines.sync.planner import AllowedDays, Coverage, plan
+from pipelines.sync.policy import Policy
 from pipelines.sync.replay import replay
 from pipelines.sync.slots import moving_from
 
+DAY = dt.timedelta(days=1)
 TRANSACTIONS = STREAMS["transactions"]
 EXPECTED = """
     select
@@ -75,3 +83,177 @@ def test_a_pull_says_from_which_day_on_its_rows_may_move(lake):
 
         assert all(moving == expected for moving, expected, _ in told)
         assert any(moving < after for moving, _, after in told)
+
+
+FIRST = dt.date(2026, 1, 10)
+"""The first night of the law's bank."""
+LATEST = 28
+"""Days after its own on which a row still appears, is booked or vanishes: its month is open."""
+
+
+@dataclass(frozen=True)
+class Movement:
+    """A row of the law's bank.
+
+    Args:
+        day: Its UTC day while it is pending, or for good.
+        shown_on: The day on which the bank first shows it.
+        booked_on: The day on which it is booked, if it was pending; it is dated by that day then.
+        vanishes: Whether it vanishes then instead.
+    """
+
+    day: dt.date
+    shown_on: dt.date
+    booked_on: dt.date | None = None
+    vanishes: bool = False
+
+    def at(self, today):
+        """Its day, and whether that may still change; None while it is not shown."""
+        if today < self.shown_on:
+            return None
+        if self.booked_on is None or today < self.booked_on:
+            return self.day, self.booked_on is not None
+        return None if self.vanishes else (self.booked_on, False)
+
+
+@st.composite
+def _movements(draw):
+    day = FIRST + draw(st.integers(-30, 60)) * DAY
+    late = draw(st.integers(0, LATEST))
+    shown_on = day + late * DAY
+    pending = draw(st.none() | st.integers(0, LATEST - late))
+    booked_on = None if pending is None else shown_on + pending * DAY
+    return Movement(day, shown_on, booked_on, draw(st.booleans()))
+
+
+NIGHTS = st.lists(st.sampled_from([1, 1, 1, 1, 2, 9]), min_size=5, max_size=60)
+
+
+class Account:
+    """An account that is read by the planner, with what its pulls brought."""
+
+    def __init__(self, movements, account_id, policy):
+        self.movements = movements
+        self.policy = policy
+        self.allowed = AllowedDays(account_id, "BANK", FIRST - 60 * DAY, dt.date(2027, 1, 1))
+        self.owner = {}
+        self.pulls = []
+        self.reads = 0
+
+    def coverage(self):
+        """What the lake tells of its pulls: the newest that covers a day owns it."""
+        found, before = {}, None
+        for day, place in sorted(self.owner.items()):
+            copy, moving, _ = self.pulls[place]
+            name = f"{day:%Y-%m}"
+            if before == (name, place, day - DAY):
+                ranges = found[name]
+                ranges[-1] = replace(ranges[-1], to_date=day)
+            else:
+                found.setdefault(name, []).append(Coverage(day, day, copy, moving_from=moving))
+            before = (name, place, day)
+        return {self.allowed.account_id: found}
+
+    def read(self, today):
+        """Read what the planner asks for; the bank was asked just before."""
+        copy = dt.datetime.combine(today, dt.time(2), dt.UTC)
+        shown = {i: at for i, one in enumerate(self.movements) if (at := one.at(today))}
+        for read in list(plan(self.allowed, self.coverage(), today, self.policy)):
+            self.reads += (read.to_date - read.from_date).days + 1
+            for month in read.months:
+                inside = {
+                    i: at for i, at in shown.items() if month.from_date <= at[0] <= month.to_date
+                }
+                moving = min(
+                    (day for day, moves in inside.values() if moves), default=month.to_date + DAY
+                )
+                self.pulls.append((copy, moving, {i: day for i, (day, _) in inside.items()}))
+                for n in range((month.to_date - month.from_date).days + 1):
+                    self.owner[month.from_date + n * DAY] = len(self.pulls) - 1
+
+    def rows(self):
+        """The rows that count: movement and day."""
+        return [
+            (i, day)
+            for place, (_, _, rows) in enumerate(self.pulls)
+            for i, day in rows.items()
+            if self.owner[day] == place
+        ]
+
+
+def wrong(movements, nights, name="a", policy=Policy()):  # noqa: B008 - it is frozen
+    """Rows that the bank does not have, or that are missing and are not as late as promised."""
+    account, today, found = Account(movements, name, policy), FIRST, []
+    for passed in nights:
+        today += passed * DAY
+        account.read(today)
+        rows = account.rows()
+        true = {(i, at[0]) for i, one in enumerate(movements) if (at := one.at(today))}
+        true = {(i, day) for i, day in true if day <= today}
+        found += [("twice", one) for one in set(rows) if rows.count(one) > 1]
+        found += [("invented", one) for one in set(rows) - true]
+        for i, day in true - set(rows):
+            late = (movements[i].shown_on - day).days
+            is_new = movements[i].shown_on > today - policy.whole_months_every_days * DAY
+            if late <= policy.nightly_days or not is_new:
+                found.append(("lost", (i, day)))
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(_movements(), max_size=12), NIGHTS, st.sampled_from("abcdefg"))
+def test_every_night_shows_what_the_bank_has_but_what_is_later_than_promised(
+    movements, nights, name
+):
+    """Rows that are booked, moved or gone show as the bank has them, each once, every night.
+
+    Only a row that came later than the last days may be missing, for less than a week.
+    """
+    assert wrong(movements, nights, name) == []
+
+
+MOVED = [Movement(FIRST - 9 * DAY, FIRST - 9 * DAY, FIRST + 2 * DAY)]
+LATE = [Movement(FIRST - 12 * DAY, FIRST + DAY)]
+IN_TIME = [Movement(FIRST - 5 * DAY, FIRST + DAY)]
+
+
+USUAL = planner._last_days_from
+
+
+def _without_moving(allowed, open_months, have, today, policy):
+    have = {
+        name: [replace(one, moving_from=one.to_date + DAY) for one in ranges]
+        for name, ranges in have.items()
+    }
+    return USUAL(allowed, open_months, have, today, policy)
+
+
+@pytest.mark.parametrize(
+    ("movements", "mutant"),
+    [
+        (MOVED, _without_moving),
+        (LATE, lambda allowed, months_, have, *_: FIRST - 7 * DAY if months_ and have else None),
+        (IN_TIME, lambda allowed, months_, have, today, _: today - 3 * DAY if have else None),
+    ],
+    ids=["rows that move are left behind", "never whole again", "days that do not reach back"],
+)
+def test_a_planner_that_reads_too_little_is_caught(monkeypatch, movements, mutant):
+    """Each promise has a reader that breaks it."""
+    assert wrong(movements, [0, *[1] * 12]) == []
+    monkeypatch.setattr(planner, "_last_days_from", mutant)
+
+    assert wrong(movements, [0, *[1] * 12]) != []
+
+
+def test_a_night_asks_for_a_third_of_the_days_and_whole_months_once_a_week():
+    """From the first whole read on the last days grow, and a week later everything is read."""
+    account = Account([], "a", Policy())
+    days = []
+    for night in range(40):
+        before = account.reads
+        account.read(FIRST + night * DAY)
+        days.append(account.reads - before)
+
+    whole = [night for night, count in enumerate(days) if count > 17]
+    assert [right - left for left, right in pairwise(whole[1:])] == [7] * 5
+    assert sum(days[whole[1] :]) < 0.5 * len(days[whole[1] :]) * 46

@@ -58,6 +58,10 @@ class Wire(httpx.AsyncBaseTransport):
         return httpx.Response(response.status_code, headers=headers, content=body)
 
 
+WHOLE = Policy(nightly_days=1000)
+"""Every sync reads open months whole."""
+
+
 def new_sandbox():
     """An offline Lean with every awkward case and a short history."""
     return Sandbox(customers=20, months=1, seed=7, today=TODAY)
@@ -94,7 +98,7 @@ def pull(sandbox, lake, *names, client=None, policy=None, run_id=None, resumes=(
                     STREAMS[name],
                     lean,
                     lake,
-                    policy=policy or Policy(),
+                    policy=policy or WHOLE,
                     selection=Selection(**({"insights": False} | selected)),
                     run_id=run_id,
                     resumes=resumes,
@@ -905,7 +909,7 @@ def test_two_syncs_at_once_end_in_the_same_rows(sandbox, lake):
                 TRANSACTIONS,
                 lean,
                 lake,
-                policy=Policy(),
+                policy=WHOLE,
                 selection=Selection(insights=False),
             )
 

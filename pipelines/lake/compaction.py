@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake.folders import rows_of, superseded_of
-from pipelines.lake.lake import Lake
+from pipelines.lake.lake import Lake, utc_day_of
 from pipelines.lake.ledger import PULL_COLUMNS, Mark, Pull, new_id
 from pipelines.lake.queries import QUERIES, filled
 from pipelines.lake.schemas import merged_schema
@@ -141,9 +141,11 @@ class _Month:
             f"create or replace temp table merge_order as {QUERIES['merge_order']}",
             {"stream": self.stream.name, "month": self.month},
         )
-        earlier = superseded_of(self.stream) / f"month={self.month}"
-        self.lake.verify(self.connection, [self.folder, earlier])
-        for parents in self._groups():
+        groups = list(self._groups())
+        if groups:
+            earlier = superseded_of(self.stream) / f"month={self.month}"
+            self.lake.verify(self.connection, [self.folder, earlier])
+        for parents in groups:
             done = _sum(done, self._merge(parents))
         if not done.pulls:
             return done
@@ -176,6 +178,7 @@ class _Month:
             "versions_key": ", ".join(f"versions.{name}" for name in key),
             "same_key": " and ".join(f"runs.{name} = versions.{name}" for name in key),
             "read_target": f"versions.{stream.parent_key}",
+            "versions_day": utc_day_of(stream, "versions"),
             "placed_by": ", ".join(f'versions."{name}"' for name in stream.placed_by),
         }
         self.connection.execute(

@@ -440,7 +440,7 @@ class Lake:
         files = self._files(rows_of(stream), lake_schema(stream), months)
         placed = ""
         if stream.window is Window.MONTHS:
-            placed = f" and {_day(stream)} between claims.claimed_from and claims.claimed_to"
+            placed = f" and {utc_day_of(stream)} between claims.claimed_from and claims.claimed_to"
         return (
             f"select rows.* from ({files}) as rows inner join claims"
             f" on claims.stream = '{stream.name}' and rows.pull_id = claims.pull_id{placed}"
@@ -465,7 +465,7 @@ class Lake:
         return filled(
             "history_of_months",
             **dict(zip(("files", "superseded"), map("({})".format, of_folder), strict=True)),
-            utc_day=_day(stream),
+            utc_day=utc_day_of(stream),
             months="null::varchar[]" if months is None else f"{sorted(months)}",
             **parts,
         )
@@ -533,9 +533,9 @@ def _column(file: Path, name: str) -> list[Any]:
     return list(pq.read_table(file, columns=[name])[name].to_pylist())
 
 
-def _day(stream: Stream) -> str:
-    """The SQL of the UTC day of a row, for a stream with months."""
-    instants = ", ".join(f'rows."{name}"' for name in stream.placed_by)
+def utc_day_of(stream: Stream, rows: str = "rows") -> str:
+    """The SQL of the UTC day of a row of a stream with months; `rows` is the relation's name."""
+    instants = ", ".join(f'{rows}."{name}"' for name in stream.placed_by)
     # A cast would use the session's time zone, at ten times the cost.
     return f"make_timestamp(epoch_us(coalesce({instants})))::date"
 

@@ -2,8 +2,14 @@
 
 A sync wants all months that the consent allows, up to today. Committed pulls cover days of them. A
 month stays open for a number of days after its end, because banks post late and change pending
-rows. Each sync reads open months again, at the cost of a request while the bank has nothing new.
-All days are UTC days, and all ranges include both ends.
+rows. Each sync reads the last days of open months again, and each week whole open months, at the
+cost of a request while the bank has nothing new. All days are UTC days, and all ranges include both
+ends.
+
+The last days begin some days before the newest read of whole months, and stay there until the next.
+So they grow by a day each day, a read covers all days of the reads before it, and of older pulls
+only that of the whole months counts beside it. They begin earlier if a row that the bank may still
+move is there: the days that meet then have only rows that stay.
 
 A row may move between open months, for example when a pending row is booked a day later. So these
 months are read together. A read that is too long is cut before its open months, and a backfill also
@@ -18,9 +24,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Protocol
+from zlib import crc32
 
 from pipelines.sync.policy import Policy
 
@@ -82,12 +89,15 @@ class Coverage:
         to_date: Last UTC day.
         refreshed_at: When Lean last asked the bank for it; None if Lean did not send it.
         is_unfit: Whether it had unfit records, so that not all of these days are known.
+        moving_from: UTC day from which on its rows may still move to another day; None if that is
+            not known.
     """
 
     from_date: dt.date
     to_date: dt.date
     refreshed_at: dt.datetime | None
     is_unfit: bool = False
+    moving_from: dt.date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +198,13 @@ def plan(
     availability = allowed.availability
     available_from = dt.date.min if availability is None else availability.available_from
     if only is None:
-        wanted = _missing_or_open(have, first, last, open_days, available_from)
+        wanted = _last_days(
+            allowed,
+            list(_missing_or_open(have, first, last, open_days, available_from)),
+            have,
+            today,
+            policy,
+        )
     else:
         chosen = _chosen(have, first, last, open_days, available_from, only)
         wanted = _remembered(chosen, available_from)
@@ -268,6 +284,78 @@ def _calendar(
     )
 
 
+def _last_days(
+    allowed: AllowedDays,
+    wanted: Sequence[tuple[int, PlannedMonth]],
+    have: Mapping[str, Sequence[Coverage]],
+    today: dt.date,
+    policy: Policy,
+) -> Iterator[tuple[int, PlannedMonth]]:
+    """Shorten the open months at the end to their last days, unless they are due to be read whole.
+
+    Args:
+        allowed: The account.
+        wanted: Months to read, in their order.
+        have: Coverage of the account by month.
+        today: The last UTC day that may be requested.
+        policy: How eagerly to pull.
+    """
+    place = len(wanted)
+    while place and wanted[place - 1][1].is_open:
+        if place < len(wanted) and wanted[place - 1][0] + 1 != wanted[place][0]:
+            break
+        place -= 1
+    start = _last_days_from(allowed, [month for _, month in wanted[place:]], have, today, policy)
+    yield from wanted[:place]
+    for number, month in wanted[place:]:
+        if start is None or start <= month.from_date:
+            yield number, month
+        elif start <= month.to_date:
+            known_to = _known_to(have.get(month.month, ()), start)
+            yield number, replace(month, from_date=start, known_to=known_to)
+
+
+def _last_days_from(
+    allowed: AllowedDays,
+    open_months: Sequence[PlannedMonth],
+    have: Mapping[str, Sequence[Coverage]],
+    today: dt.date,
+    policy: Policy,
+) -> dt.date | None:
+    """The UTC day from which on open months are read; None if they are due to be read whole."""
+    availability = allowed.availability
+    available_from = dt.date.min if availability is None else availability.available_from
+    ranges = [
+        it
+        for month in open_months
+        for it in have.get(month.month, ())
+        if it.to_date >= available_from
+    ]
+    copies = [it.refreshed_at for it in ranges if it.refreshed_at is not None]
+    if not ranges or len(copies) < len(ranges):
+        return None
+    oldest = min(copies)
+    # Accounts are due on different days, so that a night has a part of them.
+    every = policy.whole_months_every_days
+    phase = crc32(allowed.account_id.encode()) % every
+    if (oldest.toordinal() + phase) // every < (today.toordinal() + phase) // every:
+        return None
+    start = oldest.date() - policy.nightly_days_of(allowed.bank_identifier) * _DAY
+    for it in ranges:
+        if it.is_unfit or it.refreshed_at != oldest:
+            start = min(start, it.from_date)
+        moving_from = it.moving_from or it.from_date
+        if moving_from <= it.to_date:
+            start = min(start, moving_from)
+    for month in open_months:
+        last = min(start - _DAY, month.to_date)
+        if month.from_date <= last and not _covers(
+            have.get(month.month, ()), month.from_date, last
+        ):
+            return None
+    return start
+
+
 def _chosen(
     have: Mapping[str, Sequence[Coverage]],
     first: dt.date,
@@ -321,15 +409,13 @@ def _is_open(have: Sequence[Coverage], settled_on: dt.date, available_from: dt.d
 
 
 def _runs(wanted: Iterable[tuple[int, PlannedMonth]], longest: int) -> Iterator[list[PlannedMonth]]:
-    """Runs of neighbouring months, cut from the end so that open months stay together."""
+    """Runs of months without a gap, cut from the end so that open months stay together."""
     run: list[PlannedMonth] = []
-    reached = None
-    for number, month in wanted:
-        if run and number != reached:
+    for _, month in wanted:
+        if run and month.from_date != run[-1].to_date + _DAY:
             yield from _cut(run, longest)
             run = []
         run.append(month)
-        reached = number + 1
     if run:
         yield from _cut(run, longest)
 

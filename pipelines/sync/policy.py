@@ -22,8 +22,13 @@ class Policy(BaseModel):
 
     Args:
         lookback_days: Number of days after its end that a month stays open. Its rows may change,
-            so each sync reads it again.
+            so it is read again.
         lookback_days_by_bank: The same for banks that post later or sooner.
+        nightly_days: Number of days that each sync reads again of an open month: those before the
+            last read of whole months, and all since.
+        nightly_days_by_bank: The same for banks that post later or sooner.
+        whole_months_every_days: Number of days after which open months are read whole again, where
+            rows that came later than `nightly_days` are found.
         history_months: Wanted months of history, including the current month; None for all that
             the consents allow.
         longest_read_months: Maximum number of months in a paged read.
@@ -52,6 +57,9 @@ class Policy(BaseModel):
 
     lookback_days: Days = 30
     lookback_days_by_bank: dict[str, Days] = {}
+    nightly_days: Days = 7
+    nightly_days_by_bank: dict[str, Days] = {}
+    whole_months_every_days: Annotated[int, Field(ge=1)] = 7
     history_months: Annotated[int, Field(ge=1)] | None = None
     longest_read_months: Annotated[int, Field(ge=1, le=120)] = 12
     fresh_hours: dict[str, Hours] = {"balances": 6.0, "transactions": 24.0}
@@ -93,6 +101,10 @@ class Policy(BaseModel):
     def open_days_of(self, bank_identifier: str | None) -> int:
         """Number of days after its end that a month stays open at a bank."""
         return self.lookback_days_by_bank.get(bank_identifier or "", self.lookback_days)
+
+    def nightly_days_of(self, bank_identifier: str | None) -> int:
+        """Number of days that each sync reads again of an open month at a bank."""
+        return self.nightly_days_by_bank.get(bank_identifier or "", self.nightly_days)
 
 
 class Schedules(BaseModel):

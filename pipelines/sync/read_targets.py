@@ -233,13 +233,12 @@ class CoverageInOrder:
         while True:
             rows = self._rows
             for place in range(self._place, len(rows)):
-                target_id, month, from_date, to_date, refreshed_us, is_unfit = rows[place]
+                target_id, month, *values = rows[place]
                 if target_id > account_id:
                     self._place = place
                     return found or default
                 if target_id == account_id:
-                    coverage = _coverage(from_date, to_date, refreshed_us, is_unfit)
-                    found.setdefault(month, []).append(coverage)
+                    found.setdefault(month, []).append(_coverage(*values))
             self._rows, self._place = self._result.fetchmany(_ROWS), 0
             if not self._rows:
                 return found or default
@@ -247,7 +246,11 @@ class CoverageInOrder:
 
 @lru_cache(maxsize=65_536)
 def _coverage(
-    from_date: dt.date, to_date: dt.date, refreshed_us: int | None, is_unfit: bool
+    from_date: dt.date,
+    to_date: dt.date,
+    refreshed_us: int | None,
+    is_unfit: bool,
+    moving_from: dt.date | None,
 ) -> Coverage:
     at = None if refreshed_us is None else _EPOCH + dt.timedelta(microseconds=refreshed_us)
-    return Coverage(from_date, to_date, at, is_unfit)
+    return Coverage(from_date, to_date, at, is_unfit, moving_from)

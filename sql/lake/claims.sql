@@ -22,6 +22,8 @@
 --   claimed_from  First UTC day; null for a snapshot.
 --   claimed_to    Last UTC day, inclusive; null for a snapshot.
 --   refreshed_at  When the bank was last asked before that pull, UTC, by Lean.
+--   moving_from   UTC day from which on the pull's rows may still move to another day; null where
+--                 that is not known.
 --   unfit_dates   UTC days whose records did not fit, so that they are not known; sorted. Null
 --                 where every record fits, and for a snapshot.
 --   is_unfit      Whether records did not fit, so that only a part is known.
@@ -84,6 +86,7 @@ ranked as (
         lean_asked_at,
         quarantined,
         unfit_dates,
+        moving_from,
         row_number() over (
             partition by stream, parent_id, month
             order by bank_asked_at desc, lean_asked_at desc, made desc, tie desc
@@ -171,7 +174,8 @@ counting as (
         bank_asked_at,
         lean_asked_at,
         quarantined,
-        unfit_dates
+        unfit_dates,
+        moving_from
     from newest
     where not is_torn
 
@@ -189,7 +193,8 @@ counting as (
         any_value(bank_asked_at) as bank_asked_at,
         any_value(lean_asked_at) as lean_asked_at,
         any_value(quarantined) as quarantined,
-        any_value(unfit_dates) as unfit_dates
+        any_value(unfit_dates) as unfit_dates,
+        any_value(moving_from) as moving_from
     from ranges
     group by stream, parent_id, month, pull_id, range_number
 
@@ -235,6 +240,7 @@ select
     claimed_from,
     claimed_to,
     refreshed_at,
+    moving_from,
     case when month is not null and len(all_unfit_dates) > 0 then all_unfit_dates end
         as unfit_dates,
     case

@@ -23,6 +23,8 @@
 --                RECORDS_UNFIT where records did not fit. Null where covered or not yet pulled.
 --   is_last_good  Whether the days show only what fits, and the last good version of what no longer
 --                fits.
+--   bank_asked_at  When the bank was asked for these days, UTC: for all of them no longer ago. The
+--                lake's view account_days has it by day. Null where no day is covered.
 --   as_of        The lake's clock.
 -- sample: select status, reason, sum(day_count) as days from mart_coverage
 --         group by all order by all
@@ -52,6 +54,7 @@ fitting as (
         unnest(
             fitting_ranges(claims.claimed_from, claims.claimed_to, claims.unfit_dates)
         ) as piece,
+        claims.refreshed_at,
         account_depths.offered_from
     from claims
     inner join bridge_accounts on claims.parent_id = bridge_accounts.account_id
@@ -66,6 +69,7 @@ covering as (
         account_key,
         piece['first_date'] as claimed_from,
         piece['final_date'] as claimed_to,
+        refreshed_at,
         offered_from
     from fitting
 
@@ -229,15 +233,17 @@ pieces as (
 -- Reads may cover the same days. No piece lies partly inside a read.
 covered as (
 
-    select distinct
+    select
         pieces.account_key,
-        pieces.utc_from
+        pieces.utc_from,
+        max(covering.refreshed_at) as bank_asked_at
     from pieces
     inner join covering
         on
             pieces.account_key = covering.account_key
             and pieces.utc_from between covering.claimed_from and covering.claimed_to
             and (covering.offered_from is null or pieces.utc_from >= covering.offered_from)
+    group by pieces.account_key, pieces.utc_from
 
 ),
 
@@ -336,10 +342,13 @@ judged as (
         pieces.utc_from,
         pieces.utc_to,
         coalesce(best.status, 'covered') as status,
-        best.reason
+        best.reason,
+        covered.bank_asked_at
     from pieces
     left join best
         on pieces.account_key = best.account_key and pieces.utc_from = best.utc_from
+    left join covered
+        on pieces.account_key = covered.account_key and pieces.utc_from = covered.utc_from
     where pieces.utc_to is not null
 
 ),
@@ -378,6 +387,7 @@ select
     numbered.status,
     numbered.reason,
     coalesce(numbered.reason = 'RECORDS_UNFIT', false) as is_last_good,
+    min(numbered.bank_asked_at) as bank_asked_at,
     here.as_of
 from numbered
 cross join here

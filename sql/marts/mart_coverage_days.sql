@@ -13,5 +13,6 @@ select
     unnest(generate_series(utc_from, utc_to, interval 1 day))::date as utc_day,
     status,
     reason,
-    is_last_good
+    is_last_good,
+    bank_asked_at
 from mart_coverage

@@ -17,7 +17,8 @@ select
             else refreshed_at
         end
     ) as refreshed_us,
-    is_unfit
+    is_unfit,
+    moving_from
 from all_coverage
 where stream = $stream
 order by parent_id

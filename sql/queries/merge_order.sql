@@ -21,6 +21,8 @@ known as (
         pulls.pull_id,
         whole.newest_id,
         pulls.rows,
+        pulls.claimed_from,
+        pulls.claimed_to,
         pulls.covers is not null as is_merged,
         merged.sequence_no as old_sequence_no,
         max(merged.sequence_no) over (partition by pulls.parent_id) as last_sequence_no,

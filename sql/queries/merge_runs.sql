@@ -1,5 +1,6 @@
 -- Versions of rows of the accounts in chosen, each with the run of pulls that brought it. A row is
--- kept as its key and two hashes of the rest, because every version of a month is compared.
+-- kept as its key and two hashes of the rest, because every version of a month is compared. Pulls
+-- that do not cover the row's day, because they read the last days alone, end no run.
 --
 -- Reads the temporary relations versions, merge_order and chosen. The remaining parameters are
 -- columns.
@@ -10,6 +11,8 @@ with seen as (
     select
         $versions_key,
         versions.pull_id,
+        merge_order.parent_id,
+        $versions_day as utc_day,
         merge_order.sequence_no,
         merge_order.newest_sequence_no,
         hash($columns) as content,
@@ -23,15 +26,57 @@ with seen as (
 
 ),
 
+days as (
+
+    select distinct
+        parent_id,
+        utc_day
+    from seen
+
+),
+
+turns as (
+
+    select
+        days.parent_id,
+        days.utc_day,
+        merge_order.sequence_no,
+        row_number() over (
+            partition by days.parent_id, days.utc_day
+            order by merge_order.sequence_no
+        ) as turn
+    from days
+    inner join merge_order
+        on
+            days.parent_id = merge_order.parent_id
+            and days.utc_day between merge_order.claimed_from and merge_order.claimed_to
+    where not merge_order.is_merged
+
+),
+
+placed as (
+
+    select
+        seen.*,
+        turns.turn
+    from seen
+    inner join turns
+        on
+            seen.parent_id = turns.parent_id
+            and seen.utc_day = turns.utc_day
+            and seen.sequence_no = turns.sequence_no
+
+),
+
 counted as (
 
     select
         *,
-        sequence_no - row_number() over (
+        turn - row_number() over (
             partition by $key, content, again
-            order by sequence_no
+            order by turn
         ) as run
-    from seen
+    from placed
 
 )
 

@@ -61,7 +61,7 @@ STEPS.insert(STEPS.index("entities") + 1, "refresh")
 async def night(asked, tell):
     """Listings, refreshes, then everything else; each step tells its pulls by outcome."""
     lake = Lake(Path(asked["lake"]), "sandbox")
-    policy = Policy(reread_hours={}) if asked["eager"] else Policy()
+    policy = Policy(reread_hours={}, nightly_days=1000) if asked["eager"] else Policy()
     settings = LeanSettings(**asked["settings"])
     sleep = OfflineSleep(settings.api_url)
     async with LeanClient(settings, sleep=sleep) as client:

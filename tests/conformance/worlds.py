@@ -15,8 +15,8 @@ from pipelines.sync.tasks import Selection
 
 DAY = dt.timedelta(days=1)
 MINUTE = dt.timedelta(minutes=1)
-EAGER = Policy(reread_hours={})
-"""Every sync reads every stream."""
+EAGER = Policy(reread_hours={}, nightly_days=1000)
+"""Every sync reads every stream, and open months whole."""
 CHAIN = ("entities", "accounts", "balances", "transactions")
 PULLED = tuple(name for name, stream in STREAMS.items() if stream.exploded_from is None)
 

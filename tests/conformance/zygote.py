@@ -29,7 +29,7 @@ from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
 from pipelines.sync.tasks import Selection
 
-EAGER = Policy(reread_hours={})
+EAGER = Policy(reread_hours={}, nightly_days=1000)
 
 
 class Boundaries:
