@@ -72,7 +72,9 @@ class Pages:
     is_older: bool = False
 
 
-def settings_of(url: str, *, is_older: bool = False, concurrency: int = 16) -> LeanSettings:
+def settings_of(
+    url: str, *, is_older: bool = False, concurrency: int = 16, processes: int = 1
+) -> LeanSettings:
     """Settings of a client that nothing holds back but its requests at once."""
     return LeanSettings(
         api_url=url,
@@ -81,6 +83,7 @@ def settings_of(url: str, *, is_older: bool = False, concurrency: int = 16) -> L
         client_secret="made-up",
         max_concurrency=concurrency,
         requests_per_second=10_000,
+        processes=processes,
         verbose="always" if is_older else "auto",
     )
 

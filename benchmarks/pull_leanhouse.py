@@ -24,7 +24,9 @@ from pipelines.sync.read_targets import ReadTarget
 from pipelines.sync.tasks import Selection, Task, tasks_of
 
 
-async def pull(url: str, told: dict[str, Any], lake: Lake, copies: int, concurrency: int) -> Usage:
+async def pull(
+    url: str, told: dict[str, Any], lake: Lake, copies: int, concurrency: int, processes: int
+) -> Usage:
     """Sync the transactions of some accounts; what has to be there before is not measured.
 
     Args:
@@ -33,8 +35,12 @@ async def pull(url: str, told: dict[str, Any], lake: Lake, copies: int, concurre
         lake: Where to write.
         copies: How often each account is pulled, as an account of its own.
         concurrency: Requests at once.
+        processes: How many read; those that are started have read accounts before the clock starts.
     """
-    settings = settings_of(url, is_older=told["is_older"], concurrency=concurrency)
+    settings = settings_of(
+        url, is_older=told["is_older"], concurrency=concurrency, processes=processes
+    )
+    sync_module.LEAST_PULLS = 1
     if copies > 1:
         sync_module.tasks_of = _copied(copies)
     async with LeanClient(settings) as client:
@@ -70,11 +76,18 @@ def _copied(copies: int) -> Callable[..., Iterator[Task | ReadTarget | None]]:
     return copied
 
 
-def main(url: str, folder: Path, work: Path, copies: int = 1, concurrency: int = 16) -> None:
+def main(
+    url: str,
+    folder: Path,
+    work: Path,
+    copies: int = 1,
+    concurrency: int = 16,
+    processes: int = 1,
+) -> None:
     """Pull once and print what it cost and what came of it."""
     told = json.loads((folder / "told.json").read_text())
     lake = Lake(work, "sandbox")
-    used = uvloop.run(pull(url, told, lake, copies, concurrency))
+    used = uvloop.run(pull(url, told, lake, copies, concurrency, processes))
     with lake.connect() as connection:
         [(rows, amount)] = connection.execute(
             "select count(*), sum(amount)::varchar from transactions"

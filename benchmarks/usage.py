@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Usage", "own_peak_bytes", "size_of"]
+__all__ = ["Usage", "children", "own_peak_bytes", "size_of"]
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -19,9 +20,10 @@ class Usage:
 
     Args:
         seconds: By the clock on the wall.
-        cpu_seconds: User and system time of the process and of the children it has ended.
-        peak_bytes: Largest resident size of the process over its whole life, or of one of the
-            children that it has ended, whichever is larger.
+        cpu_seconds: User and system time of the process and of its children, running and ended.
+        peak_bytes: Largest resident size of the process over its whole life, and of each child that
+            runs, in all; or of one of the children that it has ended, whichever is larger. Pages
+            that processes share count for each.
     """
 
     seconds: float
@@ -33,10 +35,14 @@ class Usage:
         """The counters now."""
         kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         found = [resource.getrusage(kind) for kind in kinds]
+        running = children()
         return cls(
             time.perf_counter(),
-            sum(one.ru_utime + one.ru_stime for one in found),
-            max(own_peak_bytes(), found[1].ru_maxrss * _MAXRSS_UNIT),
+            sum(one.ru_utime + one.ru_stime for one in found) + sum(map(_cpu_seconds, running)),
+            max(
+                own_peak_bytes() + sum(map(own_peak_bytes, running)),
+                found[1].ru_maxrss * _MAXRSS_UNIT,
+            ),
         )
 
     @classmethod
@@ -46,12 +52,26 @@ class Usage:
         return cls(now.seconds - start.seconds, now.cpu_seconds - start.cpu_seconds, now.peak_bytes)
 
 
-def own_peak_bytes() -> int:
-    """Largest resident size of this process so far.
+def children(of: int | None = None) -> list[int]:
+    """Processes that run now and were started by this one, or by one of them."""
+    of = of or os.getpid()
+    listed = Path("/proc").glob(f"{of}/task/*/children")
+    found = [int(pid) for file in listed for pid in file.read_text().split()]
+    return [one for pid in found for one in (pid, *children(pid))]
+
+
+def _cpu_seconds(process: int) -> float:
+    """User and system time of a process, to a hundredth of a second."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def own_peak_bytes(process: int | str = "self") -> int:
+    """Largest resident size of this process, or of another one, so far.
 
     Linux hands the figure of `getrusage` on from the process that started this one.
     """
-    status = Path("/proc/self/status")
+    status = Path(f"/proc/{process}/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
     [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Never
 
 import httpx
@@ -32,6 +32,7 @@ from lean_resources.network import is_web_page
 from lean_resources.settings import LeanSettings
 
 _APP_TOKEN_HEADER = "lean-app-token"  # noqa: S105  # the name of a header
+_SIGNS = ("authorization", _APP_TOKEN_HEADER)
 _RENEW_SECONDS = 60.0
 _RENEW_FRACTION = 0.2
 _ASSUMED_LIFE_SECONDS = 300.0
@@ -43,7 +44,9 @@ _SHARED_HEADERS = ("user-agent", "lean-correlation-id")
 _PASSING_CODES = {"server_error", "temporarily_unavailable"}
 
 
-def auth_for(settings: LeanSettings, clock: Callable[[], float] = time.monotonic) -> httpx.Auth:
+def auth_for(
+    settings: LeanSettings, clock: Callable[[], float] = time.monotonic
+) -> AppToken | OAuth2:
     """The flow for the credentials in the settings.
 
     Args:
@@ -65,12 +68,91 @@ def auth_for(settings: LeanSettings, clock: Callable[[], float] = time.monotonic
     raise ConfigError("no credentials: set LEAN_CLIENT_ID and LEAN_CLIENT_SECRET")
 
 
+Headers = dict[str, str]
+
+
+class Lent(httpx.Auth):
+    """Sends the headers that another process lends, which has the credentials.
+
+    A request that Lean answers with 401 is sent once more with headers that are asked for anew.
+
+    Args:
+        ask: Asks for headers, with those that Lean refused, if any; returns them, and when they
+            have to be asked for again, by this machine's monotonic clock.
+
+    Raises:
+        LeanError: As the other process's own flow.
+    """
+
+    def __init__(self, ask: Callable[[Headers | None], Awaitable[tuple[Headers, float]]]) -> None:
+        self._ask = ask
+        self._lock = asyncio.Lock()
+        self._headers: Headers = {}
+        self._renew_at = -math.inf
+
+    def __repr__(self) -> str:
+        return "Lent()"
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Send the request with lent headers, and once more if Lean answers 401."""
+        refused: Headers | None = None
+        for is_last in (False, True):
+            async with self._lock:
+                if self._headers == refused or time.monotonic() >= self._renew_at:
+                    self._headers, self._renew_at = await self._ask(refused)
+            refused = self._headers
+            request.headers.update(refused)
+            response = yield request
+            if response.status_code != httpx.codes.UNAUTHORIZED or is_last:
+                return
+            await _body(response)
+
+
+async def lend(
+    auth: AppToken | OAuth2,
+    refused: Headers | None,
+    signed: httpx.Request,
+    send: Callable[[httpx.Request], Awaitable[httpx.Response]],
+) -> tuple[Headers, float]:
+    """Headers of a flow, as `Lent` asks for them.
+
+    Args:
+        auth: The flow, whose own requests share the token.
+        refused: Headers that Lean refused; None if none were.
+        signed: A request that is not sent; a request for a token is made like it.
+        send: Sends a request for a token.
+    """
+    flow = auth.async_auth_flow(signed)
+    headers: Headers = {}
+    try:
+        following = await anext(flow)
+        while True:
+            if following is not signed:
+                response = await send(following)
+            else:
+                headers = {name: signed.headers[name] for name in _SIGNS if name in signed.headers}
+                if headers != refused:
+                    break
+                response = httpx.Response(httpx.codes.UNAUTHORIZED)
+            following = await flow.asend(response)
+            await response.aclose()
+    except StopAsyncIteration:
+        pass  # another try gave the headers that were refused
+    finally:
+        await flow.aclose()
+    return headers, auth.renew_at
+
+
 class AppToken(httpx.Auth):
     """Sends the application token, as the legacy production host requires it.
 
     Args:
         token: The application token.
     """
+
+    renew_at = math.inf
 
     def __init__(self, token: SecretStr) -> None:
         self._token = token
@@ -128,7 +210,7 @@ class OAuth2(httpx.Auth):
         self._clock = clock
         self._lock = asyncio.Lock()
         self._token: SecretStr | None = None
-        self._renew_at = -math.inf
+        self.renew_at = -math.inf
         self._failure: LeanError | None = None
         self._failure_count = 0
 
@@ -173,7 +255,7 @@ class OAuth2(httpx.Auth):
             await _body(response)
 
     def _current(self) -> SecretStr | None:
-        return self._token if self._clock() < self._renew_at else None
+        return self._token if self._clock() < self.renew_at else None
 
     def _note(self, error: BaseException) -> None:
         """Keep the failure of a call for the requests that wait; a cancellation is not one."""
@@ -228,7 +310,7 @@ class OAuth2(httpx.Auth):
             )
         token, life_seconds = _token(answer, status_code)
         margin = min(_RENEW_SECONDS, life_seconds * _RENEW_FRACTION)
-        self._token, self._renew_at = token, asked_at + life_seconds - margin
+        self._token, self.renew_at = token, asked_at + life_seconds - margin
         return token
 
     def _refuse(self, response: httpx.Response, answer: dict[str, Any] | None) -> Never:

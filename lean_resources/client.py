@@ -9,7 +9,7 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -23,16 +23,17 @@ import msgspec
 import pyarrow as pa
 import tenacity
 
-from lean_resources.answers import Envelope, failure
-from lean_resources.auth import auth_for
+from lean_resources.answers import Envelope, failure, open_envelope
+from lean_resources.auth import Headers, Lent, auth_for, lend
 from lean_resources.bodies import ENCODING, body_of
 from lean_resources.certificates import ClientRefusal, untrusted_server
-from lean_resources.decoding import Decoder, preflight
+from lean_resources.decoding import Decoder, Preflight, preflight
 from lean_resources.errors import (
     ConfigError,
     IncompleteError,
     LeanError,
     NetworkError,
+    SchemaError,
     UnavailableError,
 )
 from lean_resources.limits import CircuitBreaker, Limits, retry_after
@@ -47,8 +48,10 @@ from lean_resources.paging import (
     Response,
     Sleep,
     checked_id,
+    is_of,
 )
 from lean_resources.settings import LeanSettings
+from lean_resources.shared import Shared
 from lean_resources.streams import STREAMS, Stream
 from lean_resources.transport import network_transport
 
@@ -84,6 +87,23 @@ class Tally:
     requests: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a client of another process of the run has from the first.
+
+    Args:
+        shared: Rate, pauses and circuits of banks.
+        lent: The flow of requests, without credentials.
+        ahead: How far Lean's clock is ahead of this machine's.
+        heard_at: Lean's clock by its newest answer.
+    """
+
+    shared: Shared
+    lent: Lent
+    ahead: dt.timedelta
+    heard_at: dt.datetime | None
+
+
 _TALLIES: ContextVar[tuple[Tally, ...]] = ContextVar("tallies", default=())
 
 
@@ -110,6 +130,7 @@ class LeanClient:
         sleep: Waits for a number of seconds.
         now: The present in UTC.
         announced: Waits for a result that Lean promised; without it, the client polls.
+        membership: What the client has from the first client of the run; None for that client.
     """
 
     def __init__(
@@ -120,8 +141,10 @@ class LeanClient:
         sleep: Sleep = asyncio.sleep,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         announced: Announced | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.settings = settings
+        self._api_url = httpx.URL(settings.api_url)
         self.requests = 0
         self._sleep = sleep
         self._now = now
@@ -135,22 +158,28 @@ class LeanClient:
             log_wait=self.log_wait,
         )
         self.wake_by(announced)
+        self.shared = membership.shared if membership else Shared()
         self._limits = Limits(
-            settings.max_concurrency, settings.requests_per_second, time.monotonic, sleep
+            settings.max_concurrency,
+            settings.requests_per_second,
+            time.monotonic,
+            sleep,
+            self.shared,
         )
         self._timeout = httpx.Timeout(
             settings.timeout_seconds, connect=settings.connect_timeout_seconds
         ).as_dict()
         self._wait_logged_at = -math.inf
-        self._ahead: dt.timedelta | None = None
+        self._ahead: dt.timedelta | None = membership.ahead if membership else None
         self._date: str | None = None
-        self.heard_at: dt.datetime | None = None
+        self.heard_at: dt.datetime | None = membership.heard_at if membership else None
         """Lean's clock in UTC by its newest answer, to the second; None before the first answer."""
         self._clock_read: PagedRead | None = None
         self._breaker: CircuitBreaker | None = None
         self._refusal = ClientRefusal(settings) if transport is None else None
         self._way: httpx.AsyncBaseTransport | None = None
-        self._auth = auth_for(settings)
+        self._auth = membership.lent if membership else auth_for(settings)
+        self._ends: list[Callable[[], Awaitable[None]]] = []
         # One per client: two processes that share a generator by forking would share its ids.
         self._random = random.Random(secrets.randbits(128))  # noqa: S311 - ids, not secrets
 
@@ -168,13 +197,58 @@ class LeanClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        while self._ends:
+            await self._ends.pop()()
         if self._way is not None:
             way, self._way = self._way, None
             await way.__aexit__(kind, error, traceback)
 
+    def before_close(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Call `end` before the client is closed."""
+        self._ends.append(end)
+
     def wake_by(self, announced: Announced | None) -> None:
         """Wait for promised results with `announced` from now on, or poll where it is None."""
         self._reader.wake_by(announced)
+
+    async def announced(self, results_id: str, seconds: float) -> float:
+        """Wait for a promised result, for another process of the run."""
+        return await self._reader.announced(results_id, seconds)
+
+    @property
+    def is_of_network(self) -> bool:
+        """Whether another process can reach Lean as this client does."""
+        return self._transport is None
+
+    @property
+    def ahead(self) -> dt.timedelta:
+        """How far Lean's clock is ahead of this machine's; zero before the first answer."""
+        return self._ahead or dt.timedelta()
+
+    async def lend(self, refused: Headers | None) -> tuple[Headers, float]:
+        """Headers with this client's token, as `Lent` asks for them.
+
+        Raises:
+            LeanError: There is no token now.
+        """
+        assert self._way is not None  # noqa: S101 - processes end before the client is closed
+        assert not isinstance(self._auth, Lent)  # noqa: S101 - and have no processes themselves
+        way, deadline = self._way, self.settings.response_deadline_seconds
+        correlation_id = self._new_id()
+        signed = httpx.Request(
+            "GET",
+            self.settings.api_url,
+            headers={**_HEADERS, "lean-correlation-id": correlation_id},
+            extensions={"timeout": self._timeout},
+        )
+        try:
+            async with asyncio.timeout(deadline):
+                return await lend(self._auth, refused, signed, way.handle_async_request)
+        except TimeoutError:
+            raise UnavailableError("the token endpoint did not answer", code="SLOW") from None
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            found = await self._unanswered(error, signed.url, None, correlation_id)
+            raise (found.error if isinstance(found, _AgainError) else found) from None
 
     def breaker(self, failures: int, cooldown_seconds: float) -> CircuitBreaker:
         """The circuit breaker that all readers of this client share.
@@ -184,7 +258,7 @@ class LeanClient:
             cooldown_seconds: How long it stays open; as the first call says.
         """
         if self._breaker is None:
-            self._breaker = CircuitBreaker(failures, cooldown_seconds)
+            self._breaker = CircuitBreaker(failures, cooldown_seconds, shared=self.shared)
         return self._breaker
 
     # Streams.
@@ -352,12 +426,25 @@ class LeanClient:
 
     # HTTP.
 
+    def _url(self, target: str) -> httpx.URL:
+        """The address of a target, which is encoded already.
+
+        To parse the whole address takes longer than to build the rest of the request.
+        """
+        url = httpx.URL(self._api_url)
+        path, _, query = target.partition("?")
+        parsed = url._uri_reference  # noqa: SLF001 - httpx has no way to leave an address as it is
+        url._uri_reference = parsed._replace(path=parsed.path + path, query=query or None)  # noqa: SLF001
+        return url
+
     def _new_id(self) -> str:
         """An id for a request or a read; it has to be unique, and need not be hard to guess."""
         return f"{self._random.getrandbits(128):032x}"
 
-    async def _get(self, target: str, stream: Stream | None) -> Response:
-        return await self._request("GET", target, stream, None)
+    async def _get(
+        self, target: str, stream: Stream | None, known_at: dt.datetime | None = None
+    ) -> Response:
+        return await self._request("GET", target, stream, None, known_at)
 
     async def _request(
         self,
@@ -365,12 +452,13 @@ class LeanClient:
         target: str,
         stream: Stream | None,
         body: Mapping[str, str] | None,
+        known_at: dt.datetime | None = None,
     ) -> Response:
         """One request, repeated as long as that can help."""
         # Most requests succeed at once, and never pay for the machinery of retries.
         failed: list[_AgainError] = []
         try:
-            return await self._once(method, target, stream, body)
+            return await self._once(method, target, stream, body, known_at)
         except _AgainError as again:
             failed.append(again)
         try:
@@ -386,7 +474,7 @@ class LeanClient:
                 with attempt:
                     if failed:
                         raise failed.pop()
-                    return await self._once(method, target, stream, body)
+                    return await self._once(method, target, stream, body, known_at)
         except _AgainError as again:
             raise again.error from None
         raise AssertionError("a retry loop ends by an answer or an error")  # pragma: no cover
@@ -410,16 +498,16 @@ class LeanClient:
         target: str,
         stream: Stream | None,
         body: Mapping[str, str] | None,
+        known_at: dt.datetime | None,
     ) -> Response:
         if self._way is None:
             raise RuntimeError("a LeanClient is used inside `async with`")
         name = stream.name if stream is not None else None
         self._limits.check(name)
         correlation_id = self._new_id()
-        # Built whole: a client that merges its base address and parameters parses them thrice.
         request = httpx.Request(
             method,
-            f"{self.settings.api_url}{target}",
+            self._url(target),
             json=body,
             headers={**_HEADERS, "lean-correlation-id": correlation_id},
             extensions={"timeout": self._timeout},
@@ -440,7 +528,7 @@ class LeanClient:
             self._limits.answered()
         seen = UNSEEN
         if stream is not None and response.status_code < 400:
-            seen = preflight(stream, content)
+            seen = _unchanged(stream, content, known_at) or preflight(stream, content)
         if not _is_fine(seen.envelope):
             self._judge(request, response, content, name, correlation_id)
         return Response(
@@ -487,14 +575,19 @@ class LeanClient:
                 error.stream = stream
                 error.correlation_id = correlation_id
                 raise
-            except httpx.TransportError as error:
-                if (untrusted := untrusted_server(error)) is not None:
-                    raise untrusted from None
-                if self._refusal and (refused := await self._refusal.error()) is not None:
-                    raise refused from None
-                raise _unreachable(error, request.url, stream, correlation_id) from None
-            except httpx.DecodingError as error:
-                raise _unreachable(error, request.url, stream, correlation_id) from None
+            except (httpx.TransportError, httpx.DecodingError) as error:
+                raise (await self._unanswered(error, request.url, stream, correlation_id)) from None
+
+    async def _unanswered(
+        self, error: httpx.RequestError, url: httpx.URL, stream: str | None, correlation_id: str
+    ) -> Exception:
+        """What to raise where no answer came that can be read."""
+        if isinstance(error, httpx.TransportError):
+            if (untrusted := untrusted_server(error)) is not None:
+                return untrusted
+            if self._refusal and (refused := await self._refusal.error()) is not None:
+                return refused
+        return _unreachable(error, url, stream, correlation_id)
 
     async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
         """Send the requests of the auth flow, and read the whole body of the last answer.
@@ -583,6 +676,17 @@ def _wait(state: tenacity.RetryCallState) -> float:
 def _again(error: LeanError, wait: float) -> Exception:
     """What to raise where another try can help, unless the wait for it is too long."""
     return _AgainError(error, wait) if wait <= _LONGEST_PATIENCE_SECONDS else error
+
+
+def _unchanged(stream: Stream, content: bytes, known_at: dt.datetime | None) -> Preflight | None:
+    """Only the envelope of an answer whose bank data copy is known; None of any other."""
+    if known_at is None:
+        return None
+    try:
+        envelope = open_envelope(stream, content)
+    except SchemaError:
+        return None
+    return Preflight(envelope=envelope) if is_of(envelope, known_at) else None
 
 
 def _is_fine(envelope: Envelope | None) -> bool:

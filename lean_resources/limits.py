@@ -6,15 +6,16 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import ClassVar, Literal, Self
 
-from aiolimiter import AsyncLimiter
+import msgspec
 
 from lean_resources.errors import BankPausedError, UnavailableError
+from lean_resources.shared import CLOSED_UNTIL, FREE_AT, LIMITED_AT, PAUSED_UNTIL, Shared
 
 _LONGEST_PAUSE_SECONDS = 60.0
 BankState = Literal["closed", "open", "half_open", "paused"]
@@ -53,13 +54,15 @@ class Limits:
     """Limits all requests of an event loop: `async with limits: …`.
 
     In any `t` seconds at most `burst + t * requests_per_second` requests begin. The burst is
-    `requests_per_second` rounded down, but at least 1.
+    `requests_per_second` rounded down, but at least 1. The rate and pauses are those of all
+    processes that share them.
 
     Args:
-        max_concurrency: Maximum number of requests at the same time.
+        max_concurrency: Maximum number of requests of this process at the same time.
         requests_per_second: The average rate.
-        clock: Monotonic seconds, for pauses.
+        clock: Monotonic seconds, of the machine where processes share them.
         sleep: Waits for the given number of seconds, for pauses.
+        shared: What processes share; None for a process alone.
     """
 
     def __init__(
@@ -68,24 +71,25 @@ class Limits:
         requests_per_second: float,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        shared: Shared | None = None,
     ) -> None:
         if max_concurrency < 1:
             raise ValueError("max_concurrency is below 1")
         if not (requests_per_second > 0 and math.isfinite(requests_per_second)):
             raise ValueError("requests_per_second is not a number above 0")
-        burst = max(1, math.floor(requests_per_second))
         self._slots = asyncio.Semaphore(max_concurrency)
-        self._rate = AsyncLimiter(burst, burst / requests_per_second)
+        self._interval_seconds = 1 / requests_per_second
+        burst = max(1, math.floor(requests_per_second))
+        self._burst_seconds = (burst - 1) * self._interval_seconds
         self._clock = clock
         self._sleep = sleep
-        self._paused_until = -math.inf
-        self._limited_at: float | None = None
-        self._closed_until = -math.inf
+        self._shared = shared or Shared()
 
     def pause(self, seconds: float) -> None:
         """Start no request for this many seconds; a longer running pause stays."""
         if seconds > 0:
-            self._paused_until = max(self._paused_until, self._clock() + seconds)
+            with self._shared.locked():
+                self._pause(self._clock() + seconds)
 
     def limited(self, seconds: float, patience: float) -> None:
         """Record that the server limits requests: later requests wait, or fail for a while.
@@ -94,17 +98,21 @@ class Limits:
             seconds: The wait that the server demands; zero if it does not say.
             patience: Seconds since the first limit after which requests fail instead of waiting.
         """
-        now = self._clock()
-        if self._limited_at is None:
-            self._limited_at = now
-        if now - self._limited_at + seconds > patience:
-            self._closed_until = now + (seconds or _LONGEST_PAUSE_SECONDS)
-        else:
-            self.pause(min(seconds, _LONGEST_PAUSE_SECONDS))
+        numbers = self._shared.numbers
+        with self._shared.locked():
+            now = self._clock()
+            if numbers[LIMITED_AT] == -math.inf:
+                numbers[LIMITED_AT] = now
+            if now - numbers[LIMITED_AT] + seconds > patience:
+                numbers[CLOSED_UNTIL] = now + (seconds or _LONGEST_PAUSE_SECONDS)
+            else:
+                self._pause(now + min(seconds, _LONGEST_PAUSE_SECONDS))
 
     def answered(self) -> None:
         """Record an answer that is not a limit."""
-        self._limited_at = None
+        if self._shared.numbers[LIMITED_AT] != -math.inf:
+            with self._shared.locked():
+                self._shared.numbers[LIMITED_AT] = -math.inf
 
     def check(self, stream: str | None) -> None:
         """Check, after waiting for a turn, that a request may still be sent.
@@ -112,7 +120,7 @@ class Limits:
         Raises:
             UnavailableError: The server demands a wait that is too long.
         """
-        left = self._closed_until - self._clock()
+        left = self._shared.numbers[CLOSED_UNTIL] - self._clock()
         if left > 0:
             until = datetime.now(UTC) + timedelta(seconds=left)
             raise UnavailableError(
@@ -139,6 +147,13 @@ class Limits:
     async def __aexit__(self, *_error: object) -> None:
         self._slots.release()
 
+    @property
+    def _paused_until(self) -> float:
+        return self._shared.numbers[PAUSED_UNTIL]
+
+    def _pause(self, until: float) -> None:
+        self._shared.numbers[PAUSED_UNTIL] = max(self._paused_until, until)
+
     async def _wait_for_turn(self) -> None:
         waited_until = -math.inf
         while True:
@@ -146,9 +161,19 @@ class Limits:
             while self.paused_seconds and self._paused_until > waited_until:
                 waited_until = self._paused_until
                 await self._sleep(self.paused_seconds)
-            await self._rate.acquire()
+            wait = self._turn() - self._clock()
+            if wait > 0:
+                await asyncio.sleep(wait)
             if not self.paused_seconds or self._paused_until <= waited_until:
                 return
+
+    def _turn(self) -> float:
+        """When the next request may begin; the turn is taken, also if it is not used."""
+        numbers = self._shared.numbers
+        with self._shared.locked():
+            turn = max(numbers[FREE_AT], self._clock() - self._burst_seconds)
+            numbers[FREE_AT] = turn + self._interval_seconds
+        return turn
 
 
 class CircuitOpenError(BankPausedError):
@@ -158,8 +183,7 @@ class CircuitOpenError(BankPausedError):
     default_code: ClassVar[str] = "CIRCUIT_OPEN"
 
 
-@dataclass(slots=True)
-class _Circuit:
+class _Circuit(msgspec.Struct):
     """State of a bank.
 
     `retry_at` is the instant of the next probe; None while the circuit is closed.
@@ -169,6 +193,9 @@ class _Circuit:
     retry_at: float | None = None
     is_probing: bool = False
     is_paused: bool = False
+
+
+_CIRCUITS = msgspec.json.Decoder(dict[str, _Circuit])
 
 
 class CircuitBreaker:
@@ -183,6 +210,7 @@ class CircuitBreaker:
         failures: Failures in a row that open the circuit.
         cooldown_seconds: How long the circuit stays open.
         clock: Monotonic seconds.
+        shared: What processes share, and so these circuits; None for a process alone.
     """
 
     def __init__(
@@ -190,6 +218,7 @@ class CircuitBreaker:
         failures: int = 5,
         cooldown_seconds: float = 900,
         clock: Callable[[], float] = time.monotonic,
+        shared: Shared | None = None,
     ) -> None:
         if failures < 1:
             raise ValueError("failures is below 1")
@@ -198,7 +227,7 @@ class CircuitBreaker:
         self._failures = failures
         self._cooldown_seconds = cooldown_seconds
         self._clock = clock
-        self._circuits: dict[str, _Circuit] = {}
+        self._shared = shared or Shared()
 
     def check(self, bank: str) -> None:
         """Check that a request to the bank may begin; it is the probe if the circuit is half open.
@@ -207,23 +236,26 @@ class CircuitBreaker:
             CircuitOpenError: The circuit is open; `retry_after` is the remaining seconds.
             BankPausedError: The bank was paused with `pause`.
         """
-        circuit = self._circuits.get(bank)
-        if circuit is None:
+        if not self._shared.text:
             return
-        if circuit.is_paused:
-            raise BankPausedError(f"bank {bank} is paused until it is announced active")
-        if circuit.retry_at is None:
-            return
-        now = self._clock()
-        if now < circuit.retry_at:
-            wait = circuit.retry_at - now
-            raise CircuitOpenError(
-                f"bank {bank} failed {circuit.failures} times in a row and is paused for "
-                f"{math.ceil(wait)} s",
-                retry_after=wait,
-            )
-        circuit.is_probing = True
-        circuit.retry_at = now + self._cooldown_seconds
+        with self._changed() as circuits:
+            circuit = circuits.get(bank)
+            if circuit is None:
+                return
+            if circuit.is_paused:
+                raise BankPausedError(f"bank {bank} is paused until it is announced active")
+            if circuit.retry_at is None:
+                return
+            now = self._clock()
+            if now < circuit.retry_at:
+                wait = circuit.retry_at - now
+                raise CircuitOpenError(
+                    f"bank {bank} failed {circuit.failures} times in a row and is paused for "
+                    f"{math.ceil(wait)} s",
+                    retry_after=wait,
+                )
+            circuit.is_probing = True
+            circuit.retry_at = now + self._cooldown_seconds
 
     def succeeded(self, bank: str) -> None:
         """Record an answer; any answer counts that is not a failure of the bank itself.
@@ -231,39 +263,48 @@ class CircuitBreaker:
         It closes a half-open circuit. It does not change an open circuit, because it then belongs
         to a request that began earlier.
         """
-        circuit = self._circuits.get(bank)
-        if circuit is None or circuit.is_paused:
+        if not self._shared.text:
             return
-        if circuit.retry_at is None or self.state(bank) == "half_open":
-            del self._circuits[bank]
+        with self._changed() as circuits:
+            circuit = circuits.get(bank)
+            if circuit is None or circuit.is_paused:
+                return
+            if circuit.retry_at is None or self._state(circuit) == "half_open":
+                del circuits[bank]
 
     def failed(self, bank: str) -> None:
         """Record a failure of the bank: an error of the bank, a timeout or maintenance."""
-        circuit = self._circuits.setdefault(bank, _Circuit())
-        if circuit.is_paused or self.state(bank) == "open":
-            return
-        circuit.failures += 1
-        if circuit.retry_at is not None or circuit.failures >= self._failures:
-            circuit.retry_at = self._clock() + self._cooldown_seconds
-            circuit.is_probing = False
+        with self._changed() as circuits:
+            circuit = circuits.setdefault(bank, _Circuit())
+            if circuit.is_paused or self._state(circuit) == "open":
+                return
+            circuit.failures += 1
+            if circuit.retry_at is not None or circuit.failures >= self._failures:
+                circuit.retry_at = self._clock() + self._cooldown_seconds
+                circuit.is_probing = False
 
     def renew(self) -> None:
         """Let every bank that is not paused be asked again; its next failure opens the circuit.
 
         A bank may fail for one stream and answer for the next.
         """
-        for circuit in self._circuits.values():
-            if circuit.retry_at is not None and not circuit.is_paused:
-                circuit.retry_at, circuit.is_probing = None, False
-                circuit.failures = self._failures - 1
+        with self._changed() as circuits:
+            for circuit in circuits.values():
+                if circuit.retry_at is not None and not circuit.is_paused:
+                    circuit.retry_at, circuit.is_probing = None, False
+                    circuit.failures = self._failures - 1
 
     def pause(self, bank: str) -> None:
         """Stop requests to the bank for the life of this breaker, because Lean disabled it."""
-        self._circuits.setdefault(bank, _Circuit()).is_paused = True
+        with self._changed() as circuits:
+            circuits.setdefault(bank, _Circuit()).is_paused = True
 
     def state(self, bank: str) -> BankState:
         """State of the bank's circuit."""
-        circuit = self._circuits.get(bank)
+        with self._changed() as circuits:
+            return self._state(circuits.get(bank))
+
+    def _state(self, circuit: _Circuit | None) -> BankState:
         if circuit is None:
             return "closed"
         if circuit.is_paused:
@@ -273,3 +314,14 @@ class CircuitBreaker:
         if circuit.is_probing or self._clock() >= circuit.retry_at:
             return "half_open"
         return "open"
+
+    @contextmanager
+    def _changed(self) -> Iterator[dict[str, _Circuit]]:
+        """The circuits by bank; what the block changes counts for all processes."""
+        with self._shared.locked():
+            text = self._shared.text
+            circuits = _CIRCUITS.decode(text) if text else {}
+            try:
+                yield circuits
+            finally:
+                self._shared.text = msgspec.json.encode(circuits) if circuits else b""

@@ -148,7 +148,8 @@ class PagedReader:
 
     Args:
         settings: Page size, deadlines and attempts.
-        get: Sends a GET request for a path with query, and returns Lean's answer.
+        get: Sends a GET request for a path with query, and returns Lean's answer. Given the instant
+            of a bank data copy, an answer of that copy needs no preflight of its records.
         sleep: Waits for a number of seconds.
         now: The present in UTC.
         new_id: Makes an id for a read.
@@ -158,7 +159,7 @@ class PagedReader:
     def __init__(
         self,
         settings: LeanSettings,
-        get: Callable[[str, Stream], Awaitable[Response]],
+        get: Callable[[str, Stream, dt.datetime | None], Awaitable[Response]],
         *,
         sleep: Sleep,
         now: Callable[[], dt.datetime],
@@ -176,7 +177,7 @@ class PagedReader:
 
     def wake_by(self, announced: Announced | None) -> None:
         """Wait for promised results with `announced` from now on, or poll where it is None."""
-        self._announced = announced or self._slept
+        self.announced = announced or self._slept
 
     async def read(
         self,
@@ -199,7 +200,7 @@ class PagedReader:
                 async for answer in self._pages(stream, request, unless_refreshed_at, page_size)
             ]
             listed = [answer.envelope for answer in answers if not answer.page.is_detail]
-            unchanged = _is_of(listed[0], unless_refreshed_at)
+            unchanged = is_of(listed[0], unless_refreshed_at)
             incomplete = None if unchanged else why_incomplete(stream, listed)
             if incomplete is None:
                 return PagedRead(
@@ -223,15 +224,15 @@ class PagedReader:
         entity = request.get("entity_id", "")
         verbose = self.settings.verbose == "always" or entity in self._older
         paged = self._paged_request(stream, request, self._new_id(), page_size, verbose=verbose)
-        first = await self._page(paged, 0, 0)
-        is_known = _is_of(first.envelope, unless_refreshed_at)
+        first = await self._page(paged, 0, 0, unless_refreshed_at)
+        is_known = is_of(first.envelope, unless_refreshed_at)
         is_auto = self.settings.verbose == "auto" and not verbose
         if is_auto and first.envelope.is_older and not is_known:
             self._older.add(entity)
             paged = self._paged_request(stream, request, paged.series_id, page_size, verbose=True)
             first = await self._page(paged, 0, 0)
         yield first
-        if _is_of(first.envelope, unless_refreshed_at):
+        if is_of(first.envelope, unless_refreshed_at):
             return
         seen = first.envelope.records
         pages = first.envelope.total_pages
@@ -268,9 +269,15 @@ class PagedReader:
             stream, dict(request), series_id, target, is_paged=bool(page), page_size=page_size
         )
 
-    async def _page(self, paged: _PagedRequest, number: int, first_record: int) -> Answer:
+    async def _page(
+        self,
+        paged: _PagedRequest,
+        number: int,
+        first_record: int,
+        known_at: dt.datetime | None = None,
+    ) -> Answer:
         stream = paged.stream
-        response = await self._get(paged.target_of(number), stream)
+        response = await self._get(paged.target_of(number), stream, known_at)
         envelope = _opened(stream, response)
         if envelope.is_pending:
             response, envelope = await self._result(paged, response, envelope, number)
@@ -298,9 +305,9 @@ class PagedReader:
         waited, deadline = 0.0, self.settings.pending_deadline_seconds
         self._log_wait(f"Lean prepares the answers of {stream.name}", deadline)
         while waited < deadline:
-            waited += await self._announced(pending.results_id, self.settings.pending_poll_seconds)
+            waited += await self.announced(pending.results_id, self.settings.pending_poll_seconds)
             try:
-                response = await self._get(target, stream)
+                response = await self._get(target, stream, None)
             except RequestError as error:
                 # Lean answers this for a result that is not ready.
                 if error.code != "UNKNOWN_RESULTS_ID":
@@ -336,7 +343,7 @@ class PagedReader:
         assert stream.detail is not None  # noqa: S101 - the caller has checked
         key = stream.key[0]
         path = stream.detail.format(**{key: checked_id(newest, key)})
-        response = await self._get(path, stream)
+        response = await self._get(path, stream, None)
         page = Page(
             first.page.series_id, number, seen, response.body, dict(request), is_detail=True
         )
@@ -351,7 +358,7 @@ def _refreshed_at(envelope: Envelope) -> dt.datetime | None:
         return None
 
 
-def _is_of(envelope: Envelope, known: dt.datetime | None) -> bool:
+def is_of(envelope: Envelope, known: dt.datetime | None) -> bool:
     """Whether Lean's copy of the bank's data still is of a known instant."""
     return known is not None and _refreshed_at(envelope) == known
 

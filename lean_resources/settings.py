@@ -209,6 +209,13 @@ class LeanSettings(VariableSettings):
     requests_per_second: float = _number(
         20, 0, 10_000, "Requests per second, {}; a burst is at most one second's worth."
     )
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Processes that a large sync reads in, 1 to 64; together they keep the limits"
+        " above. When unset, one for each 250 requests per second, at most one for each core.",
+    )
     timeout_seconds: float = _number(
         65, 50, 600, "Seconds to wait for an answer, {}: after 50 Lean answers PENDING instead."
     )

@@ -78,6 +78,7 @@ def test_every_variable_is_read():
         "LEAN_TRUST_ROOT": "/chain.pem",
         "LEAN_MAX_CONCURRENCY": "3",
         "LEAN_REQUESTS_PER_SECOND": "2.5",
+        "LEAN_PROCESSES": "2",
         "LEAN_TIMEOUT_SECONDS": "70",
         "LEAN_CONNECT_TIMEOUT_SECONDS": "3",
         "LEAN_RESPONSE_DEADLINE_SECONDS": "90",

@@ -9,6 +9,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import datetime as dt
+import functools
+import math
+import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -22,12 +26,13 @@ from lean_resources.errors import (
 )
 from lean_resources.limits import CircuitBreaker, CircuitOpenError
 from lean_resources.paging import PagedRead
-from lean_resources.streams import Stream
+from lean_resources.streams import Stream, family
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import Mark
 from pipelines.lake.quarantine import standing
 from pipelines.sync.malloc import keep_memory
 from pipelines.sync.policy import Policy
+from pipelines.sync.processes import Job, Processes
 from pipelines.sync.read_targets import ReadTarget
 from pipelines.sync.report import Report
 from pipelines.sync.tasks import Done, Selection, Task, tasks_of
@@ -37,6 +42,10 @@ _LEAST_BATCH_BYTES = 4_000_000
 _BATCH_BYTES = 8_000_000
 _BUFFER_BYTES = 16_000_000
 _REFUSALS = 5
+LEAST_PULLS = 250
+"""Pulls to make for each process, at least."""
+_REQUESTS_PER_SECOND = 250.0
+"""What a process can read, about half of it in reserve."""
 
 Progress = Callable[[int, int], None]
 
@@ -71,7 +80,6 @@ async def sync(
         AuthError: Lean refuses the application; nothing can be pulled.
         UnavailableError: Lean cannot be reached at all.
     """
-    keep_memory()
     started = time.monotonic()
     before = client.requests
     now = await client.server_time()
@@ -80,25 +88,101 @@ async def sync(
     )
     tasks = [item for item in planned if isinstance(item, Task)]
     skipped = [item for item in planned if isinstance(item, ReadTarget)]
+    fresh = planned.count(None)
+    read_targets = len({task.target.target_id for task in tasks}) + len(skipped)
+    listed = client.requests
+    del planned
     mark = Mark(run_id, await asyncio.to_thread(lake.next_generation))
-    writer = Writer(stream, lake, mark, policy.unfit_share)
-    writer.report.read_targets = len({task.target.target_id for task in tasks}) + len(skipped)
-    writer.report.fresh = planned.count(None)
-    writer.skip(skipped)
     progress(0, len(tasks))
+    client.breaker(policy.bank_failures, policy.bank_cooldown_seconds).renew()
+    number = _processes(client, tasks)
+    own, *others = Processes.of(client).deal(tasks, number) if number > 1 else [tasks]
+    workers = client.settings.max_concurrency // number
+    done = [0, 0]
+
+    def tell(place: int, count: int) -> None:
+        done[place] = count
+        progress(sum(done), len(tasks))
+
+    reading = read_tasks(
+        stream,
+        client,
+        lake,
+        own,
+        mark=mark,
+        policy=policy,
+        workers=client.settings.max_concurrency - workers * len(others),
+        skipped=skipped,
+        progress=lambda count: tell(0, count),
+    )
+    if others:
+        job = Job(stream.name, lake.folder.parent, lake.environment, mark, policy, workers)
+        tell_others = functools.partial(tell, 1)
+        report, *rest = await Processes.of(client).read(job, others, tell_others, reading)
+        for one in rest:
+            report.add(one)
+    else:
+        report = await reading
+    report.read_targets, report.fresh = read_targets, fresh
+    report.standing = await asyncio.to_thread(
+        lambda: sum((standing(lake, each) for each in family(stream)), Counter())
+    )
+    report.requests += listed - before
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _processes(client: LeanClient, tasks: Sequence[Task]) -> int:
+    """Number of processes that tasks are read in, this one included.
+
+    To start a process costs half a second of CPU, as much as a few hundred pulls.
+    """
+    settings = client.settings
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    wanted = settings.processes
+    if wanted is None:
+        wanted = min(cores, math.ceil(settings.requests_per_second / _REQUESTS_PER_SECOND))
+    if not client.is_of_network:
+        wanted = 1
+    pulls = sum(len(task.months) or 1 for task in tasks)
+    return max(1, min(wanted, settings.max_concurrency, pulls // LEAST_PULLS))
+
+
+async def read_tasks(
+    stream: Stream,
+    client: LeanClient,
+    lake: Lake,
+    tasks: Sequence[Task],
+    *,
+    mark: Mark,
+    policy: Policy,
+    workers: int,
+    skipped: Sequence[ReadTarget] = (),
+    progress: Callable[[int], None],
+) -> Report:
+    """Read tasks of a sync in this process, and commit their answers.
+
+    Args:
+        tasks: What to read.
+        mark: The run and generation, for the ledger.
+        workers: Requests at once, at most.
+        skipped: Read targets to record as skipped.
+        progress: Called with the number of finished tasks.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    keep_memory()
+    before = client.requests
+    writer = Writer(stream, lake, mark, policy.unfit_share)
+    writer.skip(skipped)
     banks = client.breaker(policy.bank_failures, policy.bank_cooldown_seconds)
-    banks.renew()
-    reader = _Reader(stream, client, banks)
-    workers = min(client.settings.max_concurrency, len(tasks))
     try:
-        await _Stages(reader, writer, tasks, workers, progress).run()
+        reader = _Reader(stream, client, banks)
+        await _Stages(reader, writer, tasks, min(workers, len(tasks)), progress).run()
     finally:
         writer.close()
-    writer.report.standing = await asyncio.to_thread(
-        lambda: sum((standing(lake, each) for each in writer.streams), Counter())
-    )
     writer.report.requests = client.requests - before
-    writer.report.seconds = time.monotonic() - started
     return writer.report
 
 
@@ -110,7 +194,7 @@ class _Stages:
         writer: Types and writes batches.
         tasks: The tasks to read.
         workers: Number of tasks that are read at once.
-        progress: Called with the number of finished tasks, and of all.
+        progress: Called with the number of finished tasks.
     """
 
     def __init__(
@@ -119,7 +203,7 @@ class _Stages:
         writer: Writer,
         tasks: Sequence[Task],
         workers: int,
-        progress: Progress,
+        progress: Callable[[int], None],
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -166,7 +250,7 @@ class _Stages:
             self._put(again)
             unread -= len(batch) - len(again)
             await self._typed.put((typed, sum(done.size for done in batch)))
-            self._progress(len(self._tasks) - unread, len(self._tasks))
+            self._progress(len(self._tasks) - unread)
         self._put([None] * self._workers)
         await self._typed.put(None)
 

@@ -125,6 +125,23 @@ class Report:
             if pull.month is not None and pull.rows:
                 self.months[pull.month] += pull.rows
 
+    def add(self, other: Report) -> None:
+        """Count what another process read of the same stream."""
+        for name in ("outcomes", "codes", "months", "rows", "unfit", "drift"):
+            getattr(self, name).update(getattr(other, name))
+        for name in ("quarantined", "requests", "received", "written"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for key, failed in other.failures.items():
+            mine = self.failures.setdefault(key, Failed(failed.first_at, failed.remedy))
+            mine.first_at = min(mine.first_at, failed.first_at)
+            mine.count += failed.count
+        for name, bank in other.banks.items():
+            own = self.banks.setdefault(name, BankReport())
+            for count in ("pulls", "failed", "rows", "requests"):
+                setattr(own, count, getattr(own, count) + getattr(bank, count))
+            known = [at for at in (own.oldest_at, bank.oldest_at) if at is not None]
+            own.oldest_at = min(known, default=None)
+
     def note_unfit(self, quarantine: pa.Table) -> None:
         """Count records in quarantine by column and reason; no value is kept."""
         names = quarantine["column_name"].to_pylist()
