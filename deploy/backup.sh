@@ -14,7 +14,7 @@ target=$2
 [ ! -e "$target" ] || { echo "$target exists: name a new folder" >&2; exit 1; }
 mkdir -p "$target"
 cd "$home"
-first="leanhouse.duckdb published manifests checkpoints lost pulls"
+first="leanhouse.duckdb published manifests present checkpoints lost pulls"
 for lake in lake/*/; do
     for name in $first; do
         if [ -e "$lake$name" ]; then

@@ -176,7 +176,7 @@ def _unknown(lake: Lake, entity_ids: Collection[str]) -> set[str]:
     known = _known.setdefault(lake.folder, set())
     asked = set(entity_ids) - known
     if asked:
-        with lake.connect(("entities",)) as connection:
+        with lake.planning(("entities",)) as connection:
             found = connection.execute(
                 "select distinct entity_id from entities where list_contains($asked, entity_id)",
                 {"asked": sorted(asked)},

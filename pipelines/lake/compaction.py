@@ -5,7 +5,7 @@ version of a row is kept once, with the pulls that brought it. The merged rows a
 ledger's file, like any other pull: it covers the days of the newest of them and names the pulls
 that it replaces. Older files stay for their readers until a vacuum a day later. Writers are not
 disturbed either, because a pull that knows more wins as ever. The ledger's own files are merged
-day by day.
+day by day, and present pulls are kept of all that is committed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lean_resources.streams import STREAMS, Stream, Window
-from pipelines.lake.folders import rows_of, superseded_of
+from pipelines.lake.folders import PRESENT, rows_of, superseded_of
 from pipelines.lake.lake import Lake, utc_day_of
 from pipelines.lake.ledger import PULL_COLUMNS, Mark, Pull, new_id
+from pipelines.lake.present import reveal
 from pipelines.lake.queries import QUERIES, filled
 from pipelines.lake.schemas import merged_schema
 from pipelines.lake.storage import Key
@@ -95,7 +96,33 @@ def compact(
                         done = _sum(done, merged)
                         if merged.months:
                             folders.append(one.folder)
+    keep_present(lake)
     return replace(done, files_after=_left(lake, folders))
+
+
+def keep_present(lake: Lake) -> bool:
+    """Keep the present pulls of all commits; False if nothing was committed since the newest file.
+
+    Raises:
+        ConfigError: The lake has a newer format than this code knows.
+        DamageError: A commit or a file that counts is missing, or has the wrong size.
+    """
+    tail = lake.ledger.since_present()
+    if not tail.files and not tail.partly:
+        return False
+    key = PRESENT / f"{new_id()}.parquet"
+    present = lake.ledger.present_of(tail, key)
+    relations = ("refreshes_history", "quarantined_records")
+    lake.format.carry_forward()
+    with lake.planning(relations, tail) as connection, lake.storage.staging(key) as file:
+        connection.execute("set preserve_insertion_order = true")
+        connection.execute("create temp table standing as from all_coverage")
+        name, lists = present.lists()
+        options = f"format parquet, compression zstd, kv_metadata {{'{name}': '{lists}'}}"
+        place = str(file).replace("'", "''")
+        connection.execute(f"copy ({QUERIES['present_pulls']}) to '{place}' ({options})")
+    reveal(lake.storage, key)
+    return True
 
 
 def _left(lake: Lake, folders: Collection[Key]) -> int:

@@ -8,6 +8,8 @@ from pipelines.lake.storage import Key
 LEDGER = Key("pulls")
 CHECKPOINTS = Key("checkpoints")
 """Copies of the ledger's files."""
+PRESENT = Key("present")
+"""Pulls of the ledger that can still matter, derived from it."""
 LOST = Key("lost")
 """What is known to be lost."""
 REFRESH_RESERVATIONS = Key("spends")

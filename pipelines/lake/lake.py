@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, Self
@@ -46,7 +46,7 @@ from pipelines.lake.ledger import (
     Outcome,
     new_id,
 )
-from pipelines.lake.ledger_files import LedgerFiles
+from pipelines.lake.ledger_files import LedgerFiles, Tail
 from pipelines.lake.missing_files import foreign_files, listed, missing_files, missing_sentence
 from pipelines.lake.parquet import parquet_of
 from pipelines.lake.queries import QUERIES, filled
@@ -116,6 +116,8 @@ class Lake:
         self.format = LakeFormat(self.storage)
         self.warehouse = self.storage.local(WAREHOUSE)
         self._is_portable = False
+        self._chosen: dict[str, list[Key]] = {}
+        """Files to read, by folder; all files of other folders are read."""
 
     def __repr__(self) -> str:
         return f"Lake({str(self.folder)!r})"
@@ -201,14 +203,23 @@ class Lake:
         return connection
 
     @contextmanager
-    def planning(self, names: Collection[str]) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A DuckDB for planning: like `connect`, but its memory does not grow with the ledger.
+    def planning(
+        self,
+        names: Collection[str],
+        tail: Tail | None = None,
+        runs_since: dt.datetime | None = None,
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A DuckDB for planning: what is known now, at a cost that does not grow with the nights.
 
-        The ledger is read from the files that exist at this call. `claims` has only rows of the
-        shown streams, and `all_coverage` has those of all streams.
+        `pulls` has the pulls that can still matter, in the files that exist at this call. `claims`
+        has only rows of the shown streams, and `all_coverage` has those of all streams. A history
+        has only rows that can still matter: of `refreshes_history` what each bank offered first
+        and last.
 
         Args:
-            names: As for `connect`.
+            names: As for `connect`, but not `merged_pulls`.
+            tail: The commits since the present pulls; None for those of this instant.
+            runs_since: `read_already` knows all pulls of runs since then.
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
@@ -217,20 +228,52 @@ class Lake:
         self.format.check()
         relations = _with_what_they_read(("claims", *names))
         streams = _streams_of(relations)
+        tail = tail or self.ledger.since_present()
         with self.scratch() as folder, open_duckdb() as connection:
             connection.execute("set preserve_insertion_order = false")
             connection.execute("set enable_progress_bar = false")
             connection.execute(f"set memory_limit = '{_PLANNING_MEMORY}'")
             connection.execute("set temp_directory = $1", [str(folder)])
-            connection.execute(f"create view pulls as {self.ledger_now()}")
+            connection.execute(f"create view pulls as {self.present_now(tail)}")
             connection.execute(f"create view all_coverage as {LAKE_VIEWS['claims'].sql}")
             known = ", ".join(f"'{name}'" for name in streams)
             shown = f"from all_coverage where stream in ({known})"
             connection.execute(f"create table claims as {shown}")
             connection.execute(LAKE_VIEWS["merged_pulls"].statement)
-            self.check_files(connection, streams)
-            self._create(connection, [name for name in relations if name != "claims"])
+            lake = self._only(connection, streams)
+            lake._create(connection, [name for name in relations if name != "claims"])  # noqa: SLF001
+            if runs_since is not None:
+                # Days are by this machine's clock, instants by Lean's.
+                files = self.ledger.of_days(tail, runs_since.date() - dt.timedelta(days=2))
+                runs = self._without_lost(self._reading(files, LEDGER_SCHEMA))
+                read_already = LAKE_VIEWS["read_already"]
+                connection.execute(f"create view run_pulls as {runs}")
+                connection.execute(read_already.statement_after("with pulls as (from run_pulls)"))
             yield connection
+
+    def _only(self, connection: duckdb.DuckDBPyConnection, streams: Collection[str]) -> Self:
+        """The same lake, of which only files of pulls are read that the connection knows.
+
+        Raises:
+            DamageError: As for `planning`.
+        """
+        folders = [rows_of(STREAMS[name]) for name in streams]
+        there = listed(self.storage, folders)
+        self._check(connection, there, folders)
+        rows = connection.execute(QUERIES["present_batches"], {"streams": list(streams)}).fetchall()
+        batches: dict[str, set[str]] = {str(folder): set() for folder in folders}
+        for name, batch_id in rows:
+            batches[str(rows_of(STREAMS[name]))].add(batch_id)
+        other = copy.copy(self)
+        other._chosen = {  # noqa: SLF001 - a copy of its own
+            folder: [
+                key
+                for path in there
+                if (key := Key(path)).stem in ids and path.startswith(f"{folder}/")
+            ]
+            for folder, ids in batches.items()
+        }
+        return other
 
     @contextmanager
     def overview(
@@ -301,11 +344,29 @@ class Lake:
         So a pull has a greater generation than earlier commits, without any clock. Writers at the
         same time may get the same number.
         """
-        return self.ledger.greatest("generation") + 1
+        return self.ledger.generation() + 1
 
     def ledger_now(self, files: Sequence[Key] | None = None) -> str:
         """The SELECT over the files of the ledger that exist now; later files do not show."""
-        select = self._reading(self.ledger.files() if files is None else files, LEDGER_SCHEMA)
+        files = self.ledger.files() if files is None else files
+        return self._without_lost(self._reading(files, LEDGER_SCHEMA))
+
+    def present_now(self, tail: Tail) -> str:
+        """The SELECT of the pulls that can still matter: present pulls and all pulls since.
+
+        Relations that show what is known now give the same rows over it as over the whole ledger.
+        """
+        parts = [self._reading(tail.files, LEDGER_SCHEMA)]
+        for merged, held in tail.partly.items():
+            batches = ", ".join(f"'{batch_id}'" for batch_id in sorted(held))
+            rows = self._reading([merged], LEDGER_SCHEMA)
+            parts.append(f"select * from ({rows}) where batch_id not in ({batches})")
+        if tail.present is not None:
+            parts.append(self._reading([tail.present.key], LEDGER_SCHEMA, "kind = 'pull'"))
+        return self._without_lost(" union all ".join(parts))
+
+    def _without_lost(self, select: str) -> str:
+        """A SELECT of pulls in which those whose rows are lost say so."""
         if not any(self.storage.list(f"{LOST}/*/*.parquet")):
             return select
         lost = f"select pull_id from ({self.known_lost()}) where pull_id is not null"
@@ -378,7 +439,15 @@ class Lake:
         Raises:
             DamageError: A file is missing, or has the wrong size.
         """
-        there = listed(self.storage, folders)
+        self._check(connection, listed(self.storage, folders), folders)
+
+    def _check(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        there: Mapping[str, int],
+        folders: Sequence[Key],
+    ) -> None:
+        """As `check_folders`, for files that were listed."""
         if foreign := foreign_files(connection, there):
             raise DamageError(f"{foreign[0]} is not a file of the lake")
         below = [str(folder) for folder in folders]
@@ -482,7 +551,7 @@ class Lake:
         """The SELECT of a stream's answers as received."""
         return self._files(answers_of(stream), RAW_SCHEMA)
 
-    def _reading(self, keys: Sequence[Key], schema: pa.Schema) -> str:
+    def _reading(self, keys: Sequence[Key], schema: pa.Schema, where: str = "true") -> str:
         """The SELECT over files or file patterns; empty but typed if there are no files."""
         empty = typed_nothing((f.name, sql_type(f.type)) for f in schema)
         if not keys:
@@ -490,7 +559,7 @@ class Lake:
         names = ", ".join(f'"{name}"' for name in schema.names)
         return (
             f"select {names} from ({empty} union all by name select * from read_parquet("
-            f"{self.listed(keys)}, union_by_name = true, hive_partitioning = false))"
+            f"{self.listed(keys)}, union_by_name = true, hive_partitioning = false) where {where})"
         )
 
     def _files(self, folder: Key, schema: pa.Schema, months: Collection[str] | None = None) -> str:
@@ -498,6 +567,8 @@ class Lake:
 
         A column that older files lack is null; a column outside the schema does not show.
         """
+        if (chosen := self._chosen.get(str(folder))) is not None:
+            return self._reading(chosen, schema)
         partitions = ["*"] if months is None else [f"month={month}" for month in sorted(months)]
         return self._reading(
             [

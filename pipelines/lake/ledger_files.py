@@ -7,7 +7,8 @@ example of a process that slept, is not among them and still counts.
 
 Loss is detected. The name of a commit's file holds its writer, the writer's commit number, its size
 and its checksum. The *checkpoints* have a copy of the file, and later of the merged file. A commit
-is missing if only a checkpoint has it, or if its number is missing among its writer's numbers.
+is missing if only a checkpoint has it, if its number is missing among its writer's numbers, or if
+present pulls list it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import pyarrow.parquet as pq
 from pipelines.lake.digests import DamageError, Digest, digest
 from pipelines.lake.folders import CHECKPOINTS, LEDGER
 from pipelines.lake.ledger import LEDGER_SCHEMA, new_id
+from pipelines.lake.present import Present, lost_records, newest
 from pipelines.lake.storage import Key, Storage, Stored
 
 _MERGED = "merged.parquet"
@@ -94,6 +96,25 @@ class MissingCommit:
         return "has the wrong checksum" if self.file else "is missing"
 
 
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The commits since the newest file of present pulls.
+
+    Args:
+        present: That file; None if there is none that counts, so that the tail is the ledger.
+        files: Files of the ledger that it does not hold.
+        partly: Merged files of which it holds some batches, with these batches.
+        days: All files of the ledger.
+        listing: The newest sound file of present pulls, whether it counts or not.
+    """
+
+    present: Present | None
+    files: Sequence[Key]
+    partly: Mapping[Key, frozenset[str]]
+    days: _Days
+    listing: Present | None
+
+
 class LedgerFiles:
     """The files of the ledger.
 
@@ -112,11 +133,77 @@ class LedgerFiles:
         Raises:
             DamageError: A commit is missing, or its file has the wrong checksum.
         """
-        return [file.key for file in self._counting(self._whole())]
+        return [file.key for file in self._counting(self._whole(newest(self._storage)))]
 
-    def _whole(self) -> _Days:
-        """The files, if none is missing or damaged."""
-        days, missing = self._look()
+    def since_present(self) -> Tail:
+        """The newest present pulls, and the files of commits since.
+
+        Raises:
+            DamageError: As for `files`.
+        """
+        listing = newest(self._storage)
+        days = self._whole(listing)
+        counting = self._counting(days)
+        # What was lost since would still count in it.
+        if listing is None or listing.lost != lost_records(self._storage):
+            return Tail(None, [file.key for file in counting], {}, days, listing)
+        files: list[Key] = []
+        partly: dict[Key, frozenset[str]] = {}
+        for file in counting:
+            day, stem = file.key.parent.name, file.key.stem
+            held = listing.single.get(day, frozenset())
+            if file.key.name != _MERGED:
+                if stem not in held:
+                    files.append(file.key)
+            elif day not in listing.merged:
+                if not held:
+                    files.append(file.key)
+                elif not self._holds(file).names <= held:
+                    partly[file.key] = frozenset(map(batch_of, held))
+        return Tail(listing, files, partly, days, listing)
+
+    def of_days(self, tail: Tail, first: dt.date) -> list[Key]:
+        """Files that together hold each row of a day and of all later days once."""
+        name = f"pulled_on={first}"
+        days = {day: files for day, files in tail.days.items() if day >= name}
+        return [file.key for file in self._counting(days)]
+
+    def present_of(self, tail: Tail, file: Key) -> Present:
+        """What a new file of present pulls lists that is derived from a tail and all before it."""
+        merged: dict[str, Digest] = {}
+        single: dict[str, set[str]] = {}
+        before = tail.listing
+        merged_before = before.merged if before else {}
+        writers = dict(before.writers) if before else {}
+        for stored in self._counting(tail.days):
+            key, day = stored.key, stored.key.parent.name
+            if key.name != _MERGED:
+                single.setdefault(day, set()).add(key.stem)
+                numbers = _numbers([key.stem])
+            elif day in merged_before:
+                merged[day] = merged_before[day]
+                continue
+            else:
+                merged[day] = self.written(key) or digest(self._storage.local(key))
+                numbers = self._holds(stored).numbers
+            for writer, number in numbers:
+                writers[writer] = max(number, writers.get(writer, 0))
+        return Present(
+            key=file,
+            merged=merged,
+            single={day: frozenset(stems) for day, stems in single.items()},
+            writers=writers,
+            generation=self.generation(tail),
+            lost=lost_records(self._storage),
+        )
+
+    def _whole(self, listing: Present | None) -> _Days:
+        """The files, if none is missing or damaged.
+
+        Args:
+            listing: A file of present pulls: merged files that it lists are not read.
+        """
+        days, missing = self._look(listing)
         if missing:
             first = missing[0]
             more = f", and {len(missing) - 1:,} more" if len(missing) > 1 else ""
@@ -153,28 +240,36 @@ class LedgerFiles:
 
     def missing(self) -> list[MissingCommit]:
         """Commits that are missing or changed; merged files are checked by size only."""
-        return self._look()[1]
+        return self._look(newest(self._storage), is_read=True)[1]
 
-    def _look(self) -> tuple[_Days, list[MissingCommit]]:
+    def _look(
+        self, listing: Present | None, *, is_read: bool = False
+    ) -> tuple[_Days, list[MissingCommit]]:
         """The files, and the missing commits.
 
         A commit or merge may happen between two listings. So a commit is missing only if it is
         missing twice.
         """
-        days, missing = self._look_once()
+        days, missing = self._look_once(listing, is_read=is_read)
         if missing:
-            days, again = self._look_once()
+            days, again = self._look_once(listing, is_read=is_read)
             missing = {key: commit for key, commit in again.items() if key in missing}
         return days, list(missing.values())
 
-    def _look_once(self) -> tuple[_Days, dict[str, MissingCommit]]:
+    def _look_once(
+        self, listing: Present | None, *, is_read: bool
+    ) -> tuple[_Days, dict[str, MissingCommit]]:
         # A copy is made after its file, so copies are listed first.
         copies = list(self._storage.list(f"{CHECKPOINTS}/*.parquet"))
         days = self._days()
         found: dict[str, MissingCommit] = {}
         names: set[str] = set()
         numbers: set[_Number] = set()
+        skipped: list[Stored] = []
         for file in (file for files in days.values() for file in files.values()):
+            if not is_read and listing is not None and _is_listed(file, listing):
+                skipped.append(file)
+                continue
             held = self._sound(file)
             if held is None:
                 day = file.key.parent.name
@@ -183,6 +278,38 @@ class LedgerFiles:
             else:
                 names |= held.names
                 numbers |= held.numbers
+        self._compare_copies(copies, days, names, skipped, found)
+        if listing is not None:
+            # What a damaged merged file holds is not known.
+            absent = _absent(listing, days, names)
+            found |= {
+                key: one for key, one in absent if not {key, one.name.split("/")[0]} & set(found)
+            }
+        # The numbers in an unreadable merged file are unknown, so gaps prove nothing.
+        unknown = {key for key, commit in found.items() if commit.name.endswith(_MERGED)}
+        if unknown <= self._lost:
+            before = {} if is_read or listing is None else listing.writers
+            known = numbers | _numbers(found) | _numbers(self._lost)
+            found |= {name: MissingCommit(name, name) for name in _left_out(known, before)}
+        return days, {key: commit for key, commit in found.items() if key not in self._lost}
+
+    def _compare_copies(
+        self,
+        copies: Iterable[Stored],
+        days: _Days,
+        names: set[str],
+        skipped: Sequence[Stored],
+        found: dict[str, MissingCommit],
+    ) -> None:
+        """Add commits that only a copy has, and copies of damaged files.
+
+        Args:
+            copies: All copies.
+            days: All files.
+            names: Names of sound commits.
+            skipped: Merged files whose commits are not among these names.
+            found: Missing commits.
+        """
         for copy in copies:
             stem = copy.key.stem
             if (of_day := _DAY.fullmatch(stem)) is not None:
@@ -192,14 +319,9 @@ class LedgerFiles:
                     found[day] = MissingCommit(f"{day}/{_MERGED}", day, there, copy.key)
             elif stem in found:
                 found[stem] = replace(found[stem], copy=copy.key)
-            elif stem not in names:
+            elif stem not in names and stem not in self._names_of(skipped):
                 name = f"{_day_of(batch_of(stem))}/{copy.key.name}"
                 found[stem] = MissingCommit(name, stem, None, copy.key)
-        # The numbers in an unreadable merged file are unknown, so gaps prove nothing.
-        if not any(commit.name.endswith(_MERGED) for commit in found.values()):
-            left_out = _left_out(numbers | _numbers(found))
-            found |= {name: MissingCommit(name, name) for name in left_out}
-        return days, {key: commit for key, commit in found.items() if key not in self._lost}
 
     def sound(self, bad: Collection[Key]) -> list[Key]:
         """Files that together hold the ledger's rows outside of damaged files."""
@@ -232,17 +354,18 @@ class LedgerFiles:
         file = LEDGER / day / (_MERGED if of_day else copy.name)
         self._storage.put(file, self._storage.read(copy))
 
-    def greatest(self, name: str) -> int:
-        """Greatest value of a column of positive integers; 0 if no row has a value.
+    def generation(self, tail: Tail | None = None) -> int:
+        """Greatest generation of all pulls; 0 if none has one.
 
         It comes from Parquet's statistics per row group, without reading rows.
         """
-        found = 0
-        for file in self.files():
+        tail = tail or self.since_present()
+        found = tail.listing.generation if tail.listing else 0
+        for file in (*tail.files, *tail.partly):
             about = pq.read_metadata(self._storage.local(file))
-            if name not in about.schema.names:
+            if "generation" not in about.schema.names:
                 continue
-            place = about.schema.names.index(name)
+            place = about.schema.names.index("generation")
             for group in range(about.num_row_groups):
                 statistics = about.row_group(group).column(place).statistics
                 if statistics is not None and statistics.has_min_max:
@@ -256,7 +379,7 @@ class LedgerFiles:
             DamageError: A commit is missing, or its file has the wrong checksum.
         """
         found = {}
-        for file in self._counting(self._whole()):
+        for file in self._counting(self._whole(newest(self._storage))):
             is_merged = file.key.name == _MERGED
             for stem in self._holds(file).names if is_merged else (file.key.stem,):
                 found[batch_of(stem)] = file.written_at
@@ -279,7 +402,10 @@ class LedgerFiles:
         """
         latest = f"pulled_on={today - dt.timedelta(days=_OPEN_DAYS)}"
         count = 0
-        for day in self._whole():
+        listing = newest(self._storage)
+        for day in self._whole(listing):
+            if listing is not None and day in listing.merged:
+                continue
             # List again, because another merge and a vacuum may have run meanwhile.
             files = [file.key for file in self._storage.list(f"{LEDGER}/{day}/*.parquet")]
             merged = LEDGER / day / _MERGED
@@ -329,7 +455,8 @@ class LedgerFiles:
         """All files, each with the merged file that holds its commit, or None."""
         for files in days.values():
             merged = files.get("merged")
-            held = self._holds(merged).names if merged is not None else ()
+            # Nothing lies beside most merged files.
+            held = self._holds(merged).names if merged is not None and len(files) > 1 else ()
             for stem, file in files.items():
                 yield file, merged if stem in held else None
 
@@ -357,6 +484,10 @@ class LedgerFiles:
             return self._holds(copy).names <= set(names)
         except _UNREADABLE:
             return False
+
+    def _names_of(self, merged: Sequence[Stored]) -> frozenset[str]:
+        """Names of all commits in some merged files."""
+        return frozenset(name for file in merged for name in self._holds(file).names)
 
     def _holds(self, merged: Stored) -> _Held:
         """The commits in a merged file or its checkpoint."""
@@ -394,15 +525,42 @@ def _numbers(stems: Iterable[str]) -> frozenset[_Number]:
     return frozenset((parts[1], int(parts[2])) for parts in names if len(parts) == 5)
 
 
-def _left_out(numbers: Collection[_Number]) -> list[str]:
-    """Writers with those commit numbers that are missing below the writer's greatest number."""
+def _left_out(numbers: Collection[_Number], before: Mapping[str, int]) -> list[str]:
+    """Writers with those commit numbers that are missing below the writer's greatest number.
+
+    Args:
+        numbers: Numbers of known commits.
+        before: By writer, the number up to which its commits are known.
+    """
     last: dict[str, int] = {}
     for writer, number in numbers:
         last[writer] = max(number, last.get(writer, 0))
-    if sum(last.values()) == len(numbers):
-        return []
-    every = ((writer, number) for writer in sorted(last) for number in range(1, last[writer]))
+    every = (
+        (writer, number)
+        for writer in sorted(last)
+        for number in range(before.get(writer, 0) + 1, last[writer])
+    )
     return [f"{writer}-{number}" for writer, number in every if (writer, number) not in numbers]
+
+
+def _is_listed(file: Stored, listing: Present) -> bool:
+    """Whether a file is a merged file that present pulls list, and has its size."""
+    was = listing.merged.get(file.key.parent.name)
+    return file.key.name == _MERGED and was is not None and was.bytes == file.bytes
+
+
+def _absent(
+    listing: Present, days: _Days, names: Collection[str]
+) -> Iterator[tuple[str, MissingCommit]]:
+    """Commits that present pulls list and that are missing, or have another size."""
+    for day in listing.merged:
+        file = days.get(day, {}).get("merged")
+        if file is None or not _is_listed(file, listing):
+            yield day, MissingCommit(f"{day}/{_MERGED}", day, file.key if file else None)
+    for day, stems in listing.single.items():
+        for stem in stems:
+            if stem not in names:
+                yield stem, MissingCommit(f"{day}/{stem}.parquet", stem)
 
 
 def _merge(files: Sequence[Path], merged: Path) -> None:

@@ -59,6 +59,12 @@ PLACES = (
         rf"{_LAKE}checkpoints/[\w=-]+\.parquet",
         rf"{_LAKE}checkpoints/{_NAME}\.parquet\.tmp",
     ),
+    Place(
+        "present",
+        "The pulls of the ledger that can still matter, derived from it.",
+        rf"{_LAKE}present/[\d-]+-[0-9a-f]{{8}}\.parquet",
+        rf"{_LAKE}present/{_NAME}\.parquet\.tmp",
+    ),
     _batch("lost", "Files and pulls that are known to be lost.", "lost"),
     Place(
         "set aside",

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from lean_resources.errors import LeanError
 from lean_resources.streams import STREAMS, family
+from pipelines.lake import present
 from pipelines.lake.digests import DamageError, Digest, digest
 from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folders import (
@@ -27,6 +28,7 @@ from pipelines.lake.folders import (
     LEDGER,
     LOST,
     MANIFESTS,
+    PRESENT,
     REFRESH_RESERVATIONS,
     REFRESH_RESULTS,
     SET_ASIDE,
@@ -62,8 +64,8 @@ class Finding:
 
     Args:
         path: The file's path below the lake's folder.
-        kind: `rows`, `answers`, `quarantine`, `ledger`, `checkpoint`, `refreshes`, `lost`, `part`,
-            `manifest`, `warehouse` or `foreign`.
+        kind: `rows`, `answers`, `quarantine`, `ledger`, `checkpoint`, `present`, `refreshes`,
+            `lost`, `part`, `manifest`, `warehouse` or `foreign`.
         problem: What is wrong with the file.
         of_what: Stream, accounts and days in the file, if known.
     """
@@ -150,6 +152,8 @@ class _Check:
         bad |= self._compare((file, ledger.written(file), "ledger", "") for file in rest)
         copies = _keys(self._storage, f"{CHECKPOINTS}/*.parquet")
         self._compare((file, ledger.written(file), "checkpoint", "") for file in copies)
+        derived = _keys(self._storage, f"{PRESENT}/*.parquet")
+        self._compare((file, present.written(file), "present", "") for file in derived)
         return bad
 
     def _of_batch(self, one: MissingCommit) -> str:
@@ -319,7 +323,7 @@ class _Repair:
         kinds: dict[str, list[Finding]] = {}
         for finding in findings:
             kinds.setdefault(finding.kind, []).append(finding)
-        for kind in ("foreign", "lost", "warehouse", "manifest"):
+        for kind in ("foreign", "lost", "warehouse", "manifest", "present"):
             self._put_aside(one.path for one in kinds.get(kind, ()))
         self._checkpoints(kinds.get("checkpoint", ()))
         self._ledger(kinds.get("ledger", ()))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from lean_resources.errors import ConfigError
+from pipelines.lake import present
 from pipelines.lake.digests import DamageError
 from pipelines.lake.folders import MANIFESTS, SPILL, WAREHOUSE, WRITERS
 from pipelines.lake.lake import Lake
@@ -41,7 +42,7 @@ class Reason(StrEnum):
     LEFT = "left unfinished by a process that ended"
     KILLED = "written by a process that was killed before it counted"
     MERGED = "merged into another file"
-    REPLACED = "replaced by a later build"
+    REPLACED = "replaced by a later file"
     UNKNOWN = "not named by any ledger row or manifest"
 
 
@@ -253,7 +254,7 @@ class _Look:
         return None
 
     def merged(self) -> Iterator[Deletion]:
-        """Files whose rows were merged, and that no published warehouse reads."""
+        """Merged files that no published warehouse reads, and old files of present pulls."""
         if self._is_on_record:
             for file, since, successors in self._lake.merged_files():
                 is_read = any(not successors <= one.merges for one in self._publications)
@@ -263,3 +264,6 @@ class _Look:
         for file, since in self._lake.ledger.merged_files():
             if since < self._limit:
                 yield Deletion(file.key, "ledger", Reason.MERGED, file.bytes)
+        for file in present.replaced(self._lake.storage):
+            if file.written_at < self._limit:
+                yield Deletion(file.key, "present", Reason.REPLACED, file.bytes)

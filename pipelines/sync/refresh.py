@@ -119,7 +119,7 @@ def stale_entities(
     lake: Lake, policy: Policy, now: dt.datetime, entity_ids: Collection[str] | None
 ) -> tuple[list[_Entity], list[_Entity]]:
     """Entities with old data, the oldest first, and entities that no pull has read yet."""
-    with lake.connect(("unread_entities", "stale_entities")) as connection:
+    with lake.planning(("unread_entities", "stale_entities")) as connection:
         unread = connection.execute("from unread_entities($now)", {"now": now}).fetchall()
         found = connection.execute(
             "from stale_entities(map($streams, $hours), $now)",

@@ -120,7 +120,8 @@ def tasks_of(
     resumed = None
     if resumes:
         resumed = Resumed(resumes, now - dt.timedelta(hours=policy.resume_hours))
-    with lake.planning(relations_read(stream, resumed)) as connection:
+    since = resumed.since if resumed else None
+    with lake.planning(relations_read(stream, resumed), runs_since=since) as connection:
         targets = read_targets_of(
             stream, connection, now, selection.entity_ids, selection.account_ids, resumed
         )

@@ -173,7 +173,7 @@ def _states_of_read(read: PagedRead) -> dict[str, _State]:
 
 
 def _states_of_lake(lake: Lake) -> dict[str, _State]:
-    with lake.connect(tuple(_COMPARED)) as connection:
+    with lake.planning(tuple(_COMPARED)) as connection:
         tables = [
             connection.sql(f"select {', '.join(columns)} from {name}").to_arrow_table()
             for name, columns in _COMPARED.items()
@@ -183,7 +183,7 @@ def _states_of_lake(lake: Lake) -> dict[str, _State]:
 
 def _refreshes_of_lake(lake: Lake) -> set[str]:
     """Refreshes that are over according to the lake: a sync has read their data."""
-    with lake.connect(("refreshes",)) as connection:
+    with lake.planning(("refreshes",)) as connection:
         rows = connection.execute(
             "select refresh_id from refreshes where list_contains($over, status)",
             {"over": sorted(FINISHED)},
