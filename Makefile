@@ -82,6 +82,7 @@ bench: $(READY)  ## Measure for over an hour, print tables, and write them into 
 	$(BIN)/python benchmarks/nothing_new.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/nights.py
 	$(BIN)/python benchmarks/query.py
 	$(BIN)/python benchmarks/compaction.py
 	$(BIN)/python benchmarks/models.py

@@ -6,10 +6,12 @@ import json
 import shutil
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import dagster as dg
+import duckdb
 import pytest
 import trustme
 from conftest import client_of, sync_everything
@@ -27,7 +29,10 @@ from pipelines.dagster_defs.resources import InboxResource, LakeResource, bound,
 from pipelines.dagster_defs.stream_assets import stream_assets
 from pipelines.environment import Settings
 from pipelines.lake.lake import Lake
+from pipelines.lake.queries import QUERIES
+from pipelines.operate import health as health_module
 from pipelines.operate import machine_problems
+from pipelines.operate.bank_health import Lateness, lake_facts
 from pipelines.operate.health import health
 from pipelines.operate.problems import PULLS_FAILED, RULES, in_order, problem
 from pipelines.operate.run_problems import JOBS, recorded_runs, run_problems
@@ -707,3 +712,60 @@ def test_errors_come_first_then_the_most_urgent_rule():
     assert [one.rule for one in found if one.severity == "error"][:2] == [
         "no_sync_yet", "credentials_refused"
     ]  # fmt: skip
+
+
+def late(policy, *counts):
+    """What the figures of a bank are that showed so many movements after so many days."""
+    with duckdb.connect() as connection:
+        connection.execute(
+            "create table lateness (bank_identifier varchar, days_late bigint, movement_count int)"
+        )
+        connection.executemany(f"insert into lateness values ('{BANK}', ?, ?)", counts)
+        [(bank, *figures)] = connection.execute(
+            QUERIES["health_lateness"],
+            {
+                "banks": list(policy.nightly_days_by_bank),
+                "days": list(policy.nightly_days_by_bank.values()),
+                "usual": policy.nightly_days,
+            },
+        ).fetchall()
+    assert bank == BANK
+    return Lateness(*figures)
+
+
+def test_figures_of_lateness_are_days_within_which_movements_are_seen():
+    """Of 200 movements the 190th came after a day, the 198th after nine, and one after twenty."""
+    figures = late(Policy(), (0, 150), (1, 40), (9, 9), (20, 1))
+
+    assert figures == Lateness(200, 0, 1, 9, 20, 0.05)
+    assert late(Policy(nightly_days_by_bank={BANK: 9}), (0, 150), (9, 49), (20, 1)) == Lateness(
+        200, 0, 9, 9, 20, 0.005
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "policy", "days"),
+    [
+        ([(0, 980), (9, 20)], Policy(), 9),
+        ([(0, 980), (9, 20)], Policy(nightly_days_by_bank={BANK: 9}), None),
+        ([(0, 991), (9, 9)], Policy(), None),
+        ([(0, 50), (9, 20)], Policy(), None),
+    ],
+    ids=["late", "allowed for", "seldom", "too few to tell"],
+)
+def test_a_bank_that_is_later_than_the_last_days_says_so(lake, monkeypatch, counts, policy, days):
+    """The remedy names the setting, the bank and the days within which 99 in 100 come."""
+    facts = lake_facts(lake, policy, dt.datetime.now(dt.UTC), 14)
+    banks = [
+        replace(one, lateness=late(policy, *counts)) if one.bank_identifier == BANK else one
+        for one in facts.banks
+    ]
+    monkeypatch.setattr(health_module, "lake_facts", lambda *_: replace(facts, banks=banks))
+
+    found = [one for one in health(lake, policy).problems if one.rule == "bank_late"]
+
+    assert [one.subject for one in found] == ([] if days is None else [BANK])
+    for one in found:
+        assert one.severity == "warning"
+        assert f"nightly_days_by_bank = {{ {BANK} = {days} }}" in one.remedy
+        assert one.message.startswith("2.0% of 1,000 movements came later than 7 days")

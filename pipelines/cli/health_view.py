@@ -37,6 +37,11 @@ def show_health(health: Health) -> None:
         say("last pull, data: ago. unfit: records left out. consents: ending + expired.")
         say("refreshes: used of those allowed in 24 h. today: requests + refreshes of")
         say(f"{health.riyadh_date} in Riyadh. unknown: months of accounts.")
+    if any(one.lateness for one in banks):
+        say("\nDays after its own day on which a movement is first seen")
+        console.print(_lateness(banks))
+        say("p50 to p99: within so many days half, 95 and 99 in 100. later: share that")
+        say("came later than nightly_days of policy.toml.")
     if health.streams:
         say("\nStreams")
         console.print(_streams(health.streams))
@@ -84,6 +89,16 @@ def _banks(banks: Sequence[BankHealth], now: dt.datetime) -> Table:
             f"{one.requests_today:,}+{one.refreshes_today:,}",
             unknown,
         )
+    return table
+
+
+def _lateness(banks: Sequence[BankHealth]) -> Table:
+    table = plain_table(("bank", "movements", "p50", "p95", "p99", "most", "later"))
+    for bank in banks:
+        if (one := bank.lateness) is not None:
+            days = (one.days_p50, one.days_p95, one.days_p99, one.days_most)
+            name = visible(bank.bank_identifier)
+            table.add_row(name, f"{one.movements:,}", *map(str, days), f"{one.later_share:.1%}")
     return table
 
 

@@ -73,6 +73,27 @@ class UnfitRecords:
     since: dt.datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """How many days after its own day a movement of a bank is first seen, by our own reads.
+
+    Args:
+        movements: Movements that were measured.
+        days_p50: Days within which half of them were seen.
+        days_p95: The same of 95 in 100.
+        days_p99: The same of 99 in 100.
+        days_most: The same of all.
+        later_share: Share of them that came later than the bank's `nightly_days`, from 0 to 1.
+    """
+
+    movements: int
+    days_p50: int
+    days_p95: int
+    days_p99: int
+    days_most: int
+    later_share: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankHealth:
     """How a bank stands. Instants are UTC.
@@ -104,6 +125,8 @@ class BankHealth:
         refreshes_today: Refreshes of the Riyadh day so far, by Lean's clock.
         months_unknown: Months of accounts that are permitted and not known, when tables were built
             last; None before the first build.
+        lateness: How late it shows movements, when tables were built last; None if no movement was
+            measured.
     """
 
     bank_identifier: str
@@ -129,6 +152,7 @@ class BankHealth:
     requests_today: int = 0
     refreshes_today: int = 0
     months_unknown: int | None = None
+    lateness: Lateness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +251,7 @@ def lake_facts(lake: Lake, policy: Policy, now: dt.datetime, consent_days: int) 
             off=dict(connection.execute("from paused_banks").fetchall()),
             unfit=records(connection, "health_quarantine") if has_quarantine else [],
             months=_months_unknown(connection, lake, manifest),
+            lateness=_lateness(connection, lake, manifest, policy),
         )
     return LakeFacts(
         banks=found.banks(policy, now),
@@ -244,11 +269,36 @@ def _months_unknown(
     """Months that are not known by bank, from the tables as they were built last."""
     names = {"coverage_intervals": "mart_coverage", "known_accounts": "dim_accounts"}
     for view, model in names.items():
-        files = [Key(part.file) for part in manifest.parts.get(model, {}).values() if part.file]
-        if not files:
+        if not _shows(connection, lake, manifest, view, model):
             return None
-        connection.execute(f"create view {view} as from read_parquet({lake.listed(files)})")
     return dict(connection.execute(QUERIES["health_unknown_months"]).fetchall())
+
+
+def _lateness(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, manifest: Manifest, policy: Policy
+) -> dict[str, Lateness]:
+    """How late each bank shows movements, from the tables as they were built last."""
+    if not _shows(connection, lake, manifest, "lateness", "mart_bank_lateness"):
+        return {}
+    rows = connection.execute(
+        QUERIES["health_lateness"],
+        {
+            "banks": list(policy.nightly_days_by_bank),
+            "days": list(policy.nightly_days_by_bank.values()),
+            "usual": policy.nightly_days,
+        },
+    ).fetchall()
+    return {bank: Lateness(*figures) for bank, *figures in rows}
+
+
+def _shows(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, manifest: Manifest, view: str, model: str
+) -> bool:
+    """Create a view of a table as it was built last; returns whether it has a file."""
+    files = [Key(part.file) for part in manifest.parts.get(model, {}).values() if part.file]
+    if files:
+        connection.execute(f"create view {view} as from read_parquet({lake.listed(files)})")
+    return bool(files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +311,7 @@ class _Found:
     off: Mapping[str, dt.datetime]
     unfit: list[dict[str, Any]]
     months: Mapping[str, int] | None
+    lateness: Mapping[str, Lateness]
 
     def banks(self, policy: Policy, now: dt.datetime) -> list[BankHealth]:
         names = {one["bank_identifier"] or "" for one in (*self.reads, *self.entities)}
@@ -287,6 +338,7 @@ class _Found:
             refreshes_allowed=entities * policy.refreshes_per_day,
             requests_today=sum(one["requests_today"] or 0 for one in reads),
             months_unknown=None if self.months is None else self.months.get(name, 0),
+            lateness=self.lateness.get(name),
         )
 
     def streams(self) -> list[StreamHealth]:

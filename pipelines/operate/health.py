@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _TABLES_TAKE = dt.timedelta(hours=1)
 """How long tables may stay behind a pull, because a run is under way."""
+_LEAST_MEASURED, _LATER_SHARE = 100, 0.01
+"""Movements that tell how late a bank is, and the share of them that may come later."""
 _STOPS_ALL = {"credentials_refused", "lean_down", "run_failed", "no_sync_yet"}
 """Rules whose problems explain that data is old."""
 _STOPS_BANK = {"bank_failing", "bank_off", "bank_paused", "consent_refused"}
@@ -198,6 +200,7 @@ def _bank_problems(bank: BankHealth, policy: Policy, consent_days: int) -> Itera
             count=bank.late_entities,
             since=bank.oldest_refreshed_at,
         )  # fmt: skip
+    yield from _late(bank, policy)
     if bank.late_without_refresh:
         until = bank.next_refresh_at
         yield problem(
@@ -207,6 +210,22 @@ def _bank_problems(bank: BankHealth, policy: Policy, consent_days: int) -> Itera
             " or raise refreshes_per_day in policy.toml.",
             count=bank.late_without_refresh,
         )  # fmt: skip
+
+
+def _late(bank: BankHealth, policy: Policy) -> Iterator[Problem]:
+    """The problem of a bank of which more than one movement in 100 comes after the last days."""
+    late, name = bank.lateness, bank.bank_identifier
+    if late is None or late.movements < _LEAST_MEASURED or late.later_share <= _LATER_SHARE:
+        return
+    yield problem(
+        "bank_late", name,
+        f"{late.later_share:.1%} of {late.movements:,} movements came later than"
+        f" {policy.nightly_days_of(name)} days after their own day, and were found when their"
+        " months were read whole",
+        f"Set nightly_days_by_bank = {{ {name} = {late.days_p99} }} in policy.toml: 99 in 100 come"
+        " within these days.",
+        count=round(late.later_share * late.movements),
+    )  # fmt: skip
 
 
 def _failing(bank: BankHealth, policy: Policy) -> Iterator[Problem]:

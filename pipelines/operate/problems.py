@@ -44,6 +44,7 @@ RULES: Mapping[str, Rule] = {
     "quarantined": Rule("error", "records do not fit and are left out"),
     "schema_drift": Rule("warning", "Lean sends fields that the catalogue does not know"),
     "stale": Rule("warning", "data is older than the policy allows"),
+    "bank_late": Rule("warning", "a bank shows movements later than they are looked for nightly"),
     "refresh_budget": Rule("warning", "no refresh is left for data that is too old"),
     "events_missed": Rule("warning", "webhooks that Lean sent did not arrive"),
     "receiver_down": Rule("error", "the receiver of webhooks does not answer"),

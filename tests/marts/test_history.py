@@ -263,3 +263,80 @@ def test_every_stated_balance_is_kept(world):
         for key, row in day["balances"].items():
             if key in newest and key[0] not in world.old_account_ids:
                 assert newest[key] == signed(row["amount"], row["credit_debit_indicator"])
+
+
+def pulled(number, day, first=1):
+    """A pull of a month at the start of a day, for the account of these cases."""
+    instant = dt.datetime(2026, 3, day, 2, tzinfo=dt.UTC)
+    return {
+        "pull_id": f"{number}",
+        "stream": "transactions",
+        "outcome": "COMMITTED",
+        "parent_id": "a",
+        "bank_identifier": "BANK",
+        "month": "2026-03",
+        "refreshed_at": instant,
+        "claimed_from": dt.date(2026, 3, first),
+        "claimed_to": instant.date(),
+    }
+
+
+def seen(day, told, *, is_late=True, version=1):
+    """A movement of a day that a read of another day showed first."""
+    return {
+        "account_id": "a",
+        "transaction_id": f"{day} {told}",
+        "month": "2026-03",
+        "version": version,
+        "is_late": is_late,
+        "placed_at": dt.datetime(2026, 3, day, 21, tzinfo=dt.UTC),
+        "told_at": dt.datetime(2026, 3, told, 2, tzinfo=dt.UTC),
+    }
+
+
+def test_a_bank_is_as_late_as_the_first_read_that_shows_a_movement():
+    """What was there before the first read is not measured, and neither are later versions."""
+    movements = [
+        seen(4, 5, is_late=False),
+        seen(6, 7),
+        seen(6, 15),
+        seen(6, 16, version=2),
+        seen(4, 20),
+        seen(2, 5, is_late=False),
+        seen(2, 9),
+    ]
+
+    rows = run(
+        "mart_bank_lateness",
+        pulls=[pulled(1, 4), pulled(2, 9, first=3)],
+        fct_transaction_history=movements,
+    )
+
+    assert {row["days_late"]: row["movement_count"] for row in rows} == {0: 1, 1: 1, 9: 1, 16: 1}
+    assert {(row["bank_identifier"], row["month"]) for row in rows} == {("BANK", "2026-03")}
+
+
+def test_every_movement_of_a_second_sync_is_measured(world):
+    """The table against the history, counted in Python."""
+    reads = {}
+    for row in world.rows(
+        "select parent_id, month, bank_identifier, refreshed_at from pulls"
+        " where stream = 'transactions' and outcome = 'COMMITTED' order by refreshed_at"
+    ):
+        key = row["parent_id"], row["month"]
+        reads.setdefault(key, (row["bank_identifier"], row["refreshed_at"]))
+    expected = {}
+    for row in world.rows("from fct_transaction_history where version = 1"):
+        bank, first = reads[row["account_id"], row["month"]]
+        day, told = (row[name].astimezone(dt.UTC).date() for name in ("placed_at", "told_at"))
+        if day >= first.astimezone(dt.UTC).date():
+            key = bank, row["month"], (told - day).days if row["is_late"] else 0
+            expected[key] = expected.get(key, 0) + 1
+
+    found = world.rows("from mart_bank_lateness")
+
+    assert expected
+    assert {
+        (row["bank_identifier"], row["month"], row["days_late"]): row["movement_count"]
+        for row in found
+    } == expected
