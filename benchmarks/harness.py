@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CACHE", "HERE", "ROOT", "Figures", "machine", "run", "server", "write"]
+__all__ = ["CACHE", "HERE", "ROOT", "Figures", "machine", "run", "run_many", "server", "write"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -44,15 +46,61 @@ def server(folder: Path, *, is_gzip: bool = False, delay_seconds: float = 0.0) -
 
 def run(python: str, script: str, url: str, folder: Path, *more: str) -> Figures:
     """One pull in a process of its own; what it tells in its last line."""
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="work-") as work:
-        ended = subprocess.run(
-            [python, HERE / script, url, folder, work, *more],
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=_LONGEST_SECONDS,
-            check=True,
-        )
-    return json.loads(ended.stdout.splitlines()[-1])
+    [found] = _started(python, script, url, folder, more, 1)
+    return found
+
+
+def run_many(
+    python: str, script: str, url: str, folder: Path, *more: str, processes: int
+) -> Figures:
+    """One pull in several processes, which begin at once and have a share of the reads each.
+
+    Seconds are those of the slowest; whatever else can be added is.
+    """
+    found = _started(python, script, url, folder, more, processes)
+    told: Figures = {
+        key: sum(one[key] for one in found)
+        for key in found[0]
+        if not isinstance(found[0][key], str)
+    }
+    told["seconds"] = max(one["seconds"] for one in found)
+    if "amount" in found[0]:
+        told["amount"] = str(sum(Decimal(one["amount"]) for one in found))
+    return told
+
+
+def _started(
+    python: str, script: str, url: str, folder: Path, more: Sequence[str], count: int
+) -> list[Figures]:
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for place in range(count):
+            work = tempfile.TemporaryDirectory(dir=CACHE, prefix="work-")
+            environment = {**os.environ, "BENCH_SHARE": f"{place} {count}"}
+            processes.append(
+                stack.enter_context(
+                    subprocess.Popen(
+                        [python, HERE / script, url, folder, stack.enter_context(work), *more],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        text=True,
+                        env=environment if count > 1 else None,
+                    )
+                )
+            )
+        for process in processes if count > 1 else ():
+            assert process.stdout is not None
+            while process.stdout.readline().strip() != "ready":
+                if process.poll() is not None:
+                    raise RuntimeError(f"{script} ended early")
+        for process in processes if count > 1 else ():
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        ended = [process.communicate(timeout=_LONGEST_SECONDS)[0] for process in processes]
+        if any(process.returncode for process in processes):
+            raise RuntimeError(f"{script} failed")
+    return [json.loads(output.splitlines()[-1]) for output in ended]
 
 
 def machine() -> str:

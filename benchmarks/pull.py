@@ -9,6 +9,10 @@ own. Then, round after round, each contender pulls them in a fresh process:
 * a tap of the Singer SDK piped into a target that writes Parquet;
 * the floor: the pages only fetched, then only decoded, and nothing kept.
 
+Each is measured in one process and in as many as there are cores: leanhouse deals the reads out by
+itself; each process of another contender has its share of the reads, and all begin at once when
+they have imported what they need. The server needs CPU of the same cores.
+
 Figures are medians of the rounds, ratios medians of the ratios within a round. The last line of the
 output is JSON.
 """
@@ -18,6 +22,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -26,17 +31,24 @@ import tempfile
 from collections.abc import Iterator
 from decimal import Decimal
 
-from harness import CACHE, HERE, ROOT, Figures, machine, run, server, write
+from harness import CACHE, HERE, ROOT, Figures, machine, run, run_many, server, write
 from pages import Pages, pages
 
 _NAMES = {
     "leanhouse": "leanhouse",
+    "leanhouse single": "leanhouse, one process",
     "leanhouse gzip": "leanhouse, answers compressed",
     "dlt": "dlt, 16 workers",
+    "dlt many": "dlt, 16 workers, a process for each core",
     "dlt tuned": "dlt, tuned",
+    "dlt tuned many": "dlt, tuned, a process for each core",
     "singer": "Singer tap and target",
+    "singer many": "Singer tap and target, a pair for each core",
     "floor": "the floor",
+    "floor many": "the floor, a process for each core",
 }
+_CORES = os.cpu_count() or 1
+_ONE_COPY, _SIXTEEN = "1", "16"
 
 
 def main() -> None:
@@ -59,11 +71,14 @@ def main() -> None:
             command = [sys.executable, HERE / "sampled.py", url, rendered.folder, work]
             subprocess.run(command, check=True)
         return
-    contenders = {
-        "leanhouse": (sys.executable, "pull_leanhouse.py"),
-        "leanhouse gzip": (sys.executable, "pull_leanhouse.py"),
+    own = (sys.executable, "pull_leanhouse.py", _ONE_COPY, _SIXTEEN)
+    contenders: dict[str, tuple[str, ...]] = {
+        "leanhouse": (*own, str(_CORES)),
+        "leanhouse single": (*own, "1"),
+        "leanhouse gzip": (*own, str(_CORES)),
         **({} if asked.alone or asked.older else _others()),
         "floor": (sys.executable, "pull_floor.py"),
+        "floor many": (sys.executable, "pull_floor.py"),
     }
     rounds = []
     for number in range(asked.rounds):
@@ -71,10 +86,12 @@ def main() -> None:
         for name, (python, script, *more) in contenders.items():
             # A server for each, so that nobody profits from what another left behind.
             with server(rendered.folder, is_gzip=name.endswith("gzip")) as url:
-                found[name] = run(python, script, url, rendered.folder, *more)
+                command = (python, script, url, rendered.folder, *more)
+                is_many = name.endswith("many")
+                found[name] = run_many(*command, processes=_CORES) if is_many else run(*command)
             _agree(name, found[name], rendered)
             print(
-                f"round {number + 1}: {name:14} {_rate(found[name]):8,.0f} rows/s"
+                f"round {number + 1}: {name:16} {_rate(found[name]):8,.0f} rows/s"
                 f" {found[name]['cpu_seconds']:6.2f} s of CPU",
                 flush=True,
             )
@@ -103,8 +120,11 @@ def _others() -> dict[str, tuple[str, ...]]:
         ready.write_text(wanted)
     return {
         "dlt": (str(python), "pull_dlt.py"),
+        "dlt many": (str(python), "pull_dlt.py"),
         "dlt tuned": (str(python), "pull_dlt.py", "tuned"),
+        "dlt tuned many": (str(python), "pull_dlt.py", "tuned"),
         "singer": (str(python), "pull_singer.py"),
+        "singer many": (str(python), "pull_singer.py"),
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from usage import Usage, size_of
+from usage import Usage, share, size_of, together
 
 __all__ = ["SETTINGS", "TUNED"]
 
@@ -88,6 +88,7 @@ def _pull(url: str, reads: list[dict[str, Any]], work: Path, *, is_tuned: bool) 
         destination=filesystem(bucket_url=(work / "lake").as_uri()),
         dataset_name="lean",
     )
+    together()
     start = Usage.start()
     pipeline.run(transactions(), loader_file_format="parquet").raise_on_failed_jobs()
     return Usage.since(start)
@@ -108,7 +109,7 @@ def main(url: str, folder: Path, work: Path, *, is_tuned: bool) -> None:
     """Pull once and print what it cost and what came of it."""
     os.environ.update(SETTINGS | (TUNED if is_tuned else {}))
     reads = json.loads((folder / "reads.json").read_text())
-    used = _pull(url, reads, work, is_tuned=is_tuned)
+    used = _pull(url, share(reads), work, is_tuned=is_tuned)
     rows, amount = _told(work / "lake" / "lean" / "transactions")
     print(
         json.dumps(

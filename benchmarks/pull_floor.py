@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import duckdb
 import pyarrow as pa
-from usage import Usage
+from usage import Usage, share, together
 
 _AT_ONCE = 16
 _PAGES_AT_ONCE = 64
@@ -60,7 +60,8 @@ def _decode(files: list[Path]) -> tuple[Usage, int]:
 def main(url: str, folder: Path) -> None:
     """Fetch, then decode, and print what each cost."""
     answers = json.loads((folder / "index.json").read_text())["answers"]
-    targets = [t for t in answers if t.partition("?")[0].endswith("/transactions")]
+    targets = share([t for t in answers if t.partition("?")[0].endswith("/transactions")])
+    together()
     fetched = asyncio.run(_fetch(url, targets))
     decoded, rows = _decode([folder / answers[target] for target in targets])
     print(

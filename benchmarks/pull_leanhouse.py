@@ -10,6 +10,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+# isort: off
+import pipelines  # noqa: F401 - first, as in every command: it chooses Arrow's allocator
+
+# isort: on
 import uvloop
 from pages import POLICY, settings_of
 from served import copy_of

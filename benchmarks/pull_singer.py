@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from usage import Usage, size_of
+from usage import Usage, share, size_of, together
 
 _HERE = Path(__file__).resolve().parent
 
@@ -45,16 +45,18 @@ def main(url: str, folder: Path, work: Path) -> None:
     records = []
     for target in targets[:: max(1, len(targets) // 200)]:
         records += json.loads((folder / answers[target]).read_text())["data"]["transactions"]
-    reads = json.loads((folder / "reads.json").read_text())
+    reads = share(json.loads((folder / "reads.json").read_text()))
     lake = work / "lake"
     lake.mkdir(parents=True)
     tap, target = work / "tap.json", work / "target.json"
     tap.write_text(json.dumps({"url": url, "reads": reads, "schema": _schema(records)}))
     target.write_text(json.dumps({"folder": str(lake)}))
     del records, answers
+    together()
     start = Usage.start()
     with subprocess.Popen(
         [sys.executable, _HERE / "singer_tap.py", "--config", tap],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     ) as source:

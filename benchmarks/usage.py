@@ -8,8 +8,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Usage", "children", "own_peak_bytes", "size_of"]
+__all__ = ["Usage", "children", "own_peak_bytes", "share", "size_of", "together"]
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -21,9 +22,9 @@ class Usage:
     Args:
         seconds: By the clock on the wall.
         cpu_seconds: User and system time of the process and of its children, running and ended.
-        peak_bytes: Largest resident size of the process over its whole life, and of each child that
-            runs, in all; or of one of the children that it has ended, whichever is larger. Pages
-            that processes share count for each.
+        peak_bytes: Largest resident size of the process over its whole life, with that of each
+            child that runs but for its files, which are the libraries that they share; or of one of
+            the children that it has ended, whichever is larger.
     """
 
     seconds: float
@@ -40,7 +41,7 @@ class Usage:
             time.perf_counter(),
             sum(one.ru_utime + one.ru_stime for one in found) + sum(map(_cpu_seconds, running)),
             max(
-                own_peak_bytes() + sum(map(own_peak_bytes, running)),
+                own_peak_bytes() + sum(own_peak_bytes(one) - _in_files(one) for one in running),
                 found[1].ru_maxrss * _MAXRSS_UNIT,
             ),
         )
@@ -50,6 +51,19 @@ class Usage:
         """What was used since the counters were read."""
         now = cls.start()
         return cls(now.seconds - start.seconds, now.cpu_seconds - start.cpu_seconds, now.peak_bytes)
+
+
+def share(items: list[Any]) -> list[Any]:
+    """What is for this process of a contender, of which several may run."""
+    place, count = map(int, os.environ.get("BENCH_SHARE", "0 1").split())
+    return items[place::count]
+
+
+def together() -> None:
+    """Wait until the other processes of a contender have imported what they need, too."""
+    if "BENCH_SHARE" in os.environ:
+        print("ready", flush=True)
+        sys.stdin.readline()
 
 
 def children(of: int | None = None) -> list[int]:
@@ -71,10 +85,19 @@ def own_peak_bytes(process: int | str = "self") -> int:
 
     Linux hands the figure of `getrusage` on from the process that started this one.
     """
-    status = Path(f"/proc/{process}/status")
-    if not status.exists():
+    if not Path("/proc/self/status").exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
-    [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return _status(process, "VmHWM")
+
+
+def _in_files(process: int) -> int:
+    """Resident bytes of files that a process has mapped."""
+    return _status(process, "RssFile")
+
+
+def _status(process: int | str, name: str) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith(name)]
     return int(line.split()[1]) * 1024
 
 

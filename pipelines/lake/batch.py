@@ -28,6 +28,7 @@ from pipelines.lake.schemas import RAW_SCHEMA, merged_schema
 from pipelines.lake.storage import Key, Storage
 from pipelines.lake.writers import Writer
 
+_BESIDE_BODY = [name for name in RAW_SCHEMA.names if name != "body"]
 _AT_ONCE = 2
 """Files that are written at the same time."""
 
@@ -73,7 +74,13 @@ class Batch:
         with self._storage.staging(key) as file:
             if key not in self._answers:
                 self._answers[key] = pq.ParquetWriter(
-                    file, RAW_SCHEMA, compression="zstd", compression_level=LEVEL
+                    file,
+                    RAW_SCHEMA,
+                    compression="zstd",
+                    compression_level=LEVEL,
+                    # Bodies do not repeat, and nobody searches them by their first bytes.
+                    use_dictionary=_BESIDE_BODY,
+                    write_statistics=_BESIDE_BODY,
                 )
             self._answers[key].write_table(table)
         self._answer_rows[key] = self._answer_rows.get(key, 0) + table.num_rows

@@ -16,7 +16,18 @@ _LARGE_ROWS = 5_000
 
 def parquet_of(table: pa.Table) -> Write:
     """What writes a table as a Parquet file."""
-    return lambda file: pq.write_table(table, file, **_compression(table))
+    return lambda file: pq.write_table(
+        table, file, use_dictionary=_repeating(table.schema), **_compression(table)
+    )
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    """Columns for which a dictionary pays: not instants and amounts, which seldom repeat."""
+    return [
+        field.name
+        for field in schema
+        if not (pa.types.is_decimal(field.type) or pa.types.is_timestamp(field.type))
+    ]
 
 
 def _compression(table: pa.Table) -> dict[str, Any]:

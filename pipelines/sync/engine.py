@@ -38,7 +38,7 @@ from pipelines.sync.report import Report
 from pipelines.sync.tasks import Done, Selection, Task, tasks_of
 from pipelines.sync.writer import BATCH_READS, Typed, Writer
 
-_LEAST_BATCH_BYTES = 4_000_000
+_LEAST_BATCH_BYTES = 8_000_000
 _BATCH_BYTES = 8_000_000
 _BUFFER_BYTES = 16_000_000
 _REFUSALS = 5
