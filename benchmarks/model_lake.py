@@ -9,6 +9,7 @@ Everything is a hash of account, month and place, so the same size gives the sam
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import LEDGER_SCHEMA
 from pipelines.lake.schemas import lake_schema
 
-__all__ = ["add_day", "make"]
+__all__ = ["add_day", "add_some", "make"]
 
 _FIRST = dt.date(2025, 3, 1)
 _MONTHS = 12
@@ -239,6 +240,27 @@ def add_day(lake: Lake, accounts: int) -> int:
         return _pull(connection, lake, accounts, open_months, _LAST + dt.timedelta(days=1), 2)
 
 
+def add_some(lake: Lake, accounts: int, chosen: Collection[int], version: int) -> int:
+    """Read some accounts again as after a webhook: `version` days after the lake was made, from 2.
+
+    Args:
+        lake: The lake.
+        accounts: How many accounts it has.
+        chosen: The accounts that are read, by number.
+        version: Number of the read; each is a day later.
+    """
+    listed = ", ".join(map(str, chosen))
+    with _connection(lake) as connection:
+        connection.execute(
+            f"create table moves as from read_parquet('{_moves(lake)}') where account in ({listed})"
+        )
+        open_months = range(_MONTHS - _OPEN_MONTHS, _MONTHS)
+        day = _LAST + dt.timedelta(days=version - 1)
+        return _pull(
+            connection, lake, accounts, open_months, day, version, f"account in ({listed})"
+        )
+
+
 def _connection(lake: Lake) -> duckdb.DuckDBPyConnection:
     lake.folder.mkdir(parents=True, exist_ok=True)
     connection = duckdb.connect()
@@ -260,6 +282,7 @@ def _pull(
     months: range,
     last: dt.date,
     version: int,
+    chosen: str = "",
 ) -> int:
     """Write what a sync on the evening of a day would have written."""
     asked = f"{last} 20:30:00+00"
@@ -282,7 +305,7 @@ def _pull(
         )
         ledgers.append(
             _ledger(
-                f"range({accounts}) as t(account)",
+                _only(f"range({accounts}) as t(account)", chosen),
                 pull,
                 "transactions",
                 "printf('a-%08d', account)",
@@ -292,7 +315,9 @@ def _pull(
             )
         )
     for number, (name, (source, columns, parent)) in enumerate(_PARENTS.items()):
-        filled = source.format(accounts=accounts, asked=asked)
+        if chosen and name not in {"accounts", "balances"}:
+            continue
+        filled = _only(source.format(accounts=accounts, asked=asked), chosen)
         values = {key: one.format(asked=asked) for key, one in columns.items()}
         place = "0" if parent == "'application'" else "account"
         if name == "accounts":
@@ -317,6 +342,10 @@ def _pull(
         " compression zstd)"
     )
     return rows
+
+
+def _only(source: str, chosen: str) -> str:
+    return f"(select * from {source} where {chosen})" if chosen else source
 
 
 def _ledger(source: str, pull: str, stream: str, parent: str, asked: str, more: str) -> str:

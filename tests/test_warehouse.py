@@ -55,6 +55,7 @@ def republish(monkeypatch):
         writer.connection.execute("create table pulls as select 1 as again")
         return {}
 
+    monkeypatch.setattr(warehouse._WarehouseWriter, "follow", lambda _writer, **_: False)
     monkeypatch.setattr(warehouse._WarehouseWriter, "fill", fill)
     return lambda lake: publish(lake, MODELS)
 
@@ -186,6 +187,19 @@ def test_an_analyst_who_writes_on_blocks_nobody_for_ever(lake, republish):
     assert side_files(lake) == []
 
 
+def test_nobody_writes_to_a_file_that_was_copied(lake, monkeypatch):
+    """While changes are published; the log of such a file would be taken for one of its copy."""
+
+    def follow(writer, **_):
+        program = [sys.executable, "-c", WRITER, str(lake.warehouse)]
+        refused = subprocess.run(program, capture_output=True, text=True, input="", check=False)
+        assert "Could not set lock" in refused.stderr
+        return True
+
+    monkeypatch.setattr(warehouse._WarehouseWriter, "follow", follow)
+    assert publish(lake, MODELS).rows == {}
+
+
 def test_a_log_that_appears_during_the_swap_goes(lake, republish, monkeypatch):
     """What is written between the removal and the swap is removed after it."""
     replace = type(lake.warehouse).replace
@@ -225,6 +239,7 @@ def test_a_build_that_fails_leaves_the_old_warehouse_and_nothing_else(lake, monk
         writer.connection.execute("create table half as select 1 as a")
         raise duckdb.OutOfMemoryException
 
+    monkeypatch.setattr(warehouse._WarehouseWriter, "follow", fill)
     monkeypatch.setattr(warehouse._WarehouseWriter, "fill", fill)
     with pytest.raises(duckdb.OutOfMemoryException):
         publish(lake, MODELS)

@@ -33,7 +33,7 @@ from pipelines.dagster_defs.model_assets import (
 from pipelines.dagster_defs.processes import recorded
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress, logged
 from pipelines.dagster_defs.stream_assets import checks_of, materializations_of, resumed_by
-from pipelines.models.build import build
+from pipelines.models.deltas import build_changed
 from pipelines.models.model import Models
 from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
@@ -120,7 +120,7 @@ def webhook_job(models: Models) -> dg.JobDefinition:
         pool="warehouse",
         ins={"read": dg.In(dg.Nothing)},
         out=dg.Out(dg.Nothing),
-        description="Builds the tables that depend on what was read, and publishes the warehouse.",
+        description="Builds the rows of accounts that were read, and publishes the warehouse.",
     )
     def tables(
         context: dg.OpExecutionContext,
@@ -128,7 +128,7 @@ def webhook_job(models: Models) -> dg.JobDefinition:
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[Reported]:
         with explained():
-            built = build(
+            built = build_changed(
                 lake.lake(),
                 models,
                 hash_key=hash_key_of(lake),

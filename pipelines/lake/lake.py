@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, Self
@@ -380,6 +380,7 @@ class Lake:
         connection: duckdb.DuckDBPyConnection,
         names: Collection[str] | None = None,
         *,
+        files: Sequence[Key] | None = None,
         is_checked: bool = True,
     ) -> None:
         """Create `pulls` and the given relations in a connection.
@@ -388,6 +389,7 @@ class Lake:
 
         Args:
             names: As for `connect`.
+            files: As for `attach_ledger`.
             is_checked: As for `connect`.
 
         Raises:
@@ -395,7 +397,7 @@ class Lake:
             DamageError: A file that counts is missing, or has the wrong size.
         """
         self.format.check()
-        self.attach_ledger(connection)
+        self.attach_ledger(connection, files)
         relations = _with_what_they_read(_SHOWN if names is None else names)
         if is_checked:
             self.check_files(connection, None if names is None else _streams_of(relations))
@@ -476,6 +478,32 @@ class Lake:
             is_there = self.storage.head(Key(path)) is not None
             if is_there and digest(self.storage.local(Key(path))) != Digest(size, checksum):
                 raise DamageError(f"{path} has the wrong checksum")
+
+    def attach_relations(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        names: Collection[str],
+        statement: Callable[[str, str], str],
+    ) -> None:
+        """Create relations over the pulls that a connection has, streams as the caller wants them.
+
+        Args:
+            connection: A connection with `pulls` and `clock`, which need not be the whole ledger's.
+            names: As for `connect`.
+            statement: Gives the statement that creates a stream or a history, from its name and the
+                SELECT of its rows.
+        """
+        connection.execute(LAKE_VIEWS["merged_pulls"].statement)
+        for name in _with_what_they_read(names):
+            if name not in LAKE_VIEWS:
+                connection.execute(statement(name, self._select_of(name)))
+            elif name != "clock":
+                connection.execute(LAKE_VIEWS[name].statement)
+
+    def selects(self) -> str:
+        """The SELECTs of all streams, histories and logs now; they name patterns of files."""
+        names = (name for name in _with_what_they_read(_SHOWN) if name not in LAKE_VIEWS)
+        return "; ".join(map(self._select_of, names))
 
     def _create(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
         """Create relations; each reads `pulls`, files, and relations before it."""

@@ -197,6 +197,28 @@ class LedgerFiles:
             lost=lost_records(self._storage),
         )
 
+    def since(self, seen: Collection[str], files: Collection[Key]) -> frozenset[str] | None:
+        """Batches that files of the ledger hold and those that were seen did not.
+
+        Args:
+            seen: Earlier files of the ledger.
+            files: The files now, as `files` gives them.
+
+        Returns:
+            The batches; None if a file that was seen is gone, and not because its day was merged.
+        """
+        before, now = {Key(name) for name in seen}, set(files)
+        new, merged = self._batches_in(now - before), self._batches_in(before - now)
+        return new - merged if merged <= new else None
+
+    def _batches_in(self, files: Iterable[Key]) -> frozenset[str]:
+        """Batches whose commits some files of the ledger hold."""
+        found: set[str] = set()
+        for file in files:
+            there = self._storage.head(file) if file.name == _MERGED else None
+            found |= {file.stem} if there is None else self._holds(there).names
+        return frozenset(map(batch_of, found))
+
     def _whole(self, listing: Present | None) -> _Days:
         """The files, if none is missing or damaged.
 

@@ -16,14 +16,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
+import msgspec
 
 from lean_resources.machine import machine_error
 from pipelines.lake.digests import damage_error
 from pipelines.lake.folders import MARTS
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
+from pipelines.lake.views import LAKE_VIEWS
 from pipelines.models.checks import Checker
-from pipelines.models.fingerprints import Fingerprints
+from pipelines.models.fingerprints import Fingerprints, recipe_of
 from pipelines.models.manifest import (
     CheckResult,
     Manifest,
@@ -50,7 +52,7 @@ class Built:
     """What a build did to a model.
 
     Args:
-        rows: Rows that it holds now.
+        rows: Rows that it holds now; those of a delta where only some accounts were built.
         parts: Parts that it has now.
         written: Parts that were rebuilt.
         changed: Parts whose rows are not those of before.
@@ -58,6 +60,7 @@ class Built:
         checks: The result of each of its checks; that of an earlier build where nothing changed.
         changed_checks: Checks with another number of offenders than before, or that ran first.
         problem: Why the model stays as it was before, or None.
+        accounts: How many accounts were built; None for all.
     """
 
     model: Model
@@ -69,6 +72,7 @@ class Built:
     checks: dict[Check, CheckResult]
     changed_checks: tuple[Check, ...] = ()
     problem: str | None = None
+    accounts: int | None = None
 
 
 def build(
@@ -104,7 +108,7 @@ def build(
         for _ in range(_ATTEMPTS):
             built = attempt.run(progress)
             if attempt.keep():
-                return built
+                return [one for one in built if only is None or one.model.name in only]
             attempt = attempt.again()
         raise BuildError(f"{_ATTEMPTS} other builds ended while this one ran: build once more")
 
@@ -138,7 +142,9 @@ class Build:
     def __post_init__(self) -> None:
         self._base, kept = open_newest(self.lake)
         self.manifest = named_now(kept, self.models)
-        only, checks_of = self.only, self.models.checks_of
+        self._deltas, self.manifest.deltas = self.manifest.deltas, []
+        # Without their deltas, models that are not built would be older than those that are.
+        only, checks_of = None if self._deltas else self.only, self.models.checks_of
         self._wanted = [model for model in self.models if only is None or model.name in only]
         reads = [model.reads for model in self._wanted]
         reads += [check.reads for model in self._wanted for check in checks_of(model.name)]
@@ -153,6 +159,10 @@ class Build:
         )
         (commits,) = self.session.row("select count(distinct batch_id) from pulls")
         self.manifest.commits = max(self.manifest.commits, commits)
+        self.manifest.seen = [str(file) for file in self.session.seen]
+        (self.manifest.as_of,) = self.session.row(
+            f"select epoch(as_of) from ({LAKE_VIEWS['clock'].sql})"
+        )
         fingerprints = Fingerprints(self.session, self.hash_key)
         self._checker = Checker(self.session, fingerprints)
         self.parts = PartWriter(
@@ -182,14 +192,21 @@ class Build:
     def keep(self) -> bool:
         """Publish a manifest of the result; False if another build has published one meanwhile."""
         self.manifest.number, self.manifest.restores = next_number(self.lake), 0
+        is_whole = len(self._wanted) == len(self.models.by_name) and not self._problems
+        self.manifest.recipe = recipe_of(self.lake, self.models, self.hash_key) if is_whole else ""
+        # Rows of models with a problem stay as they were.
+        self.manifest.deltas = [
+            msgspec.structs.replace(one, parts=kept)
+            for one in self._deltas
+            if (kept := {name: part for name, part in one.parts.items() if name in self._problems})
+        ]
         if newest_manifest(self.lake) != self._base:
             return False
         try:
             keep_manifest(self.lake, self.manifest, self.scratch.name)
         except FileExistsError:
             return False
-        parts = (part for parts in self.manifest.parts.values() for part in parts.values())
-        named = {Key(part.file) for part in parts}
+        named = {Key(part.file) for _, part in self.manifest.files()}
         for written in self.parts.written:
             if written not in named:
                 self.lake.storage.delete(written)

@@ -29,7 +29,7 @@ class Cache:
     """
 
     def __init__(self, root: Path) -> None:
-        self._file = root / "__pycache__" / f"models.{_key(root)}.msgpack"
+        self._file = root / "__pycache__" / f"models.{key_of(root)}.msgpack"
 
     def get(self) -> Models | None:
         """The models, or None if something has changed since they were kept."""
@@ -50,8 +50,8 @@ class Cache:
             beside.replace(self._file)
 
 
-def _key(root: Path) -> str:
-    """Hash of everything that the result depends on."""
+def key_of(root: Path) -> str:
+    """Hash of everything that the models of a folder depend on, code included."""
     code = [file for folder in CODE for file in sorted(folder.rglob("*.py"))]
     files = [*code, *sorted(root.rglob("*.sql")), *sorted((root / "seeds").glob("*.csv"))]
     hashed = hashlib.sha256(f"{root} {version('duckdb')} {version('sqlglot')}".encode())

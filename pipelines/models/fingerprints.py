@@ -13,6 +13,8 @@ from collections.abc import Collection
 import duckdb
 
 from lean_resources.streams import STREAMS
+from pipelines.lake.lake import Lake
+from pipelines.models.model import Models
 from pipelines.models.session import Session
 
 _LedgerSums = list[tuple[str | None, str | None, str | None, int, int]]
@@ -30,11 +32,7 @@ class Fingerprints:
     def __init__(self, session: Session, hash_key: str) -> None:
         self._session = session
         self._ledger: dict[str, _LedgerSums] = {}
-        # Fingerprints on record depend on this text.
-        key = hashlib.sha256(b"print of the key\0" + hash_key.encode()).hexdigest()
-        self._common = hashed(
-            *map(_statement, session.models.macros.values()), key, duckdb.__version__
-        )
+        self._common = _common(session.models, hash_key)
 
     def of(self, body: str, reads: Collection[str], months: Collection[str] | None = None) -> str:
         """The fingerprint of a SELECT.
@@ -111,6 +109,24 @@ class Fingerprints:
             f"select {kinds}, count(*), coalesce(sum(hash(it)::hugeint), 0)"
             f" from {table} as it group by all"
         ).fetchall()
+
+
+def recipe_of(lake: Lake, models: Models, hash_key: str) -> str:
+    """Hash of all that rows of models depend on, besides the commits of the ledger."""
+    seeds = (file.read_text(encoding="utf-8") for file in models.seeds.values())
+    return hashed(
+        _common(models, hash_key),
+        *(f"{one.name}\0{one.stored}\0{one.apart}\0{_statement(one.body)}" for one in models),
+        *(f"{one.model}\0{_statement(one.body)}" for one in models.checks),
+        *seeds,
+        *sorted(lake.lost_files()),
+    )
+
+
+def _common(models: Models, hash_key: str) -> str:
+    # Fingerprints on record depend on this text.
+    key = hashlib.sha256(b"print of the key\0" + hash_key.encode()).hexdigest()
+    return hashed(*map(_statement, models.macros.values()), key, duckdb.__version__)
 
 
 def _is_seen(month: str | None, months: Collection[str] | None) -> bool:

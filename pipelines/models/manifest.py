@@ -7,6 +7,8 @@ last and only if its number is free. Readers therefore see the result of one who
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -19,6 +21,7 @@ from pipelines.models.model import Models
 _DIGITS = 10
 """Of a manifest's number. Names from before format 3 of the lake are longer."""
 
+_Value = TypeVar("_Value")
 
 PART_FORM = 2
 """The form of the files of parts that builds write: plain Parquet that every engine reads."""
@@ -47,6 +50,24 @@ class Part(msgspec.Struct, frozen=True):
     form: int = 1
 
 
+class Delta(msgspec.Struct, frozen=True):
+    """All rows of accounts that changed after the last whole build; no earlier ones count.
+
+    Args:
+        ids: File of the ids of these accounts and of all that belongs together with them.
+        parts: All their rows, by model; other models are not concerned.
+        told_by: The column with an id that tells whose a row is, by model.
+        accounts: How many accounts these are.
+        as_of: The lake's clock when they were built, in seconds since 1970.
+    """
+
+    ids: Part
+    parts: dict[str, Part]
+    told_by: dict[str, str]
+    accounts: int
+    as_of: float | None
+
+
 class CheckResult(msgspec.Struct, frozen=True):
     """What a check found.
 
@@ -72,6 +93,11 @@ class Manifest(msgspec.Struct):
         parts: Parts by model and by month; the month is empty for a model that is kept whole.
         checks: Results by model and by name of the check.
         restores: Number of the build that a rollback let count again; 0 for a build.
+        deltas: Rows of accounts that changed after the parts were built, the latest last.
+        seen: Files of the ledger whose commits parts and deltas know; empty if not all parts know
+            the same.
+        recipe: Hash of what all parts were made by, besides rows; empty if not all were built.
+        as_of: The lake's clock when the parts were built, in seconds since 1970.
     """
 
     number: int = 0
@@ -79,6 +105,27 @@ class Manifest(msgspec.Struct):
     parts: dict[str, dict[str, Part]] = {}
     checks: dict[str, dict[str, CheckResult]] = {}
     restores: int = 0
+    deltas: list[Delta] = []
+    seen: list[str] = []
+    recipe: str = ""
+    as_of: float | None = None
+
+    def files(self) -> Iterator[tuple[str, Part]]:
+        """All files that count, each with its model; `changed_ids` for those of ids."""
+        for name, parts in self.parts.items():
+            yield from ((name, part) for part in parts.values() if part.file)
+        for delta in self.deltas:
+            yield "changed_ids", delta.ids
+            yield from ((name, part) for name, part in delta.parts.items() if part.file)
+
+    def contents(self, model: str) -> list[tuple[str, str]]:
+        """What identifies a model's rows: equal where these are the same files."""
+        found = [(name, part.content_id) for name, part in self.parts.get(model, {}).items()]
+        return found + [
+            (delta.ids.content_id, delta.parts[model].content_id)
+            for delta in self.deltas
+            if model in delta.parts
+        ]
 
 
 def newest_manifest(lake: Lake) -> Key | None:
@@ -125,10 +172,18 @@ def named_now(manifest: Manifest, models: Models) -> Manifest:
         else model.name
         for model in models
     }
+
+    def renamed(found: Mapping[str, _Value]) -> dict[str, _Value]:
+        return {now: found[old] for now, old in then.items() if old in found}
+
     return msgspec.structs.replace(
         manifest,
-        parts={now: manifest.parts[old] for now, old in then.items() if old in manifest.parts},
-        checks={now: manifest.checks[old] for now, old in then.items() if old in manifest.checks},
+        parts=renamed(manifest.parts),
+        checks=renamed(manifest.checks),
+        deltas=[
+            msgspec.structs.replace(one, parts=renamed(one.parts), told_by=renamed(one.told_by))
+            for one in manifest.deltas
+        ],
     )
 
 

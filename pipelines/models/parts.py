@@ -20,7 +20,7 @@ from pipelines.models.manifest import PART_FORM, Part
 from pipelines.models.model import Model
 from pipelines.models.session import Session
 
-_FORMAT = (
+PART_FORMAT = (
     "format parquet, parquet_version v1, compression zstd, compression_level 1,"
     " dictionary_size_limit 2000, write_bloom_filter false"
 )
@@ -185,7 +185,9 @@ class PartWriter:
         key, storage = folder / f"{self.file_prefix}-{len(self.written)}.parquet", self._storage
         with storage.staging(key) as file:
             path = str(file).replace("'", "''")
-            (rows,) = self.session.row(f"copy ({_typed(model, select)}) to '{path}' ({_FORMAT})")
+            (rows,) = self.session.row(
+                f"copy ({typed_rows(model, select)}) to '{path}' ({PART_FORMAT})"
+            )
             old = stale.old
             if old is not None and self._holds_the_same(old, file, rows):
                 storage.discard(key)
@@ -245,7 +247,7 @@ class PartWriter:
         return True
 
 
-def _typed(model: Model, select: str) -> str:
+def typed_rows(model: Model, select: str) -> str:
     """A SELECT with the types that the model declares, whose columns may all be null.
 
     DuckDB writes a column as required where it can prove that a file has no null in it, so files of

@@ -92,9 +92,8 @@ def _other_rows(now: Manifest, then: Manifest) -> dict[str, tuple[int, int]]:
     """Rows now and then of each model that does not hold the same rows in both."""
     found = {}
     for name in sorted({*now.parts, *then.parts}):
-        parts = [one.parts.get(name, {}) for one in (now, then)]
-        ids = [{month: part.content_id for month, part in one.items()} for one in parts]
-        if ids[0] != ids[1]:
+        if sorted(now.contents(name)) != sorted(then.contents(name)):
+            parts = [one.parts.get(name, {}) for one in (now, then)]
             before, after = (sum(part.rows for part in one.values()) for one in parts)
             found[name] = before, after
     return found
@@ -102,12 +101,9 @@ def _other_rows(now: Manifest, then: Manifest) -> dict[str, tuple[int, int]]:
 
 def _check_files(lake: Lake, manifest: Manifest) -> None:
     """Return if all files of a build are there with their sizes."""
-    for parts in manifest.parts.values():
-        for part in parts.values():
-            if not part.rows:
-                continue
-            file = lake.storage.head(Key(part.file))
-            if file is None:
-                raise RollbackError(f"files of build {manifest.number} were deleted by a vacuum")
-            if part.bytes and file.bytes != part.bytes:
-                raise DamageError(f"{part.file} has {file.bytes:,} bytes and had {part.bytes:,}")
+    for _, part in manifest.files():
+        file = lake.storage.head(Key(part.file))
+        if file is None:
+            raise RollbackError(f"files of build {manifest.number} were deleted by a vacuum")
+        if part.bytes and file.bytes != part.bytes:
+            raise DamageError(f"{part.file} has {file.bytes:,} bytes and had {part.bytes:,}")

@@ -16,11 +16,11 @@ from pipelines.lake.duck import open_duckdb
 from pipelines.lake.lake import Lake
 from pipelines.lake.schemas import typed_nothing
 from pipelines.lake.storage import Key
-from pipelines.models.manifest import Manifest
+from pipelines.models.manifest import Manifest, Part
 from pipelines.models.model import Model, ModelColumn, Models
 from pipelines.models.relations import add_macros, add_seeds
 
-_MEMORY_LIMIT = "3GB"
+MEMORY_LIMIT = "3GB"
 """Beyond this DuckDB spills to disk."""
 _MONTH_STREAMS = {
     name: stream
@@ -58,12 +58,16 @@ class Session:
         self.models = models
         self.manifest = manifest
         self.connection = open_duckdb()
-        self.connection.execute(f"set memory_limit = '{_MEMORY_LIMIT}'")
+        self.connection.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
         self.connection.execute("set preserve_insertion_order = false")
         self.connection.execute("set temp_directory = $1", [str(scratch / "spill")])
         add_macros(self.connection, models.macros.values(), hash_key)
         names = {name for name in reads if name in models.relations and name not in models.seeds}
-        lake.attach_to(self.connection, {*names, "fitting_ranges"}, is_checked=False)
+        self.seen = lake.ledger.files()
+        """The files of the ledger that are read; later commits do not show."""
+        lake.attach_to(
+            self.connection, {*names, "fitting_ranges"}, files=self.seen, is_checked=False
+        )
         lake.check_files(self.connection)
         add_seeds(self.connection, models.seeds)
         self.rows_by_month: dict[str, int] = dict(
@@ -141,18 +145,38 @@ class Session:
 def stored_rows(
     lake: Lake, model: Model, manifest: Manifest, months: Collection[str] | None = None
 ) -> str:
-    """The SELECT of a model's rows from its files.
+    """The SELECT of a model's rows from its files: those that no later delta replaces, and deltas.
 
     Args:
         model: A model that is not a view.
         manifest: The manifest that names the files.
         months: The months (YYYY-MM) to read; None means all.
     """
-    files = [
-        Key(part.file)
-        for month, part in sorted(manifest.parts.get(model.name, {}).items())
-        if part.file and (months is None or month in months)
-    ]
+    parts = sorted(manifest.parts.get(model.name, {}).items())
+    kept = [part for month, part in parts if months is None or month in months]
+    select = _reading(lake, model, kept)
+    deltas = [delta for delta in manifest.deltas if model.name in delta.parts]
+    if not deltas:
+        return select
+    selects = [select]
+    for delta in deltas:
+        rows = _reading(lake, model, [delta.parts[model.name]])
+        if months is not None:
+            listed = ", ".join(f"'{month}'" for month in sorted(months))
+            rows = f"select * from ({rows}) where {model.stored.month} in ({listed})"
+        selects.append(rows)
+    for place, rows in enumerate(selects[:-1]):
+        later = lake.listed(Key(delta.ids.file) for delta in deltas[place:])
+        selects[place] = (
+            f"select kept.* from ({rows}) as kept anti join read_parquet({later}) as changed"
+            f" on kept.{deltas[-1].told_by[model.name]} = changed.id"
+        )
+    return " union all ".join(f"({one})" for one in selects)
+
+
+def _reading(lake: Lake, model: Model, parts: Iterable[Part]) -> str:
+    """The SELECT of the rows in some parts of a model."""
+    files = [Key(part.file) for part in parts if part.file]
     if not files:
         return typed_nothing((column.name, column.type) for column in model.columns)
     added = _added_columns(lake.storage.local(files[0]), model)

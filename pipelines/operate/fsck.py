@@ -231,9 +231,7 @@ class _Check:
                 "part",
                 f"table {name}",
             )
-            for name, parts in current_manifest(self._lake).parts.items()
-            for part in parts.values()
-            if part.file
+            for name, part in current_manifest(self._lake).files()
         )
 
     def warehouse(self) -> None:
@@ -397,6 +395,7 @@ class _Repair:
             model: {name: part for name, part in parts.items() if part.file not in bad}
             for model, parts in manifest.parts.items()
         }
+        manifest.deltas, manifest.recipe = [], ""
         manifest.number = next_number(self._lake)
         with Writer(self._storage.local(WRITERS)) as writer:
             keep_manifest(self._lake, manifest, writer.id)

@@ -60,7 +60,7 @@ def _registry(lake: Lake) -> CollectorRegistry:
         gauge("build_timestamp_seconds", "When it ended.").set(file.written_at)
         if builds := Publications(lake).builds_of_iceberg():
             gauge("iceberg_build_number", "Newest build of Iceberg tables.").set(builds[-1])
-        table_rows = gauge("table_rows", "Rows of a table.", "table")
+        table_rows = gauge("table_rows", "Rows of a table at its last whole build.", "table")
         offenders = gauge("check_offenders", "Rows that break a claim.", "table", "check")
         for model, parts in manifest.parts.items():
             table_rows.labels(model).set(sum(part.rows for part in parts.values()))

@@ -206,10 +206,9 @@ class _Look:
         # Whether a file that a manifest or publication names is still needed.
         self._named = dict.fromkeys((*self._replaced, *self._over), False)
         for key, manifest in manifests.items():
-            for parts in manifest.parts.values():
-                for part in parts.values():
-                    named = Key(part.file)
-                    self._named[named] = self._named.get(named, False) or key not in self._replaced
+            for _, part in manifest.files():
+                named = Key(part.file)
+                self._named[named] = self._named.get(named, False) or key not in self._replaced
 
     def loss(self, found: Sequence[Found]) -> str | None:
         """Why the ledger cannot be complete, or None."""

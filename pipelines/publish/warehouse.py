@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +18,29 @@ from pipelines.lake.ledger import new_id
 from pipelines.lake.storage import Key, Storage
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import Writer
+from pipelines.models.cache import key_of
 from pipelines.models.manifest import Manifest, named_now, read_manifest
 from pipelines.models.model import Model, Models
 from pipelines.models.relations import Relation, add_seeds
 from pipelines.models.session import stored_rows
 from pipelines.publish.publications import Publications
+from pipelines.shipped import SQL
 
 _NOT_PUBLISHED = {"keyed_hash", "owns_number"}
 """Macros that need the key, which is not published."""
+_STORED = "stored"
+"""Schema of the functions that give the rows of stored models, for views."""
+_MOST_NEW_PULLS = 50_000
+"""More of them are sooner read with all others than brought in."""
+_AGES = (
+    "How old the rows of each built table are, by the lake's clock. Grain: one row per table.",
+    {
+        "table_name": "The table.",
+        "all_rows_at": "When all its rows were built.",
+        "changed_rows_at": "When rows of accounts that changed since were built last; null if no"
+        " account changed, or the table does not come apart by accounts.",
+    },
+)
 _COPIED = {"pulls", *(name for name, view in LAKE_VIEWS.items() if view.is_table)}
 """Relations of the lake that are tables in a warehouse; the others are views."""
 
@@ -41,7 +57,8 @@ class Published:
 
     Args:
         path: The file.
-        rows: Number of resolved rows of each stream, and of rows of each model that is no view.
+        rows: Number of resolved rows of each stream, and of rows of each model that is no view as
+            of the last whole build; empty where only changes were published.
     """
 
     path: Path
@@ -52,7 +69,8 @@ def publish(lake: Lake, models: Models, *, pii: bool = False) -> Published:
     """Write the warehouse from the lake and the models as they are now, and swap it in.
 
     Readers of the old file keep reading it; a file that is opened after the swap is the new one.
-    Each view shows what was committed when the file was written.
+    Each view shows what was committed when the file was written. If little was committed since the
+    old file was written, the new one is a copy of it with the changes.
 
     Args:
         models: All models; models that were never built are left out.
@@ -75,17 +93,57 @@ def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Publis
     manifest = read_manifest(lake, MANIFESTS / named) if named else Manifest()
     manifest = named_now(manifest, models)
     try:
-        with open_duckdb(storage.local(temporary)) as connection:
-            lake.stand_in(connection)
-            rows = _WarehouseWriter(connection, lake.portable(), models, manifest).fill(pii=pii)
-            # Closing does so too, but hides a failure.
-            connection.execute("checkpoint")
-        storage.sync(temporary)
-        with publications.record(publication, writer_id):
-            swap_in(storage, temporary, WAREHOUSE)
+        with open_duckdb() as holder:
+            rows = _changed(lake, models, manifest, temporary, holder, pii=pii)
+            if rows is None:
+                _delete_all(storage, f"{temporary}*")
+                with open_duckdb(storage.local(temporary)) as connection:
+                    lake.stand_in(connection)
+                    writer = _WarehouseWriter(connection, lake.portable(), models, manifest)
+                    rows = writer.fill(pii=pii)
+                    # Closing does so too, but hides a failure.
+                    connection.execute("checkpoint")
+            storage.sync(temporary)
+            with publications.record(publication, writer_id):
+                swap_in(storage, temporary, WAREHOUSE)
     finally:
         _delete_all(storage, f"{temporary}*")
     return Published(lake.warehouse, rows)
+
+
+def _changed(
+    lake: Lake,
+    models: Models,
+    manifest: Manifest,
+    file: Key,
+    holder: duckdb.DuckDBPyConnection,
+    *,
+    pii: bool,
+) -> dict[str, int] | None:
+    """Write a copy of the published warehouse with what changed; None where it has to be new.
+
+    Args:
+        file: Where to write it.
+        holder: Gets the published warehouse, so that nobody opens it for writing until it is
+            replaced: DuckDB would take a log of the old file for one of its copy.
+    """
+    storage = lake.storage
+    there = storage.head(WAREHOUSE)
+    try:
+        storage.copy(WAREHOUSE, file, f"{file}-copy")
+        _attach(holder, storage, WAREHOUSE)
+        if storage.head(WAREHOUSE) != there or any(storage.list(f"{WAREHOUSE}.wal*")):
+            return None
+        with open_duckdb(storage.local(file)) as connection:
+            lake.stand_in(connection)
+            writer = _WarehouseWriter(connection, lake.portable(), models, manifest)
+            if not writer.follow(pii=pii):
+                return None
+            connection.execute("checkpoint")
+    except (OSError, duckdb.Error):
+        # There is none, an earlier version wrote it, someone writes to it, or it is damaged.
+        return None
+    return {}
 
 
 def swap_in(storage: Storage, file: Key, warehouse: Key) -> None:
@@ -173,7 +231,7 @@ def _why_closed(warehouse: Path, error: duckdb.Error) -> str:
     return f"{warehouse} cannot be opened ({type(error).__name__})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _WarehouseWriter:
     """A warehouse that is being filled.
 
@@ -188,6 +246,77 @@ class _WarehouseWriter:
     models: Models
     manifest: Manifest
     meanings: list[str] = field(default_factory=list, init=False)
+    seen: list[Key] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = self.lake.ledger.files()
+
+    def follow(self, *, pii: bool) -> bool:
+        """Bring tables and views up to date that were filled before; False if that does not do."""
+        execute = self.connection.execute
+        ((shape, seen),) = execute(f"from {_STORED}.state").fetchall()
+        new = self.lake.ledger.since(seen, self.seen)
+        if shape != self._shape(pii=pii) or new is None:
+            return False
+        execute("begin; set search_path = 'raw,main'")
+        execute("create temp table batches as select unnest($1::varchar[]) as id", [sorted(new)])
+        files = [file for file in self.seen if str(file) not in set(seen)]
+        execute(
+            f"create temp table new_pulls as from ({self.lake.ledger_now(files)})"
+            " where batch_id in (from batches)"
+        )
+        ((count, refreshes),) = execute(
+            "select count(*), count(*) filter (where stream = 'refreshes') from new_pulls"
+        ).fetchall()
+        if count > _MOST_NEW_PULLS:
+            return False
+        execute("insert into raw.pulls by name from new_pulls")
+        execute("delete from raw.claims where parent_id in (select parent_id from new_pulls)")
+        execute(
+            "insert into raw.claims with pulls as (from raw.pulls where parent_id in"
+            f" (select parent_id from new_pulls)) select * from ({LAKE_VIEWS['claims'].sql})"
+        )
+        for name in _COPIED - {"pulls", "claims"} if refreshes else ():
+            execute(f"delete from raw.{name}; insert into raw.{name} {LAKE_VIEWS[name].sql}")
+        execute("drop table new_pulls; drop table batches; set search_path = 'main,raw'")
+        self._show_stored()
+        self._note(pii=pii)
+        execute("commit")
+        return True
+
+    def _shape(self, *, pii: bool) -> str:
+        """Hash of all that a warehouse rests on, besides commits and builds."""
+        built = sorted(self.manifest.parts)
+        parts = (key_of(SQL), self.lake.selects(), pii, built, sorted(self.lake.lost_files()))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _note(self, *, pii: bool) -> None:
+        """Note what the warehouse rests on, and how old tables are."""
+        self.connection.execute(
+            f"create or replace table {_STORED}.state as"
+            " select $1::varchar as shape, $2::varchar[] as seen",
+            [self._shape(pii=pii), [str(file) for file in self.seen]],
+        )
+        names = sorted(self.manifest.parts)
+        changed = [
+            max((one.as_of or 0 for one in self.manifest.deltas if name in one.parts), default=None)
+            for name in names
+        ]
+        self.connection.execute("delete from raw.table_ages")
+        self.connection.execute(
+            "insert into raw.table_ages select unnest($1::varchar[]), to_timestamp($2),"
+            " to_timestamp(unnest($3::double[]))",
+            [names, self.manifest.as_of, changed],
+        )
+
+    def _show_stored(self) -> None:
+        """Create a function per stored model with its rows, so that views need not name files."""
+        for model in self.models:
+            if not model.stored.is_view and self._is_there(model):
+                rows = stored_rows(self.lake, model, self.manifest)
+                self.connection.execute(
+                    f"create or replace macro {_STORED}.{model.name}() as table {rows}"
+                )
 
     def fill(self, *, pii: bool) -> dict[str, int]:
         """Create all tables and views; the number of rows by stream and model."""
@@ -200,6 +329,12 @@ class _WarehouseWriter:
         add_old_names(self.connection, names | old_names(shown))
         if pii:
             self.show_personal(shown)
+        self.connection.execute(
+            "create table raw.table_ages (table_name varchar, all_rows_at timestamptz,"
+            " changed_rows_at timestamptz)"
+        )
+        self.meanings.append(comments("table", "raw.table_ages", *_AGES))
+        self._note(pii=pii)
         # Two thousand statements, which DuckDB need not optimize nor share among threads.
         settings = ("pragma disable_optimizer", "set threads = 1")
         reset = ("reset threads", "pragma enable_optimizer")
@@ -217,10 +352,12 @@ class _WarehouseWriter:
         for name, macro in self.models.macros.items():
             if name not in _NOT_PUBLISHED:
                 self.connection.execute(macro)
-        self.connection.execute("create schema raw; create schema intermediate")
+        self.connection.execute(
+            f"create schema raw; create schema intermediate; create schema {_STORED}"
+        )
         add_seeds(self.connection, self.models.seeds)
         self.connection.execute("set search_path = 'raw,main'")
-        self.lake.attach_to(self.connection)
+        self.lake.attach_to(self.connection, files=self.seen)
         self.connection.execute("set search_path = 'main,raw'")
         # A view finds functions of its own schema and of the reader's, which is main; a function
         # finds what it reads by the reader's names, which are not those of raw.
@@ -233,6 +370,7 @@ class _WarehouseWriter:
                 {one: self._from(one) for one in view.reads if (one,) not in functions}
             )
             self.connection.execute(view.statement_after(before))
+        self._show_stored()
         shown = [model for model in self.models if self._is_there(model)]
         self._show_public(shown)
         there = {model.name for model in shown} | set(self.models.relations)
@@ -318,7 +456,7 @@ class _WarehouseWriter:
                     self._inline(one, inner)
                 inner[name] = model.body
             else:
-                inner[name] = stored_rows(self.lake, model, self.manifest)
+                inner[name] = f"from {_STORED}.{name}()"
             return
         if not self.models.relations[name].pii:
             inner[name] = self._from(name)

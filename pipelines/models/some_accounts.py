@@ -1,0 +1,187 @@
+"""The lake and its models for some accounts alone: what a build reads of those that changed.
+
+Accounts are taken with their *component*: customers, entities, consents and account ids that belong
+together, through joint accounts too, before the change and after it. The rows of a model that comes
+apart then follow from the component alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from lean_resources.streams import STREAMS, Stream
+from pipelines.lake.duck import open_duckdb
+from pipelines.lake.lake import Lake
+from pipelines.lake.queries import QUERIES
+from pipelines.lake.storage import Key
+from pipelines.lake.views import LAKE_VIEWS
+from pipelines.models.manifest import Manifest
+from pipelines.models.model import Model, Models
+from pipelines.models.relations import add_macros, add_seeds
+from pipelines.models.session import MEMORY_LIMIT, stored_rows, through_views
+
+_IDS = ("account_id", "consent_id", "entity_id", "customer_id")
+"""Columns by which rows of streams belong to a component, the narrowest first."""
+SHARED = tuple(
+    stream.name
+    for stream in STREAMS.values()
+    if stream.parent is None or stream.exploded_from is not None
+)
+"""Streams whose pulls are of the whole application."""
+LISTED = tuple(name for name in SHARED if name != "banks")
+"""Those whose rows belong to components."""
+_HISTORIES = ("accounts", "entities", "consents")
+_JOINING = ("claims", "accounts", *(f"{name}_history" for name in _HISTORIES))
+"""What says which ids belong together now."""
+_GROUPS = {
+    "bridge_accounts": ("account_id", "account_key", "entity_id", "customer_id"),
+    "dim_entities": ("entity_id", "customer_id"),
+    "dim_consents": ("consent_id", "entity_id", "customer_id"),
+}
+"""Models with ids that belonged together when they were built."""
+
+
+class SomeAccounts:
+    """A connection on which the lake shows some components alone, and models built for them.
+
+    Args:
+        manifest: The build that is in force, which knows what belonged together.
+        files: Files of the ledger to read.
+        models: All models; those that come apart can be built.
+        changed: Ids whose components are shown.
+        hash_key: Key of hashed identifiers.
+        scratch: Folder for temporary files.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        models: Models,
+        manifest: Manifest,
+        files: Collection[Key],
+        changed: Iterable[str],
+        *,
+        hash_key: str,
+        scratch: Path,
+    ) -> None:
+        self._lake, self._models, self._manifest = lake, models, manifest
+        self.connection = open_duckdb()
+        self.connection.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
+        self.connection.execute("set preserve_insertion_order = false")
+        self.connection.execute("set temp_directory = $1", [str(scratch / "spill")])
+        add_macros(self.connection, models.macros.values(), hash_key)
+        add_seeds(self.connection, models.seeds)
+        self.connection.execute(f"create view all_pulls as {lake.ledger_now(list(files))}")
+        self.connection.execute("create table ids (id varchar)")
+        self.connection.execute(
+            "create table clock as with pulls as (from all_pulls)"
+            f" select * from ({LAKE_VIEWS['clock'].sql})"
+        )
+        self.connection.execute(
+            "insert into ids select distinct unnest($1::varchar[])", [sorted(set(changed))]
+        )
+
+    def close_components(self) -> int:
+        """Add all ids that belong together with those that changed; the number of accounts."""
+        parts = [
+            f"select {_four(columns)} from ({stored_rows(self._lake, model, self._manifest)})"
+            for name, columns in _GROUPS.items()
+            if (model := self._models[name])
+        ]
+        self.connection.execute(f"create table groups as {' union '.join(parts)}")
+        bridge = f"from ({self._models['bridge_accounts'].body})"
+        known = 0
+        while (count := self._spread()) != known:
+            known = count
+            self._show_pulls(("accounts",))
+            self._lake.attach_relations(self.connection, _JOINING, self._belonging)
+            histories = ((_ids_of(STREAMS[name]), f"from {name}_history") for name in _HISTORIES)
+            for columns, rows in (*histories, (_GROUPS["bridge_accounts"], bridge)):
+                self.connection.execute(
+                    f"insert into groups select distinct {_four(columns)} {rows}"
+                )
+        found = self.connection.execute(f"select count(distinct account_id) {bridge}").fetchone()
+        return int(found[0]) if found else 0
+
+    def show(self, wanted: Collection[Model]) -> list[Model]:
+        """Copy what the components have of all that some models and their checks read.
+
+        Returns:
+            The models, and the views that they read, in the order of building.
+        """
+        reads = [model.reads for model in wanted]
+        reads += [one.reads for model in wanted for one in self._models.checks_of(model.name)]
+        names = set(through_views(itertools.chain(*reads), self._models))
+        self._show_pulls(None)
+        lake = (names & {*self._models.relations}) - {*self._models.seeds}
+        self._lake.attach_relations(self.connection, {*lake, "fitting_ranges"}, self._copied)
+        views = [model for model in self._models if model.stored.is_view and model.name in names]
+        return [model for model in self._models if model in wanted or model in views]
+
+    def build(self, model: Model) -> None:
+        """Build a model, or show a view, after all that it reads."""
+        kind = "view" if model.stored.is_view else "table"
+        self.connection.execute(
+            f"create {kind} {model.name} as select * from ({model.body}\n) as it"
+        )
+
+    def _spread(self) -> int:
+        """Add ids that belong together with those that are known; how many are known then."""
+        added = 1
+        while added:
+            ((added,),) = self.connection.execute(QUERIES["grouped_ids"]).fetchall()
+        ((count,),) = self.connection.execute("select count(*) from ids").fetchall()
+        return int(count)
+
+    def _show_pulls(self, streams: Collection[str] | None) -> None:
+        """Copy the pulls of the components, and those of the whole application."""
+        chosen = ""
+        if streams is not None:
+            listed = ", ".join(f"'{name}'" for name in streams)
+            chosen = f" and stream in ({listed})"
+        shared = ", ".join(f"'{name}'" for name in SHARED)
+        self.connection.execute(
+            "create or replace table pulls as select * from all_pulls where parent_id in"
+            f" (from ids) and stream not in ({shared}){chosen}"
+            f" union all select * from all_pulls where stream in ({shared})"
+            " union all select * from all_pulls where code in"
+            " ('DISABLED_BY_LEAN', 'DISABLED_BY_CLIENT')"
+            f" and stream not in ({shared}) and parent_id not in (from ids)"
+        )
+
+    def _belonging(self, name: str, select: str) -> str:
+        """The view of the rows of a stream that have any id of the components."""
+        columns = _ids_of(STREAMS[name.removesuffix("_history")])
+        where = " or ".join(f"{column} in (from ids)" for column in columns)
+        return f'create or replace view "{name}" as select * from ({select}) where {where}'
+
+    def _copied(self, name: str, select: str) -> str:
+        """The table of the rows of a stream that belong to the components."""
+        stream = STREAMS.get(name.removesuffix("_history"))
+        ids = _ids_of(stream) if stream is not None else ()
+        where = f" where {ids[0]} in (from ids)" if ids else ""
+        self.connection.execute(f'drop view if exists "{name}"')
+        return f'create table "{name}" as select * from ({select}){where}'
+
+
+def _four(columns: Collection[str]) -> str:
+    """Columns, and nulls, as the columns of `groups`."""
+    padded = [*columns, "null", "null"][:4]
+    return ", ".join(f"{c}::varchar as id{number}" for number, c in enumerate(padded))
+
+
+def id_of(stream: Stream) -> str:
+    """The column that says to which component a row belongs.
+
+    Raises:
+        IndexError: Rows belong to none.
+    """
+    return _ids_of(stream)[0]
+
+
+def _ids_of(stream: Stream) -> tuple[str, ...]:
+    """Columns of a stream with ids of components."""
+    there = {column.name for column in stream.columns}
+    return tuple(name for name in _IDS if name in there)
