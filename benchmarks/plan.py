@@ -12,6 +12,7 @@ import argparse
 import datetime as dt
 import json
 import multiprocessing
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,7 @@ import harness
 from usage import Usage, own_peak_bytes
 
 from lean_resources.streams import STREAMS
+from pipelines.lake.compaction import keep_present
 from pipelines.lake.lake import Lake
 from pipelines.sync.policy import Policy
 from pipelines.sync.tasks import Selection, Task, tasks_of
@@ -33,10 +35,13 @@ def _id(kind: str, number: str) -> str:
     return f"'{kind}000000-0000-4000-8000-' || lpad(lower(to_hex({number})), 12, '0')"
 
 
+_COMPARED = 10_000
+"""Accounts up to which the plan is compared with that of the whole ledger."""
+_UNCHANGED = ("balances", "identities", "beneficiaries", "direct_debits", "standing_orders")
 _EVERY, _LAST = Policy().whole_months_every_days, Policy().nightly_days
 
 
-def write(root: str, accounts: int, months: int, nights: int) -> None:
+def write(root: str, accounts: int, months: int, nights: int, *, is_kept: bool) -> None:
     """A lake as a year of syncs leaves it: one pull per account and month, none missing.
 
     Of the open months, which are the last two, it has the pulls of the last nights: on one of
@@ -64,7 +69,8 @@ def write(root: str, accounts: int, months: int, nights: int) -> None:
             put(
                 pulled,
                 stream,
-                f"select '{stream}-' || n as pull_id, '{stream}' as stream, {parent} as parent_id,"
+                f"select '{stream}-' || n as pull_id, '{stream}' as batch_id, '{stream}' as stream,"
+                f" {parent} as parent_id,"
                 f" 'COMMITTED' as outcome, {always} as asked_at, {always} as known_at,"
                 f" {always} as finished_at from range({count}) as numbers (n)",
             )
@@ -121,7 +127,19 @@ def write(root: str, accounts: int, months: int, nights: int) -> None:
                     f"({last} + 31)::timestamptz + interval (n % 3600) second",
                 ),
             )  # fmt: skip
-        for night in range(nights):
+        for night in reversed(range(nights)):
+            if night == 0 and is_kept:
+                # A year of nights leaves present pulls; the last night is not among them.
+                keep_present(lake)
+                for stream in _UNCHANGED:
+                    put(
+                        pulled,
+                        f"unchanged-{stream}",
+                        f"select '{stream}-' || n as pull_id, '{stream}' as stream,"
+                        f" {_id('a', 'n')} as parent_id, {entity} as entity_id,"
+                        f" 'UNCHANGED' as outcome, {always} as asked_at, {always} as known_at,"
+                        f" {always} as refreshed_at from range({accounts}) as numbers (n)",
+                    )
             day = f"(date '2026-03-14' - {night})"
             store = f"{day}::timestamptz + interval 1 hour + interval (n % 3600) second"
             # Whole on one night of seven, as the accounts' phases lie; since then the last days.
@@ -163,11 +181,16 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=1_000_000)
     parser.add_argument("--months", type=int, default=12)
     parser.add_argument("--nights", type=int, default=1, help="whose pulls of open months are kept")
+    parser.add_argument(
+        "--whole", action="store_true", help="no present pulls: plan from the whole ledger"
+    )
     parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="plan-") as root:
         writer = multiprocessing.get_context("spawn").Process(
-            target=write, args=(root, given.accounts, given.months, given.nights)
+            target=write,
+            args=(root, given.accounts, given.months, given.nights),
+            kwargs={"is_kept": not given.whole},
         )
         writer.start()
         writer.join()
@@ -180,11 +203,17 @@ def main() -> None:
             planned["reads" if isinstance(one, Task) else "skipped"] += 1
             planned["months"] += len(one.months) if isinstance(one, Task) else 0
         used = Usage.since(start)
+        if given.accounts <= _COMPARED and not given.whole:
+            kept = list(tasks_of(STREAMS["transactions"], lake, NOW, Policy(), Selection()))
+            shutil.rmtree(lake.folder / "present")
+            if kept != list(tasks_of(STREAMS["transactions"], lake, NOW, Policy(), Selection())):
+                raise RuntimeError("present pulls give other reads than the whole ledger")
     figures = {
         "benchmark": "plan",
         "accounts": given.accounts,
         "months": given.months,
         "nights": given.nights,
+        "is_whole": given.whole,
         **planned,
         "seconds": round(used.seconds, 1),
         "cpu_seconds": round(used.cpu_seconds, 1),

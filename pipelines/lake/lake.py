@@ -38,6 +38,7 @@ from pipelines.lake.folders import (
 )
 from pipelines.lake.format import LakeFormat
 from pipelines.lake.ledger import (
+    COVERAGE_SCHEMA,
     LEDGER_SCHEMA,
     LOST_SCHEMA,
     REFRESH_RESERVATIONS_SCHEMA,
@@ -214,7 +215,8 @@ class Lake:
         `pulls` has the pulls that can still matter, in the files that exist at this call. `claims`
         has only rows of the shown streams, and `all_coverage` has those of all streams. A history
         has only rows that can still matter: of `refreshes_history` what each bank offered first
-        and last.
+        and last. `kept_coverage` has the days that `kept_pulls` cover, and `tail_pulls` the pulls
+        since; together they are `pulls`.
 
         Args:
             names: As for `connect`, but not `merged_pulls`.
@@ -234,7 +236,14 @@ class Lake:
             connection.execute("set enable_progress_bar = false")
             connection.execute(f"set memory_limit = '{_PLANNING_MEMORY}'")
             connection.execute("set temp_directory = $1", [str(folder)])
-            connection.execute(f"create view pulls as {self.present_now(tail)}")
+            kept = [tail.present.key] if tail.present else []
+            for name, select in (
+                ("tail_pulls", self._tail(tail)),
+                ("kept_pulls", self._reading(kept, LEDGER_SCHEMA, "kind = 'pull'")),
+                ("kept_coverage", self._reading(kept, COVERAGE_SCHEMA, "kind = 'coverage'")),
+                ("pulls", "from tail_pulls union all from kept_pulls"),
+            ):
+                connection.execute(f"create view {name} as {select}")
             connection.execute(f"create view all_coverage as {LAKE_VIEWS['claims'].sql}")
             known = ", ".join(f"'{name}'" for name in streams)
             shown = f"from all_coverage where stream in ({known})"
@@ -351,18 +360,13 @@ class Lake:
         files = self.ledger.files() if files is None else files
         return self._without_lost(self._reading(files, LEDGER_SCHEMA))
 
-    def present_now(self, tail: Tail) -> str:
-        """The SELECT of the pulls that can still matter: present pulls and all pulls since.
-
-        Relations that show what is known now give the same rows over it as over the whole ledger.
-        """
+    def _tail(self, tail: Tail) -> str:
+        """The SELECT of the pulls since the present pulls."""
         parts = [self._reading(tail.files, LEDGER_SCHEMA)]
         for merged, held in tail.partly.items():
             batches = ", ".join(f"'{batch_id}'" for batch_id in sorted(held))
             rows = self._reading([merged], LEDGER_SCHEMA)
             parts.append(f"select * from ({rows}) where batch_id not in ({batches})")
-        if tail.present is not None:
-            parts.append(self._reading([tail.present.key], LEDGER_SCHEMA, "kind = 'pull'"))
         return self._without_lost(" union all ".join(parts))
 
     def _without_lost(self, select: str) -> str:

@@ -212,6 +212,30 @@ LEDGER_SCHEMA = _schema_of(_PULL_COLUMNS)
 """Columns of the ledger's files; `batch_id` names the files that the pull was written with."""
 
 
+COVERAGE_SCHEMA = pa.schema(
+    [
+        ("stream", pa.string()),
+        ("parent_id", pa.string()),
+        (
+            "ranges",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("month", pa.string()),
+                        ("from_date", pa.date32()),
+                        ("to_date", pa.date32()),
+                        ("refreshed_at", _INSTANT),
+                        ("is_unfit", pa.bool_()),
+                        ("moving_from", pa.date32()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+"""The days that present pulls cover: one row per read target with days."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """A file of a batch, as the ledger records it.

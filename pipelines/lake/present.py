@@ -30,7 +30,7 @@ from pipelines.lake.storage import Key, Storage, Stored
 
 _NAME = re.compile(r"([0-9]{10})-([0-9]+)-([0-9a-f]{8})")
 _LISTS = b"leanhouse:present"
-_FORM = 1
+_FORM = 2
 """Form of the files that this code writes and reads; files of another form are made anew."""
 _UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
 _log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from typing import Any
 import duckdb
 
 from lean_resources.streams import Stream, Window
-from pipelines.lake.queries import QUERIES
+from pipelines.lake.queries import QUERIES, filled
+from pipelines.lake.views import LAKE_VIEWS
 from pipelines.sync.planner import AllowedDays, Availability, Coverage
 
 APPLICATION = "application"
@@ -219,9 +220,13 @@ class CoverageInOrder:
     def __init__(
         self, stream: Stream, connection: duckdb.DuckDBPyConnection, settled_days: int
     ) -> None:
+        given = {"stream": stream.name}
+        connection.execute(f"create table changed_pulls as {QUERIES['changed_pulls']}", given)
+        claims = f"(with pulls as (from changed_pulls) select * from ({LAKE_VIEWS['claims'].sql}))"
         self._result = connection.execute(
-            QUERIES["covered_days"], {"stream": stream.name, "settled_days": settled_days}
+            filled("covered_days", claims=claims), given | {"settled_days": settled_days}
         )
+        self._settled_days = settled_days
         self._rows: list[tuple[Any, ...]] = []
         self._place = 0
 
@@ -229,19 +234,32 @@ class CoverageInOrder:
         self, account_id: str, default: Mapping[str, Sequence[Coverage]], /
     ) -> Mapping[str, Sequence[Coverage]]:
         """Coverage of an account by month as YYYY-MM; the default if it has none."""
-        found: dict[str, list[Coverage]] = {}
         while True:
             rows = self._rows
             for place in range(self._place, len(rows)):
-                target_id, month, *values = rows[place]
-                if target_id > account_id:
+                target_id, settled, *ranges = rows[place]
+                if target_id >= account_id:
                     self._place = place
-                    return found or default
-                if target_id == account_id:
-                    found.setdefault(month, []).append(_coverage(*values))
+                    if target_id > account_id:
+                        return default
+                    found: dict[str, Sequence[Coverage]] = {
+                        month: _settled(month, self._settled_days) for month in settled
+                    }
+                    for month, *values in zip(*ranges, strict=True):
+                        found[month] = (*found.get(month, ()), _coverage(*values))
+                    return found
             self._rows, self._place = self._result.fetchmany(_ROWS), 0
             if not self._rows:
-                return found or default
+                return default
+
+
+@lru_cache(maxsize=4096)
+def _settled(month: str, settled_days: int) -> tuple[Coverage]:
+    """Coverage of a whole month by a bank data copy in which its rows changed no more."""
+    first = dt.date.fromisoformat(f"{month}-01")
+    last = (first + dt.timedelta(days=31)).replace(day=1) - dt.timedelta(days=1)
+    at = dt.datetime.combine(last, dt.time(), dt.UTC) + dt.timedelta(days=settled_days + 1)
+    return (Coverage(first, last, at),)
 
 
 @lru_cache(maxsize=65_536)

@@ -5,7 +5,8 @@
 -- these pulls and later ones as over all pulls. A pull of the same read target and month that
 -- another one outdoes stays outdone whatever comes later.
 --
--- grain: one row per pull, ordered by stream, month and read target
+-- grain: one row per pull (kind is pull), and one row per read target with days (kind is coverage);
+--        ordered by kind, stream, month and read target
 with mattering as (
 
     -- claims: what covers a day or a read target
@@ -134,7 +135,26 @@ kept as (
 )
 
 select
+    'coverage' as kind,
+    stream,
+    parent_id,
+    list(
+        {
+            'month': month,
+            'from_date': claimed_from,
+            'to_date': claimed_to,
+            'refreshed_at': refreshed_at,
+            'is_unfit': is_unfit,
+            'moving_from': moving_from
+        }
+        order by claimed_from
+    ) as ranges
+from standing
+where month is not null
+group by stream, parent_id
+union all by name
+select
     'pull' as kind,
     kept.*
 from kept
-order by kept.stream, kept.month, kept.parent_id
+order by kind, stream, month, parent_id
