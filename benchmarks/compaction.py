@@ -1,10 +1,10 @@
 """A year of nightly syncs, merged: how large the lake is, and how fast it answers.
 
-Each simulated night reads the open months of every account again and commits what it read, as a
-sync does, without asking anybody over a network. Some rows are pending for a day, some are posted
-days late. Then what was merged the night before is deleted, as a vacuum does after a day, and
-months of which enough was read again are merged. At the end the lake is held against one to which
-the rows that show were written once.
+Each simulated night reads the last days of every account again, and whole open months of a seventh
+of them, and commits what it read, as a sync does, without asking anybody over a network. Some rows
+are pending for a day, some are posted days late. Then what was merged the night before is deleted,
+as a vacuum does after a day, and months of which enough was read again are merged. At the end the
+lake is held against one to which the rows that show were written once.
 
     python benchmarks/compaction.py --accounts 100 --nights 365
 """
@@ -33,6 +33,7 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import Outcome, Pull, new_id
 from pipelines.lake.schemas import lake_schema
 from pipelines.operate.vacuum import vacuum
+from pipelines.sync.policy import Policy
 
 TRANSACTIONS = STREAMS["transactions"]
 FIRST_NIGHT = dt.date(2025, 1, 31)
@@ -138,17 +139,38 @@ def months_of(night: dt.date, first: bool) -> list[str]:
     return found
 
 
-def commit(lake: Lake, rows: pa.Table, night: dt.datetime, months: list[str]) -> None:
-    """Commit what a night read: one pull per account and month."""
+def sync(lake: Lake, rows: pa.Table, night: dt.datetime, months: list[str]) -> None:
+    """Commit a night: whole months of the accounts that are due, and the last days of others."""
+    policy = Policy()
+    every = policy.whole_months_every_days
+    numbers = [int(name[-5:]) for name in rows["account_id"].to_pylist()]
+    for days in range(every):
+        # Those whose months were read whole so many days ago.
+        is_theirs = [(night.toordinal() + number) % every == days for number in numbers]
+        start = dt.date.min
+        if days:
+            start = night.date() - dt.timedelta(days=days + policy.nightly_days)
+        commit(lake, rows.filter(pa.array(is_theirs)), night, months, start)
+
+
+def commit(
+    lake: Lake, rows: pa.Table, night: dt.datetime, months: list[str], start: dt.date = dt.date.min
+) -> None:
+    """Commit what a night read from a day on: one pull per account and month."""
     batch = lake.batch(night)
     pulls = []
     shown = rows.filter(pc.less_equal(rows["shown_at"], pa.scalar(night)))
+    shown = shown.filter(
+        pc.greater_equal(pc.cast(shown["booked_at"], pa.date32(), safe=False), start)
+    )
     names = sorted(set(rows["account_id"].to_pylist()))
     keys = pc.strftime(shown["booked_at"], "%Y-%m")
     for month in months:
         mine = typed(shown.filter(pc.equal(keys, month)), night)
         year, number = map(int, month.split("-"))
         last = dt.date(year, number, calendar.monthrange(year, number)[1])
+        if start > last:
+            continue
         ids = {name: new_id() for name in names}
         counts = dict.fromkeys(names, 0)
         for one in pc.value_counts(mine["account_id"]).to_pylist():
@@ -170,7 +192,7 @@ def commit(lake: Lake, rows: pa.Table, night: dt.datetime, months: list[str]) ->
                 stream="transactions",
                 parent_id=name,
                 month=month,
-                covered_from=last.replace(day=1),
+                covered_from=max(last.replace(day=1), start),
                 covered_to=min(last, night.date()),
                 outcome=Outcome.COMMITTED,
                 rows=counts[name],
@@ -221,7 +243,9 @@ def main() -> None:
             night = dt.datetime.combine(
                 FIRST_NIGHT + dt.timedelta(days=number), dt.time(23), dt.UTC
             )
-            commit(lake, rows, night, months_of(night.date(), first=number == 0))
+            # The last read is whole, so that the lakes hold the same.
+            read = commit if number in {0, given.nights - 1} else sync
+            read(lake, rows, night, months_of(night.date(), first=number == 0))
             begun = time.perf_counter()
             before = size_of(lake.folder / TRANSACTIONS.name)
             vacuum(lake, older_than_seconds=-1)

@@ -257,3 +257,16 @@ def test_a_night_asks_for_a_third_of_the_days_and_whole_months_once_a_week():
     whole = [night for night, count in enumerate(days) if count > 17]
     assert [right - left for left, right in pairwise(whole[1:])] == [7] * 5
     assert sum(days[whole[1] :]) < 0.5 * len(days[whole[1] :]) * 46
+
+
+def test_days_that_nobody_may_read_again_make_no_month_due():
+    """An earlier consent's days, or days that the bank forgot, stay old; the others are enough."""
+    account = Account([], "a", Policy())
+    account.read(FIRST)
+    account.allowed = replace(account.allowed, from_date=FIRST - 30 * DAY)
+    for night in range(1, 15):
+        account.read(FIRST + night * DAY)
+    before = account.reads
+    account.read(FIRST + 15 * DAY)
+
+    assert account.reads - before <= 17

@@ -325,11 +325,12 @@ def _last_days_from(
     """The UTC day from which on open months are read; None if they are due to be read whole."""
     availability = allowed.availability
     available_from = dt.date.min if availability is None else availability.available_from
+    # Days that the consent or the bank no longer offers are never read again.
     ranges = [
         it
         for month in open_months
         for it in have.get(month.month, ())
-        if it.to_date >= available_from
+        if it.to_date >= max(available_from, month.from_date)
     ]
     copies = [it.refreshed_at for it in ranges if it.refreshed_at is not None]
     if not ranges or len(copies) < len(ranges):
