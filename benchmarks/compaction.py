@@ -175,14 +175,17 @@ def commit(
         counts = dict.fromkeys(names, 0)
         for one in pc.value_counts(mine["account_id"]).to_pylist():
             counts[one["values"]] = one["counts"]
-        traced = [
-            pa.array([ids[name] for name in mine["account_id"].to_pylist()], pa.string()),
-            pa.nulls(mine.num_rows, pa.int32()),
-            pa.nulls(mine.num_rows, pa.int32()),
+        named = dict(zip(mine.column_names, mine.columns, strict=True))
+        named["pull_id"] = pa.array(
+            [ids[name] for name in mine["account_id"].to_pylist()], pa.string()
+        )
+        columns = [
+            named[field.name] if field.name in named else pa.nulls(mine.num_rows, field.type)
+            for field in lake_schema(TRANSACTIONS)
         ]
         batch.rows(
             TRANSACTIONS,
-            pa.Table.from_arrays([*mine.columns, *traced], schema=lake_schema(TRANSACTIONS)),
+            pa.Table.from_arrays(columns, schema=lake_schema(TRANSACTIONS)),
             month=month,
         )
         pulls += [

@@ -65,7 +65,16 @@ unfit as (
 
 ),
 
+-- Several pulls may count in a month of transactions, each with a part of its rows.
 counting as (
+
+    select
+        'transactions' as stream,
+        bank_identifier,
+        movement_count as row_count
+    from movements
+
+    union all
 
     select
         pulls.stream,
@@ -73,7 +82,8 @@ counting as (
         sum(pulls.rows) as row_count
     from pulls
     where
-        pulls.bank_identifier is not null
+        pulls.stream <> 'transactions'
+        and pulls.bank_identifier is not null
         and pulls.pull_id in (select claims.pull_id from claims)
     group by pulls.stream, pulls.bank_identifier
 
