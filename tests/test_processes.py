@@ -226,6 +226,7 @@ def test_a_signal_ends_a_command(commands, lean, tmp_path, arguments, number):
         started = commands.start(
             *arguments,
             LEANHOUSE_HOME=str(tmp_path),
+            DAGSTER_HOME=str(tmp_path / "dagster"),
             LEAN_WEBHOOK_SECRET="made-up",
             LEAN_WEBHOOK_PORT="0",
         )

@@ -90,11 +90,19 @@ def shown(lake):
 
 
 def children(of="self"):
-    """Processes that a process has started."""
+    """Processes that read for a process; it may have started others."""
+    found = []
+    for file in Path(f"/proc/{of}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [pid for pid in file.read_text().split() if reads(pid)]
+    return [int(pid) for pid in found]
+
+
+def reads(pid):
+    """Whether a process is one that reads for another."""
     with contextlib.suppress(OSError):
-        files = list(Path(f"/proc/{of}/task").glob("*/children"))
-        return [int(pid) for file in files for pid in file.read_text().split()]
-    return []
+        return "pipelines.sync.helper" in Path(f"/proc/{pid}/cmdline").read_text()
+    return False
 
 
 def until(is_so, what):

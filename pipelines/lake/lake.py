@@ -228,7 +228,8 @@ class Lake:
             DamageError: A file that counts is missing, or has the wrong size.
         """
         self.format.check()
-        relations = _with_what_they_read(("claims", *names))
+        of_runs = () if runs_since is None else LAKE_VIEWS["read_already"].reads
+        relations = _with_what_they_read(("claims", *names, *of_runs))
         streams = _streams_of(relations)
         tail = tail or self.ledger.since_present()
         with self.scratch() as folder, open_duckdb() as connection:
