@@ -360,7 +360,7 @@ def test_a_crash_before_the_manifest_leaves_the_old_rows(lake, monkeypatch):
     """Files without a manifest do not count, and the next build brings what they had."""
     before = rows(lake, FEW)
     with monkeypatch.context() as crash:
-        crash.setattr(deltas, "keep_manifest", _crash)
+        crash.setattr(deltas, "keep_newer", _crash)
         with pytest.raises(KeyboardInterrupt):
             build_changed(lake, FEW, hash_key=KEY)
 

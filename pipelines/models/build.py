@@ -29,10 +29,8 @@ from pipelines.models.fingerprints import Fingerprints, recipe_of
 from pipelines.models.manifest import (
     CheckResult,
     Manifest,
-    keep_manifest,
+    keep_newer,
     named_now,
-    newest_manifest,
-    next_number,
     open_newest,
 )
 from pipelines.models.model import BuildError, Check, Model, Models
@@ -191,7 +189,6 @@ class Build:
 
     def keep(self) -> bool:
         """Publish a manifest of the result; False if another build has published one meanwhile."""
-        self.manifest.number, self.manifest.restores = next_number(self.lake), 0
         is_whole = len(self._wanted) == len(self.models.by_name) and not self._problems
         self.manifest.recipe = recipe_of(self.lake, self.models, self.hash_key) if is_whole else ""
         # Rows of models with a problem stay as they were.
@@ -200,11 +197,7 @@ class Build:
             for one in self._deltas
             if (kept := {name: part for name, part in one.parts.items() if name in self._problems})
         ]
-        if newest_manifest(self.lake) != self._base:
-            return False
-        try:
-            keep_manifest(self.lake, self.manifest, self.scratch.name)
-        except FileExistsError:
+        if not keep_newer(self.lake, self.manifest, self._base, self.scratch.name):
             return False
         named = {Key(part.file) for _, part in self.manifest.files()}
         for written in self.parts.written:

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import duckdb
+
 from pipelines.lake.queries import filled
 from pipelines.lake.storage import Key
 from pipelines.models.fingerprints import Fingerprints, hashed
@@ -15,6 +17,38 @@ from pipelines.models.session import Session
 
 _SHOWN_OFFENDERS = 5
 _RANGE_TYPES = ("DATE", "TIMESTAMP WITH TIME ZONE")
+
+
+def check_key(connection: duckdb.DuckDBPyConnection, model: Model, rows: str) -> None:
+    """Return if the key of a model is unique and never null in some of its rows.
+
+    Args:
+        connection: Where the rows can be read.
+        model: The model.
+        rows: The rows as SQL: a name, or a SELECT in brackets.
+
+    Raises:
+        BuildError: It is null or not unique.
+    """
+    key = ", ".join(model.key)
+    is_null = " or ".join(f"{name} is null" for name in model.key)
+    # Keys whose hashes all differ do so too, and hashes take a fraction of the keys' memory.
+    ((nulls, collisions),) = connection.execute(
+        f"select count(*) filter (where {is_null}), count(*) - count(distinct hash({key}))"
+        f" from {rows}"
+    ).fetchall()
+    if not nulls and not collisions:
+        return
+    ((nulls, duplicates),) = connection.execute(
+        f"select (select count(*) from {rows} where {is_null}),"
+        f" (select count(*) from (select 1 from {rows} group by {key}"
+        " having count(*) > 1))"
+    ).fetchall()
+    if nulls or duplicates:
+        raise BuildError(
+            f"the key ({key}) has to be unique and not null: it is null in {nulls} rows,"
+            f" and {duplicates} of its values occur more than once"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +76,7 @@ class Checker:
         rows = model.name
         if self._keys_differ_by_part(model):
             rows = f"({self.session.stored_rows(model, changed)})"
-        key = ", ".join(model.key)
-        is_null = " or ".join(f"{name} is null" for name in model.key)
-        # Keys whose hashes all differ do so too, and hashes take a fraction of the keys' memory.
-        nulls, collisions = self.session.row(
-            f"select count(*) filter (where {is_null}), count(*) - count(distinct hash({key}))"
-            f" from {rows}"
-        )
-        if not nulls and not collisions:
-            return
-        nulls, duplicates = self.session.row(
-            f"select (select count(*) from {rows} where {is_null}),"
-            f" (select count(*) from (select 1 from {rows} group by {key}"
-            " having count(*) > 1))"
-        )
-        if nulls or duplicates:
-            raise BuildError(
-                f"the key ({key}) has to be unique and not null: it is null in {nulls} rows,"
-                f" and {duplicates} of its values occur more than once"
-            )
+        check_key(self.session.connection, model, rows)
 
     def _keys_differ_by_part(self, model: Model) -> bool:
         """Whether no key can be in two parts: a column of it has a range of its own in each."""

@@ -21,28 +21,26 @@ import duckdb
 import msgspec
 
 from lean_resources.streams import STREAMS
-from pipelines.lake.digests import digest
 from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folders import MARTS
 from pipelines.lake.lake import Lake
 from pipelines.lake.queries import filled
 from pipelines.lake.storage import Key
 from pipelines.models.build import Built, Progress, build
+from pipelines.models.checks import check_key
 from pipelines.models.fingerprints import recipe_of
 from pipelines.models.manifest import (
     PART_FORM,
     Delta,
     Manifest,
     Part,
-    keep_manifest,
+    keep_newer,
     named_now,
-    newest_manifest,
-    next_number,
     open_newest,
 )
 from pipelines.models.model import BuildError, Check, Model, Models
-from pipelines.models.parts import PART_FORMAT, typed_rows
-from pipelines.models.some_accounts import LISTED, SHARED, SomeAccounts, id_of
+from pipelines.models.parts import PART_FORMAT, is_there, part_of, typed_rows
+from pipelines.models.some_accounts import LISTED, SHARED_LIST, SomeAccounts, id_of
 
 MOST_DELTAS = 8
 """Deltas beside each other; each is one more file that every query of a table opens."""
@@ -125,7 +123,7 @@ class _Changes:
         manifest = named_now(kept, models)
         if not manifest.recipe or manifest.recipe != recipe_of(lake, models, hash_key):
             return None
-        if any(_is_gone(lake, part) for _, part in manifest.files()):
+        if not all(is_there(lake.storage, part) for _, part in manifest.files()):
             return None
         files = lake.ledger.files()
         new = lake.ledger.since(manifest.seen, files)
@@ -144,15 +142,14 @@ def _changed_ids(lake: Lake, files: Sequence[Key], batches: Sequence[str]) -> fr
             "create table pulls as select stream, parent_id, entity_id, outcome, code"
             " from all_pulls where batch_id in (from batches)"
         )
-        shared = ", ".join(f"'{name}'" for name in SHARED)
         ((is_general, parents),) = connection.execute(
-            filled("general_changes", shared=shared)
+            filled("general_changes", shared=SHARED_LIST)
         ).fetchall()
         if is_general or parents > 2 * MOST_ACCOUNTS:
             return None
         found = connection.execute(
             "select distinct unnest([parent_id, entity_id]) from pulls"
-            f" where stream not in ({shared})"
+            f" where stream not in ({SHARED_LIST})"
         ).fetchall()
         for name in LISTED:
             stream = STREAMS[name]
@@ -225,12 +222,12 @@ class _DeltaWriter:
                 if model.stored.is_view:
                     continue
                 progress(model.name, len(built), len(wanted))
-                _check_key(connection, model)
+                check_key(connection, model, model.name)
                 parts[model.name] = self._put(
                     connection, MARTS / model.name, typed_rows(model, f"from {model.name}")
                 )
                 built.append(
-                    self._told(model, parts[model.name], time.monotonic() - started, accounts)
+                    self._entry(model, parts[model.name], time.monotonic() - started, accounts)
                 )
             if self._finds_offenders(connection):
                 return None
@@ -247,14 +244,7 @@ class _DeltaWriter:
         """Publish the manifest; False if another build has published one meanwhile."""
         if not self.changes.commits:
             return True
-        self._manifest.number, self._manifest.restores = next_number(self.lake), 0
-        if newest_manifest(self.lake) != self.changes.base:
-            return False
-        try:
-            keep_manifest(self.lake, self._manifest, self.scratch.name)
-        except FileExistsError:
-            return False
-        return True
+        return keep_newer(self.lake, self._manifest, self.changes.base, self.scratch.name)
 
     def discard(self) -> None:
         """Delete what was written and will not count."""
@@ -279,19 +269,11 @@ class _DeltaWriter:
             if not rows:
                 self.lake.storage.discard(key)
                 return Part(file="", fingerprint="", content_id="", rows=0, form=PART_FORM)
-            found = digest(file)
+            part = part_of(key, file, rows)
         self._written.append(key)
-        return Part(
-            file=str(key),
-            fingerprint="",
-            content_id=key.stem,
-            rows=rows,
-            bytes=found.bytes,
-            crc32=found.crc32,
-            form=PART_FORM,
-        )
+        return part
 
-    def _told(self, model: Model, part: Part, seconds: float, accounts: int) -> Built:
+    def _entry(self, model: Model, part: Part, seconds: float, accounts: int) -> Built:
         results = self._manifest.checks.get(model.name, {})
         return Built(
             model=model,
@@ -325,25 +307,3 @@ class _DeltaWriter:
             bool(self.models[name].apart) if name in self.models else name in STREAMS
             for name in names
         )
-
-
-def _check_key(connection: duckdb.DuckDBPyConnection, model: Model) -> None:
-    """Return if the key of a model is unique and never null.
-
-    Raises:
-        BuildError: It is null or not unique.
-    """
-    key = ", ".join(model.key)
-    is_null = " or ".join(f"{name} is null" for name in model.key)
-    ((nulls, doubles),) = connection.execute(
-        f"select count(*) filter (where {is_null}), count(*) - count(distinct ({key}, 0))"
-        f" from {model.name}"
-    ).fetchall()
-    if nulls or doubles:
-        raise BuildError(f"the key ({key}) has to be unique and not null")
-
-
-def _is_gone(lake: Lake, part: Part) -> bool:
-    """Whether a file that counts is not there, or has another size."""
-    file = lake.storage.head(Key(part.file))
-    return file is None or (bool(part.bytes) and file.bytes != part.bytes)

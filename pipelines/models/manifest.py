@@ -187,6 +187,23 @@ def named_now(manifest: Manifest, models: Models) -> Manifest:
     )
 
 
+def keep_newer(lake: Lake, manifest: Manifest, base: Key | None, writer_id: str) -> bool:
+    """Write a build's manifest under a new number; False if another was published after `base`.
+
+    Args:
+        base: Key of the manifest that the build started from.
+        writer_id: Id of the process that writes.
+    """
+    manifest.number, manifest.restores = next_number(lake), 0
+    if newest_manifest(lake) != base:
+        return False
+    try:
+        keep_manifest(lake, manifest, writer_id)
+    except FileExistsError:
+        return False
+    return True
+
+
 def next_number(lake: Lake) -> int:
     """A number higher than that of any manifest, damaged manifests included."""
     keys = (file.key for file in lake.storage.list(f"{MANIFESTS}/*.json"))

@@ -195,18 +195,10 @@ class PartWriter:
             if rows == 0:
                 storage.discard(key)
                 return stale.without_rows()
-            found = digest(file)
+            part = part_of(key, file, rows, stale.fingerprint)
         storage.reveal(key)
         self.written.append(key)
-        return Part(
-            file=str(key),
-            fingerprint=stale.fingerprint,
-            content_id=key.stem,
-            rows=rows,
-            bytes=found.bytes,
-            crc32=found.crc32,
-            form=PART_FORM,
-        )
+        return part
 
     @property
     def _storage(self) -> Storage:
@@ -215,21 +207,14 @@ class PartWriter:
     def _is_current(self, part: Part, fingerprint: str) -> bool:
         """Whether a part has a fingerprint, today's form, and its file."""
         is_same = part.fingerprint == fingerprint and part.form == PART_FORM
-        return is_same and self._is_there(part)
-
-    def _is_there(self, part: Part) -> bool:
-        """Whether a part's file exists and has its size."""
-        if not part.rows:
-            return True
-        file = self._storage.head(Key(part.file))
-        return file is not None and (not part.bytes or file.bytes == part.bytes)
+        return is_same and is_there(self._storage, part)
 
     def _holds_the_same(self, old: Part, file: Path, rows: int) -> bool:
         """Whether a file holds the same rows as a part on record, in any order.
 
         Rows are read only where both have as many: most parts that are rebuilt have others.
         """
-        if old.rows != rows or old.form != PART_FORM or not self._is_there(old):
+        if old.rows != rows or old.form != PART_FORM or not is_there(self._storage, old):
             return False
         if rows == 0:
             return True
@@ -245,6 +230,28 @@ class PartWriter:
             if before != now:
                 return False
         return True
+
+
+def is_there(storage: Storage, part: Part) -> bool:
+    """Whether a part's file exists and has its size; a part without rows has none."""
+    if not part.rows:
+        return True
+    file = storage.head(Key(part.file))
+    return file is not None and (not part.bytes or file.bytes == part.bytes)
+
+
+def part_of(key: Key, file: Path, rows: int, fingerprint: str = "") -> Part:
+    """The part that a file is, which is staged for a key and has so many rows."""
+    found = digest(file)
+    return Part(
+        file=str(key),
+        fingerprint=fingerprint,
+        content_id=key.stem,
+        rows=rows,
+        bytes=found.bytes,
+        crc32=found.crc32,
+        form=PART_FORM,
+    )
 
 
 def typed_rows(model: Model, select: str) -> str:

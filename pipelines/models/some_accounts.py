@@ -30,6 +30,8 @@ SHARED = tuple(
     if stream.parent is None or stream.exploded_from is not None
 )
 """Streams whose pulls are of the whole application."""
+SHARED_LIST = ", ".join(f"'{name}'" for name in SHARED)
+"""The same as a list in SQL."""
 LISTED = tuple(name for name in SHARED if name != "banks")
 """Those whose rows belong to components."""
 _HISTORIES = ("accounts", "entities", "consents")
@@ -141,14 +143,13 @@ class SomeAccounts:
         if streams is not None:
             listed = ", ".join(f"'{name}'" for name in streams)
             chosen = f" and stream in ({listed})"
-        shared = ", ".join(f"'{name}'" for name in SHARED)
         self.connection.execute(
             "create or replace table pulls as select * from all_pulls where parent_id in"
-            f" (from ids) and stream not in ({shared}){chosen}"
-            f" union all select * from all_pulls where stream in ({shared})"
+            f" (from ids) and stream not in ({SHARED_LIST}){chosen}"
+            f" union all select * from all_pulls where stream in ({SHARED_LIST})"
             " union all select * from all_pulls where code in"
             " ('DISABLED_BY_LEAN', 'DISABLED_BY_CLIENT')"
-            f" and stream not in ({shared}) and parent_id not in (from ids)"
+            f" and stream not in ({SHARED_LIST}) and parent_id not in (from ids)"
         )
 
     def _belonging(self, name: str, select: str) -> str:

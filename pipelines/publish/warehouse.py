@@ -260,7 +260,8 @@ class _WarehouseWriter:
             return False
         execute("begin; set search_path = 'raw,main'")
         execute("create temp table batches as select unnest($1::varchar[]) as id", [sorted(new)])
-        files = [file for file in self.seen if str(file) not in set(seen)]
+        known = set(seen)
+        files = [file for file in self.seen if str(file) not in known]
         execute(
             f"create temp table new_pulls as from ({self.lake.ledger_now(files)})"
             " where batch_id in (from batches)"
