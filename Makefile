@@ -88,3 +88,4 @@ bench: $(READY)  ## Measure for over an hour, print tables, and write them into 
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/webhooks.py
 	$(BIN)/python benchmarks/freshness.py
+	$(BIN)/python benchmarks/freshness.py --movements 10000000 --rounds 10

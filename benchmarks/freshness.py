@@ -278,7 +278,7 @@ def main() -> None:
     lines = list(table(found))
     print("\n".join(lines))
     if not args.keep_page:
-        write("freshness", lines)
+        write("freshness-crowded" if args.movements else "freshness", lines)
     print(json.dumps(found))
 
 

@@ -1,4 +1,4 @@
-"""Whether a pull stays as fast and as small when there is more to pull.
+"""Whether a pull stays as fast and as small when there is more to pull, in a process for each core.
 
 The same pages are pulled for ever more accounts, whose ids the server writes into its answers. The
 last line of the output is JSON.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from decimal import Decimal
 
 from harness import CACHE, Figures, machine, run, server, write
 from pages import pages
+
+_SIXTEEN = "16"  # requests at once
 
 
 def main() -> None:
@@ -36,9 +39,8 @@ def main() -> None:
             rendered = pages(min(rows, 100_000), CACHE)
             copies = max(1, rows // 100_000)
             with server(rendered.folder) as url:
-                figures = run(
-                    sys.executable, "pull_leanhouse.py", url, rendered.folder, str(copies)
-                )
+                command = (sys.executable, "pull_leanhouse.py", url, rendered.folder)
+                figures = run(*command, str(copies), _SIXTEEN, str(os.cpu_count() or 1))
             is_all = figures["rows"] == rendered.rows * copies
             if not is_all or Decimal(figures["amount"]) != rendered.amount * copies:
                 raise RuntimeError(f"{figures['rows']} rows came of {rendered.rows * copies}")

@@ -1,8 +1,9 @@
 """What a night costs in which nothing has changed: one request for each account, and little CPU.
 
 An offline Lean is synced once into a lake, which is kept; its answers to a second sync are
-rendered to files. What is measured is that second sync, in a process of its own. The last line of
-the output is JSON.
+rendered to files. What is measured is that second sync, in one process and in one for each core;
+those that are started have read accounts before the clock starts. The last line of the output is
+JSON.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -67,7 +70,7 @@ async def _render(accounts: int, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as copied:
         shutil.copytree(folder / "lake", Path(copied) / "lake")
         async with LeanClient(settings, transport=recorder) as client:
-            await _sync(client, Lake(Path(copied) / "lake", "sandbox"), "transactions")
+            await _sync(client, Lake(Path(copied) / "lake", "sandbox"), "accounts", "transactions")
     recorder.write()
 
 
@@ -91,16 +94,17 @@ def _rendered(accounts: int) -> Path:
     return folder
 
 
-async def _again(url: str, lake: Lake) -> tuple[Report, Usage]:
-    async with LeanClient(settings_of(url)) as client:
+async def _again(url: str, lake: Lake, processes: int) -> tuple[Report, Usage]:
+    async with LeanClient(settings_of(url, processes=processes)) as client:
+        await _sync(client, lake, "accounts")
         start = Usage.start()
         report = await _sync(client, lake, "transactions")
         return report, Usage.since(start)
 
 
-def _measured(url: str, lake: Path) -> None:
+def _measured(url: str, lake: Path, processes: int) -> None:
     """The second sync, and what it cost."""
-    report, used = uvloop.run(_again(url, Lake(lake, "sandbox")))
+    report, used = uvloop.run(_again(url, Lake(lake, "sandbox"), processes))
     print(
         json.dumps(
             {
@@ -120,48 +124,62 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=10_000, help="about so many")
     parser.add_argument("--rounds", type=int, default=3, help="how often they are asked")
     parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")
-    parser.add_argument("--measure", nargs=2, metavar=("URL", "LAKE"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure:
-        _measured(asked.measure[0], Path(asked.measure[1]))
+        url, lake, processes = asked.measure
+        _measured(url, Path(lake), int(processes))
         return
     folder = _rendered(asked.accounts)
-    found: list[Figures] = []
-    for _ in range(asked.rounds):
+    found: dict[int, list[Figures]] = {1: [], os.cpu_count() or 1: []}
+    for _, (processes, some) in product(range(asked.rounds), found.items()):
         with server(folder) as url, tempfile.TemporaryDirectory(dir=CACHE) as work:
             lake = Path(work) / "lake"
             shutil.copytree(folder / "lake", lake)
-            command = [sys.executable, __file__, "--measure", url, str(lake)]
+            command = [sys.executable, __file__, "--measure", url, str(lake), str(processes)]
             ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found.append(json.loads(ended.stdout.splitlines()[-1]))
-        print(f"{found[-1]['requests']:,} requests, {found[-1]['cpu_seconds']:.2f} s of CPU")
-    told = {
+        some.append(json.loads(ended.stdout.splitlines()[-1]))
+        print(
+            f"{some[-1]['requests']:,} requests, {some[-1]['cpu_seconds']:.2f} s of CPU,"
+            f" {processes} processes"
+        )
+    first = found[1][0]
+    for one in (one for some in found.values() for one in some):
+        if (one["requests"], one["outcomes"]) != (first["requests"], first["outcomes"]):
+            raise RuntimeError("not all asked and found the same")
+    figures = {
         "rounds": asked.rounds,
         "machine": machine(),
-        "requests": found[0]["requests"],
-        "outcomes": found[0]["outcomes"],
-        "seconds": round(statistics.median(one["seconds"] for one in found), 2),
-        "cpu_seconds": round(statistics.median(one["cpu_seconds"] for one in found), 2),
-        "peak_bytes": round(statistics.median(one["peak_bytes"] for one in found)),
+        "requests": first["requests"],
+        "outcomes": first["outcomes"],
+        "processes": {
+            processes: {
+                key: round(statistics.median(one[key] for one in some), 2)
+                for key in ("seconds", "cpu_seconds", "peak_bytes")
+            }
+            for processes, some in found.items()
+        },
     }
-    table = list(_table(told))
+    table = list(_table(figures))
     print("\n".join(["", *table, ""]))
     if not asked.keep_page:
         write("nothing-new", table)
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
-def _table(told: Figures) -> Iterator[str]:
-    outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(told["outcomes"].items()))
-    yield f"Median of {told['rounds']}; {told['machine']}."
+def _table(figures: Figures) -> Iterator[str]:
+    requests = figures["requests"]
+    outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(figures["outcomes"].items()))
+    yield f"{requests:,} requests, {outcomes}; median of {figures['rounds']}; {figures['machine']}."
     yield ""
-    yield "| requests | pulls | seconds | CPU s | CPU s per 10,000 requests | peak memory |"
-    yield "|---:|---|---:|---:|---:|---:|"
-    yield (
-        f"| {told['requests']:,} | {outcomes} | {told['seconds']:,} | {told['cpu_seconds']:,}"
-        f" | {told['cpu_seconds'] / told['requests'] * 10_000:,.1f}"
-        f" | {told['peak_bytes'] / 2**20:,.0f} MiB |"
-    )
+    yield "| processes | seconds | CPU s | CPU s per 10,000 requests | peak memory |"
+    yield "|---:|---:|---:|---:|---:|"
+    for processes, one in figures["processes"].items():
+        yield (
+            f"| {processes} | {one['seconds']:,} | {one['cpu_seconds']:,}"
+            f" | {one['cpu_seconds'] / requests * 10_000:,.1f}"
+            f" | {one['peak_bytes'] / 2**20:,.0f} MiB |"
+        )
 
 
 if __name__ == "__main__":
