@@ -65,6 +65,8 @@ def test_every_package_and_every_sql_file_is_in_the_wheel():
     assert (installed / "pipelines" / "dagster.yaml").is_file()
     pages = {file.name for file in (ROOT / "pipelines" / "operate" / "pages").iterdir()}
     assert pages == {file.name for file in installed.glob("pipelines/operate/pages/*")}
+    for file in ROOT.glob("lean_resources/sandbox/tables/*"):
+        assert (installed / file.relative_to(ROOT)).is_file(), file
     assert (installed / "leanhouse.py").is_file()
 
 

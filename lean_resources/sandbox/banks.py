@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-_WALLET_LACKS = frozenset({"direct_debits", "scheduled_payments", "standing_orders"})
+from lean_resources.sandbox.tables import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Bank:
     mock: bool = False
     business: bool = False
     absent_regional: bool = False
-    lacks: frozenset[str] = field(default_factory=frozenset)
-    omits: frozenset[str] = field(default_factory=frozenset)
+    lacks: frozenset[str] = frozenset()
+    omits: frozenset[str] = frozenset()
 
     @property
     def bank_type(self) -> str:
@@ -53,49 +53,7 @@ class Bank:
         return "SME" if self.business else "RETAIL"
 
 
-BANKS = {
-    one.identifier: one
-    for one in (
-        Bank(
-            "LEA1_SAMAOB_SAU", "Mockbank 1", "البنك التجريبي الأول", "MOCKSA01",
-            "KSAOB.SALEAN", "97", "#1f2937", pending=True, all_balances=True, letters=True,
-            mock=True, omits=frozenset({"beneficiaries"}),
-        ),
-        Bank(
-            "LEA2_SAMAOB_SAU", "Mockbank 2", "البنك التجريبي الثاني", "MOCKSA02",
-            "KSAOB.SALEAN", "98", "#374151", older=True, pending=True, all_balances=True,
-            letters=True, mock=True, expired_status=200, omits=frozenset({"beneficiaries"}),
-        ),
-        Bank(
-            "ALINMA_SAU", "Alinma Bank", "مصرف الإنماء", "INMASARI", "KSAOB.SAINMA", "05",
-            "#0a2240", midnight=False, digits=3, pending=True,
-        ),
-        Bank(
-            "NAKHEEL_SAU", "Nakheel Bank", "بنك النخيل", "NKHLSARI", "KSAOB.SAOTHE", "91",
-            "#14532d", balances=False, expired_status=200,
-        ),
-        Bank(
-            "WAHA_SAU", "Waha Bank", "بنك الواحة", "WAHASARI", "KSAOB.SAOTHE", "92",
-            "#0f766e", older=True, midnight=False, digits=0, pending=True,
-        ),
-        Bank(
-            "SADU_SAU", "Sadu Bank", "بنك السدو", "SADUSARI", "KSAOB.SAOTHE", "93",
-            "#7c2d12", midnight=False, digits=9, pending=True, expired_status=200,
-        ),
-        Bank(
-            "DANA_SAU", "Dana Bank", "بنك الدانة", "DANASARI", "KSAOB.SAOTHE", "94",
-            "#1e3a8a", older=True, balances=False, absent_regional=True,
-        ),
-        Bank(
-            "MAHFAZA_SAU", "Mahfaza Pay", "محفظة باي", "MHFZSARI", "KSAOB.SAOTHE", "95",
-            "#581c87", midnight=False, digits=6, lacks=_WALLET_LACKS,
-        ),
-        Bank(
-            "TIJARA_SAU", "Tijara Business Bank", "بنك التجارة للأعمال", "TIJRSARI",
-            "KSAOB.SAOTHE", "96", "#0c4a6e", midnight=False, digits=3, business=True,
-        ),
-    )
-}  # fmt: skip
+BANKS = {one.identifier: one for one in read("banks", Bank)}
 """All banks by identifier; three of nine are of the older generation."""
 
 

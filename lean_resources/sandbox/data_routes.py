@@ -14,6 +14,7 @@ from lean_resources.sandbox.ids import mix
 from lean_resources.sandbox.replies import Refusal, Reply, page_of
 from lean_resources.sandbox.routes import Call, Handler, Path, Routes
 from lean_resources.sandbox.store import Entity, Shared, Store
+from lean_resources.sandbox.view import View
 from lean_resources.streams import ACCOUNT_STREAMS, PERMISSION_OF, STREAMS
 
 _PADDING = 2
@@ -73,15 +74,15 @@ class DataRoutes(Routes):
         self._must_be_stored(call, stream, entity)
         if flags["async"]:
             self._await(call, stream, entity, 0, 202)
-        found = listings.listing(
+        view = View(
             self.store,
             entity,
-            stream,
+            entity.marks[stream][0],
             shared,
             verbose=flags["verbose"],
             insights=flags["insights"],
-            days=days,
         )
+        found = listings.listing(view, stream, days)
         start, total, landed = number * size, found.total, entity.marks[stream][1]
         drift = call.fault.kind if call.fault is not None else ""
         start += _SHIFTS.get(drift, 0)

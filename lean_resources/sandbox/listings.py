@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
 
-from lean_resources.sandbox import arrangements, records
+from lean_resources.sandbox import accounts, arrangements, records
 from lean_resources.sandbox.banks import BANKS, bank_record
 from lean_resources.sandbox.clock import DAY
 from lean_resources.sandbox.money import dump
-from lean_resources.sandbox.store import Entity, Shared, Store
+from lean_resources.sandbox.store import Entity, Store
 from lean_resources.sandbox.transactions import TransactionWriter
+from lean_resources.sandbox.view import Record, View
 from lean_resources.streams import ACCOUNT_STREAMS, PERMISSION_OF
 
 STREAMS = ("banks", "customers", "entities", "consents", "refreshes", *PERMISSION_OF)
 """Streams for which the sandbox knows the truth."""
+
+Found = Iterator[tuple[dict[str, str], Record]]
+"""Records, each with the ids of its request."""
+
+WRITERS: dict[str, Callable[[View], list[Record]]] = {
+    "accounts": lambda view: [
+        accounts.account(replace(view, shared=shared)) for shared in view.store.shared(view.entity)
+    ],
+    "balances": accounts.balances,
+    "identity": accounts.identity,
+    "identities": accounts.identities,
+    "beneficiaries": arrangements.beneficiaries,
+    "direct_debits": arrangements.direct_debits,
+    "scheduled_payments": arrangements.scheduled_payments,
+    "standing_orders": arrangements.standing_orders,
+}
+"""What writes the records of a stream; transactions are written by the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +42,7 @@ class Listing:
     """The records of a stream for a parent; a page's records are written at its request."""
 
     total: int
-    between: Callable[[int, int], list[dict[str, Any]]]
+    between: Callable[[int, int], list[Record]]
 
 
 def window(entity: Entity) -> tuple[int, int]:
@@ -33,70 +50,30 @@ def window(entity: Entity) -> tuple[int, int]:
     return entity.consent.window_from // DAY, entity.consent.window_to // DAY
 
 
-def listing(
-    store: Store,
-    entity: Entity,
-    stream: str,
-    shared: Shared | None = None,
-    *,
-    verbose: bool = False,
-    insights: bool = False,
-    days: tuple[int, int] | None = None,
-) -> Listing:
+def listing(view: View, stream: str, days: tuple[int, int] | None = None) -> Listing:
     """The records of the bank data copy.
 
-    `shared` is the account, for streams of accounts. `days` are the first and last UTC day of
-    booking; the consent's window narrows them further.
+    `days` are the first and last UTC day of booking; the consent's window narrows them further.
     """
-    instant = entity.marks[stream][0]
-    if stream == "accounts":
-        found = [
-            records.account_record(store, entity, one, verbose=verbose)
-            for one in store.shared(entity)
-        ]
-    elif stream == "identity":
-        found = records.identity_records(store, entity, verbose=verbose)
-    elif shared is None:
-        raise ValueError(f"{stream} needs an account")
-    elif stream == "transactions":
-        return _transactions(
-            store, entity, shared, instant, verbose=verbose, insights=insights, days=days
-        )
-    elif stream == "balances":
-        found = records.balance_records(store, entity, shared, instant, verbose=verbose)
-    elif stream == "identities":
-        found = records.party_records(store, entity, shared, verbose=verbose)
-    else:
-        found = arrangements.WRITERS[stream](store, entity, shared, instant, verbose=verbose)
-    return Listing(len(found), lambda start, stop: found[start:stop])
-
-
-def _transactions(
-    store: Store,
-    entity: Entity,
-    shared: Shared,
-    instant: int,
-    *,
-    verbose: bool,
-    insights: bool,
-    days: tuple[int, int] | None,
-) -> Listing:
-    statement = store.ledger.statement(shared.account, instant)
-    first, last = entity.offered_from(instant), window(entity)[1]
+    if stream != "transactions":
+        found = WRITERS[stream](view)
+        return Listing(len(found), lambda start, stop: found[start:stop])
+    statement = view.store.ledger.statement(view.account, view.instant)
+    first, last = view.entity.offered_from(view.instant), window(view.entity)[1]
     if days is not None:
         first, last = max(first, days[0]), min(last, days[1])
     low, high = statement.between(first, last)
-    writer = TransactionWriter(store, entity, shared, verbose=verbose, insights=insights)
+    writer = TransactionWriter(view)
     rows, balances = statement.rows, statement.balances
 
-    def between(start: int, stop: int) -> list[dict[str, Any]]:
+    def between(start: int, stop: int) -> list[Record]:
         places = range(low + start, min(low + stop, high))
         return [writer.record(rows[place], balances[place]) for place in places]
 
     return Listing(max(0, high - low), between)
 
 
-def truth(store: Store, stream: str) -> Iterator[dict[str, Any]]:
+def truth(store: Store, stream: str) -> Iterator[Record]:
     """All records of a stream that a client may read now, as `{"parent", "record"}`.
 
     A record has the form of a `verbose=true` request, with amounts as int or Decimal.
@@ -107,11 +84,10 @@ def truth(store: Store, stream: str) -> Iterator[dict[str, Any]]:
     if stream not in STREAMS:
         raise ValueError(f"unknown stream {stream}; known are {', '.join(STREAMS)}")
     for parent, record in _everything(store, stream):
-        served = json.loads(dump(record), parse_float=Decimal)
-        yield {"parent": parent, "record": served}
+        yield {"parent": parent, "record": json.loads(dump(record), parse_float=Decimal)}
 
 
-def _everything(store: Store, stream: str) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+def _everything(store: Store, stream: str) -> Found:
     if stream == "banks":
         for one in BANKS.values():
             record = bank_record(one, active=one.identifier not in store.inactive)
@@ -121,13 +97,10 @@ def _everything(store: Store, stream: str) -> Iterator[tuple[dict[str, str], dic
             yield {}, records.customer_record(store, customer)
     else:
         for place in reversed(range(store.entity_total)):
-            entity = store.entity(store.entity_key_at(place))
-            yield from _of_entity(store, stream, entity)
+            yield from _of_entity(store, stream, store.entity(store.entity_key_at(place)))
 
 
-def _of_entity(
-    store: Store, stream: str, entity: Entity
-) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+def _of_entity(store: Store, stream: str, entity: Entity) -> Found:
     parent = {"customer_id": entity.customer_id, "entity_id": entity.id}
     if stream == "entities":
         yield {}, records.entity_record(store, entity, listed=True)
@@ -136,14 +109,22 @@ def _of_entity(
             yield parent, consent
     elif stream == "refreshes":
         # Refreshes are listed while the entity exists, whatever the state of its consent.
-        if entity.deleted <= store.clock.nanos:
-            return
-        for refresh in reversed(entity.refreshes):
-            yield parent, records.refresh_record(store, entity, refresh, detail=True)
-    elif not entity.is_open(store.clock.nanos):
+        if entity.deleted > store.clock.nanos:
+            for refresh in reversed(entity.refreshes):
+                yield parent, records.refresh_record(store, entity, refresh, detail=True)
+    elif entity.is_open(store.clock.nanos) and _is_readable(store, stream, entity):
+        yield from _of_copy(store, stream, entity, parent)
+
+
+def _of_copy(store: Store, stream: str, entity: Entity, parent: dict[str, str]) -> Found:
+    view = View(store, entity, entity.marks[stream][0], verbose=True)
+    if stream not in ACCOUNT_STREAMS:
+        yield from ((parent, record) for record in _all(view, stream))
         return
-    elif _is_readable(store, stream, entity):
-        yield from _of_store(store, stream, entity, parent)
+    for shared in store.shared(entity):
+        own = {**parent, "account_id": shared.account_id}
+        for record in _all(replace(view, shared=shared), stream):
+            yield own, record
 
 
 def _is_readable(store: Store, stream: str, entity: Entity) -> bool:
@@ -151,15 +132,6 @@ def _is_readable(store: Store, stream: str, entity: Entity) -> bool:
     return granted and stream in entity.marks and entity.bank.identifier not in store.inactive
 
 
-def _of_store(
-    store: Store, stream: str, entity: Entity, parent: dict[str, str]
-) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
-    if stream not in ACCOUNT_STREAMS:
-        found = listing(store, entity, stream, verbose=True)
-        for record in found.between(0, found.total):
-            yield parent, record
-        return
-    for shared in store.shared(entity):
-        found = listing(store, entity, stream, shared, verbose=True)
-        for record in found.between(0, found.total):
-            yield {**parent, "account_id": shared.account_id}, record
+def _all(view: View, stream: str) -> list[Record]:
+    found = listing(view, stream)
+    return found.between(0, found.total)

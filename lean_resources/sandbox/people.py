@@ -7,43 +7,16 @@ from functools import lru_cache
 
 from lean_resources.sandbox.banks import Bank
 from lean_resources.sandbox.ids import mix
+from lean_resources.sandbox.tables import rows
 
-_MEN = (
-    ("Abdullah", "عبدالله"), ("Mohammed", "محمد"), ("Fahad", "فهد"), ("Khalid", "خالد"),
-    ("Saud", "سعود"), ("Turki", "تركي"), ("Faisal", "فيصل"), ("Nasser", "ناصر"),
-    ("Sultan", "سلطان"), ("Yousef", "يوسف"), ("Omar", "عمر"), ("Bandar", "بندر"),
-    ("Majed", "ماجد"), ("Saleh", "صالح"), ("Ibrahim", "إبراهيم"), ("Ahmed", "أحمد"),
-)  # fmt: skip
-_WOMEN = (
-    ("Noura", "نورة"), ("Sarah", "سارة"), ("Reem", "ريم"), ("Hessa", "حصة"),
-    ("Maha", "مها"), ("Lama", "لمى"), ("Fatimah", "فاطمة"), ("Abeer", "عبير"),
-    ("Jawaher", "جواهر"), ("Dalal", "دلال"), ("Amal", "أمل"), ("Latifah", "لطيفة"),
-)  # fmt: skip
-_FAMILIES = (
-    ("Al Dossari", "الدوسري"), ("Al Qahtani", "القحطاني"), ("Al Ghamdi", "الغامدي"),
-    ("Al Harbi", "الحربي"), ("Al Otaibi", "العتيبي"), ("Al Shehri", "الشهري"),
-    ("Al Zahrani", "الزهراني"), ("Al Mutairi", "المطيري"), ("Al Anazi", "العنزي"),
-    ("Al Subaie", "السبيعي"), ("Al Shammari", "الشمري"), ("Al Malki", "المالكي"),
-    ("Al Yami", "اليامي"), ("Al Juhani", "الجهني"), ("Al Balawi", "البلوي"),
-    ("Al Rashidi", "الرشيدي"), ("Al Omari", "العمري"), ("Al Hazmi", "الحازمي"),
-)  # fmt: skip
-_PLACES = (
-    ("Riyadh", "Riyadh", "Al Yasmin", "King Abdulaziz Road", "13325"),
-    ("Riyadh", "Riyadh", "Al Malqa", "Prince Turki Street", "13521"),
-    ("Jeddah", "Makkah", "Ar Rawdah", "Sari Street", "23432"),
-    ("Dammam", "Eastern Province", "Ash Shati", "Prince Naif Road", "32413"),
-    ("Al Khobar", "Eastern Province", "Al Hizam", "King Faisal Street", "34421"),
-    ("Madinah", "Madinah", "Al Aziziyah", "Al Salam Road", "42313"),
-    ("Buraydah", "Qassim", "Al Rayyan", "Imam Road", "52361"),
-    ("Abha", "Asir", "Al Mansak", "King Khalid Road", "62521"),
-)
-_FIRMS = (
-    ("ACME TRADING CO", "شركة أكمي للتجارة"), ("RIMAL CONTRACTING", "رمال للمقاولات"),
-    ("NAJD LOGISTICS", "نجد للخدمات اللوجستية"), ("SAFA MEDICAL GROUP", "مجموعة صفا الطبية"),
-    ("TUWAIQ SOFTWARE", "طويق للبرمجيات"), ("HIJAZ FOODS", "أغذية الحجاز"),
-    ("MINISTRY OF EDUCATION", "وزارة التعليم"), ("GULF WIND ENERGY", "رياح الخليج للطاقة"),
-    ("DURRAH REAL ESTATE", "درة العقارية"), ("BAHR SHIPPING", "بحر للشحن"),
-)  # fmt: skip
+
+def _names(kind: str) -> list[tuple[str, str]]:
+    """Names of a kind in English and Arabic."""
+    return [(row["name"], row["arabic"]) for row in rows("names") if row["kind"] == kind]
+
+
+_MEN, _WOMEN, _FAMILIES, _FIRMS = map(_names, ("man", "woman", "family", "firm"))
+_PLACES = rows("places")
 
 _SIGNS = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 
@@ -84,7 +57,6 @@ def person(seed: int, index: int) -> Person:
     given, given_arabic = (_WOMEN if woman else _MEN)[(draw >> 8) % (12 if woman else 16)]
     father, father_arabic = _MEN[(draw >> 16) % 16]
     family, family_arabic = _FAMILIES[(draw >> 24) % 18]
-    city, region, district, street, post_code = _PLACES[(draw >> 32) % 8]
     number = f"1{mix(seed, 12, index) % 10**8:08}"
     bin_or_bint, arabic_link = ("bint", "بنت") if woman else ("bin", "بن")
     return Person(
@@ -96,12 +68,8 @@ def person(seed: int, index: int) -> Person:
         mobile=f"+9665{mix(seed, 13, index) % 10**8:08}",
         email=f"{given}.{family.split()[-1]}{index % 997}@example.com".lower(),
         birth_date=f"{1958 + (draw >> 40) % 46}-{1 + (draw >> 48) % 12:02}-{1 + draw % 28:02}",
-        city=city,
-        region=region,
-        district=district,
-        street=street,
-        post_code=post_code,
         building=str(1000 + (draw >> 20) % 8000),
+        **_PLACES[(draw >> 32) % 8],
     )
 
 

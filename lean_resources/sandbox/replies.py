@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lean_resources.sandbox.money import dump
+from lean_resources.sandbox.tables import rows
 
 EDGE_PAGE = (
     '<!DOCTYPE html>\n<html lang="en-US">\n<head><title>sandbox.sa.leantech.me | {status}: '
@@ -15,37 +16,7 @@ EDGE_PAGE = (
 )
 """The page that Lean's edge sends when Lean does not answer."""
 
-MESSAGES = {
-    "UNKNOWN_ENTITY": "The entity_id provided did not match an account in our records.",
-    "UNKNOWN_ACCOUNT": "The account_id provided does not match an account with the entity_id "
-    "provided.",
-    "UNKNOWN_RESULTS_ID": "The results_id provided has not been recognized by Lean or has not "
-    "been processed yet",
-    "UNKNOWN_REFRESH": "The refresh_id provided did not match a refresh in our records.",
-    "UNKNOWN_CUSTOMER": "The customer_id provided did not match a customer in our records.",
-    "UNKNOWN_CONSENT": "The consent_id provided did not match a consent in our records.",
-    "CUSTOMER_ALREADY_EXISTS": "A customer with this app_user_id already exists.",
-    "CONSENT_EXPIRED": "Consent was suspended, revoked, or expired. New consent is required, "
-    "please connect the entity once again.",
-    "RECONNECT_REQUIRED": "User input is required to reconnect with the bank.",
-    "USER_PERMISSIONS_NOT_GRANTED": "The user has not granted the permission that this data needs.",
-    "USER_TRANSACTION_RANGE_NOT_GRANTED": "The dates requested lie outside the range granted by "
-    "the user.",
-    "DUPLICATED_REQUEST": "Data refresh is already pending.",
-    "RATE_LIMIT_EXCEEDED": "Too many identical requests have been made. Please slow down.",
-    "INTERNAL_SERVER_ERROR": "Something has gone wrong. If you continue to see this error, please "
-    "get in touch with Lean.",
-    "INVALID_URL": "The URL requested does not exist.",
-    "INVALID_HTTP_METHOD": "The HTTP method is not supported for this URL.",
-    "INSUFFICIENT_ACCESS_LEVEL": "The token does not cover this resource.",
-    "BOTH_HEADERS": "Do not supply a 'lean-app-token' header when providing an 'Authorization' "
-    "header",
-    "BANK_ISSUE": "Your bank is currently experiencing technological problems. Please try again "
-    "later.",
-    "BANK_MAINTENANCE": "Your bank is under maintenance. Please try again later.",
-    "DISABLED_BY_LEAN": "This bank is temporarily disabled by Lean.",
-    "UNSUPPORTED_BY_BANK": "The bank does not support this data.",
-}
+MESSAGES = {row["code"]: row["message"] for row in rows("messages")}
 """Lean's message for each code."""
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
 
 from lean_resources.sandbox.banks import BANKS, Bank
 from lean_resources.sandbox.clock import DAY, day_text, stamp
-from lean_resources.sandbox.flows import Biller, Merchant, describe
+from lean_resources.sandbox.flows import DOMAINS, Biller, Merchant, describe
 from lean_resources.sandbox.ids import mix, opaque_uuid
 from lean_resources.sandbox.ledger import Bill, Charge, Exchange, Party, Row
-from lean_resources.sandbox.money import money, number
-from lean_resources.sandbox.people import bank_address, iban, person
-from lean_resources.sandbox.store import Entity, Shared, Store
-from lean_resources.sandbox.world import Slot
+from lean_resources.sandbox.money import money
+from lean_resources.sandbox.people import bank_address, iban
+from lean_resources.sandbox.view import Record, View, copied
 
 _BY_DRAW = tuple(one for one in BANKS.values() if not one.mock)
 _REGIONAL_SUB_KINDS = frozenset(
@@ -36,7 +34,7 @@ def bank_of(draw: int) -> Bank:
 
 
 @lru_cache(maxsize=64)
-def agent(identifier: str, *, address: bool) -> dict[str, Any]:
+def agent(identifier: str, *, address: bool) -> Record:
     """A bank as the other side's servicer, in the newer vocabulary."""
     bank = BANKS[identifier]
     known = bank.servicer != "KSAOB.SAOTHE"
@@ -49,7 +47,7 @@ def agent(identifier: str, *, address: bool) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=64)
-def regional_agent(identifier: str) -> dict[str, Any]:
+def regional_agent(identifier: str) -> Record:
     """A bank as the other side's servicer, in SAMA's vocabulary."""
     bank = BANKS[identifier]
     known = bank.servicer != "KSAOB.SAOTHE"
@@ -73,46 +71,21 @@ def regional_agent(identifier: str) -> dict[str, Any]:
     }
 
 
-def agent_of(draw: int) -> dict[str, Any]:
-    """The other side's servicer, with its address in a third of the cases."""
-    return agent(bank_of(draw).identifier, address=draw % 3 == 0)
-
-
 class TransactionWriter:
-    """Writes the rows of an account for an entity.
+    """Writes the rows of a view's account."""
 
-    Args:
-        verbose: Whether to fill `regional_data`, if the bank is of the older generation.
-        insights: Whether to fill `insights`.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        entity: Entity,
-        shared: Shared,
-        *,
-        verbose: bool = False,
-        insights: bool = False,
-    ) -> None:
-        account = shared.account
-        self.store = store
-        self.entity = entity
-        self.shared = shared
+    def __init__(self, view: View) -> None:
+        account, bank = view.account, view.bank
+        self.view = view
         self.account = account
-        self.bank = account.bank
-        self.currency = account.currency
-        self.exponent = account.exponent
-        self.verbose = verbose
-        self.insights = insights
-        self.digits = 0 if self.bank.midnight else self.bank.digits
-        self.secret = mix(*entity.key, account.key[2], entity.generation, store.world.seed)
-        self.holder = person(store.world.seed, entity.blueprint.customer).short_name
-        self.card = account.pan[-4:]
-        self.null_heavy = account.slot == Slot.NULL_HEAVY
-        self.balance_type = "PREVIOUSLY_CLOSED_BOOKED" if self.bank.mock else "INTERIM_BOOKED"
-        self.own = {"name": self.holder, "scheme_name": None, "identification": account.iban}
-        self.zone = "UTC+00:00" if self.bank.midnight else "Asia/Riyadh"
+        self.bank = bank
+        self.digits = 0 if bank.midnight else bank.digits
+        self.secret = mix(
+            *view.entity.key, account.key[2], view.entity.generation, view.store.world.seed
+        )
+        self.holder = view.holder.short_name
+        self.balance_type = "PREVIOUSLY_CLOSED_BOOKED" if bank.mock else "INTERIM_BOOKED"
+        self.zone = "UTC+00:00" if bank.midnight else "Asia/Riyadh"
 
     def transaction_id(self, row: Row) -> str:
         """Id of a row: older banks number their rows, for newer banks Lean makes an id."""
@@ -122,185 +95,132 @@ class TransactionWriter:
         high = mix(self.secret, place)
         return opaque_uuid(high, high * _HALF & 0xFFFFFFFFFFFFFFFF)
 
-    def record(self, row: Row, balance: int) -> dict[str, Any]:
+    def record(self, row: Row, balance: int) -> Record:
         """A row in Lean's form, with the booked balance after it."""
-        if self.bank.older:
-            return self._older(row, balance)
-        full = self._newer(row, balance)
-        return _thinned(full) if self.null_heavy else full
+        flow, draw = row.flow, row.draw
+        is_booked = row.status == "BOOKED"
+        record: Record = {
+            "account_id": self.view.account_id,
+            "transaction_id": self.transaction_id(row),
+            "transaction_information": describe(flow, row.party, draw),
+            "transaction_reference": f"{flow.scheme}-{draw % 100_000_000_000:011}",
+            "credit_debit_indicator": "DEBIT" if row.minor < 0 else "CREDIT",
+            "amount": self._money(row.minor),
+            "transaction_mutability": "IMMUTABLE" if is_booked else "MUTABLE",
+            "booking_date_time": stamp(row.booked, self.digits),
+            "insights": self._insights(row) if self.view.insights else None,
+            "balance": self._balance(balance) if self.bank.balances and is_booked else None,
+        }
+        if not self.bank.older:
+            record |= self._newer(row, record["booking_date_time"])
+        record = self.view.finished(record, lambda: self._regional(row, record))
+        return record if self.bank.older or not self.view.is_bare else _thinned(record)
 
-    def _money(self, minor: int) -> dict[str, Any]:
-        return {"amount": number(abs(minor), self.exponent), "currency": self.currency}
+    def _money(self, minor: int) -> Record:
+        return money(minor, self.account.currency)
 
-    def _balance(self, row: Row, balance: int) -> dict[str, Any] | None:
-        if not self.bank.balances or row.status != "BOOKED":
-            return None
+    def _balance(self, balance: int) -> Record:
         return {
             "type": self.balance_type,
             "credit_debit_indicator": "DEBIT" if balance < 0 else "CREDIT",
             "amount": self._money(balance),
         }
 
-    def _insights(self, row: Row) -> dict[str, Any] | None:
-        if not self.insights:
-            return None
+    def _insights(self, row: Row) -> Record:
         party = row.party
-        category = party.category if isinstance(party, Merchant) else row.flow.category
         return {
             "description_cleansed": party.name.title() if party else row.flow.english.title(),
-            "category": category,
+            "category": party.category if isinstance(party, Merchant) else row.flow.category,
             "category_confidence": Decimal(f"0.{60 + row.draw % 40}"),
         }
 
-    def _newer(self, row: Row, balance: int) -> dict[str, Any]:
-        flow, party, draw, extra = row.flow, row.party, row.draw, row.extra
-        outgoing = row.minor < 0
-        creditor = creditor_agent = debtor = debtor_agent = None
-        card = merchant = exchange = charge = None
-        if isinstance(party, Merchant):
-            if flow.card:
-                merchant = {
-                    "merchant_category_code": party.code,
-                    "merchant_name": party.name,
-                }
-        elif isinstance(party, Party | Biller):
-            other, other_agent = self._other(party)
-            mine, mine_agent = self.own, agent(self.bank.identifier, address=draw % 4 == 0)
-            if outgoing:
-                creditor, creditor_agent, debtor, debtor_agent = (
-                    other,
-                    other_agent,
-                    mine,
-                    mine_agent,
-                )
-            else:
-                creditor, creditor_agent, debtor, debtor_agent = (
-                    mine,
-                    mine_agent,
-                    other,
-                    other_agent,
-                )
+    def _both(self, row: Row) -> Record:
+        """Fields that both vocabularies have, beside those of every record."""
+        flow = row.flow
+        code = {"code": flow.proprietary, "issuer": self.bank.swift[:4]}
+        extra = row.extra
+        return {
+            "index": row.draw % 3,
+            "status": row.status,
+            "flags": list(flow.flags),
+            "proprietary_bank_transaction_code": code,
+            "currency_exchange": self._exchange(row, extra)
+            if isinstance(extra, Exchange)
+            else None,
+        }
+
+    def _newer(self, row: Row, booked: str) -> Record:
+        flow, party, draw = row.flow, row.party, row.draw
+        card = merchant = charge = None
+        if isinstance(party, Merchant) and flow.card:
+            merchant = {"merchant_category_code": party.code, "merchant_name": party.name}
         if flow.card:
             card = {
                 "authorization_type": _DEVICES[draw % 4],
                 "card_scheme_name": "LOCAL_SCHEME" if flow.scheme == "MADA" else flow.scheme,
-                "identification": self.card,
+                "identification": self.account.pan[-4:],
                 "name": self.holder.upper(),
             }
-        if isinstance(extra, Exchange):
-            exchange = self._exchange(row, extra)
-        elif isinstance(extra, Charge):
-            charge = {
-                "amount": number(extra.minor, self.exponent),
-                "currency": self.currency,
-                "charge_included": True,
-            }
-        booked = stamp(row.booked, self.digits)
-        return {
-            "entity_id": self.entity.id,
-            "account_id": self.shared.account_id,
-            "transaction_id": self.transaction_id(row),
-            "transaction_information": describe(flow, party, draw),
-            "transaction_reference": f"{flow.scheme}-{draw % 100_000_000_000:011}",
-            "credit_debit_indicator": "DEBIT" if outgoing else "CREDIT",
-            "amount": self._money(row.minor),
-            "transaction_mutability": "IMMUTABLE" if row.status == "BOOKED" else "MUTABLE",
-            "booking_date_time": booked,
-            "insights": self._insights(row),
-            "balance": self._balance(row, balance),
-            "status": row.status,
+        if isinstance(row.extra, Charge):
+            charge = {**self._money(row.extra.minor), "charge_included": True}
+        record = {
+            **self._both(row),
+            "entity_id": self.view.entity.id,
             "statement_reference": [f"STM-{booked[:7]}"] if draw % 5 else [],
             "value_date_time": booked if draw % 7 else f"{day_text(row.booked // DAY)}T00:00:00Z",
-            "index": draw % 3,
             "charge_amount": charge,
-            "bank_transaction_code": flow.code,
+            "bank_transaction_code": {"code": flow.code, "sub_code": flow.sub_code},
             "card_instrument": card,
             "merchant_details": merchant,
-            "proprietary_bank_transaction_code": {
-                "code": flow.proprietary,
-                "issuer": self.bank.swift[:4],
-            },
-            "currency_exchange": exchange,
-            "creditor_account": creditor,
-            "creditor_agent": creditor_agent,
-            "debtor_account": debtor,
-            "debtor_agent": debtor_agent,
             "local_time_zone": self.zone,
             "transaction_type": flow.kind,
             "sub_transaction_type": flow.sub_kind,
             "payment_modes": flow.mode,
-            "flags": list(flow.flags),
-            "regional_data": None,
+            **_NO_SIDES,
         }
-
-    def _older(self, row: Row, balance: int) -> dict[str, Any]:
-        flow = row.flow
-        record: dict[str, Any] = {
-            "account_id": self.shared.account_id,
-            "transaction_id": self.transaction_id(row),
-            "transaction_information": describe(flow, row.party, row.draw),
-            "transaction_reference": f"{flow.scheme}-{row.draw % 100_000_000_000:011}",
-            "credit_debit_indicator": "DEBIT" if row.minor < 0 else "CREDIT",
-            "amount": self._money(row.minor),
-            "transaction_mutability": "IMMUTABLE" if row.status == "BOOKED" else "MUTABLE",
-            "booking_date_time": stamp(row.booked, self.digits),
-            "insights": self._insights(row),
-            "balance": self._balance(row, balance),
-        }
-        if self.verbose:
-            data = self._regional(row, record)
-            record["regional_data"] = {"standard": "SAU.SAMA.V1", "data": data}
-        elif not self.bank.absent_regional:
-            record["regional_data"] = None
+        if isinstance(party, Party | Biller):
+            code, name, bank = self._counterparty(party)
+            names = (self.holder, self.account.iban), (name, code)
+            mine, other = (
+                {"name": name, "scheme_name": None, "identification": code} for name, code in names
+            )
+            mine_agent = agent(self.bank.identifier, address=draw % 4 == 0)
+            other_agent = agent(bank.identifier, address=bank.code > "93")
+            record |= _sides(row, (mine, mine_agent), (other, other_agent))
         return record
 
-    def _regional(self, row: Row, flat: dict[str, Any]) -> dict[str, Any]:
+    def _regional(self, row: Row, flat: Record) -> Record:
         flow, party, draw, extra = row.flow, row.party, row.draw, row.extra
-        data: dict[str, Any] = {
-            "account_id": flat["account_id"],
-            "transaction_id": flat["transaction_id"],
-            "index": draw % 3,
+        same = (
+            "account_id transaction_id transaction_reference credit_debit_indicator"
+            " transaction_mutability booking_date_time transaction_information amount balance"
+        )
+        known = flow.sub_kind in _REGIONAL_SUB_KINDS
+        data: Record = {
+            **copied(flat, same),
+            **self._both(row),
             "transaction_date_time": stamp(row.happened, 3),
             "local_time_zone": stamp(row.happened, 3),
-            "transaction_reference": flat["transaction_reference"],
             "statement_reference": f"STM-{flat['booking_date_time'][:7]}",
             "transaction_type": flow.kind if flow.kind != "OTHER" else "UNSUPPORTED",
-            "sub_transaction_type": flow.sub_kind
-            if flow.sub_kind in _REGIONAL_SUB_KINDS
-            else "NOT_APPLICABLE",
+            "sub_transaction_type": flow.sub_kind if known else "NOT_APPLICABLE",
             "terminal_id": f"{draw % 10**8:08}" if flow.card else None,
-            "flags": list(flow.flags),
             "payment_modes": flow.mode or "OFFLINE",
-            "credit_debit_indicator": flat["credit_debit_indicator"],
-            "status": row.status,
-            "transaction_mutability": flat["transaction_mutability"],
-            "booking_date_time": flat["booking_date_time"],
             "value_date_time": f"{day_text(row.booked // DAY)}T00:00:00Z",
-            "transaction_information": flat["transaction_information"],
-            "amount": flat["amount"],
             "charge_amount": None,
             "charge_amount_vat": None,
-            "currency_exchange": None,
-            "bank_transaction_code": flow.domain,
-            "proprietary_bank_transaction_code": {
-                "code": flow.proprietary,
-                "issuer": self.bank.swift[:4],
-            },
-            "balance": flat["balance"],
+            "bank_transaction_code": DOMAINS[flow.domain],
             "merchant_details": None,
-            "creditor_agent": None,
-            "creditor_account": None,
-            "debtor_agent": None,
-            "debtor_account": None,
             "card_instrument": None,
             "bill_details": None,
             "supplementary_data": None,
+            **_NO_SIDES,
         }
         if flow.card:
             data["card_instrument"] = {
                 "card_scheme_name": flow.scheme,
                 "instrument_type": _INSTRUMENTS[draw % 4],
-                "identification": self.card,
+                "identification": self.account.pan[-4:],
                 "name": self.holder.upper(),
             }
         if isinstance(party, Merchant):
@@ -310,21 +230,16 @@ class TransactionWriter:
                 "merchant_category_code": party.code,
             }
         elif isinstance(party, Party | Biller):
-            other, other_agent = self._regional_other(party)
-            mine = {
-                "identification_type": "IBAN",
-                "identification": self.account.iban,
-                "name": self.holder,
-            }
-            mine_agent = regional_agent(self.bank.identifier)
-            outgoing = row.minor < 0
-            data["creditor_account"] = [other if outgoing else mine]
-            data["creditor_agent"] = other_agent if outgoing else mine_agent
-            data["debtor_account"] = mine if outgoing else other
-            data["debtor_agent"] = mine_agent if outgoing else other_agent
-        if isinstance(extra, Exchange):
-            data["currency_exchange"] = self._exchange(row, extra)
-        elif isinstance(extra, Charge):
+            code, name, bank = self._counterparty(party)
+            names = (self.holder, self.account.iban), (name, code)
+            mine, other = (
+                {"identification_type": "IBAN", "identification": code, "name": name}
+                for name, code in names
+            )
+            agents = regional_agent(self.bank.identifier), regional_agent(bank.identifier)
+            data |= _sides(row, (mine, agents[0]), (other, agents[1]))
+            data["creditor_account"] = [data["creditor_account"]]
+        if isinstance(extra, Charge):
             data["charge_amount"] = {**self._money(extra.minor), "charge_included": True}
             data["charge_amount_vat"] = self._money(extra.vat)
         elif isinstance(extra, Bill):
@@ -335,9 +250,9 @@ class TransactionWriter:
             }
         return data
 
-    def _exchange(self, row: Row, extra: Exchange) -> dict[str, Any]:
+    def _exchange(self, row: Row, extra: Exchange) -> Record:
         return {
-            "source_currency": self.currency,
+            "source_currency": self.account.currency,
             "target_currency": extra.currency,
             "unit_currency": extra.currency,
             "exchange_rate": Decimal(extra.rate).scaleb(-4),
@@ -346,32 +261,28 @@ class TransactionWriter:
             "instructed_amount": money(extra.minor, extra.currency),
         }
 
-    def _other(self, party: Party | Biller) -> tuple[dict[str, Any], dict[str, Any]]:
-        code, name, bank = self._counterparty(party)
-        return (
-            {"name": name, "scheme_name": None, "identification": code},
-            agent(bank.identifier, address=bank.code > "93"),
-        )
-
-    def _regional_other(self, party: Party | Biller) -> tuple[dict[str, Any], dict[str, Any]]:
-        code, name, bank = self._counterparty(party)
-        return (
-            {"identification_type": "IBAN", "identification": code, "name": name},
-            regional_agent(bank.identifier),
-        )
-
     def _counterparty(self, party: Party | Biller) -> tuple[str, str, Bank]:
         if isinstance(party, Biller):
             bank = bank_of(party.biller_id)
             return iban(bank.code, mix(71, party.biller_id)), party.name, bank
         if party.own >= 0:
-            other = self.store.shared(self.entity)[party.own].account
+            other = self.view.store.shared(self.view.entity)[party.own].account
             return other.iban, self.holder, self.bank
         bank = bank_of(party.draw)
         return iban(bank.code, party.draw), party.name, bank
 
 
-def _thinned(record: dict[str, Any]) -> dict[str, Any]:
+_SIDES = ("creditor_account", "creditor_agent", "debtor_account", "debtor_agent")
+_NO_SIDES = dict.fromkeys(_SIDES)
+
+
+def _sides(row: Row, mine: tuple[Record, Record], other: tuple[Record, Record]) -> Record:
+    """Account and bank of the receiver and the sender."""
+    both = (*other, *mine) if row.minor < 0 else (*mine, *other)
+    return dict(zip(_SIDES, both, strict=True))
+
+
+def _thinned(record: Record) -> Record:
     """The same row from a bank that sends few fields; the rest are null or missing."""
     kept = {
         "entity_id", "account_id", "transaction_id", "credit_debit_indicator", "amount", "status",

@@ -16,14 +16,12 @@ from lean_resources.sandbox.clock import DAY, HOUR, MINUTE, NEVER, SECOND, first
 from lean_resources.sandbox.ids import mix
 from lean_resources.sandbox.money import EXPONENTS
 from lean_resources.sandbox.people import iban, masked_pan
+from lean_resources.sandbox.tables import read
 from lean_resources.streams import PERMISSIONS
 
 ROW = 20
 """Number of customers in a group."""
 
-_ENTITY_COUNTS = (1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 0, 1, 1, 1, 2, 1, 3, 1, 2, 0)
-_ROW_TOTAL = sum(_ENTITY_COUNTS)
-_BEFORE = tuple(sum(_ENTITY_COUNTS[:slot]) for slot in range(ROW + 1))
 _OLDEST = 330 * DAY
 _YOUNGEST = 2 * DAY
 
@@ -53,44 +51,22 @@ class Slot(IntEnum):
     PLAIN_EMPTY = 19
 
 
-_BANK_OF = {
-    (Slot.PENDING, 0): "LEA1_SAMAOB_SAU",
-    (Slot.JOINT_FIRST, 0): "ALINMA_SAU",
-    (Slot.JOINT_SECOND, 0): "ALINMA_SAU",
-    (Slot.RECONSENTED, 0): "LEA2_SAMAOB_SAU",
-    (Slot.EXPIRING, 0): "NAKHEEL_SAU",
-    (Slot.EXPIRED_UNSWEPT, 0): "ALINMA_SAU",
-    (Slot.EXPIRED, 0): "NAKHEEL_SAU",
-    (Slot.REVOKED, 0): "DANA_SAU",
-    (Slot.FEW_PERMISSIONS, 0): "SADU_SAU",
-    (Slot.DELETED, 0): "WAHA_SAU",
-    (Slot.DELETED, 1): "LEA2_SAMAOB_SAU",
-    (Slot.UNKNOWN_ENUM, 0): "SADU_SAU",
-    (Slot.NULL_HEAVY, 0): "NAKHEEL_SAU",
-    (Slot.IDENTITY_ODD, 0): "DANA_SAU",
-    (Slot.DINAR, 0): "ALINMA_SAU",
-    (Slot.DINAR, 1): "NAKHEEL_SAU",
-    (Slot.LATE, 0): "WAHA_SAU",
-    (Slot.NARROW, 0): "LEA2_SAMAOB_SAU",
-    (Slot.NARROW, 1): "ALINMA_SAU",
-    (Slot.NARROW, 2): "SADU_SAU",
-    (Slot.BUSINESS, 0): "TIJARA_SAU",
-    (Slot.WALLET, 0): "MAHFAZA_SAU",
-    (Slot.WALLET, 1): "WAHA_SAU",
-}
+@dataclass(frozen=True, slots=True)
+class _Persona:
+    """An entity of each customer in a slot; without kinds, its accounts are drawn."""
 
-_KINDS_OF: dict[tuple[int, int], tuple[str, ...]] = {
-    (Slot.PENDING, 0): ("CURRENT", "SAVINGS", "CREDIT", "CHARGE_CARD", "PREPAID"),
-    (Slot.JOINT_FIRST, 0): ("CURRENT", "JOINT", "SAVINGS"),
-    (Slot.JOINT_SECOND, 0): ("CURRENT", "JOINT"),
-    (Slot.UNKNOWN_ENUM, 0): ("CURRENT", "UNSUPPORTED", "DIGITAL_GOLD"),
-    (Slot.NULL_HEAVY, 0): ("CURRENT", "CREDIT"),
-    (Slot.DINAR, 0): ("CURRENT", "DINAR"),
-    (Slot.LATE, 0): ("CURRENT", "SAVINGS"),
-    (Slot.NARROW, 0): ("CURRENT", "PREPAID"),
-    (Slot.BUSINESS, 0): ("BUSINESS",),
-    (Slot.WALLET, 0): ("EMONEY", "PREPAID"),
+    slot: str
+    bank: str
+    kinds: tuple[str, ...] = ()
+
+
+_PERSONAS = {
+    slot: [one for one in read("personas", _Persona) if one.slot == slot.name] for slot in Slot
 }
+_ROW_TOTAL = sum(map(len, _PERSONAS.values()))
+_BEFORE = tuple(
+    sum(len(_PERSONAS[Slot(before)]) for before in range(slot)) for slot in range(ROW + 1)
+)
 
 SUB_TYPES = {"JOINT": "CURRENT", "DINAR": "CURRENT", "BUSINESS": "CURRENT"}
 """`account_sub_type` if it differs from the kind."""
@@ -198,7 +174,7 @@ class World:
 
     def entity_count(self, customer: int) -> int:
         """Number of entities of a customer at the start."""
-        return _ENTITY_COUNTS[customer % ROW] if customer < self.customers else 0
+        return len(_PERSONAS[Slot(customer % ROW)]) if customer < self.customers else 0
 
     @property
     def entity_total(self) -> int:
@@ -223,7 +199,8 @@ class World:
 
     def blueprint(self, customer: int, ordinal: int) -> Blueprint:
         """The entity that a customer had at the start."""
-        slot = customer % ROW
+        slot = Slot(customer % ROW)
+        persona = _PERSONAS[slot][ordinal]
         draw = mix(self.seed, 22, customer, ordinal)
         created = self.created_at(self._entities_before(customer) + ordinal)
         age = self.start - created
@@ -231,9 +208,9 @@ class World:
         made = Blueprint(
             customer=customer,
             ordinal=ordinal,
-            bank=BANKS[_BANK_OF[Slot(slot), ordinal]],
+            bank=BANKS[persona.bank],
             created=created,
-            kinds=_KINDS_OF.get((slot, ordinal)) or _usual_kinds(draw),
+            kinds=persona.kinds or _usual_kinds(draw),
             consents=(usual_consent(created),),
             snapshot=asked,
             slot=slot,

@@ -26,6 +26,7 @@ from laws import broken_keys, outside_consent, overspent, uncounted, wrong_rows
 from worlds import PULLED
 
 from lean_resources.sandbox import Sandbox, listings, serve
+from lean_resources.sandbox.view import View
 from lean_resources.streams import ACCOUNT_STREAMS, PERMISSION_OF
 from pipelines.lake.lake import Lake
 from pipelines.operate.vacuum import vacuum
@@ -164,7 +165,8 @@ def permitted(sandbox):
             if permission not in entity.consent.permissions or name not in entity.marks:
                 continue
             parents = store.shared(entity) if name in ACCOUNT_STREAMS else [None]
-            records += [listings.listing(store, entity, name, one).total for one in parents]
+            views = [View(store, entity, entity.marks[name][0], one) for one in parents]
+            records += [listings.listing(view, name).total for view in views]
     return single, records
 
 

@@ -21,12 +21,12 @@ from conftest import client_of, sync_everything
 from known import DAY, KEY, models, riyadh_date
 from oracle import row
 
-from lean_resources.sandbox import Sandbox
+from lean_resources.sandbox import Sandbox, accounts
 from lean_resources.sandbox.clock import DAY as NANOS
 from lean_resources.sandbox.clock import nanos_of
 from lean_resources.sandbox.money import dump
-from lean_resources.sandbox.records import balance_records
 from lean_resources.sandbox.transactions import TransactionWriter
+from lean_resources.sandbox.view import View
 from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import LEDGER_SCHEMA
@@ -129,11 +129,12 @@ def _write(lake, sandbox, chosen, spoilt, left_out):
             pull = f"{night:016d}{number:08d}"
             known = {"entity_id": entity.id, "account_id": shared.account_id}
             ledger.append(_pull(f"{pull}balances", "balances", known, asked))
-            for record in balance_records(store, entity, shared, instant, verbose=True):
+            view = View(store, entity, instant, shared, verbose=True)
+            for record in accounts.balances(view):
                 one = _typed("balances", record, known)
                 balances.append(one | {"pull_id": f"{pull}balances"})
             statement = store.ledger.statement(shared.account, instant)
-            writer = TransactionWriter(store, entity, shared, verbose=True, insights=False)
+            writer = TransactionWriter(view)
             shown = zip(statement.rows, statement.balances, strict=True)
             by_month = defaultdict(list)
             for movement, balance in shown:
