@@ -172,8 +172,8 @@ def test_a_pull_that_waits_for_a_result_is_woken_when_it_is_ready(sandbox, inbox
         )
         async with client:
             reading = asyncio.create_task(client.read("accounts", {"entity_id": entity_id}))
-            await until(lambda: sandbox.api.data.awaited)
-            [results_id] = sandbox.api.data.awaited
+            await until(lambda: sandbox.data.awaited)
+            [results_id] = sandbox.data.awaited
             inbox.add([Event(event_id="1", type="results.ready", results_id=results_id)])
             return await asyncio.wait_for(reading, 10)
 

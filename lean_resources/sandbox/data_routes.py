@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lean_resources.sandbox import listings
@@ -12,7 +12,7 @@ from lean_resources.sandbox.clock import SECOND, stamp
 from lean_resources.sandbox.faults import Fault
 from lean_resources.sandbox.ids import mix
 from lean_resources.sandbox.replies import Refusal, Reply, page_of
-from lean_resources.sandbox.routes import Call, Handler, Path, Routes
+from lean_resources.sandbox.routes import Call, Handler, Path, Routes, timestamp
 from lean_resources.sandbox.store import Entity, Shared, Store
 from lean_resources.sandbox.view import View
 from lean_resources.streams import ACCOUNT_STREAMS, PERMISSION_OF, STREAMS
@@ -58,32 +58,22 @@ class DataRoutes(Routes):
         ]
 
     def _data(self, stream: str) -> Handler:
-        def handler(call: Call) -> Reply:
-            return self._read(call, stream, self._known(call.uuid("entity_id")))
-
-        return handler
+        return lambda call: self._read(call, stream, self._known(call.uuid("entity_id")))
 
     def _read(self, call: Call, stream: str, entity: Entity) -> Reply:
         number, size = call.number("page", 0, 0, None), call.number("size", 50, 1, 100)
-        flags = {
-            name: call.flag(name) for name in ("async", "verbose", "insights", "force_refresh")
-        }
+        call.flag("force_refresh")  # accepted, and without effect
+        is_async, verbose, insights = map(call.flag, ("async", "verbose", "insights"))
         meta = call.meta()
         shared = self._permitted(call, stream, entity)
         days = self._days_asked(call, entity) if stream == "transactions" else None
         self._must_be_stored(call, stream, entity)
-        if flags["async"]:
+        if is_async:
             self._await(call, stream, entity, 0, 202)
-        view = View(
-            self.store,
-            entity,
-            entity.marks[stream][0],
-            shared,
-            verbose=flags["verbose"],
-            insights=flags["insights"],
-        )
+        instant, landed = entity.marks[stream]
+        view = View(self.store, entity, instant, shared, verbose=verbose, insights=insights)
         found = listings.listing(view, stream, days)
-        start, total, landed = number * size, found.total, entity.marks[stream][1]
+        start, total = number * size, found.total
         drift = call.fault.kind if call.fault is not None else ""
         start += _SHIFTS.get(drift, 0)
         total += drift == "total-drift"
@@ -100,7 +90,7 @@ class DataRoutes(Routes):
             "results_id": call.results_id,
             "message": "Data successfully retrieved",
             "meta": meta,
-            "timestamp": self._timestamp(call),
+            "timestamp": timestamp(self.clock, call),
             "status_detail": None,
             "data": data,
         }
@@ -111,7 +101,8 @@ class DataRoutes(Routes):
 
     def _permitted(self, call: Call, stream: str, entity: Entity) -> Shared | None:
         """The requested account; refused if the consent does not cover it."""
-        self._must_be_open(entity)
+        if not entity.is_open(self.clock.nanos):
+            raise _consent_expired(entity)
         shared = self._account_asked(call, entity) if stream in ACCOUNT_STREAMS else None
         if PERMISSION_OF[stream] not in entity.consent.permissions:
             raise Refusal(403, "USER_PERMISSIONS_NOT_GRANTED")
@@ -129,11 +120,6 @@ class DataRoutes(Routes):
             if entity.pending() is not None:
                 self._await(call, stream, entity, 0, 200)
             raise Refusal(200, "BANK_ISSUE", envelope=True)
-
-    def _must_be_open(self, entity: Entity) -> None:
-        if not entity.is_open(self.clock.nanos):
-            status = entity.bank.expired_status
-            raise Refusal(status, "CONSENT_EXPIRED", envelope=status == 200)
 
     def _account_asked(self, call: Call, entity: Entity) -> Shared:
         wanted = call.uuid("account_id", path=True)
@@ -161,14 +147,12 @@ class DataRoutes(Routes):
             case "failed":
                 raise Refusal(200, fault.value.upper() or "BANK_ISSUE", envelope=True)
             case "consent_expired":
-                status = entity.bank.expired_status
-                raise Refusal(status, "CONSENT_EXPIRED", envelope=status == 200)
+                raise _consent_expired(entity)
             case "reconnect_required":
                 raise Refusal(200, "RECONNECT_REQUIRED", envelope=True)
-            case "pending":
-                self._await(call, stream, entity, int(fault.value or 2), 200)
-            case "pending-202":
-                self._await(call, stream, entity, int(fault.value or 2), 202)
+            case "pending" | "pending-202" as kind:
+                status = 200 if kind == "pending" else 202
+                self._await(call, stream, entity, int(fault.value or 2), status)
 
     def _await(self, call: Call, stream: str, entity: Entity, polls: int, status: int) -> None:
         """Announce the answer as a later result.
@@ -198,20 +182,8 @@ class DataRoutes(Routes):
             awaited.left -= 1
             raise Refusal(404, "UNKNOWN_RESULTS_ID")
         self._announce(awaited)
-        paging: dict[str, str] = {
-            name: call.query[name] for name in ("page", "size") if name in call.query
-        }
-        asked = awaited.call
-        again = Call(
-            label=asked.label,
-            target=asked.target,
-            path=asked.path,
-            query=asked.query | paging,
-            headers=asked.headers,
-            body=b"",
-            mark=asked.mark,
-            scopes=asked.scopes,
-        )
+        paging = {name: call.query[name] for name in ("page", "size") if name in call.query}
+        again = replace(awaited.call, query=awaited.call.query | paging, body=b"", fault=None)
         return self._read(again, awaited.stream, entity)
 
     def settle(self) -> None:
@@ -228,3 +200,8 @@ class DataRoutes(Routes):
             awaited.announced = True
             payload = {"id": awaited.call.results_id}
             self.store.announce("results.ready", payload, "Your results are ready.")
+
+
+def _consent_expired(entity: Entity) -> Refusal:
+    status = entity.bank.expired_status
+    return Refusal(status, "CONSENT_EXPIRED", envelope=status == 200)

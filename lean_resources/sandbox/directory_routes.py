@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import partial
 from typing import Any
 
 from lean_resources.sandbox import records
 from lean_resources.sandbox.banks import BANKS, bank_record
 from lean_resources.sandbox.clock import DAY
-from lean_resources.sandbox.replies import Refusal, Reply, page_of
+from lean_resources.sandbox.replies import Refusal, Reply
 from lean_resources.sandbox.routes import Call, Path, Routes
 from lean_resources.sandbox.store import Entity
 
@@ -58,14 +59,9 @@ class DirectoryRoutes(Routes):
         return Reply.json(records.customer_record(self.store, customer))
 
     def _list_customers(self, call: Call) -> Reply:
-        number, size = (
-            call.number("page_number", None, 0, None),
-            call.number("page_size", None, 1, 100),
-        )
-        total = self.store.customer_total
-        places = range(total)[number * size : (number + 1) * size]
-        data = [records.customer_record(self.store, customer) for customer in places]
-        return Reply.json({"data": data, "page": page_of(number, size, total)})
+        customers = range(self.store.customer_total)
+        write = partial(records.customer_record, self.store)
+        return self._listed(call, customers, write, names="page_number page_size")
 
     def _get_customer(self, call: Call) -> Reply:
         return Reply.json(records.customer_record(self.store, self._customer(call)))
@@ -79,34 +75,25 @@ class DirectoryRoutes(Routes):
     def _list_entities(self, call: Call) -> Reply:
         today = self.clock.today
         first, last = call.day("start_date", today), call.day("end_date", today)
-        for name, day in (("start_date", first), ("end_date", last)):
-            if day is None:
-                raise Refusal.missing(name)
-        number = call.number("page_number", 0, 0, None)
-        size = call.number("page_size", 100, 1, 100)
-        if first is None or last is None or first > last:
+        if first is None or last is None:
+            raise Refusal.missing("start_date" if first is None else "end_date")
+        if first > last:
             raise Refusal.bad_value("end_date", call.query["end_date"])
         places = range(self.store.entity_total)
         low = bisect_left(places, first * DAY, key=self.store.created_at)
         high = bisect_left(places, (last + 1) * DAY, key=self.store.created_at)
+
+        def write(place: int) -> dict[str, Any]:
+            entity = self.store.entity(self.store.entity_key_at(place))
+            return records.entity_record(self.store, entity, listed=True)
+
         newest_first = range(high - 1, low - 1, -1)
-        data = [
-            records.entity_record(
-                self.store, self.store.entity(self.store.entity_key_at(place)), listed=True
-            )
-            for place in newest_first[number * size : (number + 1) * size]
-        ]
-        return Reply.json({"data": data, "page": page_of(number, size, len(newest_first))})
+        return self._listed(call, newest_first, write, names="page_number page_size", size=100)
 
     def _entities_of_customer(self, call: Call) -> Reply:
         found = self.store.entities_of(self._customer(call))
-        return Reply.json(
-            [
-                records.entity_record(self.store, entity)
-                for entity in found
-                if not self._is_gone(entity)
-            ]
-        )
+        kept = [entity for entity in found if not self._is_gone(entity)]
+        return Reply.json([records.entity_record(self.store, entity) for entity in kept])
 
     def _get_entity(self, call: Call) -> Reply:
         return Reply.json(records.entity_record(self.store, self._entity_of_customer(call)))
@@ -143,9 +130,7 @@ class DirectoryRoutes(Routes):
 
     def _list_consents(self, call: Call) -> Reply:
         found = self._consents(call)
-        number, size = call.number("pageNumber", 0, 0, None), call.number("pageSize", 20, 1, 100)
-        data = found[number * size : (number + 1) * size]
-        return Reply.json({"data": data, "page": page_of(number, size, len(found))})
+        return self._listed(call, found, dict, names="pageNumber pageSize", size=20)
 
     def _get_consent(self, call: Call) -> Reply:
         wanted = call.uuid("consent_id", path=True)

@@ -79,8 +79,9 @@ class Fault:
 
     def fits(self, label: str, *, page: int) -> bool:
         """Whether it applies to requests or webhooks."""
-        if label.startswith("WEBHOOK ") or self.kind.startswith("webhook-"):
-            return label.startswith("WEBHOOK ") and self.kind.startswith("webhook-")
+        of_webhook = label.startswith("WEBHOOK "), self.kind.startswith("webhook-")
+        if any(of_webhook):
+            return all(of_webhook)
         if self.kind in _REFRESH or (self.kind == "reconnect_required" and "POST" in label):
             return label == "POST /data/v2/refreshes"
         if self.kind in _LATER and page == 0:
@@ -100,16 +101,6 @@ class _Queued:
     left: int | None
     entity_id: str | None
     account_id: str | None
-
-    def takes(
-        self, label: str, entity_id: str | None, account_id: str | None, *, page: int
-    ) -> bool:
-        return (
-            self.match in label
-            and self.entity_id in (None, entity_id)
-            and self.account_id in (None, account_id)
-            and self.fault.fits(label, page=page)
-        )
 
 
 class Faults:
@@ -147,16 +138,7 @@ class Faults:
         entity_id: str | None = None,
         account_id: str | None = None,
     ) -> None:
-        """Inject a fault into the next matching requests.
-
-        Args:
-            match: Part of `GET /data/v2/accounts/{account_id}/transactions` or of
-                `WEBHOOK entity.created`; empty for any.
-            fault: The fault in its written form.
-            times: Number of requests; None for all that follow.
-            entity_id: Only requests for this entity.
-            account_id: Only requests for this account.
-        """
+        """Inject a fault into the next matching requests, as `Sandbox.fail` says."""
         with self._lock:
             self._queue.append(_Queued(match, Fault.parse(fault), times, entity_id, account_id))
 
@@ -184,7 +166,12 @@ class Faults:
             return None
         with self._lock:
             for place, queued in enumerate(self._queue):
-                if queued.takes(label, entity_id, account_id, page=page):
+                if (
+                    queued.match in label
+                    and queued.entity_id in (None, entity_id)
+                    and queued.account_id in (None, account_id)
+                    and queued.fault.fits(label, page=page)
+                ):
                     if queued.left is not None:
                         queued.left -= 1
                         if queued.left <= 0:

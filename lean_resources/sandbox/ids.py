@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from uuid import UUID
 
 _MASK = (1 << 64) - 1
 _ODD_1 = 0xBF58476D1CE4E5B9
@@ -55,8 +56,7 @@ def _shaped(bits: int) -> str:
         | 0x2 << 62
         | (bits & 0x3FFFFFFFFFFFFFFF)
     )
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return str(UUID(int=number))
 
 
 def _bits(uuid: str) -> int | None:
@@ -64,7 +64,7 @@ def _bits(uuid: str) -> int | None:
     if len(uuid) != 36 or uuid[8] + uuid[13] + uuid[18] + uuid[23] != "----":
         return None
     try:
-        number = int(uuid.replace("-", ""), 16)
+        number = UUID(uuid).int
     except ValueError:
         return None
     if (number >> 76) & 0xF != 0x4 or (number >> 62) & 0x3 != 0x2:

@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
 import orjson
@@ -36,14 +36,11 @@ class OAuthError(Exception):
         self.error = error
 
 
-class Grant:
+class Grant(NamedTuple):
     """The rights and the end of a token."""
 
-    __slots__ = ("expires", "scopes")
-
-    def __init__(self, expires: int, scopes: frozenset[str]) -> None:
-        self.expires = expires
-        self.scopes = scopes
+    expires: int
+    scopes: frozenset[str]
 
 
 class Issuer:
@@ -85,9 +82,8 @@ class Issuer:
             raise OAuthError(400, "unsupported_grant_type")
         scope = form.get("scope") or "api"
         customer_id = scope.removeprefix("customer.") if scope.startswith("customer.") else None
-        if customer_id is None and scope != "api":
-            raise OAuthError(400, "invalid_scope")
-        if customer_id is not None and self.codec.decode(Kind.CUSTOMER, customer_id) is None:
+        is_known = customer_id and self.codec.decode(Kind.CUSTOMER, customer_id)
+        if not is_known and scope != "api":
             raise OAuthError(400, "invalid_scope")
         return {
             "access_token": self._write(customer_id),

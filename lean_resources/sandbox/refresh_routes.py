@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import partial
 from typing import Any
 
 from lean_resources.sandbox import records
 from lean_resources.sandbox.clock import nanos_of
-from lean_resources.sandbox.replies import MESSAGES, Refusal, Reply, page_of
-from lean_resources.sandbox.routes import UUID, Call, Path, Routes
+from lean_resources.sandbox.replies import MESSAGES, Refusal, Reply
+from lean_resources.sandbox.routes import UUID, Call, Path, Routes, timestamp
 from lean_resources.sandbox.store import Store
 from lean_resources.streams import PERMISSION_OF, PERMISSIONS
 
@@ -55,18 +56,14 @@ class RefreshRoutes(Routes):
                     "refresh_id": call.results_id,
                     "status": "RECONNECT_REQUIRED",
                     "message": MESSAGES["RECONNECT_REQUIRED"],
-                    "timestamp": self._timestamp(call),
+                    "timestamp": timestamp(self.clock, call),
                     "metadata": None,
                 }
             )
-        failed = frozenset[str]()
+        failed, kept = frozenset[str](), set(PERMISSIONS if wanted is None else wanted)
         if fault is not None and fault.kind == "refresh-failed":
             failed = frozenset(fault.value.replace(" ", "").split(","))
-        left_out = frozenset(
-            stream
-            for stream, permission in PERMISSION_OF.items()
-            if wanted is not None and permission not in wanted
-        )
+        left_out = frozenset(name for name, by in PERMISSION_OF.items() if by not in kept)
         is_stuck = fault is not None and fault.kind == "refresh-stuck"
         refresh = self.store.start_refresh(entity, failed, left_out, is_stuck=is_stuck)
         if refresh is None:
@@ -76,20 +73,15 @@ class RefreshRoutes(Routes):
                 "refresh_id": self.store.refresh_id(entity, refresh),
                 "status": "OK",
                 "message": "Data refresh triggered successfully",
-                "timestamp": self._timestamp(call),
+                "timestamp": timestamp(self.clock, call),
             }
         )
 
     def _list_refreshes(self, call: Call) -> Reply:
-        number, size = call.number("page", 0, 0, None), call.number("size", 50, 1, 100)
         entity = self._known(call.uuid("entity_id"))
         self.store.poll(entity)
-        newest_first = entity.refreshes[::-1]
-        content = [
-            records.refresh_record(self.store, entity, refresh, detail=False)
-            for refresh in newest_first[number * size : (number + 1) * size]
-        ]
-        return Reply.json({"content": content, "page": page_of(number, size, len(newest_first))})
+        write = partial(records.refresh_record, self.store, entity, detail=False)
+        return self._listed(call, entity.refreshes[::-1], write, key="content", size=50)
 
     def _get_refresh(self, call: Call) -> Reply:
         found = self.store.find_refresh(call.uuid("refresh_id", path=True))
@@ -103,7 +95,6 @@ class RefreshRoutes(Routes):
     def _list_events(self, call: Call) -> Reply:
         if not self._has_events:
             raise Refusal(404, "INVALID_URL")
-        number, size = call.number("page", None, 0, None), call.number("size", None, 1, 100)
         since, until = call.instant("from"), call.instant("to")
         kind = call.query.get("type")
         found = [
@@ -113,8 +104,7 @@ class RefreshRoutes(Routes):
             and (since is None or _event_instant(event) >= since)
             and (until is None or _event_instant(event) <= until)
         ]
-        data = found[number * size : (number + 1) * size]
-        return Reply.json({"data": data, "page": page_of(number, size, len(found))})
+        return self._listed(call, found, dict)
 
 
 def _event_instant(event: dict[str, Any]) -> int:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import orjson
 
 from lean_resources.sandbox.clock import Clock, day_of, nanos_of, stamp
 from lean_resources.sandbox.faults import Fault
 from lean_resources.sandbox.ids import mix, opaque_uuid
-from lean_resources.sandbox.replies import Refusal, Reply
+from lean_resources.sandbox.replies import Refusal, Reply, page_of
 from lean_resources.sandbox.store import Entity, Store
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -33,7 +33,6 @@ class Call:
         body: The body, empty for GET.
         mark: A number for ids, equal for the same request at the same time.
         fault: The fault of the request.
-        scopes: The scopes of its credential.
     """
 
     label: str
@@ -44,7 +43,6 @@ class Call:
     body: bytes
     mark: int
     fault: Fault | None = None
-    scopes: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def results_id(self) -> str:
@@ -149,6 +147,9 @@ Path = tuple[str, str, Handler]
 """Method, path template and handler of an endpoint."""
 
 
+_Found = TypeVar("_Found")
+
+
 class Routes:
     """A group of Lean's endpoints over a store.
 
@@ -160,6 +161,30 @@ class Routes:
         self.store = store
         self.clock = store.clock
 
+    def _listed(
+        self,
+        call: Call,
+        found: Sequence[_Found],
+        write: Callable[[_Found], Any],
+        *,
+        key: str = "data",
+        names: str = "page size",
+        size: int | None = None,
+    ) -> Reply:
+        """A page of what was found.
+
+        Args:
+            write: Makes a record of one of them.
+            key: Place of the records in the answer.
+            names: Parameters of the page's number and size.
+            size: Records per page by default; None where both parameters are required.
+        """
+        of_number, of_size = names.split()
+        number = call.number(of_number, 0 if size else None, 0, None)
+        size = call.number(of_size, size, 1, 100)
+        shown = [write(one) for one in found[number * size : (number + 1) * size]]
+        return Reply.json({key: shown, "page": page_of(number, size, len(found))})
+
     def _is_gone(self, entity: Entity) -> bool:
         return entity.deleted <= self.clock.nanos
 
@@ -168,9 +193,6 @@ class Routes:
         if entity is None or self._is_gone(entity):
             raise Refusal(404, "UNKNOWN_ENTITY")
         return entity
-
-    def _timestamp(self, call: Call) -> str:
-        return timestamp(self.clock, call)
 
 
 def timestamp(clock: Clock, call: Call) -> str:

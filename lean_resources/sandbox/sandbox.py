@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,13 +19,16 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from lean_resources.sandbox import listings
-from lean_resources.sandbox.app import Api
 from lean_resources.sandbox.banks import bank
 from lean_resources.sandbox.cases import example
 from lean_resources.sandbox.clock import Clock, parse_today, stamp
+from lean_resources.sandbox.data_routes import DataRoutes
+from lean_resources.sandbox.directory_routes import DirectoryRoutes
 from lean_resources.sandbox.faults import Fault, Faults
+from lean_resources.sandbox.gateway import Gateway
 from lean_resources.sandbox.money import dump
 from lean_resources.sandbox.oauth import Issuer
+from lean_resources.sandbox.refresh_routes import RefreshRoutes
 from lean_resources.sandbox.store import Entity, Store
 from lean_resources.sandbox.webhooks import Webhooks
 from lean_resources.sandbox.world import World
@@ -37,7 +41,7 @@ class Sandbox:
     """Lean, offline.
 
     The same arguments give the same bytes, in any order of requests. Memory holds only changes that
-    were made while it runs.
+    were made while it runs. Methods raise a `ValueError` for an unknown entity, bank or fault.
 
     Args:
         customers: Number of customers; see `example` for the awkward cases among them.
@@ -74,9 +78,17 @@ class Sandbox:
         self.store = Store(self.world, self.clock, refresh_seconds)
         self.faults = Faults(seed)
         self.issuer = Issuer(self.store.codec, self.clock)
-        self.api = Api(self.store, self.issuer, self.faults, gzip=gzip, has_events=has_events)
+        numbers = itertools.count(1)
+        self.gateway = Gateway(self.clock, seed, self.issuer, self.faults, numbers, gzip=gzip)
+        self.data = DataRoutes(self.store, numbers)
         self.webhooks: Webhooks | None = None
-        self.app = self.api.app(self._own_routes())
+        groups = (
+            DirectoryRoutes(self.store),
+            self.data,
+            RefreshRoutes(self.store, has_events=has_events),
+        )
+        table = [path for group in groups for path in group.table()]
+        self.app = self.gateway.app(table, self._own_routes())
 
     def __repr__(self) -> str:
         world = self.world
@@ -105,12 +117,12 @@ class Sandbox:
     @property
     def requests(self) -> Counter[str]:
         """Number of served requests, by path template."""
-        return self.api.gateway.requests
+        return self.gateway.requests
 
     @property
     def calls(self) -> Counter[str]:
         """Number of served requests, by method and path template."""
-        return self.api.gateway.calls
+        return self.gateway.calls
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -162,9 +174,6 @@ class Sandbox:
             times: Number of requests; None for all that follow.
             entity_id: Only requests for this entity.
             account_id: Only requests for this account.
-
-        Raises:
-            ValueError: The fault does not exist.
         """
         self.faults.add(match, fault, times, entity_id=entity_id, account_id=account_id)
 
@@ -200,51 +209,29 @@ class Sandbox:
         return self._connected(self.store.connect(customer, chosen, granted, consent_days))
 
     def reconsent(self, entity_id: str, *, consent_days: int = 365) -> dict[str, Any]:
-        """Connect the same bank again, as a customer does: new account ids, the same IBANs.
-
-        Raises:
-            ValueError: The entity is unknown.
-        """
+        """Connect the same bank again, as a customer does: new account ids, the same IBANs."""
         return self._connected(self.store.reconsent(self._entity(entity_id), consent_days))
 
     def revoke(self, entity_id: str) -> None:
-        """End the consent, as a customer does.
-
-        Raises:
-            ValueError: The entity is unknown.
-        """
+        """End the consent, as a customer does."""
         self.store.revoke(self._entity(entity_id))
 
     def limit_history(self, entity_id: str, days: int | None) -> None:
         """Limit the days of transactions that a bank offers.
 
-        The start in the listing and in refreshes moves on each day.
-
-        Args:
-            entity_id: The entity.
-            days: Number of UTC days, including the day of the refresh; None for all.
-
-        Raises:
-            ValueError: The entity is unknown, or `days` is below 1.
+        The start in the listing and in refreshes moves on each day. `days` is a number of UTC days,
+        including the day of the refresh; None for all.
         """
         if days is not None and days < 1:
             raise ValueError("days must be at least 1")
         self.store.limit_history(self._entity(entity_id), days)
 
     def switch_bank(self, identifier: str, *, active: bool) -> None:
-        """Take a bank's data offline, or bring it back, as Lean does.
-
-        Raises:
-            ValueError: The bank is unknown.
-        """
+        """Take a bank's data offline, or bring it back, as Lean does."""
         self.store.switch_bank(bank(identifier).identifier, active=active)
 
     def delete(self, entity_id: str) -> None:
-        """Delete the entity, with its consent.
-
-        Raises:
-            ValueError: The entity is unknown.
-        """
+        """Delete the entity, with its consent."""
         self.store.delete(self._entity(entity_id))
 
     @contextmanager
@@ -270,7 +257,7 @@ class Sandbox:
             transport=transport,
         )
         self.webhooks = webhooks
-        moved = [self.store.settle, self.api.data.settle, webhooks.wake]
+        moved = [self.store.settle, self.data.settle, webhooks.wake]
         self.store.listeners.append(webhooks.announce)
         self.clock.moved += moved
         try:
@@ -334,111 +321,93 @@ class Sandbox:
     # The same over HTTP, at paths that Lean does not have; these need no credential.
 
     def _own_routes(self) -> list[Route]:
-        root = "/_sandbox"
+        table: list[tuple[str, str, Callable[..., object]]] = [
+            ("GET", "clock", self._read_clock),
+            ("POST", "clock", self._advance_clock),
+            ("POST", "faults", self._add_faults),
+            ("DELETE", "faults", lambda _: self.heal()),
+            ("POST", "connect", self._connect),
+            ("POST", "entities/{id}/reconsent", lambda _, entity_id: self.reconsent(entity_id)),
+            ("POST", "entities/{id}/revoke", lambda _, entity_id: self.revoke(entity_id)),
+            ("POST", "entities/{id}/history", self._limit_history),
+            ("POST", "banks/{id}", self._switch_bank),
+            ("GET", "requests", lambda _: self.calls),
+            ("GET", "examples/{kind}", lambda _, kind: self.example(kind)),
+        ]
         return [
-            Route(f"{root}/truth/{{stream}}", self._truth),
-            Route(f"{root}/clock", self._read_clock),
-            Route(f"{root}/clock", self._advance_clock, methods=["POST"]),
-            Route(f"{root}/faults", self._add_faults, methods=["POST"]),
-            Route(f"{root}/faults", self._clear_faults, methods=["DELETE"]),
-            Route(f"{root}/connect", self._connect, methods=["POST"]),
-            Route(f"{root}/entities/{{entity_id}}/reconsent", self._reconsent, methods=["POST"]),
-            Route(f"{root}/entities/{{entity_id}}/revoke", self._revoke, methods=["POST"]),
-            Route(f"{root}/entities/{{entity_id}}/history", self._limit_history, methods=["POST"]),
-            Route(f"{root}/banks/{{identifier}}", self._switch_bank, methods=["POST"]),
-            Route(f"{root}/requests", self._requests),
-            Route(f"{root}/examples/{{kind}}", self._example),
+            Route("/_sandbox/truth/{stream}", self._truth),
+            *(
+                Route(f"/_sandbox/{path}", _endpoint(act), methods=[method])
+                for method, path, act in table
+            ),
         ]
 
     async def _truth(self, request: Request) -> Response:
         stream = request.path_params["stream"]
         if stream not in listings.STREAMS:
             return _json({"error": f"unknown stream {stream}"}, 404)
-
         lines = (dump(item) + b"\n" for item in self.truth(stream))
         return StreamingResponse(iterate_in_threadpool(lines), media_type="application/x-ndjson")
 
-    async def _read_clock(self, _: Request) -> Response:
-        return _json({"now": stamp(self.clock.nanos, 6)})
+    def _read_clock(self, _: dict[str, Any]) -> object:
+        return {"now": stamp(self.clock.nanos, 6)}
 
-    async def _advance_clock(self, request: Request) -> Response:
+    def _advance_clock(self, body: dict[str, Any]) -> object:
         try:
-            seconds = float((await _body(request))["advance_seconds"])
-            self.clock.advance(dt.timedelta(seconds=seconds))
+            self.clock.advance(dt.timedelta(seconds=float(body["advance_seconds"])))
         except (KeyError, TypeError, ValueError, OverflowError):
-            return _json({"error": "advance_seconds must be a number that is not negative"}, 400)
-        return await self._read_clock(request)
+            raise _BadRequestError(
+                "advance_seconds must be a number that is not negative"
+            ) from None
+        return self._read_clock(body)
 
-    async def _add_faults(self, request: Request) -> Response:
-        body = await _body(request)
-        try:
-            if "rates" in body:
-                self.fault_rates = body["rates"]
-            if "fault" in body:
-                self.fail(
-                    str(body.get("match", "")),
-                    str(body["fault"]),
-                    body.get("times", 1),
-                    entity_id=body.get("entity_id"),
-                    account_id=body.get("account_id"),
-                )
-        except (ValueError, AttributeError, TypeError) as error:
-            return _json({"error": str(error)}, 400)
-        return _json({"rates": self.fault_rates})
+    def _add_faults(self, body: dict[str, Any]) -> object:
+        if "rates" in body:
+            self.fault_rates = body["rates"]
+        if "fault" in body:
+            beside = {name: body.get(name) for name in ("entity_id", "account_id")}
+            match, fault = str(body.get("match", "")), str(body["fault"])
+            self.fail(match, fault, body.get("times", 1), **beside)
+        return {"rates": self.fault_rates}
 
-    async def _clear_faults(self, _: Request) -> Response:
-        self.heal()
-        return _json({})
-
-    async def _connect(self, request: Request) -> Response:
+    def _connect(self, body: dict[str, Any]) -> object:
         known = ("customer_id", "app_user_id", "bank_identifier", "permissions", "consent_days")
-        body = await _body(request)
+        if not isinstance(body.get("consent_days", 1), int):
+            raise _BadRequestError("consent_days must be a whole number")
+        return self.connect(**{name: body[name] for name in known if name in body})
+
+    def _limit_history(self, body: dict[str, Any], entity_id: str) -> object:
+        days = body.get("days")
+        if days is not None and (isinstance(days, bool) or not isinstance(days, int) or days < 1):
+            raise _BadRequestError("days must be a whole number of at least 1, or null")
+        self.limit_history(entity_id, days)
+        return {}
+
+    def _switch_bank(self, body: dict[str, Any], identifier: str) -> object:
+        if not isinstance(body.get("active"), bool):
+            raise _BadRequestError("active must be true or false")
+        self.switch_bank(identifier, active=body["active"])
+        return {}
+
+
+class _BadRequestError(Exception):
+    """A body of a request to the sandbox itself that cannot be used."""
+
+
+def _endpoint(act: Callable[..., object]) -> Callable[[Request], Awaitable[Response]]:
+    """What answers with the result of a function of the body and the path's parameters."""
+
+    async def endpoint(request: Request) -> Response:
+        names = request.path_params.values()
         try:
-            return _json(self.connect(**{name: body[name] for name in known if name in body}))
-        except (ValueError, TypeError) as error:
+            return _json(act(await _body(request), *names) or {})
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            # What a path names is unknown.
+            return _json({"error": str(error)}, 404 if names else 400)
+        except _BadRequestError as error:
             return _json({"error": str(error)}, 400)
 
-    async def _reconsent(self, request: Request) -> Response:
-        try:
-            return _json(self.reconsent(request.path_params["entity_id"]))
-        except ValueError as error:
-            return _json({"error": str(error)}, 404)
-
-    async def _revoke(self, request: Request) -> Response:
-        try:
-            self.revoke(request.path_params["entity_id"])
-        except ValueError as error:
-            return _json({"error": str(error)}, 404)
-        return _json({})
-
-    async def _limit_history(self, request: Request) -> Response:
-        days = (await _body(request)).get("days")
-        if days is not None and (isinstance(days, bool) or not isinstance(days, int) or days < 1):
-            return _json({"error": "days must be a whole number of at least 1, or null"}, 400)
-        try:
-            self.limit_history(request.path_params["entity_id"], days)
-        except ValueError as error:
-            return _json({"error": str(error)}, 404)
-        return _json({})
-
-    async def _switch_bank(self, request: Request) -> Response:
-        active = (await _body(request)).get("active")
-        if not isinstance(active, bool):
-            return _json({"error": "active must be true or false"}, 400)
-        try:
-            self.switch_bank(request.path_params["identifier"], active=active)
-        except ValueError as error:
-            return _json({"error": str(error)}, 404)
-        return _json({})
-
-    async def _requests(self, _: Request) -> Response:
-        return _json(dict(self.calls))
-
-    async def _example(self, request: Request) -> Response:
-        try:
-            return _json(self.example(request.path_params["kind"]))
-        except LookupError as error:
-            return _json({"error": str(error)}, 404)
+    return endpoint
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from lean_resources.sandbox.banks import BANKS, Bank, bank_record
 from lean_resources.sandbox.clock import (
     DAY,
+    HOUR,
     NEVER,
     SECOND,
     Clock,
@@ -238,19 +240,20 @@ class Store:
         with self.lock:
             entity = self._changed.get(key)
             if entity is None:
-                entity = self._fresh.get(key)
-                if entity is None:
-                    entity = self._build(self.world.blueprint(*key))
-                    self._fresh[key] = entity
-                    if len(self._fresh) > _ROOM:
-                        self._fresh.popitem(last=False)
-                return entity
+                return self._fresh_entity(key)
             running = entity.pending()
             if running is None or running.is_stuck:
                 return entity
             if self.clock.nanos >= running.created + self.refresh_nanos:
                 self._finish(entity, running, running.created + self.refresh_nanos)
             return entity
+
+    def _fresh_entity(self, key: tuple[int, int]) -> Entity:
+        if key not in self._fresh:
+            self._fresh[key] = self._build(self.world.blueprint(*key))
+            if len(self._fresh) > _ROOM:
+                self._fresh.popitem(last=False)
+        return self._fresh[key]
 
     def _build(self, blueprint: Blueprint) -> Entity:
         customer, ordinal = blueprint.customer, blueprint.ordinal
@@ -266,16 +269,16 @@ class Store:
         )
         first = blueprint.created + SECOND
         entity.refreshes.append(Refresh(0, first, first + self.refresh_nanos))
-        if blueprint.snapshot > first + DAY // 24:
-            failed = frozenset[str]()
+        asked = blueprint.snapshot
+        if asked > first + HOUR:
             # Rare, so that it looks like a problem of a customer and not of the bank.
-            if blueprint.slot == Slot.WALLET and ordinal == 1 and customer // ROW % 50 == 0:
-                failed = frozenset({"beneficiaries"})
+            is_partial = (
+                blueprint.slot == Slot.WALLET and ordinal == 1 and customer // ROW % 50 == 0
+            )
+            failed = frozenset({"beneficiaries"} if is_partial else ())
             entity.refreshes[0].failed = failed
-            asked = blueprint.snapshot
             entity.refreshes.append(Refresh(1, asked, asked + self.refresh_nanos, failed))
-        last = entity.refreshes[-1]
-        self._move_store(entity, last)
+        self._move_store(entity, entity.refreshes[-1])
         return entity
 
     @staticmethod
@@ -292,10 +295,17 @@ class Store:
                 landed = min(refresh.created + offset, finished)
                 entity.marks[stream] = (refresh.created, landed)
 
-    def _own(self, entity: Entity) -> None:
-        """Keep an entity, because it is about to differ from its blueprint."""
-        self._changed[entity.key] = entity
-        self._fresh.pop(entity.key, None)
+    @contextmanager
+    def _changing(self, entity: Entity, event: str | None = None) -> Iterator[Entity]:
+        """Keep the present state of an entity, which the block changes; announce it by an event."""
+        with self.lock:
+            entity = self.entity(entity.key)
+            self._changed[entity.key] = entity
+            self._fresh.pop(entity.key, None)
+            yield entity
+            if event is not None:
+                entity.updated = self.clock.nanos
+                self._announce_entity(entity, event)
 
     # Accounts of an entity.
 
@@ -324,21 +334,13 @@ class Store:
         is_stuck: bool = False,
     ) -> Refresh | None:
         """Start a refresh; None if a refresh is already running."""
-        with self.lock:
-            entity = self.entity(entity.key)
-            if entity.pending() is not None:
+        with self._changing(entity) as mine:
+            if mine.pending() is not None:
                 return None
-            self._own(entity)
-            refresh = Refresh(
-                len(entity.refreshes),
-                self.clock.nanos,
-                None,
-                failed,
-                left_out,
-                is_stuck=is_stuck,
-            )
-            entity.refreshes.append(refresh)
-            self._announce_refresh(entity, refresh)
+            made = len(mine.refreshes), self.clock.nanos, None, failed, left_out
+            refresh = Refresh(*made, is_stuck=is_stuck)
+            mine.refreshes.append(refresh)
+            self._announce_refresh(mine, refresh)
             return refresh
 
     def poll(self, entity: Entity) -> None:
@@ -449,32 +451,22 @@ class Store:
     def reconsent(self, entity: Entity, consent_days: int) -> Entity:
         """Connect the same bank again: new account ids, the same accounts."""
         with self.lock:
-            entity = self.entity(entity.key)
-            self._own(entity)
-            now = self.clock.nanos
-            last = entity.consent
-            if last.revoked == NEVER:
-                entity.consents[-1] = replace(last, revoked=min(now, last.expires))
-            entity.consents.append(
-                usual_consent(now, days=consent_days, permissions=last.permissions)
-            )
-            entity.generation += 1
-            entity.updated = now
-            self._announce_entity(entity, "updated")
-            if entity.pending() is None:
-                self.start_refresh(entity)
-            return entity
+            with self._changing(entity, "updated") as mine:
+                now, last = self.clock.nanos, mine.consent
+                if last.revoked == NEVER:
+                    mine.consents[-1] = replace(last, revoked=min(now, last.expires))
+                mine.consents.append(
+                    usual_consent(now, days=consent_days, permissions=last.permissions)
+                )
+                mine.generation += 1
+            self.start_refresh(mine)
+            return mine
 
     def revoke(self, entity: Entity) -> None:
         """End the consent now."""
-        with self.lock:
-            entity = self.entity(entity.key)
-            self._own(entity)
-            now = self.clock.nanos
-            if entity.consent.revoked > now:
-                entity.consents[-1] = replace(entity.consent, revoked=now)
-            entity.updated = now
-            self._announce_entity(entity, "updated")
+        with self._changing(entity, "updated") as mine:
+            revoked = min(mine.consent.revoked, self.clock.nanos)
+            mine.consents[-1] = replace(mine.consent, revoked=revoked)
 
     def delete(self, entity: Entity) -> None:
         """Delete the entity now, with its consent."""
@@ -484,18 +476,13 @@ class Store:
 
     def limit_history(self, entity: Entity, days: int | None) -> None:
         """Limit the days of transactions that an entity's bank offers."""
-        with self.lock:
-            entity = self.entity(entity.key)
-            self._own(entity)
-            entity.history_days = days
+        with self._changing(entity) as mine:
+            mine.history_days = days
 
     def switch_bank(self, identifier: str, *, active: bool) -> None:
         """Take a bank's data offline, or bring it back."""
         with self.lock:
-            if active:
-                self.inactive.discard(identifier)
-            else:
-                self.inactive.add(identifier)
+            (self.inactive.discard if active else self.inactive.add)(identifier)
             availability = bank_record(BANKS[identifier], active=active)["availability"]
             self.announce(
                 "bank.availability.updated",
@@ -525,9 +512,8 @@ class Store:
     def _announce_entity(self, entity: Entity, what: str) -> None:
         bank = bank_record(entity.bank, active=True)
         wanted = (
-            "identifier", "name", "logo", "main_color", "background_color", "swift_code",
-            "account_type", "bank_type",
-        )  # fmt: skip
+            "identifier name logo main_color background_color swift_code account_type bank_type"
+        )
         granted = entity.consent.permissions
         self.announce(
             f"entity.{what}",
@@ -536,7 +522,7 @@ class Store:
                 "customer_id": entity.customer_id,
                 "app_user_id": self.app_user_id(entity.blueprint.customer),
                 "permissions": [name for name in PERMISSIONS if name in granted],
-                "bank_details": {name: bank[name] for name in wanted},
+                "bank_details": {name: bank[name] for name in wanted.split()},
             },
             f"An entity object has been {what}.",
         )
