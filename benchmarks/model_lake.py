@@ -266,7 +266,6 @@ def _connection(lake: Lake) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
     connection.execute("set memory_limit = '4GB'")
-    connection.execute("set preserve_insertion_order = false")
     connection.execute(f"set temp_directory = '{lake.folder.parent / 'spill'}'")
     return connection
 
@@ -298,7 +297,7 @@ def _pull(
             connection,
             lake,
             STREAMS["transactions"],
-            f"(select * from moves where {where})",
+            f"(select * from moves where {where} order by account)",
             _ROWS | {"pull_id": pull},
             f"month={start:%Y-%m}",
             version,

@@ -119,6 +119,8 @@ class Lake:
         self._is_portable = False
         self._chosen: dict[str, list[Key]] = {}
         """Files to read, by folder; all files of other folders are read."""
+        self._copied: dict[str, str] = {}
+        """Tables with rows of folders, in the connection that reads them."""
 
     def __repr__(self) -> str:
         return f"Lake({str(self.folder)!r})"
@@ -135,6 +137,12 @@ class Lake:
     def stand_in(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Set a connection's folder to the present folder of this lake."""
         connection.execute(f"set variable {_FOLDER} = $folder", {"folder": f"{self.folder}/"})
+
+    def copied(self, tables: Mapping[Key, str]) -> Self:
+        """The same lake for a connection that has tables with the rows to read of some folders."""
+        other = copy.copy(self)
+        other._copied = {str(folder): table for folder, table in tables.items()}  # noqa: SLF001
+        return other
 
     def listed(self, keys: Iterable[Key]) -> str:
         """Files or file patterns of this lake as a list in SQL."""
@@ -573,8 +581,10 @@ class Lake:
         )
 
     def all_rows(self, stream: Stream) -> str:
-        """The SELECT of all rows that a stream ever showed, including superseded rows."""
-        return self._files(rows_of(stream), lake_schema(stream))
+        """The SELECT of all rows in files of a stream, with merged pulls if it has months."""
+        is_by_month = stream.window is Window.MONTHS
+        schema = merged_schema(stream) if is_by_month else lake_schema(stream)
+        return self._files(rows_of(stream), schema)
 
     def quarantined(self, stream: Stream) -> str:
         """The SELECT of a stream's quarantine; repeated typing adds no second record."""
@@ -600,6 +610,8 @@ class Lake:
 
         A column that older files lack is null; a column outside the schema does not show.
         """
+        if (table := self._copied.get(str(folder))) is not None:
+            return "select {} from {}".format(", ".join(f'"{one}"' for one in schema.names), table)
         if (chosen := self._chosen.get(str(folder))) is not None:
             return self._reading(chosen, schema)
         partitions = ["*"] if months is None else [f"month={month}" for month in sorted(months)]

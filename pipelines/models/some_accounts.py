@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lean_resources.streams import STREAMS, Stream
 from pipelines.lake.duck import open_duckdb
+from pipelines.lake.folders import rows_of
 from pipelines.lake.lake import Lake
 from pipelines.lake.queries import QUERIES
 from pipelines.lake.storage import Key
@@ -117,8 +118,11 @@ class SomeAccounts:
         reads += [one.reads for model in wanted for one in self._models.checks_of(model.name)]
         names = set(through_views(itertools.chain(*reads), self._models))
         self._show_pulls(None)
-        lake = (names & {*self._models.relations}) - {*self._models.seeds}
-        self._lake.attach_relations(self.connection, {*lake, "fitting_ranges"}, self._copied)
+        relations = (names & {*self._models.relations}) - {*self._models.seeds}
+        lake = self._lake.copied(
+            {rows_of(one): self._copy_rows(one) for one in STREAMS.values() if _ids_of(one)}
+        )
+        lake.attach_relations(self.connection, {*relations, "fitting_ranges"}, _shown)
         views = [model for model in self._models if model.stored.is_view and model.name in names]
         return [model for model in self._models if model in wanted or model in views]
 
@@ -158,13 +162,27 @@ class SomeAccounts:
         where = " or ".join(f"{column} in (from ids)" for column in columns)
         return f'create or replace view "{name}" as select * from ({select}) where {where}'
 
-    def _copied(self, name: str, select: str) -> str:
-        """The table of the rows of a stream that belong to the components."""
-        stream = STREAMS.get(name.removesuffix("_history"))
-        ids = _ids_of(stream) if stream is not None else ()
-        where = f" where {ids[0]} in (from ids)" if ids else ""
-        self.connection.execute(f'drop view if exists "{name}"')
-        return f'create table "{name}" as select * from ({select}){where}'
+    def _copy_rows(self, stream: Stream) -> str:
+        """Copy rows that belong to the components from the files of a stream; the table's name.
+
+        A stream and its history read the same files, which are then read once.
+        """
+        table, ids = f"rows_of_{stream.name}", "from ids"
+        if stream.parent == "accounts":
+            # Files are sorted by account: with no other ids, most of each is skipped.
+            ids = f"select parent_id from pulls where stream = '{stream.name}'"
+        self.connection.execute(
+            f"create table {table} as select * from ({self._lake.all_rows(stream)})"
+            f" where {id_of(stream)} in ({ids})"
+        )
+        return table
+
+
+def _shown(name: str, select: str) -> str:
+    """The statement that shows a relation; rows of streams with ids lie in tables already."""
+    stream = STREAMS.get(name.removesuffix("_history"))
+    kind = "view" if stream is not None and _ids_of(stream) else "table"
+    return f'drop view if exists "{name}"; create {kind} "{name}" as {select}'
 
 
 def _four(columns: Collection[str]) -> str:
