@@ -1,7 +1,6 @@
 """Authentication: a shared OAuth2 token or the application token, never both.
 
-Lean answers 400 to a request that carries a bearer token and `lean-app-token` at once, so each
-flow removes the other's header.
+Lean answers 400 to a request that carries a bearer token and `lean-app-token` at once.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import json
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import Any, Never
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Never
 
 import httpx
 from pydantic import SecretStr
@@ -32,7 +31,7 @@ from lean_resources.network import is_web_page
 from lean_resources.settings import LeanSettings
 
 _APP_TOKEN_HEADER = "lean-app-token"  # noqa: S105  # the name of a header
-_SIGNS = ("authorization", _APP_TOKEN_HEADER)
+_BEARER_HEADER = "authorization"
 _RENEW_SECONDS = 60.0
 _RENEW_FRACTION = 0.2
 _ASSUMED_LIFE_SECONDS = 300.0
@@ -44,10 +43,50 @@ _SHARED_HEADERS = ("user-agent", "lean-correlation-id")
 _PASSING_CODES = {"server_error", "temporarily_unavailable"}
 
 
+class Credential(NamedTuple):
+    """A header that admits a request."""
+
+    name: str
+    value: SecretStr
+
+
+Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+async def exchange(
+    auth: AppToken | OAuth2 | Lent, request: httpx.Request, send: Send
+) -> httpx.Response:
+    """Send a request with a credential, and once more with another one if Lean answers 401.
+
+    Args:
+        auth: Gives the credentials.
+        request: The request; it gets the credential.
+        send: Sends a request, also one for a token.
+
+    Raises:
+        LeanError: There is no credential now.
+    """
+    credential = await auth.credential(request, None, send)
+    response = await send(_signed(request, credential))
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        await _body(response)
+        renewed = await auth.credential(request, credential, send)
+        if renewed != credential:
+            return await send(_signed(request, renewed))
+    return response
+
+
+def _signed(request: httpx.Request, credential: Credential) -> httpx.Request:
+    for name in (_APP_TOKEN_HEADER, _BEARER_HEADER):
+        request.headers.pop(name, None)
+    request.headers[credential.name] = credential.value.get_secret_value()
+    return request
+
+
 def auth_for(
     settings: LeanSettings, clock: Callable[[], float] = time.monotonic
 ) -> AppToken | OAuth2:
-    """The flow for the credentials in the settings.
+    """What gives the credentials in the settings.
 
     Args:
         settings: Valid settings, so with exactly one kind of credentials.
@@ -68,85 +107,43 @@ def auth_for(
     raise ConfigError("no credentials: set LEAN_CLIENT_ID and LEAN_CLIENT_SECRET")
 
 
-Headers = dict[str, str]
-
-
-class Lent(httpx.Auth):
-    """Sends the headers that another process lends, which has the credentials.
-
-    A request that Lean answers with 401 is sent once more with headers that are asked for anew.
+class Lent:
+    """Gives the credentials that another process lends.
 
     Args:
-        ask: Asks for headers, with those that Lean refused, if any; returns them, and when they
-            have to be asked for again, by this machine's monotonic clock.
-
-    Raises:
-        LeanError: As the other process's own flow.
+        ask: Asks for a credential, with the one that Lean refused, if any; returns it, and when it
+            has to be asked for again, by this machine's monotonic clock.
     """
 
-    def __init__(self, ask: Callable[[Headers | None], Awaitable[tuple[Headers, float]]]) -> None:
+    def __init__(
+        self, ask: Callable[[Credential | None], Awaitable[tuple[Credential, float]]]
+    ) -> None:
         self._ask = ask
         self._lock = asyncio.Lock()
-        self._headers: Headers = {}
+        self._credential: Credential | None = None
         self._renew_at = -math.inf
 
-    def __repr__(self) -> str:
-        return "Lent()"
+    async def credential(
+        self,
+        request: httpx.Request,  # noqa: ARG002 - as `OAuth2`
+        refused: Credential | None,
+        send: Send,  # noqa: ARG002 - as `OAuth2`
+    ) -> Credential:
+        """What was lent, or is lent now.
 
-    async def async_auth_flow(
-        self, request: httpx.Request
-    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Send the request with lent headers, and once more if Lean answers 401."""
-        refused: Headers | None = None
-        for is_last in (False, True):
-            async with self._lock:
-                if self._headers == refused or time.monotonic() >= self._renew_at:
-                    self._headers, self._renew_at = await self._ask(refused)
-            refused = self._headers
-            request.headers.update(refused)
-            response = yield request
-            if response.status_code != httpx.codes.UNAUTHORIZED or is_last:
-                return
-            await _body(response)
-
-
-async def lend(
-    auth: AppToken | OAuth2,
-    refused: Headers | None,
-    signed: httpx.Request,
-    send: Callable[[httpx.Request], Awaitable[httpx.Response]],
-) -> tuple[Headers, float]:
-    """Headers of a flow, as `Lent` asks for them.
-
-    Args:
-        auth: The flow, whose own requests share the token.
-        refused: Headers that Lean refused; None if none were.
-        signed: A request that is not sent; a request for a token is made like it.
-        send: Sends a request for a token.
-    """
-    flow = auth.async_auth_flow(signed)
-    headers: Headers = {}
-    try:
-        following = await anext(flow)
-        while True:
-            if following is not signed:
-                response = await send(following)
-            else:
-                headers = {name: signed.headers[name] for name in _SIGNS if name in signed.headers}
-                if headers != refused:
-                    break
-                response = httpx.Response(httpx.codes.UNAUTHORIZED)
-            following = await flow.asend(response)
-            await response.aclose()
-    except StopAsyncIteration:
-        pass  # another try gave the headers that were refused
-    finally:
-        await flow.aclose()
-    return headers, auth.renew_at
+        Raises:
+            LeanError: As raised in the other process.
+        """
+        async with self._lock:
+            known = self._credential
+            if known is None or known == refused or time.monotonic() >= self._renew_at:
+                known, self._renew_at = await self._ask(refused)
+                self._credential = known
+            return known
 
 
-class AppToken(httpx.Auth):
-    """Sends the application token, as the legacy production host requires it.
+class AppToken:
+    """Gives the application token, as the legacy production host requires it.
 
     Args:
         token: The application token.
@@ -155,26 +152,21 @@ class AppToken(httpx.Auth):
     renew_at = math.inf
 
     def __init__(self, token: SecretStr) -> None:
-        self._token = token
+        self._credential = Credential(_APP_TOKEN_HEADER, token)
 
-    def __repr__(self) -> str:
-        return "AppToken()"
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request with the application token."""
-        request.headers.pop("authorization", None)
-        request.headers[_APP_TOKEN_HEADER] = self._token.get_secret_value()
-        yield request
+    async def credential(self, *_: object) -> Credential:
+        """The application token."""
+        return self._credential
 
 
-class OAuth2(httpx.Auth):
-    """Bearer tokens by client credentials, one token shared by all requests.
+class OAuth2:
+    """Gives bearer tokens by client credentials, one token shared by all requests.
 
     The request for a token uses the client's transport, and so its client certificate. A token is
-    renewed 60 seconds before its end, or a fifth of its life before if that is less. A request that
-    Lean answers with 401 is sent once more with a new token. However many requests wait for a
-    token, one call is made. If it fails, all of them fail with it. A connection error or timeout of
-    that call reaches its own request as httpx's `TransportError`, the others as `UnavailableError`.
+    renewed 60 seconds before its end, or a fifth of its life before if that is less, and when Lean
+    refused it. However many requests wait for a token, one call is made. If it fails, all of them
+    fail with it. A connection error or timeout of that call reaches its own request as httpx's
+    `TransportError`, the others as `UnavailableError`.
 
     One object serves one event loop.
 
@@ -184,12 +176,6 @@ class OAuth2(httpx.Auth):
         client_secret: Its secret.
         scope: `api`, or `customer.<customer_id>` for Lean's SDK.
         clock: Seconds that never go back.
-
-    Raises:
-        AuthError: Lean refuses the credentials; `code` is the OAuth2 error.
-        UnavailableError: The token endpoint cannot answer now.
-        ConfigError: `token_url` is not a token endpoint.
-        SchemaError: The answer has no usable token.
 
     Source: RFC 6749, 4.4 and 5; fields and life from a recorded answer of Lean's sandbox.
     """
@@ -209,66 +195,52 @@ class OAuth2(httpx.Auth):
         self._scope = scope
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._token: SecretStr | None = None
+        self._credential: Credential | None = None
         self.renew_at = -math.inf
         self._failure: LeanError | None = None
         self._failure_count = 0
 
-    def __repr__(self) -> str:
-        return f"OAuth2(token_url={self._token_url!r}, scope={self._scope!r})"
+    async def credential(
+        self, request: httpx.Request, refused: Credential | None, send: Send
+    ) -> Credential:
+        """The token, renewed where that is due or it was refused.
 
-    def sync_auth_flow(self, request: httpx.Request) -> Never:  # noqa: ARG002
-        """Refuse, because an asyncio lock guards the token.
+        Args:
+            request: The request that needs it, whose timeout a request for a token has too.
+            refused: The credential that Lean refused; None if none was.
+            send: Sends a request for a token.
 
         Raises:
-            RuntimeError: Always.
+            AuthError: Lean refuses the credentials; `code` is the OAuth2 error.
+            UnavailableError: The token endpoint cannot answer now.
+            ConfigError: `token_url` is not a token endpoint.
+            SchemaError: The answer has no usable token.
         """
-        raise RuntimeError("OAuth2 works with httpx.AsyncClient only")
+        failure_count = self._failure_count
+        if (known := self._current(refused)) is not None:
+            return known
+        async with self._lock:
+            if (known := self._current(refused)) is not None:
+                return known
+            if self._failure and self._failure_count > failure_count:
+                raise copy.copy(self._failure)
+            asked_at = self._clock()
+            try:
+                response = await send(self._token_request(request))
+                return self._accept(response, await _body(response), asked_at)
+            except Exception as error:
+                # For the requests that wait; after a cancellation one of them makes the call.
+                self._failure = (
+                    copy.copy(error)
+                    if isinstance(error, LeanError)
+                    else UnavailableError("the token endpoint did not answer")
+                )
+                self._failure_count += 1
+                raise
 
-    async def async_auth_flow(
-        self, request: httpx.Request
-    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Send the request with a token, and once more with a new token if Lean answers 401."""
-        request.headers.pop(_APP_TOKEN_HEADER, None)
-        for is_last in (False, True):
-            token = self._current()
-            if token is None:
-                failure_count = self._failure_count
-                async with self._lock:
-                    token = self._current()
-                    if token is None:
-                        if self._failure and self._failure_count > failure_count:
-                            raise copy.copy(self._failure)
-                        asked_at = self._clock()
-                        try:
-                            response = yield self._token_request(request)
-                            token = self._accept(response, await _body(response), asked_at)
-                        except BaseException as error:
-                            self._note(error)
-                            raise
-            request.headers["authorization"] = f"Bearer {token.get_secret_value()}"
-            response = yield request
-            if response.status_code != httpx.codes.UNAUTHORIZED or is_last:
-                return
-            if self._token is token:
-                self._token = None
-            await _body(response)
-
-    def _current(self) -> SecretStr | None:
-        return self._token if self._clock() < self.renew_at else None
-
-    def _note(self, error: BaseException) -> None:
-        """Keep the failure of a call for the requests that wait; a cancellation is not one."""
-        if isinstance(error, LeanError):
-            self._failure = copy.copy(error)
-        else:
-            # The client closes the flow when the transport has failed, but also when the task is
-            # cancelled. After a cancellation another request has to make the call.
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) or (task and task.cancelling()):
-                return
-            self._failure = UnavailableError("the token endpoint did not answer")
-        self._failure_count += 1
+    def _current(self, refused: Credential | None) -> Credential | None:
+        is_due = self._clock() >= self.renew_at
+        return None if is_due or self._credential == refused else self._credential
 
     def _token_request(self, request: httpx.Request) -> httpx.Request:
         headers = {
@@ -284,13 +256,10 @@ class OAuth2(httpx.Auth):
                 "client_secret": self._client_secret.get_secret_value(),
                 "scope": self._scope,
             },
-            # A request of a flow has no timeout of its own.
-            extensions={
-                name: value for name, value in request.extensions.items() if name == "timeout"
-            },
+            extensions=request.extensions,
         )
 
-    def _accept(self, response: httpx.Response, body: bytes, asked_at: float) -> SecretStr:
+    def _accept(self, response: httpx.Response, body: bytes, asked_at: float) -> Credential:
         answer = _json_object(body)
         status_code = response.status_code
         if is_web_page(status_code, body):
@@ -310,7 +279,7 @@ class OAuth2(httpx.Auth):
             )
         token, life_seconds = _token(answer, status_code)
         margin = min(_RENEW_SECONDS, life_seconds * _RENEW_FRACTION)
-        self._token, self.renew_at = token, asked_at + life_seconds - margin
+        self._credential, self.renew_at = token, asked_at + life_seconds - margin
         return token
 
     def _refuse(self, response: httpx.Response, answer: dict[str, Any] | None) -> Never:
@@ -346,7 +315,7 @@ class OAuth2(httpx.Auth):
 
 
 async def _body(response: httpx.Response) -> bytes:
-    """The whole body; httpx's own client then finds it read."""
+    """The whole body, which can be read again."""
     try:
         body = await body_of(response, _LARGEST_BODY)
     except (SchemaError, httpx.DecodingError) as error:
@@ -354,6 +323,7 @@ async def _body(response: httpx.Response) -> bytes:
             f"the answer of the token endpoint cannot be read: {error}",
             status_code=response.status_code,
         ) from None
+    await response.aclose()
     response.headers.pop("content-encoding", None)
     response.stream = httpx.ByteStream(body)
     return body
@@ -367,7 +337,7 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def _token(answer: dict[str, Any], status_code: int) -> tuple[SecretStr, float]:
+def _token(answer: dict[str, Any], status_code: int) -> tuple[Credential, float]:
     def unusable(field: str) -> SchemaError:
         return SchemaError(
             f"the token endpoint's answer has no usable {field}", status_code=status_code
@@ -383,7 +353,7 @@ def _token(answer: dict[str, Any], status_code: int) -> tuple[SecretStr, float]:
         raise unusable("expires_in, which has to be a number of seconds")
     if life_seconds <= 0:
         raise unusable("expires_in: the token has expired already")
-    return SecretStr(token), life_seconds
+    return Credential(_BEARER_HEADER, SecretStr(f"Bearer {token}")), life_seconds
 
 
 def _life_seconds(value: object) -> float | None:

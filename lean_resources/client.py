@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 import logging
 import math
 import random
@@ -21,10 +22,9 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 import pyarrow as pa
-import tenacity
 
-from lean_resources.answers import Envelope, failure, open_envelope
-from lean_resources.auth import Headers, Lent, auth_for, lend
+from lean_resources.answers import failure, open_envelope
+from lean_resources.auth import Credential, Lent, auth_for, exchange
 from lean_resources.bodies import ENCODING, body_of
 from lean_resources.certificates import ClientRefusal, untrusted_server
 from lean_resources.decoding import Decoder, Preflight, preflight
@@ -225,30 +225,25 @@ class LeanClient:
         """How far Lean's clock is ahead of this machine's; zero before the first answer."""
         return self._ahead or dt.timedelta()
 
-    async def lend(self, refused: Headers | None) -> tuple[Headers, float]:
-        """Headers with this client's token, as `Lent` asks for them.
+    async def lend(self, refused: Credential | None) -> tuple[Credential, float]:
+        """This client's credential, as `Lent` asks for it.
 
         Raises:
-            LeanError: There is no token now.
+            LeanError: There is no credential now.
         """
         assert self._way is not None  # noqa: S101 - processes end before the client is closed
         assert not isinstance(self._auth, Lent)  # noqa: S101 - and have no processes themselves
-        way, deadline = self._way, self.settings.response_deadline_seconds
-        correlation_id = self._new_id()
-        signed = httpx.Request(
-            "GET",
-            self.settings.api_url,
-            headers={**_HEADERS, "lean-correlation-id": correlation_id},
-            extensions={"timeout": self._timeout},
-        )
+        request = self._made("GET", "", None)
         try:
-            async with asyncio.timeout(deadline):
-                return await lend(self._auth, refused, signed, way.handle_async_request)
+            async with asyncio.timeout(self.settings.response_deadline_seconds):
+                send = self._way.handle_async_request
+                lent = await self._auth.credential(request, refused, send)
         except TimeoutError:
             raise UnavailableError("the token endpoint did not answer", code="SLOW") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
-            found = await self._unanswered(error, signed.url, None, correlation_id)
+            found = await self._unanswered(error, request.url)
             raise (found.error if isinstance(found, _AgainError) else found) from None
+        return lent, self._auth.renew_at
 
     def breaker(self, failures: int, cooldown_seconds: float) -> CircuitBreaker:
         """The circuit breaker that all readers of this client share.
@@ -455,34 +450,19 @@ class LeanClient:
         known_at: dt.datetime | None = None,
     ) -> Response:
         """One request, repeated as long as that can help."""
-        # Most requests succeed at once, and never pay for the machinery of retries.
-        failed: list[_AgainError] = []
-        try:
-            return await self._once(method, target, stream, body, known_at)
-        except _AgainError as again:
-            failed.append(again)
-        try:
-            async for attempt in tenacity.AsyncRetrying(
-                sleep=self._sleep,
-                stop=tenacity.stop_after_attempt(self.settings.attempts)
-                | tenacity.stop_before_delay(_LONGEST_PATIENCE_SECONDS),
-                wait=_wait,
-                before_sleep=self._log_retry,
-                retry=tenacity.retry_if_exception_type(_AgainError),
-                reraise=True,
-            ):
-                with attempt:
-                    if failed:
-                        raise failed.pop()
-                    return await self._once(method, target, stream, body, known_at)
-        except _AgainError as again:
-            raise again.error from None
+        started = time.monotonic()
+        for attempt in itertools.count(1):
+            try:
+                return await self._once(method, target, stream, body, known_at)
+            except _AgainError as again:
+                most = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+                wait = max(self._random.uniform(0, most), again.wait)
+                ends = time.monotonic() - started + wait
+                if attempt == self.settings.attempts or ends >= _LONGEST_PATIENCE_SECONDS:
+                    raise again.error from None
+                self.log_wait(f"Lean cannot answer now ({again.error.code})", wait)
+            await self._sleep(wait)
         raise AssertionError("a retry loop ends by an answer or an error")  # pragma: no cover
-
-    def _log_retry(self, state: tenacity.RetryCallState) -> None:
-        again = state.outcome.exception() if state.outcome else None
-        if isinstance(again, _AgainError):
-            self.log_wait(f"Lean cannot answer now ({again.error.code})", state.upcoming_sleep)
 
     def log_wait(self, reason: str, seconds: float) -> None:
         """Log what is waited for and until when, unless it is short or was logged just now."""
@@ -491,6 +471,15 @@ class LeanClient:
             self._wait_logged_at = now
             until = self._now() + dt.timedelta(seconds=seconds)
             _LOG.warning("%s: waiting until %s UTC at most", reason, f"{until:%H:%M:%S}")
+
+    def _made(self, method: str, target: str, body: Mapping[str, str] | None) -> httpx.Request:
+        return httpx.Request(
+            method,
+            self._url(target),
+            json=body,
+            headers={**_HEADERS, "lean-correlation-id": self._new_id()},
+            extensions={"timeout": self._timeout},
+        )
 
     async def _once(
         self,
@@ -504,33 +493,31 @@ class LeanClient:
             raise RuntimeError("a LeanClient is used inside `async with`")
         name = stream.name if stream is not None else None
         self._limits.check(name)
-        correlation_id = self._new_id()
-        request = httpx.Request(
-            method,
-            self._url(target),
-            json=body,
-            headers={**_HEADERS, "lean-correlation-id": correlation_id},
-            extensions={"timeout": self._timeout},
-        )
-        response, content = await self._send(request, name, correlation_id)
-        if response.status_code == 407:
-            raise ConfigError(
-                "a proxy wants credentials (HTTP 407): write them into the variable of the proxy",
-                code="PROXY",
-                stream=name,
-                status_code=407,
-                correlation_id=correlation_id,
-            )
-        if 300 <= response.status_code < 400:
-            raise redirected(request, response, name, correlation_id)
-        self._learn_time(response)
-        if response.status_code != 429:
-            self._limits.answered()
-        seen = UNSEEN
-        if stream is not None and response.status_code < 400:
-            seen = _unchanged(stream, content, known_at) or preflight(stream, content)
-        if not _is_fine(seen.envelope):
-            self._judge(request, response, content, name, correlation_id)
+        request = self._made(method, target, body)
+        correlation_id = request.headers["lean-correlation-id"]
+        try:
+            response, content = await self._send(request)
+            if response.status_code == 407:
+                raise ConfigError(
+                    "a proxy wants credentials (HTTP 407): write them into the variable of the "
+                    "proxy",
+                    code="PROXY",
+                    status_code=407,
+                )
+            if 300 <= response.status_code < 400:
+                raise redirected(request, response)
+            self._learn_time(response)
+            if response.status_code != 429:
+                self._limits.answered()
+            seen = UNSEEN
+            if stream is not None and response.status_code < 400:
+                seen = _unchanged(stream, content, known_at) or preflight(stream, content)
+            if seen.envelope is None or seen.envelope.status != "OK":
+                self._judge(request, response, content, name)
+        except (LeanError, _AgainError) as found:
+            error = found.error if isinstance(found, _AgainError) else found
+            error.stream, error.correlation_id = name, correlation_id
+            raise
         return Response(
             response.status_code,
             content,
@@ -541,98 +528,65 @@ class LeanClient:
             seen,
         )
 
-    async def _send(
-        self, request: httpx.Request, stream: str | None, correlation_id: str
-    ) -> tuple[httpx.Response, bytes]:
-        """Send a request within the limits, and read the whole body."""
+    async def _send(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+        """Send a request within the limits, and read the whole body.
+
+        httpx's own client does the same, but also handles redirects and cookies, which Lean does
+        not use. That costs as much CPU as the request itself.
+        """
+        assert self._way is not None  # noqa: S101 - the caller has checked
+        seconds = self.settings.response_deadline_seconds
         async with self._limits:
             self.requests += 1
             for tally in _TALLIES.get():
                 tally.requests += 1
             try:
-                async with asyncio.timeout(self.settings.response_deadline_seconds):
-                    return await self._exchange(request)
+                async with asyncio.timeout(seconds):
+                    response = await exchange(self._auth, request, self._way.handle_async_request)
+                    try:
+                        content = await body_of(response, self.settings.max_response_bytes)
+                    finally:
+                        await response.aclose()
             except TimeoutError:
-                raise _again(
-                    NetworkError(
-                        "an answer was not complete within "
-                        f"{self.settings.response_deadline_seconds:.0f} s",
-                        code="SLOW",
-                        stream=stream,
-                        correlation_id=correlation_id,
-                    ),
-                    0.0,
-                ) from None
+                message = f"an answer was not complete within {seconds:.0f} s"
+                raise _AgainError(NetworkError(message, code="SLOW")) from None
             except UnavailableError as error:
-                # The token endpoint cannot answer now; httpx asks it within this request.
+                # The token endpoint cannot answer now.
                 if error.retry_after:
                     self._limits.limited(error.retry_after, _LONGEST_PATIENCE_SECONDS)
-                error.stream = stream
-                error.correlation_id = correlation_id
                 raise _again(error, error.retry_after or 0.0) from None
-            except LeanError as error:
-                # The token endpoint refuses, or the answer is too large.
-                error.stream = stream
-                error.correlation_id = correlation_id
-                raise
             except (httpx.TransportError, httpx.DecodingError) as error:
-                raise (await self._unanswered(error, request.url, stream, correlation_id)) from None
+                raise (await self._unanswered(error, request.url)) from None
+        _LOG.debug("%s answered %d", request.url, response.status_code)
+        return response, content
 
-    async def _unanswered(
-        self, error: httpx.RequestError, url: httpx.URL, stream: str | None, correlation_id: str
-    ) -> Exception:
+    async def _unanswered(self, error: httpx.RequestError, url: httpx.URL) -> Exception:
         """What to raise where no answer came that can be read."""
         if isinstance(error, httpx.TransportError):
             if (untrusted := untrusted_server(error)) is not None:
                 return untrusted
             if self._refusal and (refused := await self._refusal.error()) is not None:
                 return refused
-        return _unreachable(error, url, stream, correlation_id)
-
-    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
-        """Send the requests of the auth flow, and read the whole body of the last answer.
-
-        httpx's own client does the same, but also handles redirects and cookies, which Lean does
-        not use. That costs as much CPU as the request itself.
-        """
-        assert self._way is not None  # noqa: S101 - the caller has checked
-        flow = self._auth.async_auth_flow(request)
-        try:
-            following = await anext(flow)
-            while True:
-                response = await self._way.handle_async_request(following)
-                try:
-                    following = await flow.asend(response)
-                except StopAsyncIteration:
-                    _LOG.debug("%s answered %d", request.url, response.status_code)
-                    return response, await body_of(response, self.settings.max_response_bytes)
-                finally:
-                    await response.aclose()
-        finally:
-            await flow.aclose()
+        problem = unanswered(error, url)
+        return problem if isinstance(problem, ConfigError) else _AgainError(problem)
 
     def _judge(
-        self,
-        request: httpx.Request,
-        response: httpx.Response,
-        content: bytes,
-        stream: str | None,
-        correlation_id: str,
+        self, request: httpx.Request, response: httpx.Response, content: bytes, stream: str | None
     ) -> None:
         """Raise the error of an answer that is not in order."""
+        status_code = response.status_code
         problem = failure(
-            response.status_code,
+            status_code,
             content,
             stream=stream,
             retry_after=retry_after(response.headers),
-            correlation_id=correlation_id,
             trace_id=response.headers.get("lean-trace-id"),
         )
         if problem is None:
             return
-        if problem.error.code == "NOT_JSON" and is_web_page(response.status_code, content):
+        if problem.error.code == "NOT_JSON" and is_web_page(status_code, content):
             problem = replace(problem, error=web_page(problem.error))
-        is_limit = response.status_code == 429
+        is_limit = status_code == 429
         if not problem.is_retriable or (is_limit and request.method == "POST"):
             raise problem.error
         if is_limit:
@@ -664,15 +618,6 @@ class _AgainError(Exception):
         self.wait = wait
 
 
-_BACKOFF = tenacity.wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS)
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    """Seconds before another try: those that Lean asks for, or the backoff where it is longer."""
-    asked = getattr(state.outcome.exception() if state.outcome else None, "wait", 0.0)
-    return max(_BACKOFF(state), asked)
-
-
 def _again(error: LeanError, wait: float) -> Exception:
     """What to raise where another try can help, unless the wait for it is too long."""
     return _AgainError(error, wait) if wait <= _LONGEST_PATIENCE_SECONDS else error
@@ -687,20 +632,6 @@ def _unchanged(stream: Stream, content: bytes, known_at: dt.datetime | None) -> 
     except SchemaError:
         return None
     return Preflight(envelope=envelope) if is_of(envelope, known_at) else None
-
-
-def _is_fine(envelope: Envelope | None) -> bool:
-    """Whether an envelope shows that its page is in order."""
-    return envelope is not None and envelope.status == "OK"
-
-
-def _unreachable(
-    error: httpx.RequestError, url: httpx.URL, stream: str | None, correlation_id: str
-) -> Exception:
-    """What to raise where no answer came; trying again helps unless the settings are wrong."""
-    problem = unanswered(error, url)
-    problem.stream, problem.correlation_id = stream, correlation_id
-    return problem if isinstance(problem, ConfigError) else _AgainError(problem)
 
 
 def _object(response: Response) -> dict[str, Any]:

@@ -81,16 +81,12 @@ def web_page(error: LeanError) -> NetworkError:
         f"HTTP {error.status_code} with a web page instead of JSON: check LEAN_API_URL, and "
         "proxies and login pages on the way to Lean",
         code=error.code,
-        stream=error.stream,
         status_code=error.status_code,
-        correlation_id=error.correlation_id,
         trace_id=error.trace_id,
     )
 
 
-def redirected(
-    request: httpx.Request, response: httpx.Response, stream: str | None, correlation_id: str
-) -> ConfigError:
+def redirected(request: httpx.Request, response: httpx.Response) -> ConfigError:
     """The error for a redirect: Lean's API sends none, and credentials only go to Lean's host."""
     where = ""
     if location := response.headers.get("location"):
@@ -102,9 +98,7 @@ def redirected(
         f"the answer is a redirect{where} (HTTP {response.status_code}), which is not followed: "
         "check LEAN_API_URL, and proxies or login pages on the way to Lean",
         code="REDIRECTED",
-        stream=stream,
         status_code=response.status_code,
-        correlation_id=correlation_id,
         trace_id=response.headers.get("lean-trace-id"),
     )
 

@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from test_auth import Signing
 
 from lean_resources.auth import OAuth2
 from lean_resources.certificates import (
@@ -206,13 +207,15 @@ def test_the_token_is_asked_for_with_the_certificate(lean, settings):
         async with (
             _server(lean.issue_cert("localhost"), client_ca=lean) as url,
             httpx.AsyncClient(
-                transport=AiohttpTransport(verify=context),
-                timeout=5,
-                auth=OAuth2(
-                    token_url=url.replace("/banks/v1", "/token"),
-                    client_id="application",
-                    client_secret=SecretStr("secret"),
+                transport=Signing(
+                    OAuth2(
+                        token_url=url.replace("/banks/v1", "/token"),
+                        client_id="application",
+                        client_secret=SecretStr("secret"),
+                    ),
+                    AiohttpTransport(verify=context),
                 ),
+                timeout=5,
             ) as client,
         ):
             return await client.get(url)
