@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -158,6 +158,7 @@ class _Any(msgspec.Struct):
 
 
 _LENIENT = msgspec.json.Decoder(_Any)
+_LISTED = msgspec.json.Decoder(list[Any])
 
 
 def decoder_of(stream: Stream, record: Any) -> msgspec.json.Decoder[Any]:
@@ -176,16 +177,13 @@ def _decoder_of(stream: Stream, records: Any) -> msgspec.json.Decoder[Any]:
         return msgspec.json.Decoder(records)
     # The text of a list is asked for only where there is one.
     found = records if records is msgspec.Raw else records | None | _Absent
+    listed = (_name(stream), found, _ABSENT)
     if stream.paging is not Paging.DATA:
-        field = "content" if stream.paging is Paging.CONTENT else "data"
-        whole = msgspec.defstruct("Listing", [(field, found, _ABSENT)], bases=(_Bare,))
-        return msgspec.json.Decoder(whole)
-    name = stream.records.partition(".")[2]
-    fields = [("type", Any, _ABSENT), ("page", _Page | None | _Absent, _ABSENT)]
-    data = msgspec.defstruct("Data", [*fields, (name, found, _ABSENT)])
+        return msgspec.json.Decoder(msgspec.defstruct("Listing", [listed], bases=(_Bare,)))
+    fields = [("type", Any, _ABSENT), ("page", _Page | None | _Absent, _ABSENT), listed]
+    data = msgspec.defstruct("Data", fields)
     envelope = [("data", data | None | _Absent, _ABSENT)]
-    whole = msgspec.defstruct("DataEnvelope", envelope, bases=(_Bare,))
-    return msgspec.json.Decoder(whole)
+    return msgspec.json.Decoder(msgspec.defstruct("DataEnvelope", envelope, bases=(_Bare,)))
 
 
 @cache
@@ -220,33 +218,44 @@ def counted(stream: Stream, body: bytes) -> int | None:
 
 def _opened(stream: Stream, body: bytes) -> Any:
     """A decoded page, with its records undecoded; without them where a record is not JSON."""
-    decoder = _lenient_decoder(stream)
     try:
-        return decoder.decode(body)
-    except _UNREADABLE:
-        whole = mended(body, _steps(stream))
-    try:
-        return decoder.decode(whole or b"")
+        return _decoded(_lenient_decoder(stream), body, _steps(stream))
     except _UNREADABLE:
         raise SchemaError(
             "the answer does not have its documented shape", stream=stream.name
         ) from None
 
 
+def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes, steps: list[str]) -> Any:
+    """A decoded body. A single record that is not JSON does not change what the answer says."""
+    try:
+        return decoder.decode(body)
+    except _UNREADABLE:
+        whole = mended(body, steps)
+    return decoder.decode(whole or b"")
+
+
+def _name(stream: Stream) -> str:
+    """Key of the list of records, or of the records that hold those of an exploded stream."""
+    return "data" if stream.exploded_from is not None else stream.records.rpartition(".")[2]
+
+
+def _around(stream: Stream, found: Any) -> Any:
+    """What surrounds the records of a decoded page, and counts all pages; perhaps absent."""
+    return found.data if stream.paging is Paging.DATA else found
+
+
 def records_of(stream: Stream, found: Any) -> Sequence[Any] | None:
     """The records of a page that `decoder_of` decoded; None where it holds none."""
     if stream.paging is Paging.NONE:
-        records = found
-    elif stream.paging is Paging.DATA:
-        records = getattr(found.data, stream.records.partition(".")[2], None)
-    else:
-        records = getattr(found, "content" if stream.paging is Paging.CONTENT else "data")
+        return cast(Sequence[Any], found)
+    records = getattr(_around(stream, found), _name(stream), None)
     return None if records is _ABSENT else records
 
 
 def _page_of(stream: Stream, found: Any) -> Any:
-    """The part of a decoded page that counts all pages; None where it has none."""
-    return found.page if stream.paging is not Paging.DATA else found.data and found.data.page
+    """The part of a decoded page that counts all pages; false where it has none."""
+    return getattr(_around(stream, found), "page", None)
 
 
 def envelope_of(stream: Stream, found: Any, is_older: Callable[[Stream, Any], bool]) -> Envelope:
@@ -301,18 +310,13 @@ def _is_older(stream: Stream, record: msgspec.Raw) -> bool:
 
 def _outline(stream: Stream | None, body: bytes) -> _Any | None:
     """The status of a body; None where the body is neither an object nor a list."""
+    is_list = body.lstrip()[:1] == b"["
+    decoder: msgspec.json.Decoder[Any] = _LISTED if is_list else _LENIENT
     try:
-        if body.lstrip()[:1] == b"[":
-            msgspec.json.decode(body)
-            return _Any()
-        return _LENIENT.decode(body)
-    except _UNREADABLE:
-        # A single record that is not JSON does not change what the answer says.
-        whole = mended(body, _steps(stream) if stream is not None else [])
-    try:
-        return _Any() if (whole or b"")[:1] == b"[" else _LENIENT.decode(whole or b"")
+        found = _decoded(decoder, body, _steps(stream) if stream is not None else [])
     except _UNREADABLE:
         return None
+    return _Any() if is_list else found
 
 
 def failure(
@@ -362,16 +366,16 @@ def failure(
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status_code)
     if kind is None and 400 <= status_code < 500 and status_code != 429 and code not in _RETRY_NOW:
         kind = RequestError
-    message = f"Lean answered HTTP {status_code} with {code}"
-    if kind is None or issubclass(kind, UnavailableError):
-        kind = kind or UnavailableError
-        retriable = code in _RETRY_NOW or status_code in {429, 500, 502, 503, 504}
-        retriable = retriable and kind is UnavailableError
-        wait = retry_after or 0.0
-        if code == "DUPLICATED_REQUEST" and status_code < 400:
-            wait = max(wait, DUPLICATE_WAIT_SECONDS)
-        return Failure(kind(message, code=code, retry_after=retry_after, **known), retriable, wait)
-    return Failure(kind(message, code=code, **known))
+    kind = kind or UnavailableError
+    error = kind(f"Lean answered HTTP {status_code} with {code}", code=code, **known)
+    if not isinstance(error, UnavailableError):
+        return Failure(error)
+    error.retry_after = retry_after
+    retriable = code in _RETRY_NOW or status_code in {429, 500, 502, 503, 504}
+    wait = retry_after or 0.0
+    if code == "DUPLICATED_REQUEST" and status_code < 400:
+        wait = max(wait, DUPLICATE_WAIT_SECONDS)
+    return Failure(error, retriable and kind is UnavailableError, wait)
 
 
 def why_incomplete(stream: Stream, envelopes: list[Envelope]) -> IncompleteError | None:

@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Never
+from typing import Any, NamedTuple
 
 import httpx
 from pydantic import SecretStr
@@ -216,31 +216,33 @@ class OAuth2:
             ConfigError: `token_url` is not a token endpoint.
             SchemaError: The answer has no usable token.
         """
+        if refused is not None and refused == self._credential:
+            self.renew_at = -math.inf
         failure_count = self._failure_count
-        if (known := self._current(refused)) is not None:
+        if (known := self._current()) is not None:
             return known
         async with self._lock:
-            if (known := self._current(refused)) is not None:
+            if (known := self._current()) is not None:
                 return known
             if self._failure and self._failure_count > failure_count:
                 raise copy.copy(self._failure)
             asked_at = self._clock()
             try:
                 response = await send(self._token_request(request))
-                return self._accept(response, await _body(response), asked_at)
+                found, life_seconds = self._accepted(response, await _body(response))
             except Exception as error:
                 # For the requests that wait; after a cancellation one of them makes the call.
-                self._failure = (
-                    copy.copy(error)
-                    if isinstance(error, LeanError)
-                    else UnavailableError("the token endpoint did not answer")
-                )
+                self._failure = UnavailableError("the token endpoint did not answer")
+                if isinstance(error, LeanError):
+                    self._failure = copy.copy(error)
                 self._failure_count += 1
                 raise
+            margin = min(_RENEW_SECONDS, life_seconds * _RENEW_FRACTION)
+            self._credential, self.renew_at = found, asked_at + life_seconds - margin
+            return found
 
-    def _current(self, refused: Credential | None) -> Credential | None:
-        is_due = self._clock() >= self.renew_at
-        return None if is_due or self._credential == refused else self._credential
+    def _current(self) -> Credential | None:
+        return self._credential if self._clock() < self.renew_at else None
 
     def _token_request(self, request: httpx.Request) -> httpx.Request:
         headers = {
@@ -259,50 +261,36 @@ class OAuth2:
             extensions=request.extensions,
         )
 
-    def _accept(self, response: httpx.Response, body: bytes, asked_at: float) -> Credential:
+    def _accepted(self, response: httpx.Response, body: bytes) -> tuple[Credential, float]:
+        """The token of an answer, and how many seconds it lives."""
+        try:
+            return self._token(response.status_code, body)
+        except LeanError as error:
+            error.status_code = response.status_code
+            if isinstance(error, UnavailableError):
+                error.retry_after = retry_after(response.headers)
+            raise
+
+    def _token(self, status_code: int, body: bytes) -> tuple[Credential, float]:
         answer = _json_object(body)
-        status_code = response.status_code
         if is_web_page(status_code, body):
             raise NetworkError(
                 f"the token endpoint answers HTTP {status_code} with a web page: check "
-                "LEAN_TOKEN_URL, and proxies and login pages on the way to Lean",
-                status_code=status_code,
-                retry_after=retry_after(response.headers),
+                "LEAN_TOKEN_URL, and proxies and login pages on the way to Lean"
             )
-        if not response.is_success:
-            self._refuse(response, answer)
-        if answer is None:
-            raise UnavailableError(
-                "the answer of the token endpoint is not JSON",
-                status_code=status_code,
-                retry_after=retry_after(response.headers),
-            )
-        token, life_seconds = _token(answer, status_code)
-        margin = min(_RENEW_SECONDS, life_seconds * _RENEW_FRACTION)
-        self._credential, self.renew_at = token, asked_at + life_seconds - margin
-        return token
-
-    def _refuse(self, response: httpx.Response, answer: dict[str, Any] | None) -> Never:
-        status_code = response.status_code
+        if 200 <= status_code < 300:
+            if answer is None:
+                raise UnavailableError("the answer of the token endpoint is not JSON")
+            return _token(answer)
         code = self._code(answer)
         if status_code in {408, 425, 429} or status_code >= 500 or code in _PASSING_CODES:
-            raise UnavailableError(
-                f"the token endpoint answers HTTP {status_code}",
-                status_code=status_code,
-                code=code,
-                retry_after=retry_after(response.headers),
-            )
+            raise UnavailableError(f"the token endpoint answers HTTP {status_code}", code=code)
         if status_code in {400, 401, 403}:
             reason = f" ({code})" if code else ""
-            raise AuthError(
-                f"the token endpoint refuses the credentials{reason}",
-                status_code=status_code,
-                code=code,
-            )
+            raise AuthError(f"the token endpoint refuses the credentials{reason}", code=code)
         raise ConfigError(
             f"LEAN_TOKEN_URL answers HTTP {status_code}, so it is not a token endpoint: correct "
-            "it, or LEAN_REGION and LEAN_ENVIRONMENT",
-            status_code=status_code,
+            "it, or LEAN_REGION and LEAN_ENVIRONMENT"
         )
 
     def _code(self, answer: dict[str, Any] | None) -> str | None:
@@ -323,7 +311,8 @@ async def _body(response: httpx.Response) -> bytes:
             f"the answer of the token endpoint cannot be read: {error}",
             status_code=response.status_code,
         ) from None
-    await response.aclose()
+    finally:
+        await response.aclose()
     response.headers.pop("content-encoding", None)
     response.stream = httpx.ByteStream(body)
     return body
@@ -337,23 +326,20 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def _token(answer: dict[str, Any], status_code: int) -> tuple[Credential, float]:
-    def unusable(field: str) -> SchemaError:
-        return SchemaError(
-            f"the token endpoint's answer has no usable {field}", status_code=status_code
-        )
-
+def _token(answer: dict[str, Any]) -> tuple[Credential, float]:
     token = answer.get("access_token")
-    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise unusable("access_token")
-    if str(answer.get("token_type", "")).lower() != "bearer":
-        raise unusable("token_type")
     life_seconds = _life_seconds(answer.get("expires_in"))
-    if life_seconds is None:
-        raise unusable("expires_in, which has to be a number of seconds")
-    if life_seconds <= 0:
-        raise unusable("expires_in: the token has expired already")
-    return Credential(_BEARER_HEADER, SecretStr(f"Bearer {token}")), life_seconds
+    problem = None
+    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
+        problem = "access_token"
+    elif str(answer.get("token_type", "")).lower() != "bearer":
+        problem = "token_type"
+    elif life_seconds is None:
+        problem = "expires_in, which has to be a number of seconds"
+    elif life_seconds > 0:
+        return Credential(_BEARER_HEADER, SecretStr(f"Bearer {token}")), life_seconds
+    problem = problem or "expires_in: the token has expired already"
+    raise SchemaError(f"the token endpoint's answer has no usable {problem}")
 
 
 def _life_seconds(value: object) -> float | None:

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr
 
-from lean_resources.errors import AuthError, ConfigError
+from lean_resources.errors import AuthError, ConfigError, causes
 from lean_resources.proxies import proxy_of
 from lean_resources.settings import LeanSettings
 
@@ -115,15 +115,12 @@ def untrusted_server(error: BaseException) -> ConfigError | None:
     Returns:
         The error to raise instead, or None for a different failure.
     """
-    reasons: list[str] = []
-    link: BaseException | None = error
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        if isinstance(link, ssl.SSLCertVerificationError):
-            # aiohttp's subclass lacks the reason; its cause has it.
-            reasons.append(getattr(link, "verify_message", ""))
-        seen.add(id(link))
-        link = link.__cause__ or link.__context__
+    # aiohttp's subclass lacks the reason; its cause has it.
+    reasons = [
+        getattr(cause, "verify_message", "")
+        for cause in causes(error)
+        if isinstance(cause, ssl.SSLCertVerificationError)
+    ]
     if not reasons:
         return None
     return ConfigError(
@@ -302,46 +299,36 @@ class ClientRefusal:
     async def error(self) -> AuthError | None:
         """The error to raise instead of a failed connection, or None."""
         async with self._asking:
-            # `_refused_client` connects directly, so behind a proxy it cannot reach the server.
+            # `_refusal` connects directly, so behind a proxy it cannot reach the server.
             if proxy_of(self._settings.api_url) is not None:
                 return None
             if time.monotonic() - self._asked_at >= _ASK_AGAIN_SECONDS:
-                self._error = await asyncio.to_thread(_refused_client, self._settings)
+                reason = await asyncio.to_thread(_refusal, self._settings)
+                self._error = None if reason is None else self._refused(reason)
                 self._asked_at = time.monotonic()
             return copy.copy(self._error)
 
-
-def _refused_client(settings: LeanSettings, timeout_seconds: float = 10.0) -> AuthError | None:
-    """Open an extra connection to the API's host, and see if it refuses the client certificate.
-
-    With TLS 1.3 a server refuses after the handshake, and asynchronous transports report that like
-    any dropped connection. A blocking socket receives the server's alert.
-
-    Args:
-        settings: Host and certificates.
-        timeout_seconds: Limit for the connection, and again for the alert.
-
-    Returns:
-        The error to raise instead, or None if the server does not refuse the certificate.
-    """
-    url = httpx.URL(settings.api_url)
-    reason = _refusal(url, settings, timeout_seconds) if url.scheme == "https" else None
-    if reason is None:
-        return None
-    if settings.client_cert is None:
-        what = "the server requires a client certificate, but the settings name no such file"
-        remedy = f"set {_CERTIFICATE} and {_KEY} to the files of Lean's dashboard"
-    else:
+    def _refused(self, reason: str) -> AuthError:
         what = "the server refuses the client certificate"
         remedy = (
             f"set {_CERTIFICATE} to the certificate that Lean issued for this application, "
             "followed by Lean's chain"
         )
-    return AuthError(f"{what} ({reason}): {remedy}", code="INVALID_CERTIFICATE")
+        if self._settings.client_cert is None:
+            what = "the server requires a client certificate, but the settings name no such file"
+            remedy = f"set {_CERTIFICATE} and {_KEY} to the files of Lean's dashboard"
+        return AuthError(f"{what} ({reason}): {remedy}", code="INVALID_CERTIFICATE")
 
 
-def _refusal(url: httpx.URL, settings: LeanSettings, timeout_seconds: float) -> str | None:
-    """How the server refuses the client certificate, or None if it does not."""
+def _refusal(settings: LeanSettings, timeout_seconds: float = 10.0) -> str | None:
+    """How the API's host refuses the client certificate, or None if it does not.
+
+    With TLS 1.3 a server refuses after the handshake, and asynchronous transports report that like
+    any dropped connection. A blocking socket receives the server's alert.
+    """
+    url = httpx.URL(settings.api_url)
+    if url.scheme != "https":
+        return None
     context = ssl_context(settings)
     request = f"GET /banks/v1/ HTTP/1.1\r\nhost: {url.host}\r\nconnection: close\r\n\r\n"
     closed = "it closed the connection after the handshake"

@@ -22,6 +22,7 @@ Messages contain names of fields, codes and counts, and never a value, a body or
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 
@@ -67,13 +68,7 @@ class LeanError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep every field when the error is pickled."""
-        return (_rebuild, (type(self), self.message, self.__dict__.copy()))
-
-
-def _rebuild(cls: type[LeanError], message: str, state: dict[str, object]) -> LeanError:
-    error = cls(message)
-    error.__dict__.update(state)
-    return error
+        return (type(self), (self.message,), self.__dict__.copy())
 
 
 class ConfigError(LeanError):
@@ -192,11 +187,7 @@ class MachineError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep every field when the error is pickled."""
-        return (_machine_error, (self.message, self.code, self.remedy))
-
-
-def _machine_error(message: str, code: str, remedy: str) -> MachineError:
-    return MachineError(message, code=code, remedy=remedy)
+        return (partial(MachineError, code=self.code, remedy=self.remedy), (self.message,))
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

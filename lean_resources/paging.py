@@ -124,10 +124,8 @@ class _PagedRequest:
     """What a paged read asks for.
 
     Args:
-        request: Parameters of the read.
         series_id: Id of the read, as the lake's column names it.
-        target: Path and query, up to the page's number where the stream has pages.
-        is_paged: Whether the stream has pages.
+        target: Path and query, with `{}` for the page's number where the stream has pages.
         page_size: Records per page.
     """
 
@@ -135,12 +133,7 @@ class _PagedRequest:
     request: dict[str, str]
     series_id: str
     target: str
-    is_paged: bool
     page_size: int
-
-    def target_of(self, number: int) -> str:
-        """Path and query of a page."""
-        return f"{self.target}{number}" if self.is_paged else self.target
 
 
 class PagedReader:
@@ -203,13 +196,7 @@ class PagedReader:
             unchanged = is_of(listed[0], unless_refreshed_at)
             incomplete = None if unchanged else why_incomplete(stream, listed)
             if incomplete is None:
-                return PagedRead(
-                    stream=stream,
-                    request=request,
-                    answers=tuple(answers),
-                    is_unchanged=unchanged,
-                    asked_at=asked_at,
-                )
+                return PagedRead(stream, request, tuple(answers), unchanged, asked_at)
             problem = answers[-1].traced(incomplete)
         raise problem
 
@@ -245,7 +232,11 @@ class PagedReader:
             if not answer.envelope.records:
                 break  # an empty page is the last, however many were announced
         if stream.detail is not None and (newest := _newest(stream, first)) is not None:
-            yield await self._detail(stream, request, first, number, seen, newest)
+            key = stream.key[0]
+            path = stream.detail.format(**{key: checked_id(newest, key)})
+            response = await self._get(path, stream, None)
+            page = Page(paged.series_id, number, seen, response.body, dict(request), is_detail=True)
+            yield Answer(page, _OF_DETAIL, response)
 
     def _paged_request(
         self,
@@ -264,10 +255,8 @@ class PagedReader:
             query[size] = str(page_size)
         target = target_of(_path(stream, request), query)
         if page:
-            target += f"&{page}="
-        return _PagedRequest(
-            stream, dict(request), series_id, target, is_paged=bool(page), page_size=page_size
-        )
+            target += f"&{page}={{}}"
+        return _PagedRequest(stream, dict(request), series_id, target, page_size)
 
     async def _page(
         self,
@@ -277,18 +266,12 @@ class PagedReader:
         known_at: dt.datetime | None = None,
     ) -> Answer:
         stream = paged.stream
-        response = await self._get(paged.target_of(number), stream, known_at)
+        response = await self._get(paged.target.format(number), stream, known_at)
         envelope = _opened(stream, response)
         if envelope.is_pending:
             response, envelope = await self._result(paged, response, envelope, number)
-        page = Page(
-            paged.series_id,
-            number,
-            first_record,
-            response.body,
-            paged.request,
-            preflight=response.preflight,
-        )
+        place = paged.series_id, number, first_record
+        page = Page(*place, response.body, paged.request, preflight=response.preflight)
         return Answer(page, envelope, response)
 
     async def _result(
@@ -330,25 +313,8 @@ class PagedReader:
         await self._sleep(seconds)
         return seconds
 
-    async def _detail(
-        self,
-        stream: Stream,
-        request: Mapping[str, str],
-        first: Answer,
-        number: int,
-        seen: int,
-        newest: str,
-    ) -> Answer:
-        """The answer of the stream's detail path for the record `newest`."""
-        assert stream.detail is not None  # noqa: S101 - the caller has checked
-        key = stream.key[0]
-        path = stream.detail.format(**{key: checked_id(newest, key)})
-        response = await self._get(path, stream, None)
-        page = Page(
-            first.page.series_id, number, seen, response.body, dict(request), is_detail=True
-        )
-        envelope = Envelope("OK", None, None, None, 1, None, None, is_older=False)
-        return Answer(page, envelope, response)
+
+_OF_DETAIL = Envelope("OK", None, None, None, 1, None, None, is_older=False)
 
 
 def _refreshed_at(envelope: Envelope) -> dt.datetime | None:

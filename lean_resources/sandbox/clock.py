@@ -14,6 +14,7 @@ NEVER = 1 << 62
 """An instant that never comes."""
 
 _EPOCH = dt.date(1970, 1, 1).toordinal()
+_START = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MORNING = dt.time(7, 15, tzinfo=dt.UTC)
 
 
@@ -21,8 +22,11 @@ def nanos_of(instant: dt.datetime) -> int:
     """Nanoseconds of an instant; an instant without a zone is taken as UTC."""
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=dt.UTC)
-    passed = instant - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    return (passed.days * 86_400 + passed.seconds) * SECOND + passed.microseconds * 1000
+    return _nanos(instant - _START)
+
+
+def _nanos(length: dt.timedelta) -> int:
+    return (length.days * 86_400 + length.seconds) * SECOND + length.microseconds * 1000
 
 
 def day_of(date: dt.date) -> int:
@@ -61,14 +65,9 @@ def stamp(nanos: int, digits: int = 3) -> str:
     """
     day, rest = divmod(nanos, DAY)
     seconds, fraction = divmod(rest, SECOND)
-    minutes, second = divmod(seconds, 60)
-    hour, minute = divmod(minutes, 60)
-    if digits == 0:
-        return f"{day_text(day)}T{hour:02}:{minute:02}:{second:02}Z"
-    return (
-        f"{day_text(day)}T{hour:02}:{minute:02}:{second:02}"
-        f".{fraction // 10 ** (9 - digits):0{digits}}Z"
-    )
+    tail = f".{fraction:09}"[: digits + 1] if digits else ""
+    time = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return f"{day_text(day)}T{time}{tail}Z"
 
 
 def parse_today(today: dt.date | dt.datetime | str) -> int:
@@ -94,8 +93,7 @@ class Clock:
 
     def now(self) -> dt.datetime:
         """The present instant, UTC, to the microsecond."""
-        micros = self.nanos // 1000
-        return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=micros)
+        return _START + dt.timedelta(microseconds=self.nanos // 1000)
 
     @property
     def today(self) -> int:
@@ -110,7 +108,7 @@ class Clock:
         """
         if by < dt.timedelta(0):
             raise ValueError("The sandbox clock only moves forward; pass a positive timedelta.")
-        self.nanos += (by.days * 86_400 + by.seconds) * SECOND + by.microseconds * 1000
+        self.nanos += _nanos(by)
         for tell in self.moved:
             tell()
         return self.now()

@@ -41,7 +41,6 @@ class DataRoutes(Routes):
     """Data of entities and accounts, and later results.
 
     Args:
-        store: The sandbox's state.
         numbers: Numbers that make the ids of results unique.
     """
 

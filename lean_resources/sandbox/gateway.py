@@ -48,10 +48,7 @@ class Gateway:
     """Checks requests, injects faults, and sends answers.
 
     Args:
-        clock: The sandbox's clock.
         seed: The world's seed, for ids of answers.
-        issuer: Issues and reads credentials.
-        faults: The faults to inject.
         numbers: Numbers that make the ids of answers unique.
         gzip: Whether to compress long answers for clients that accept it.
     """
@@ -171,7 +168,7 @@ class Gateway:
             return handler(call)
         kind, value = fault.kind, fault.value or "1"
         if kind in _REFUSED:
-            headers = {"retry-after": value} if kind == "429" else None
+            headers = {"retry-after": value} if kind == "429" else {}
             raise Refusal(*_REFUSED[kind], headers=headers)
         if kind in _EDGE:
             return Reply.edge(*_EDGE[kind])

@@ -156,21 +156,22 @@ class Ledger:
 
     def statement(self, account: Account, instant: int) -> Statement:
         """The account as the bank shows it at an instant."""
-        return self._statements(_Keyed(account), instant)
+        return self._statements(account, instant)
 
-    def _write_statement(self, keyed: _Keyed, instant: int) -> Statement:
-        account = keyed.account
+    def _write_statement(self, account: Account, instant: int) -> Statement:
         rows: list[Row] = []
         for month in range(account.first_month, month_of(instant // DAY) + 1):
-            rows += [row for row in self._months(keyed, month) if row.shown <= instant < row.until]
+            rows += [
+                row for row in self._months(account, month) if row.shown <= instant < row.until
+            ]
         rows += [row for row in self.script(account) if row.shown <= instant < row.until]
         rows.sort(key=itemgetter(0, 1))
         return Statement(account, instant, rows)
 
-    def _write_month(self, keyed: _Keyed, month: int) -> tuple[Row, ...]:
-        page = _Page(keyed.account, month, self.world.seed)
-        _WRITERS[keyed.account.kind](page)
-        for transfer in own_transfers(self.world, keyed.account, month):
+    def _write_month(self, account: Account, month: int) -> tuple[Row, ...]:
+        page = _Page(account, month, self.world.seed)
+        _WRITERS[account.kind](page)
+        for transfer in own_transfers(self.world, account, month):
             page.own(*transfer)
         return tuple(page.rows)
 
@@ -180,21 +181,6 @@ class Ledger:
             return ()
         script = _pending_script if account.slot == Slot.PENDING else _late_script
         return script(account, self.world.start_day)
-
-
-class _Keyed:
-    """An account that compares by its key, so that its results can be cached."""
-
-    __slots__ = ("account",)
-
-    def __init__(self, account: Account) -> None:
-        self.account = account
-
-    def __hash__(self) -> int:
-        return hash(self.account.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Keyed) and self.account.key == other.account.key
 
 
 class _Page:
@@ -240,34 +226,21 @@ class _Page:
             seq = self.month * 1000 + self.count
             self.count += 1
         bank = self.bank
-        booked = happened // DAY * DAY if bank.midnight else happened
-        shown = happened + 90 * SECOND
+
+        def on(instant: int) -> int:
+            return instant // DAY * DAY if bank.midnight else instant
+
+        booked, shown = on(happened), happened + 90 * SECOND
+        row = Row(
+            booked, seq, 0, shown, NEVER, _BOOKED, minor, flow, party, happened, extra, draw
+        )  # fmt: skip
         if bank.pending and flow.card and minor < 0:
             posted = happened + (20 + draw % 30) * HOUR
-            self.rows.append(
-                Row(
-                    booked,
-                    seq,
-                    0,
-                    shown,
-                    posted,
-                    _PENDING,
-                    minor,
-                    flow,
-                    party,
-                    happened,
-                    extra,
-                    draw,
-                )
-            )
-            if bank.older:
-                booked = posted // DAY * DAY if bank.midnight else posted
-            shown = posted
+            self.rows.append(row._replace(until=posted, status=_PENDING))
+            row = row._replace(shown=posted, booked=on(posted) if bank.older else booked)
         elif draw % 97 == 0:
-            shown = happened + (2 + draw % 7) * DAY
-        self.rows.append(
-            Row(booked, seq, 0, shown, NEVER, _BOOKED, minor, flow, party, happened, extra, draw)
-        )
+            row = row._replace(shown=happened + (2 + draw % 7) * DAY)
+        self.rows.append(row)
         return draw
 
     def own(self, number: int, happened: int, minor: int, other: int, draw: int) -> None:
@@ -281,19 +254,14 @@ class _Page:
         """Write card purchases; some are paid back, in part or by reversal."""
         draw = self.random.random
         for _ in range(count):
-            shop = (
-                self.favourites[int(draw() * 9)]
-                if draw() < 0.8
-                else MERCHANTS[int(draw() * len(MERCHANTS))]
-            )
+            shops = self.favourites if draw() < 0.8 else MERCHANTS
+            shop = shops[int(draw() * len(shops))]
             share = draw()
             minor = (shop.low + int((shop.high - shop.low) * share * share)) * scale // 100
             minor = max(150, min(minor, self.salary // 40 + int(draw() * 900)))
             ending = draw()
-            if ending < 0.3:
-                minor = minor // 100 * 100 or 100
-            elif ending < 0.45:
-                minor = minor // 50 * 50 or 50
+            unit = 100 if ending < 0.3 else 50 if ending < 0.45 else 1
+            minor = minor // unit * unit or unit
             happened = self.moment()
             flow = FLOWS["online" if draw() * 100 < online else "pos"]
             reference = self.add(flow, happened, -minor, shop)

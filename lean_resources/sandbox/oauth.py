@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -44,7 +43,7 @@ class Grant(NamedTuple):
 
 
 class Issuer:
-    """Issues and reads tokens, without storing them.
+    """Issues and reads tokens.
 
     Args:
         codec: Makes the application's ids and recognises customers.
@@ -58,7 +57,6 @@ class Issuer:
         self.client_id = codec.encode(Kind.APPLICATION, 0)
         self.app_token = codec.encode(Kind.APPLICATION, 1)
         self.client_secret = "".join(f"{mix(seed, 2, part):016x}" for part in range(4))
-        self._key = hashlib.sha256(f"sandbox {seed}".encode()).digest()
         self._grants: dict[str, Grant] = {}
         self._issued = 0
 
@@ -95,14 +93,7 @@ class Issuer:
     def read(self, token: str) -> Grant | None:
         """The rights of a token; None if it is unknown or expired."""
         grant = self._grants.get(token)
-        if grant is None:
-            grant = self._verify(token)
-            if grant is None:
-                return None
-            if len(self._grants) > 256:
-                self._grants.clear()
-            self._grants[token] = grant
-        return grant if grant.expires > self.clock.nanos else None
+        return grant if grant and grant.expires > self.clock.nanos else None
 
     def _write(self, customer_id: str | None) -> str:
         now = self.clock.nanos // SECOND
@@ -123,29 +114,12 @@ class Issuer:
         if customer_id:
             claims["customers"] = [{"id": customer_id}]
         header = {"kid": opaque_uuid(mix(self.codec.seed, 4), 0), "alg": "RS256"}
-        text = f"{_encode(orjson.dumps(header))}.{_encode(orjson.dumps(claims))}"
-        return f"{text}.{self._sign(text)}"
-
-    def _sign(self, text: str) -> str:
-        block = hmac.digest(self._key, text.encode(), "sha512")
-        return _encode(
-            block + b"".join(hashlib.sha512(block + bytes([n])).digest() for n in (1, 2, 3))
-        )
-
-    def _verify(self, token: str) -> Grant | None:
-        text, _, signature = token.rpartition(".")
-        if not hmac.compare_digest(self._sign(text).encode(), signature.encode()):
-            return None
-        claims = orjson.loads(_decode(text.partition(".")[2]))
-        return Grant(claims["exp"] * SECOND, frozenset(claims["scope"]))
-
-
-def _encode(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        # Of the size of Lean's; the signature is made up, since only `read` looks at it.
+        signature = b"".join(mix(high, part).to_bytes(8) for part in range(32))
+        parts = (orjson.dumps(header), orjson.dumps(claims), signature)
+        token = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+        self._grants[token] = Grant((now + _LIFE) * SECOND, frozenset(claims["scope"]))
+        return token
 
 
 def _basic(encoded: str) -> tuple[str, str]:

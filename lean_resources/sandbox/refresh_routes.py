@@ -15,12 +15,7 @@ from lean_resources.streams import PERMISSION_OF, PERMISSIONS
 
 
 class RefreshRoutes(Routes):
-    """Refreshes and events.
-
-    Args:
-        store: The sandbox's state.
-        has_events: Whether events are listed.
-    """
+    """Refreshes, and events where they are listed."""
 
     def __init__(self, store: Store, *, has_events: bool) -> None:
         super().__init__(store)

@@ -48,6 +48,7 @@ class Reply:
         return cls(status, html.encode(), "text/html; charset=UTF-8")
 
 
+@dataclass(eq=False)
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
     """A refusal of Lean.
 
@@ -59,25 +60,16 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error o
         short: Whether to use the form of the consents endpoints: `status_code` and `message`.
     """
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str | None = None,
-        *,
-        envelope: bool = False,
-        has_results_id: bool = True,
-        short: bool = False,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(code)
-        self.status = status
-        self.code = code
-        self.message = message or MESSAGES.get(code, code)
-        self.envelope = envelope
-        self.has_results_id = has_results_id
-        self.short = short
-        self.headers = headers or {}
+    status: int
+    code: str
+    message: str = ""
+    envelope: bool = field(default=False, kw_only=True)
+    has_results_id: bool = field(default=True, kw_only=True)
+    short: bool = field(default=False, kw_only=True)
+    headers: dict[str, str] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.message = self.message or MESSAGES.get(self.code, self.code)
 
     @classmethod
     def bad_value(cls, name: str, value: object) -> Refusal:

@@ -28,11 +28,8 @@ class Call:
         label: Method and path template.
         target: Path and query, unchanged.
         path: Values of the path's parameters.
-        query: Parameters of the query.
         headers: Headers, by lower-case name.
-        body: The body, empty for GET.
         mark: A number for ids, equal for the same request at the same time.
-        fault: The fault of the request.
     """
 
     label: str
@@ -151,11 +148,7 @@ _Found = TypeVar("_Found")
 
 
 class Routes:
-    """A group of Lean's endpoints over a store.
-
-    Args:
-        store: The sandbox's state.
-    """
+    """A group of Lean's endpoints over a store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -78,7 +78,7 @@ def serve(
     """
     with tempfile.TemporaryDirectory(prefix="lean-sandbox-") as folder:
         certificates = Certificates(Path(folder)) if mtls else None
-        with _listener(host, port) as listener:
+        with socket.create_server((host, port), backlog=2048) as listener:
             bound = listener.getsockname()[1]
             url = f"https://localhost:{bound}" if mtls else f"http://{host}:{bound}"
             inner = uvicorn.Server(_config(sandbox, certificates))
@@ -93,17 +93,6 @@ def serve(
                 inner.should_exit = True
                 inner.force_exit = True
                 thread.join(_PATIENCE)
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _wait_until_started(inner: uvicorn.Server, thread: threading.Thread) -> None:

@@ -57,7 +57,6 @@ class Refresh:
         finished: When it ended, or None while it is pending.
         failed: Streams that the bank did not send.
         left_out: Streams that were not requested; their copy stays unchanged.
-        polls: Number of requests for its state.
         is_stuck: Whether it never ends.
         is_halfway: Whether an event has announced the accounts.
     """

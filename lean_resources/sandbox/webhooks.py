@@ -30,12 +30,8 @@ _ANSWER_SECONDS = 10.0
 class Attempt:
     """An attempt to deliver a message.
 
-    Args:
-        event_id: The event's id.
-        type: The event's type.
-        number: Number of the attempt, from 0.
-        at: Its time by the sandbox's clock, in nanoseconds since 1970.
-        status_code: Status code of the answer; 0 without an answer.
+    Its number counts from 0, its time is by the sandbox's clock, in nanoseconds since 1970, and its
+    status code is 0 without an answer.
     """
 
     event_id: str
@@ -55,16 +51,7 @@ class _Message:
 
 
 class Webhooks:
-    """Delivers events to an address, in a separate thread.
-
-    Args:
-        clock: Decides when an attempt is due.
-        faults: The faults of deliveries.
-        url: The address.
-        secret: Signs each body.
-        app_token: Sent with each message.
-        transport: Replaces the network.
-    """
+    """Delivers events to an address, in a separate thread, as `Sandbox.deliver` says."""
 
     def __init__(
         self,
@@ -94,9 +81,7 @@ class Webhooks:
 
     def announce(self, event: dict[str, Any]) -> None:
         """Send an event now; a fault may send it later, twice, after the next event, or never."""
-        message = _Message(
-            event["event_id"], event["type"], dump(event), first_at=self._clock.nanos
-        )
+        message = _Message(event["event_id"], event["type"], dump(event), self._clock.nanos)
         label = f"WEBHOOK {message.type}"
         fault = self._faults.take(label, label, entity_id=None, account_id=None, page=0)
         kind, value = (fault.kind, fault.value) if fault is not None else ("", "")

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Any
 
 from lean_resources.sandbox.banks import BANKS, Bank
 from lean_resources.sandbox.clock import DAY, HOUR, MINUTE, NEVER, SECOND, first_day, month_of
 from lean_resources.sandbox.ids import mix
-from lean_resources.sandbox.money import EXPONENTS
 from lean_resources.sandbox.people import iban, masked_pan
 from lean_resources.sandbox.tables import read
 from lean_resources.streams import PERMISSIONS
@@ -118,7 +118,7 @@ class Blueprint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Account:
-    """An account at a bank, the same for all entities.
+    """An account at a bank, the same for all entities; it compares by its key.
 
     Args:
         key: Customer, entity and place of the account at the bank.
@@ -143,10 +143,11 @@ class Account:
     slot: int
     holders: tuple[int, ...] = field(default=())
 
-    @property
-    def exponent(self) -> int:
-        """Decimal places of its currency."""
-        return EXPONENTS[self.currency]
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Account) and self.key == other.key
 
     @property
     def sub_type(self) -> str:
@@ -313,33 +314,32 @@ def _awkward(made: Blueprint, start: int, created: int, age: int) -> Blueprint:
     """Give the entity the awkward case of its slot."""
     (consent,) = made.consents
     midnight = start // DAY * DAY
-    now = made
+    changes: dict[str, Any] = {}
+
+    def ending(expires: int) -> dict[str, Any]:
+        ends = replace(consent, expires=expires, window_to=expires)
+        return {"consents": (ends,), "snapshot": min(made.snapshot, expires - HOUR)}
+
     match (made.slot, made.ordinal):
         case (Slot.RECONSENTED, 0):
             again = created + age * 4 // 5
             both = (replace(consent, revoked=again - MINUTE), usual_consent(again))
-            now = replace(made, consents=both, generation=1)
+            changes = {"consents": both, "generation": 1}
         case (Slot.EXPIRING, 0):
-            now = _ending(made, consent, start + 29 * HOUR)
+            changes = ending(start + 29 * HOUR)
         case (Slot.EXPIRED_UNSWEPT, 0):
-            now = _ending(made, consent, midnight + (start - midnight) // 2)
+            changes = ending(midnight + (start - midnight) // 2)
         case (Slot.EXPIRED, 0):
-            now = _ending(made, consent, max(created + HOUR, start - 3 * DAY))
+            changes = ending(max(created + HOUR, start - 3 * DAY))
         case (Slot.REVOKED, 0):
             end = created + age * 3 // 4
-            now = replace(made, consents=(replace(consent, revoked=end),), snapshot=end)
+            changes = {"consents": (replace(consent, revoked=end),), "snapshot": end}
         case (Slot.FEW_PERMISSIONS, 0):
-            few = replace(consent, permissions=frozenset(PERMISSIONS[:4]))
-            now = replace(made, consents=(few,))
+            changes = {"consents": (replace(consent, permissions=frozenset(PERMISSIONS[:4])),)}
         case (Slot.DELETED, 1):
             end = created + age * 7 // 10
-            gone = replace(consent, revoked=end)
-            now = replace(made, consents=(gone,), deleted=end, snapshot=end)
+            changes = {"consents": (replace(consent, revoked=end),), "snapshot": end}
+            changes["deleted"] = end
         case (Slot.NARROW, 0):
-            now = replace(made, consents=(replace(consent, window_from=start - 60 * DAY),))
-    return now
-
-
-def _ending(made: Blueprint, consent: ConsentPlan, expires: int) -> Blueprint:
-    ending = replace(consent, expires=expires, window_to=expires)
-    return replace(made, consents=(ending,), snapshot=min(made.snapshot, expires - HOUR))
+            changes = {"consents": (replace(consent, window_from=start - 60 * DAY),)}
+    return replace(made, **changes)
