@@ -65,22 +65,13 @@ BANKS = Stream(
         column(Kind.BOOLEAN, "is_active", "Whether the bank is operational.", "active"),
         column(Kind.BOOLEAN, "is_mock", "Whether the bank is one of Lean's own mocks.", "mock"),
         *(
-            column(
-                Kind.BOOLEAN,
-                f"is_active_for_{use}",
-                f"False while Lean has taken the bank's {use} offline.",
-                f"availability.active.{use}",
+            column(Kind.BOOLEAN, f"is_{state}_for_{use}", doc, f"availability.{state}.{use}")
+            for state, doc_of in (
+                ("active", "False while Lean has taken the bank's {} offline."),
+                ("enabled", "Whether the application's owner has enabled the bank for {}."),
             )
             for use in ("data", "payments")
-        ),
-        *(
-            column(
-                Kind.BOOLEAN,
-                f"is_enabled_for_{use}",
-                f"Whether the application's owner has enabled the bank for {use}.",
-                f"availability.enabled.{use}",
-            )
-            for use in ("data", "payments")
+            for doc in (doc_of.format(use),)
         ),
     ),
 )

@@ -9,6 +9,7 @@ same path in both.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lean_resources.streams.schema import PERMISSIONS, REGIONAL, Column, Kind, Stream
@@ -54,6 +55,16 @@ def dual_text(name: str, doc: str, path: str = "", **more: Any) -> Column:
 def dual_instant(name: str, doc: str, path: str, **more: Any) -> Column:
     """A dual column of instants."""
     return instant(name, doc, *_both(path), **more)
+
+
+def within(place: str, *columns: Column) -> tuple[Column, ...]:
+    """Columns of the object at a place in the record, whose own paths lead on from there."""
+
+    def whole(path: str) -> str:
+        regional = REGIONAL if path.startswith(REGIONAL) else ""
+        return f"{regional}{place}.{path.removeprefix(regional)}"
+
+    return tuple(replace(one, paths=tuple(map(whole, one.paths))) for one in columns)
 
 
 def money(prefix: str, doc: str, path: str) -> tuple[Column, Column]:
@@ -223,26 +234,27 @@ _ADDRESS = (
 
 def agent(prefix: str, who: str) -> tuple[Column, ...]:
     """The bank of a counterparty, with its postal address."""
-    return (
+    return within(
+        prefix,
         text(
             f"{prefix}_scheme",
             f"Kind of the code that identifies the {who}'s bank.",
-            f"{prefix}.scheme_name",
-            f"{prefix}.identification_type",
-            f"{REGIONAL}{prefix}.identification_type",
+            "scheme_name",
+            "identification_type",
+            REGIONAL + "identification_type",
             values=CODES,
         ),
         dual_text(
             f"{prefix}_identification",
             f"Code of the {who}'s bank: a BIC, or a code of the Saudi list under OTHER.",
-            f"{prefix}.identification",
+            "identification",
         ),
-        dual_text(f"{prefix}_name", f"Name of the {who}'s bank.", f"{prefix}.name"),
+        dual_text(f"{prefix}_name", f"Name of the {who}'s bank.", "name"),
         *(
             text(
                 f"{prefix}_{name}",
                 f"{doc} (bank of the {who}).",
-                *(f"{p}.postal_address.{n}" for p in _both(prefix) for n in (name, *older)),
+                *(f"{p}postal_address.{n}" for p in ("", REGIONAL) for n in (name, *older)),
             )
             for name, older, doc in _ADDRESS
         ),

@@ -15,6 +15,7 @@ from lean_resources.streams.fields import (
     money,
     supplementary_data,
     text,
+    within,
     words,
 )
 from lean_resources.streams.schema import Kind, Window
@@ -89,15 +90,18 @@ TRANSACTIONS = account_stream(
         "statement_reference",
     ),
     dual_text("terminal_id", "Terminal; older generation alone."),
-    *money("balance", "Balance after the movement, without its sign.", "balance.amount"),
-    dual_text(
-        "balance_credit_debit_indicator",
-        "Sign of balance_amount.",
-        "balance.credit_debit_indicator",
-        values=INDICATORS,
-    ),
-    dual_text(
-        "balance_type", "Kind of the balance after the movement.", "balance.type", **BALANCE_TYPES
+    *within(
+        "balance",
+        *money("balance", "Balance after the movement, without its sign.", "amount"),
+        dual_text(
+            "balance_credit_debit_indicator",
+            "Sign of balance_amount.",
+            "credit_debit_indicator",
+            values=INDICATORS,
+        ),
+        dual_text(
+            "balance_type", "Kind of the balance after the movement.", "type", **BALANCE_TYPES
+        ),
     ),
     *money("charge", "Charge for the movement.", "charge_amount"),
     dual(
@@ -107,136 +111,116 @@ TRANSACTIONS = account_stream(
         "charge_amount.charge_included",
     ),
     *money("charge_vat", "VAT on the charge.", "charge_amount_vat"),
-    *(
+    *within(
+        "currency_exchange",
+        *(
+            dual_text(
+                f"exchange_{which}_currency", f"Currency {what}, ISO 4217.", f"{which}_currency"
+            )
+            for which, what in (
+                ("source", "converted from"),
+                ("target", "converted to"),
+                ("unit", "the rate is expressed in"),
+            )
+        ),
+        dual(Kind.RATE, "exchange_rate", "Factor from source to target."),
         dual_text(
-            f"exchange_{which}_currency",
-            f"Currency {what}, ISO 4217.",
-            f"currency_exchange.{which}_currency",
-        )
-        for which, what in (
-            ("source", "converted from"),
-            ("target", "converted to"),
-            ("unit", "the rate is expressed in"),
-        )
+            "exchange_contract_identification",
+            "Contract of the exchange.",
+            "contract_identification",
+        ),
+        dual_instant("exchange_quoted_at", "When the rate was quoted.", "quotation_date"),
+        *money("instructed", "Amount as instructed.", "instructed_amount"),
     ),
-    dual(
-        Kind.RATE,
-        "exchange_rate",
-        "Factor from source to target.",
-        "currency_exchange.exchange_rate",
-    ),
-    dual_text(
-        "exchange_contract_identification",
-        "Contract of the exchange.",
-        "currency_exchange.contract_identification",
-    ),
-    dual_instant(
-        "exchange_quoted_at", "When the rate was quoted.", "currency_exchange.quotation_date"
-    ),
-    *money("instructed", "Amount as instructed.", "currency_exchange.instructed_amount"),
-    dual_text(
+    *within(
         "bank_transaction_code",
-        "Family of the movement in the bank's words.",
-        "bank_transaction_code.code",
-    ),
-    dual_text(
-        "bank_transaction_sub_code",
-        "Sub family of the movement in the bank's words.",
-        "bank_transaction_code.sub_code",
-    ),
-    *(
+        dual_text("bank_transaction_code", "Family of the movement in the bank's words.", "code"),
         dual_text(
-            f"iso_{name}",
-            f"ISO 20022 {name.replace('_', ' ')}; older generation alone.",
-            f"bank_transaction_code.{name}",
-        )
-        for name in words("domain domain_code family family_code sub_family sub_family_code")
+            "bank_transaction_sub_code",
+            "Sub family of the movement in the bank's words.",
+            "sub_code",
+        ),
+        *(
+            dual_text(
+                f"iso_{name}", f"ISO 20022 {name.replace('_', ' ')}; older generation alone.", name
+            )
+            for name in words("domain domain_code family family_code sub_family sub_family_code")
+        ),
     ),
-    dual_text(
-        "proprietary_code",
-        "The bank's own code of the movement.",
-        "proprietary_bank_transaction_code.code",
+    *within(
+        "proprietary_bank_transaction_code",
+        dual_text("proprietary_code", "The bank's own code of the movement.", "code"),
+        dual_text("proprietary_code_issuer", "Issuer of the bank's own code.", "issuer"),
     ),
-    dual_text(
-        "proprietary_code_issuer",
-        "Issuer of the bank's own code.",
-        "proprietary_bank_transaction_code.issuer",
+    *within(
+        "card_instrument",
+        dual_text("card_authorization_type", "How the card was presented.", "authorization_type"),
+        dual_text(
+            "card_instrument_type",
+            "How the card was presented, in SAMA's words.",
+            "instrument_type",
+        ),
+        dual_text(
+            "card_scheme",
+            "Scheme; LOCAL_SCHEME is mada.",
+            "card_scheme_name",
+            values=words(
+                "VISA MASTER_CARD AMERICAN_EXPRESS DINERS LOCAL_SCHEME GCC UPI UNSUPPORTED"
+            ),
+            aliases={"MADA": "LOCAL_SCHEME"},
+        ),
+        dual_text(
+            "card_identification", "Digits that identify the card.", "identification", pii=True
+        ),
+        dual_text("card_name", "Name on the card.", "name", pii=True),
     ),
-    dual_text(
-        "card_authorization_type",
-        "How the card was presented.",
-        "card_instrument.authorization_type",
+    *within(
+        "merchant_details",
+        dual_text("merchant_category_code", "Kind of merchant, ISO 18245 behind the letters CC."),
+        dual_text("merchant_name", "Merchant."),
+        dual_text("merchant_id", "Merchant's id as text, because numbers lose zeros."),
     ),
-    dual_text(
-        "card_instrument_type",
-        "How the card was presented, in SAMA's words.",
-        "card_instrument.instrument_type",
-    ),
-    dual_text(
-        "card_scheme",
-        "Scheme; LOCAL_SCHEME is mada.",
-        "card_instrument.card_scheme_name",
-        values=words("VISA MASTER_CARD AMERICAN_EXPRESS DINERS LOCAL_SCHEME GCC UPI UNSUPPORTED"),
-        aliases={"MADA": "LOCAL_SCHEME"},
-    ),
-    dual_text(
-        "card_identification",
-        "Digits that identify the card.",
-        "card_instrument.identification",
-        pii=True,
-    ),
-    dual_text("card_name", "Name on the card.", "card_instrument.name", pii=True),
-    dual_text(
-        "merchant_category_code",
-        "Kind of merchant, ISO 18245 behind the letters CC.",
-        "merchant_details.merchant_category_code",
-    ),
-    dual_text("merchant_name", "Merchant.", "merchant_details.merchant_name"),
-    dual_text(
-        "merchant_id",
-        "Merchant's id as text, because numbers lose zeros.",
-        "merchant_details.merchant_id",
-    ),
-    dual_text(
-        "biller_id", "SADAD biller as text; older generation alone.", "bill_details.biller_id"
-    ),
-    dual_text(
-        "bill_number", "SADAD bill; older generation alone.", "bill_details.bill_number", pii=True
-    ),
-    dual_text(
-        "bill_payment_type",
-        "Kind of bill payment; older generation alone.",
-        "bill_details.bill_payment_type",
-        values=words(
-            "POST_PAID ADVANCE_PAYMENT_FOR_ROAMING RECHARGE RENEWAL ROAMING_DEPOSIT ONE_OFF"
-            " RECURRING_PAYMENT UNSUPPORTED"
+    *within(
+        "bill_details",
+        dual_text("biller_id", "SADAD biller as text; older generation alone."),
+        dual_text("bill_number", "SADAD bill; older generation alone.", pii=True),
+        dual_text(
+            "bill_payment_type",
+            "Kind of bill payment; older generation alone.",
+            values=words(
+                "POST_PAID ADVANCE_PAYMENT_FOR_ROAMING RECHARGE RENEWAL ROAMING_DEPOSIT ONE_OFF"
+                " RECURRING_PAYMENT UNSUPPORTED"
+            ),
         ),
     ),
     *accounts("receiver"),
     *agent("creditor_agent", "receiver"),
     *account("debtor_account", "sender"),
     *agent("debtor_agent", "sender"),
-    text(
-        "insight_description",
-        "Lean's cleaned text, when insights were asked for.",
-        "insights.description_cleansed",
-        pii=True,
-    ),
-    text(
-        "insight_category",
-        "Lean's category, when insights were asked for.",
-        "insights.category",
-        values=words(
-            "BANK_FEES_AND_CHARGES CHARITY EDUCATION ENTERTAINMENT GOVERNMENT GROCERIES"
-            " HEALTH_AND_WELLBEING LOANS_AND_INVESTMENT RENT_AND_SERVICES RESTAURANTS_DINING RETAIL"
-            " SALARY_AND_REVENUE TRANSFER TRANSPORT TRAVEL OTHER"
+    *within(
+        "insights",
+        text(
+            "insight_description",
+            "Lean's cleaned text, when insights were asked for.",
+            "description_cleansed",
+            pii=True,
         ),
-    ),
-    column(
-        Kind.RATE,
-        "insight_confidence",
-        "Lean's confidence in its category, from 0 to 1.",
-        "insights.category_confidence",
+        text(
+            "insight_category",
+            "Lean's category, when insights were asked for.",
+            "category",
+            values=words(
+                "BANK_FEES_AND_CHARGES CHARITY EDUCATION ENTERTAINMENT GOVERNMENT GROCERIES"
+                " HEALTH_AND_WELLBEING LOANS_AND_INVESTMENT RENT_AND_SERVICES RESTAURANTS_DINING"
+                " RETAIL SALARY_AND_REVENUE TRANSFER TRANSPORT TRAVEL OTHER"
+            ),
+        ),
+        column(
+            Kind.RATE,
+            "insight_confidence",
+            "Lean's confidence in its category, from 0 to 1.",
+            "category_confidence",
+        ),
     ),
     supplementary_data("; older generation alone"),
     REGIONAL_STANDARD,
