@@ -120,12 +120,7 @@ class Connections:
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that keeps the limits of all connections.
-
-    Args:
-        connections: All open connections.
-        given: The arguments that uvicorn gives its protocol.
-    """
+    """A connection that keeps the limits of all connections."""
 
     def __init__(self, connections: Connections, **given: Any) -> None:
         super().__init__(**given)

@@ -30,7 +30,6 @@ class EventWaiter:
 
     Args:
         inbox: Where events arrive; None if webhooks are not set up.
-        sleep: Waits for the given number of seconds.
     """
 
     def __init__(self, inbox: Inbox | None, sleep: Sleep = asyncio.sleep) -> None:
@@ -52,26 +51,17 @@ class EventWaiter:
         return last is not None and dt.datetime.now(dt.UTC) - last < _LIVE
 
     async def result(self, results_id: str, seconds: float) -> float:
-        """Wait up to `seconds` for the webhook that announces a result.
-
-        Returns:
-            The seconds waited.
-        """
+        """Wait up to `seconds` for the webhook that announces a result; the seconds waited."""
         return await self._wait(self._results, results_id, seconds)
 
     async def refresh(self, refresh_id: str, seconds: float) -> float:
-        """Wait up to `seconds` for the webhook that announces the end of a refresh.
-
-        Returns:
-            The seconds waited.
-        """
+        """Wait up to `seconds` for the webhook that ends a refresh; the seconds waited."""
         return await self._wait(self._refreshes, refresh_id, seconds)
 
     async def expect(self, refresh_id: str, seconds: float) -> None:
         """Record in the inbox that this process will read the data of a refresh.
 
         Args:
-            refresh_id: The refresh.
             seconds: How long the record holds; after that the sensor takes the refresh's events.
         """
         if self._inbox is not None:

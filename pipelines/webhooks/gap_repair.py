@@ -44,7 +44,6 @@ class Repair:
         compared: Number of events that Lean sent, or of entities that it has.
         repaired: Number of events that had not arrived, by type.
         unreadable: Number of listed events with an unknown shape.
-        requests: Number of requests made.
     """
 
     from_at: dt.datetime

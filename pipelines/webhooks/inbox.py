@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,30 +44,22 @@ class _Instant(sa.types.TypeDecorator[dt.datetime]):
     impl = sa.DateTime
     cache_ok = True
 
-    def process_bind_param(
-        self,
-        value: dt.datetime | None,
-        dialect: sa.Dialect,  # noqa: ARG002 - SQLAlchemy's signature
-    ) -> dt.datetime | None:
-        return value.astimezone(dt.UTC).replace(tzinfo=None) if value is not None else None
+    def process_bind_param(self, value: dt.datetime | None, _: sa.Dialect) -> dt.datetime | None:
+        return value and value.astimezone(dt.UTC).replace(tzinfo=None)
 
-    def process_result_value(
-        self,
-        value: dt.datetime | None,
-        dialect: sa.Dialect,  # noqa: ARG002 - SQLAlchemy's signature
-    ) -> dt.datetime | None:
-        return value.replace(tzinfo=dt.UTC) if value is not None else None
+    def process_result_value(self, value: dt.datetime | None, _: sa.Dialect) -> dt.datetime | None:
+        return value and value.replace(tzinfo=dt.UTC)
 
 
 class Inbox:
     """The events of one environment; sandbox and production never share an inbox.
 
-    Each method is one transaction and may be called from any thread or process.
+    Each method is one transaction and may be called from any thread or process. It raises
+    UnavailableError, and changes nothing, if the database does not answer.
 
     Args:
         url: An SQLAlchemy URL: `sqlite:///file` or `postgresql://user:password@host/database`.
         environment: `sandbox` or `production`; part of the tables' names.
-        now: Returns the current time in UTC.
 
     Raises:
         ConfigError: The URL is not that of a supported database.
@@ -131,22 +123,14 @@ class Inbox:
             ("refresh", columns.refresh_id, columns.refresh_id.is_not(None)),
             ("results", columns.results_id, columns.results_id.is_not(None)),
         ):
-            sa.Index(
-                f"webhook_events_{environment}_{name}",
-                column,
-                sqlite_where=where,
-                postgresql_where=where,
-            )
+            only: Any = {f"{dialect}_where": where for dialect in _INSERTS}
+            sa.Index(f"webhook_events_{environment}_{name}", column, **only)
 
     def __repr__(self) -> str:
         return f"Inbox({self._engine.dialect.name!r}, {self.environment!r})"
 
     def create(self) -> None:
-        """Create missing tables, and the folder of a SQLite file.
-
-        Raises:
-            UnavailableError: The database does not answer.
-        """
+        """Create missing tables, and the folder of a SQLite file."""
         file = self._engine.url.database
         if self._engine.dialect.name == "sqlite" and file is not None:
             with self._explained():
@@ -161,11 +145,7 @@ class Inbox:
             self._meta.create_all(connection)
 
     def check(self) -> None:
-        """Check that the inbox could store an event now.
-
-        Raises:
-            UnavailableError: The database is gone, is read-only or has no tables.
-        """
+        """Raise UnavailableError if the database is gone, is read-only or has no tables."""
         awaited = self._awaited
         with self._transaction() as connection:
             connection.execute(sa.delete(awaited).where(awaited.c.refresh_id == ""))
@@ -175,7 +155,7 @@ class Inbox:
         self._engine.dispose()
 
     def add(self, events: Sequence[Event], *, source: str = "webhook") -> int:
-        """Store events in one transaction; known events change nothing.
+        """Store events, and return how many of them are new; known events change nothing.
 
         After this returns, the events survive a crash of the process or the machine. Events that
         ask for no work are done at once.
@@ -184,12 +164,6 @@ class Inbox:
             events: Each is stored once, even if it comes again. If its webhook is repeated after
                 pruning, the inbox recognises it by its timestamp, or by its id if it has none.
             source: Where they came from: `webhook`, `events` or `listing`.
-
-        Returns:
-            The number of new events.
-
-        Raises:
-            UnavailableError: The events could not be stored; no part of them was.
         """
         now = self._now()
         rows = [
@@ -213,12 +187,10 @@ class Inbox:
         self, connection: sa.Connection, rows: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """Leave out rows that are not newer than the pruned events, or that were pruned by id."""
-        pruned_to = connection.execute(self._read_to(_PRUNED)).scalar()
+        pruned_to = connection.scalar(self._read_to(_PRUNED))
         timeless = [row["event_id"] for row in rows if row["sent_at"] is None]
-        seen: set[str] = set()
-        if timeless:
-            query = sa.select(self._seen.c.event_id).where(self._seen.c.event_id.in_(timeless))
-            seen = set(connection.execute(query).scalars())
+        query = sa.select(self._seen.c.event_id).where(self._seen.c.event_id.in_(timeless))
+        seen = set(connection.scalars(query)) if timeless else set()
         return [
             row
             for row in rows
@@ -230,13 +202,6 @@ class Inbox:
         """Take the oldest events that ask for work and belong to no batch.
 
         If a sync waits for a refresh, the events of that refresh are left to the sync.
-
-        Args:
-            batch_id: The batch that takes the events.
-            limit: Maximum number of events.
-
-        Raises:
-            UnavailableError: The database does not answer.
         """
         events, awaited = self._events, self._awaited
         is_awaited = sa.exists().where(
@@ -251,9 +216,7 @@ class Inbox:
             .with_for_update(skip_locked=True, of=events)
         )
         with self._transaction() as connection:
-            ids = connection.execute(chosen).scalars().all()
-            if not ids:
-                return []
+            ids = connection.scalars(chosen).all()
             rows = connection.execute(
                 sa.update(events)
                 .where(events.c.id.in_(ids))
@@ -264,7 +227,9 @@ class Inbox:
 
     def has_work(self) -> bool:
         """Whether the inbox may have an event to lease."""
-        return bool(self._scalar(sa.select(sa.exists().where(self._events.c.state == _RECEIVED))))
+        query = sa.select(sa.exists().where(self._events.c.state == _RECEIVED))
+        with self._reading() as connection:
+            return bool(connection.scalar(query))
 
     def leases(self) -> dict[str, dt.datetime]:
         """Leased batches that are not acknowledged, with the UTC instant of each lease."""
@@ -283,7 +248,6 @@ class Inbox:
         """Record how a batch ended.
 
         Args:
-            batch_id: The batch.
             is_done: Whether the run read the data that the events asked for. If not, the events
                 may be leased again after a wait; after `MOST_LEASES` leases they fail.
             failed_entities: Entities whose events are given back although the batch is done.
@@ -355,22 +319,22 @@ class Inbox:
 
     def first_received_at(self) -> dt.datetime | None:
         """UTC instant at which the oldest kept event arrived; None without an event."""
-        return self._received_at(self._events.c.id)
+        events = self._events.c
+        return self._instant(sa.select(events.received_at).order_by(events.id))
 
     def last_received_at(self) -> dt.datetime | None:
         """UTC instant at which the last webhook arrived; None if there was none."""
-        return self._received_at(self._events.c.id.desc(), self._events.c.source == "webhook")
-
-    def _received_at(
-        self, order: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None
-    ) -> dt.datetime | None:
-        query = sa.select(self._events.c.received_at).order_by(order).limit(1)
-        found: dt.datetime | None = self._scalar(query if where is None else query.where(where))
-        return found
+        events = self._events.c
+        of_webhooks = sa.select(events.received_at).where(events.source == "webhook")
+        return self._instant(of_webhooks.order_by(events.id.desc()))
 
     def read_to(self) -> dt.datetime | None:
         """UTC instant until which Lean's list of events was compared; None if it never was."""
-        found: dt.datetime | None = self._scalar(self._read_to(_LISTED))
+        return self._instant(self._read_to(_LISTED))
+
+    def _instant(self, query: sa.Select[Any]) -> dt.datetime | None:
+        with self._reading() as connection:
+            found: dt.datetime | None = connection.scalar(query.limit(1))
         return found
 
     def was_read_to(self, at: dt.datetime) -> None:
@@ -409,16 +373,10 @@ class Inbox:
             for row in connection.execute(query).mappings():
                 yield dict(row)
 
-    def prune(self, keep_days: int = LISTED_DAYS) -> int:
-        """Delete acknowledged events that arrived more than `keep_days` days ago.
-
-        Raises:
-            ValueError: `keep_days` is below 90.
-        """
-        if keep_days < LISTED_DAYS:
-            raise ValueError(f"events must be kept for at least {LISTED_DAYS} days")
+    def prune(self) -> int:
+        """Delete acknowledged events that Lean does not list any more; how many they were."""
         events, seen = self._events, self._seen
-        limit = self._now() - dt.timedelta(days=keep_days)
+        limit = self._now() - dt.timedelta(days=LISTED_DAYS)
         # A later timestamp would not identify the event as pruned if it came again.
         is_over = sa.and_(
             events.c.received_at < limit,
@@ -428,7 +386,7 @@ class Inbox:
         timeless = sa.select(events.c.event_id, events.c.received_at).where(
             is_over, events.c.sent_at.is_(None)
         )
-        forgotten = self._now() - dt.timedelta(days=max(_SEEN_DAYS, keep_days))
+        forgotten = self._now() - dt.timedelta(days=_SEEN_DAYS)
         with self._transaction() as connection:
             connection.execute(sa.delete(self._awaited).where(self._awaited.c.until < limit))
             connection.execute(sa.delete(seen).where(seen.c.seen_at < forgotten))
@@ -438,10 +396,7 @@ class Inbox:
                 .on_conflict_do_nothing()
             )
             newest = sa.select(sa.func.max(events.c.sent_at, type_=_Instant)).where(is_over)
-            known = (
-                connection.execute(self._read_to(_PRUNED)).scalar(),
-                *connection.scalars(newest),
-            )
+            known = (connection.scalar(self._read_to(_PRUNED)), connection.scalar(newest))
             if instants := [at for at in known if at is not None]:
                 self._put(connection, self._cursor, {"id": _PRUNED}, {"read_to": max(instants)})
             return connection.execute(sa.delete(events).where(is_over)).rowcount
@@ -461,10 +416,6 @@ class Inbox:
         options = {"is_reading": True}
         with self._explained(), self._engine.connect().execution_options(**options) as connection:
             yield connection
-
-    def _scalar(self, query: sa.Select[Any]) -> Any:
-        with self._reading() as connection:
-            return connection.execute(query).scalar()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -493,13 +444,11 @@ def _files_of(engine: sa.Engine) -> list[tuple[int, int] | None]:
 
     SQLite keeps writing to removed files, and no other process sees those commits.
     """
-    found: list[tuple[int, int] | None] = []
-    for end in ("", "-wal", "-shm"):
-        try:
+    found: list[tuple[int, int] | None] = [None, None, None]
+    for number, end in enumerate(("", "-wal", "-shm")):
+        with suppress(FileNotFoundError):
             file = Path(f"{engine.url.database}{end}").stat()
-            found.append((file.st_dev, file.st_ino))
-        except FileNotFoundError:
-            found.append(None)
+            found[number] = file.st_dev, file.st_ino
     return found
 
 

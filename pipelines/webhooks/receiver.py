@@ -78,34 +78,33 @@ class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
 
 
 class _Metrics:
-    """Metrics for Prometheus."""
+    """Metrics for Prometheus, beside the number of events in the inbox by state."""
 
-    def __init__(self) -> None:
+    def __init__(self, inbox: Inbox) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_States(inbox))
+
+        def histogram(name: str, doc: str, *buckets: float) -> Histogram:
+            return Histogram(f"leanhouse_{name}", doc, buckets=buckets, registry=self.registry)
+
         self.answers = Counter(
             "leanhouse_webhooks",
             "Webhooks by answer: stored, or the reason for the refusal.",
             ["status_code", "outcome"],
             registry=self.registry,
         )
-        self.seconds = Histogram(
-            "leanhouse_webhook_seconds",
-            "Seconds from the first byte of a webhook to its answer.",
-            buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-            registry=self.registry,
-        )
-        self.batch = Histogram(
-            "leanhouse_inbox_commit_events",
-            "Events that were committed together.",
-            buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000),
-            registry=self.registry,
-        )
-        self.commit_seconds = Histogram(
-            "leanhouse_inbox_commit_seconds",
-            "Seconds that a commit took.",
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
-            registry=self.registry,
-        )
+        self.seconds = histogram(
+            "webhook_seconds", "Seconds from the first byte of a webhook to its answer.",
+            0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
+        )  # fmt: skip
+        self.batch = histogram(
+            "inbox_commit_events", "Events that were committed together.",
+            1, 2, 5, 10, 25, 50, 100, 250, 500, 1000,
+        )  # fmt: skip
+        self.commit_seconds = histogram(
+            "inbox_commit_seconds", "Seconds that a commit took.",
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5,
+        )  # fmt: skip
         self.last = Gauge(
             "leanhouse_webhook_last_stored_timestamp_seconds",
             "When the last event was stored.",
@@ -185,9 +184,8 @@ class _Postbox:
 
     async def run(self) -> None:
         """Write batches until cancelled."""
-        prune_at = 0.0
+        prune_at = commit_at = 0.0
         loop = asyncio.get_running_loop()
-        commit_at = 0.0
         while True:
             await self._has_come.wait()
             if (early := commit_at - loop.time()) > 0:
@@ -197,26 +195,24 @@ class _Postbox:
             if not self._waiting:
                 self._has_come.clear()
             await self._store(batch)
-            if time.monotonic() > prune_at:
-                prune_at = time.monotonic() + _PRUNE_SECONDS
+            if loop.time() > prune_at:
+                prune_at = loop.time() + _PRUNE_SECONDS
                 with contextlib.suppress(UnavailableError):
                     await asyncio.to_thread(self._inbox.prune)
 
     async def _store(self, batch: list[tuple[Event, asyncio.Future[None]]]) -> None:
         started = time.monotonic()
-        events = [event for event, _ in batch]
         problem: UnavailableError | None = None
         try:
-            new = await asyncio.to_thread(self._inbox.add, events)
+            if await asyncio.to_thread(self._inbox.add, [event for event, _ in batch]):
+                self._metrics.last.set_to_current_time()
         except UnavailableError as error:
-            problem, new = error, 0
+            problem = error
         except Exception as error:  # noqa: BLE001 - the requests need an answer, the next batch a writer
             _LOG.exception("a batch of events could not be stored")
-            problem, new = UnavailableError(type(error).__name__, code="INBOX"), 0
+            problem = UnavailableError(type(error).__name__, code="INBOX")
         self._metrics.commit_seconds.observe(time.monotonic() - started)
         self._metrics.batch.observe(len(batch))
-        if new:
-            self._metrics.last.set_to_current_time()
         for _, stored in batch:
             if stored.done():
                 continue
@@ -252,7 +248,6 @@ class Receiver:
     """Receives webhooks into an inbox.
 
     Args:
-        settings: Secrets, limits and allowed senders.
         inbox: Where events are stored; its tables are created on start.
     """
 
@@ -263,12 +258,11 @@ class Receiver:
         self._allow = [_plain(network) for network in settings.allow]
         token = settings.app_token
         self._app_token = token.get_secret_value().encode() if token is not None else None
-        self._metrics = _Metrics()
-        self._metrics.registry.register(_States(inbox))
+        self._metrics = _Metrics(inbox)
         self._complaints = _Complaints()
         self._held_bytes = 0
         self._postbox: _Postbox | None = None
-        self._counts: dict[str, Counter] = {}
+        self._counts = lru_cache(None)(self._metrics.answers.labels)
         self._others = Starlette(
             routes=[
                 Route(PATH, self._health, methods=["POST"]),  # answers 405 to other methods
@@ -327,16 +321,13 @@ class Receiver:
             return
         started = time.monotonic()
         status_code, outcome = await self._receive(scope, receive)
-        if (count := self._counts.get(outcome)) is None:
-            count = self._metrics.answers.labels(str(status_code), outcome)
-            self._counts[outcome] = count
         headers = [(b"content-length", b"0")]
         if status_code in {400, 413} or outcome == "room":
             # Otherwise the rest of the refused body would be read as the next request.
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status_code, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
-        count.inc()
+        self._counts(str(status_code), outcome).inc()
         self._metrics.seconds.observe(time.monotonic() - started)
 
     async def _receive(self, scope: Scope, receive: Receive) -> tuple[int, str]:
@@ -346,8 +337,7 @@ class Receiver:
             headers.setdefault(name, []).append(value)
         try:
             self._admit(scope, headers)
-            event = self._read(headers, await self._body(receive))
-            await self._store(event)
+            await self._store(self._read(headers, await self._body(receive)))
         except _Refused as refused:
             if refused.status_code == 503:
                 self._complaints.note(refused.why or refused.reason)
@@ -370,13 +360,11 @@ class Receiver:
             raise _Refused(413, "size")
 
     def _is_allowed(self, scope: Scope, headers: _Headers) -> bool:
-        client = scope.get("client")
-        address = client[0] if client is not None else ""
         hops = self._settings.trusted_hops
-        if hops:
-            senders = b",".join(headers.get(b"x-forwarded-for", [])).decode("latin-1").split(",")
-            address = senders[-hops] if len(senders) >= hops else ""
-        return self._is_listed(address)
+        if not hops:
+            return self._is_listed((scope.get("client") or ("",))[0])
+        senders = b",".join(headers.get(b"x-forwarded-for", [])).decode("latin-1").split(",")
+        return len(senders) >= hops and self._is_listed(senders[-hops])
 
     def _is_listed(self, address: str) -> bool:
         sender = _address(address)
@@ -499,15 +487,17 @@ def listener(settings: WebhookSettings) -> socket.socket:
     return socket.create_server((settings.host, settings.port), family=family)
 
 
-def run_server(inner: uvicorn.Server, sockets: list[socket.socket]) -> None:
-    """Run a server until it ends, or until the calling main thread receives a signal."""
-    thread = threading.Thread(target=inner.run, kwargs={"sockets": sockets}, name="receiver")
+@contextlib.contextmanager
+def running(inner: uvicorn.Server, listening: socket.socket) -> Iterator[threading.Thread]:
+    """Run a server in a thread, which ends in order when the block ends."""
+    options = {"sockets": [listening]}
+    thread = threading.Thread(target=inner.run, kwargs=options, name="receiver", daemon=True)
     thread.start()
     try:
-        thread.join()
+        yield thread
     finally:
         inner.should_exit = True
-        thread.join()
+        thread.join(_PATIENCE_SECONDS)
 
 
 @contextlib.contextmanager
@@ -518,19 +508,11 @@ def receiving(settings: WebhookSettings, inbox: Inbox) -> Iterator[int]:
         OSError: The port is in use.
         RuntimeError: The receiver did not start.
     """
-    with listener(settings) as listening:
-        inner = server(settings, inbox)
-        thread = threading.Thread(
-            target=inner.run, kwargs={"sockets": [listening]}, name="receiver", daemon=True
-        )
-        thread.start()
+    inner = server(settings, inbox)
+    with listener(settings) as listening, running(inner, listening) as thread:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not inner.started:
             if not thread.is_alive() or time.monotonic() > deadline:
                 raise RuntimeError("the receiver did not start")
             time.sleep(0.005)
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            inner.should_exit = True
-            thread.join(_PATIENCE_SECONDS)
+        yield listening.getsockname()[1]

@@ -93,7 +93,7 @@ def webhooks() -> None:
     from lean_resources.errors import ConfigError
     from pipelines.environment import settings
     from pipelines.webhooks.inbox import Inbox
-    from pipelines.webhooks.receiver import PATH, listener, run_server, server
+    from pipelines.webhooks.receiver import PATH, listener, running, server
 
     configured = settings().webhooks.complete()
     if not configured.secrets:
@@ -110,7 +110,7 @@ def webhooks() -> None:
     except OSError as error:
         raise not_listening(configured.host, configured.port, error) from None
     say(f"Webhooks of {settings().environment} at {scheme}://{where}{PATH}")
-    with listening:
-        run_server(receiver, [listening])
+    with listening, running(receiver, listening) as thread:
+        thread.join()
     if not receiver.started:
         raise fail(f"the receiver at {where} did not start; the lines above say why")
