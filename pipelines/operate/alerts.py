@@ -51,8 +51,6 @@ class Delivery:
 
     Args:
         target: The service and the target's place in the list, without its address.
-        begun: How many problems it says have begun.
-        ended: How many problems it says have ended.
         is_delivered: Whether the target accepted it; if not, the next look sends it again.
     """
 
@@ -67,9 +65,7 @@ class Alarm:
 
     Args:
         urls: Addresses of targets, as apprise reads them; they hold secrets.
-        rules: Which problems alert.
         home: Folder of the state, where the record lies.
-        environment: `sandbox` or `production`, which the messages name.
 
     Raises:
         ConfigError: apprise is not installed, it cannot read an address, or a rule does not exist.

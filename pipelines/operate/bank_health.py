@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -27,6 +28,8 @@ CONSENT_DAYS = 14
 MOST_SKEW = dt.timedelta(seconds=60)
 """How far this machine's clock may be from Lean's."""
 RIYADH = ZoneInfo("Asia/Riyadh")
+_Row = dict[str, Any]
+_SUMMED = ("committed", "unchanged", "skipped", "failed", "rows")
 _DIRECTORY = ("banks", "entities", "consents")
 _QUARANTINE_TARGETS = (
     " or (stream, parent_id) in (select (one.stream, one.parent_id) from all_pulls as one"
@@ -41,7 +44,6 @@ class BankFailure:
     Args:
         stream: The stream; `refresh` for refreshes.
         code: Lean's code or this project's.
-        remedy: What to do about it.
         count: Read targets that fail: accounts, entities or the like.
         of_count: Read targets of the bank and stream that were ever tried.
         since: The first failure after the last good read, UTC, by Lean's clock.
@@ -62,7 +64,6 @@ class UnfitRecords:
     Args:
         column_name: The column that could not be read.
         reason: Why, without the value.
-        count: Records.
         since: When a read first found one, UTC, by Lean's clock.
     """
 
@@ -80,9 +81,6 @@ class Lateness:
     Args:
         movements: Movements that were measured.
         days_p50: Days within which half of them were seen.
-        days_p95: The same of 95 in 100.
-        days_p99: The same of 99 in 100.
-        days_most: The same of all.
         later_share: Share of them that came later than the bank's `nightly_days`, from 0 to 1.
     """
 
@@ -185,10 +183,8 @@ class LakeFacts:
 
     Args:
         banks: How each bank stands; first what is not read from a bank.
-        streams: Pulls of each stream.
         ahead: How far this machine's clock was ahead of Lean's at the last good reads.
         committed_at: When the newest pull ended, by this machine's clock.
-        is_built: Whether tables were ever built.
         is_behind: Whether something was committed after the last build began.
     """
 
@@ -209,8 +205,6 @@ def lake_facts(lake: Lake, policy: Policy, now: dt.datetime, consent_days: int) 
     """How each bank stands; None before the first pull.
 
     Args:
-        policy: How old data may be, and how much may be spent.
-        now: This machine's clock.
         consent_days: For how many days before and after its end a consent is counted.
 
     Raises:
@@ -235,10 +229,10 @@ def lake_facts(lake: Lake, policy: Policy, now: dt.datetime, consent_days: int) 
         # A difference below the limit is as likely the time that answers took.
         lean_now = now - ahead if abs(ahead) > MOST_SKEW else now
         manifest = current_manifest(lake)
-        found = _Found(
-            reads=records(connection, "health_reads", midnight=midnight(now)),
-            failures=records(connection, "health_failures"),
-            entities=records(
+        reads = _by_bank(records(connection, "health_reads", midnight=midnight(now)))
+        failures = _by_bank(records(connection, "health_failures"))
+        entities = _by_bank(
+            records(
                 connection,
                 "health_entities",
                 now=lean_now,
@@ -247,15 +241,29 @@ def lake_facts(lake: Lake, policy: Policy, now: dt.datetime, consent_days: int) 
                 hours=list(policy.fresh_hours.values()),
                 per_day=policy.refreshes_per_day,
                 consent_days=consent_days,
-            ),
-            off=dict(connection.execute("from paused_banks").fetchall()),
-            unfit=records(connection, "health_quarantine") if has_quarantine else [],
-            months=_months_unknown(connection, lake, manifest),
-            lateness=_lateness(connection, lake, manifest, policy),
+            )
         )
+        off = dict(connection.execute("from paused_banks").fetchall())
+        unfit = _by_bank(records(connection, "health_quarantine") if has_quarantine else [])
+        months = _months_unknown(connection, lake, manifest)
+        lateness = _lateness(connection, lake, manifest, policy)
     return LakeFacts(
-        banks=found.banks(policy, now),
-        streams=found.streams(),
+        banks=[
+            _bank(
+                reads[name],
+                failures[name],
+                next(iter(entities[name]), {"entities": 0}),
+                policy,
+                now,
+                bank_identifier=name,
+                off_since=off.get(name),
+                quarantine=[UnfitRecords(**one) for one in unfit[name]],
+                months_unknown=None if months is None else months.get(name, 0),
+                lateness=lateness.get(name),
+            )
+            for name in sorted({*reads, *entities})
+        ],
+        streams=_streams(chain(*reads.values()), chain(*unfit.values())),
         ahead=ahead,
         committed_at=ledger["committed_at"],
         is_built=bool(manifest.parts),
@@ -301,83 +309,60 @@ def _shows(
     return bool(files)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Rows of the queries, by bank where they have one."""
-
-    reads: list[dict[str, Any]]
-    failures: list[dict[str, Any]]
-    entities: list[dict[str, Any]]
-    off: Mapping[str, dt.datetime]
-    unfit: list[dict[str, Any]]
-    months: Mapping[str, int] | None
-    lateness: Mapping[str, Lateness]
-
-    def banks(self, policy: Policy, now: dt.datetime) -> list[BankHealth]:
-        names = {one["bank_identifier"] or "" for one in (*self.reads, *self.entities)}
-        return [self._bank(name, policy, now) for name in sorted(names)]
-
-    def _bank(self, name: str, policy: Policy, now: dt.datetime) -> BankHealth:
-        reads, failures = _of(self.reads, name), _of(self.failures, name)
-        of_entities = next(iter(_of(self.entities, name)), {"entities": 0})
-        entities = of_entities["entities"]
-        targets = {one["stream"]: one["targets"] for one in reads} | {"refresh": entities}
-        return BankHealth(
-            **of_entities | {"bank_identifier": name},
-            last_good_at=_newest(reads, "last_good_at"),
-            refreshed_at=_newest(reads, "refreshed_at"),
-            failures=[
-                BankFailure(
-                    **_apart(one), of_count=max(targets.get(one["stream"], 0), one["count"])
-                )
-                for one in failures
-            ],
-            paused_until=_paused_until(reads, policy, now),
-            off_since=self.off.get(name),
-            quarantine=[UnfitRecords(**_apart(one)) for one in _of(self.unfit, name)],
-            refreshes_allowed=entities * policy.refreshes_per_day,
-            requests_today=sum(one["requests_today"] or 0 for one in reads),
-            months_unknown=None if self.months is None else self.months.get(name, 0),
-            lateness=self.lateness.get(name),
-        )
-
-    def streams(self) -> list[StreamHealth]:
-        unfit: Counter[str] = Counter()
-        for one in self.unfit:
-            unfit[one["stream"]] += one["count"]
-        found: dict[str, list[dict[str, Any]]] = {}
-        for one in self.reads:
-            found.setdefault(one["stream"], []).append(one)
-        return [
-            StreamHealth(
-                stream=stream,
-                **{name: sum(one[name] or 0 for one in reads) for name in _SUMMED},
-                unfit=unfit[stream],
-                last_pull_at=max(one["last_pull_at"] for one in reads),
-            )
-            for stream, reads in sorted(found.items())
-        ]
+def _by_bank(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
+    """Rows without their bank, by bank; an empty text stands for what is not read from a bank."""
+    found: dict[str, list[_Row]] = defaultdict(list)
+    for row in rows:
+        found[row.pop("bank_identifier") or ""].append(row)
+    return found
 
 
-_SUMMED = ("committed", "unchanged", "skipped", "failed", "rows")
+def _bank(
+    reads: Sequence[_Row],
+    failures: Iterable[_Row],
+    of_entities: _Row,
+    policy: Policy,
+    now: dt.datetime,
+    **more: Any,
+) -> BankHealth:
+    entities = of_entities["entities"]
+    targets = {one["stream"]: one["targets"] for one in reads} | {"refresh": entities}
+    return BankHealth(
+        **of_entities,
+        **more,
+        last_good_at=_newest(reads, "last_good_at"),
+        refreshed_at=_newest(reads, "refreshed_at"),
+        failures=[
+            BankFailure(**one, of_count=max(targets.get(one["stream"], 0), one["count"]))
+            for one in failures
+        ],
+        paused_until=_paused_until(reads, policy, now),
+        refreshes_allowed=entities * policy.refreshes_per_day,
+        requests_today=sum(one["requests_today"] or 0 for one in reads),
+    )
 
 
-def _of(rows: Sequence[dict[str, Any]], bank: str) -> list[dict[str, Any]]:
-    return [one for one in rows if (one["bank_identifier"] or "") == bank]
+def _streams(reads: Iterable[_Row], unfit: Iterable[_Row]) -> list[StreamHealth]:
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    last: dict[str, dt.datetime] = {}
+    for one in reads:
+        stream = one["stream"]
+        found[stream].update({name: one[name] or 0 for name in _SUMMED})
+        last[stream] = max(one["last_pull_at"], last.get(stream, one["last_pull_at"]))
+    left_out: Counter[str] = Counter()
+    for one in unfit:
+        left_out[one["stream"]] += one["count"]
+    return [
+        StreamHealth(name, **sums, unfit=left_out[name], last_pull_at=last[name])
+        for name, sums in sorted(found.items())
+    ]
 
 
-def _apart(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without its bank."""
-    return {name: value for name, value in row.items() if name != "bank_identifier"}
-
-
-def _newest(rows: Sequence[dict[str, Any]], column: str) -> dt.datetime | None:
+def _newest(rows: Sequence[_Row], column: str) -> dt.datetime | None:
     return max((one[column] for one in rows if one[column] is not None), default=None)
 
 
-def _paused_until(
-    reads: Sequence[dict[str, Any]], policy: Policy, now: dt.datetime
-) -> dt.datetime | None:
+def _paused_until(reads: Sequence[_Row], policy: Policy, now: dt.datetime) -> dt.datetime | None:
     """Until when the run of the newest failures leaves the bank alone; None where that is over."""
     left_alone, good, failed = (
         _newest(reads, name) for name in ("left_alone_at", "last_good_at", "last_failure_at")

@@ -23,7 +23,6 @@ def draw(
         kind: `columns`, `bars` or `shares`, as pages/charts.json describes them in Vega-Lite.
         rows: Each with a `label` and a value, and `series`, a key of `COLOURS`, if there are more
             than one. Bars have a `limit`, which is marked; parts of shares have their `place`.
-        value: Which column is the value.
         is_rtl: Whether it is read from right to left.
     """
     import vl_convert  # noqa: PLC0415 - large, and only charts need it

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lean_resources.errors import LeanError
-from lean_resources.streams import STREAMS, family
+from lean_resources.streams import STREAMS, Stream, family
 from pipelines.lake import present
 from pipelines.lake.digests import DamageError, Digest, digest
 from pipelines.lake.duck import open_duckdb
@@ -66,7 +67,6 @@ class Finding:
         path: The file's path below the lake's folder.
         kind: `rows`, `answers`, `quarantine`, `ledger`, `checkpoint`, `present`, `refreshes`,
             `lost`, `part`, `manifest`, `warehouse` or `foreign`.
-        problem: What is wrong with the file.
         of_what: Stream, accounts and days in the file, if known.
     """
 
@@ -85,7 +85,6 @@ class Report:
     """The result of a check.
 
     Args:
-        findings: Damaged, lost and foreign files.
         verified: Number of files with the recorded size and checksum.
         unverified: Number of files of an earlier format, which recorded neither.
     """
@@ -162,20 +161,22 @@ class _Check:
             return "a checkpoint has a copy"
         if one.batch_id is None:
             return "its content is not known; the next sync reads the days that are not covered"
-        names = {
-            stream.name
-            for stream in STREAMS.values()
+        names = sorted(
+            name
+            for name, stream in STREAMS.items()
             if any(self._storage.list(f"{rows_of(stream)}/*/{one.batch_id}.parquet"))
-        }
-        return f"rows of {', '.join(sorted(names)) or 'no stream'}"
+        )
+        return f"rows of {', '.join(names) or 'no stream'}"
 
     def data(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Check typed rows, earlier versions, quarantine and answers."""
-        folders = list(_folders())
+        places = (rows_of, superseded_of, answers_of, quarantine_of)
+        folders = [place(stream) for stream in STREAMS.values() for place in places]
         there = listed(self._storage, folders)
         lost = self._lake.lost_files()
-        below = [str(folder) for folder in folders]
-        missing = {one.path: one for one in missing_files(connection, there, below, lost)}
+        missing = {
+            one.path: one for one in missing_files(connection, there, map(str, folders), lost)
+        }
         for one in missing.values():
             self._add(one.path, _kind_of(one.path), one.problem, one.of_what)
         named = {
@@ -185,9 +186,8 @@ class _Check:
                 " (select unnest(files) as file from pulls where files is not null)"
             ).fetchall()
         }
-        batches = {
-            row[0] for row in connection.execute("select distinct batch_id from pulls").fetchall()
-        }
+        found = connection.execute("select distinct batch_id from pulls").fetchall()
+        batches = {batch_id for (batch_id,) in found}
         foreign = set(foreign_files(connection, there))
         wanted = [
             path
@@ -202,9 +202,10 @@ class _Check:
             (Key(path), named.get(path), _kind_of(path), of_what.get(path, ""))
             for path in sorted(wanted)
         )
-        for key in _strangers(self._lake):
-            if str(key) in foreign or key.stem not in batches:
-                self._add(key, "foreign", "is not a file of the lake")
+        for file in walk(self._storage, f"lake/{self._lake.environment}/"):
+            is_known = file.place is not None or len(file.key.parts) == 1
+            if not is_known and (str(file.key) in foreign or file.key.stem not in batches):
+                self._add(file.key, "foreign", "is not a file of the lake")
 
     def logs(self, folder: Key, kind: str) -> bool:
         """Read files without a recorded size and checksum; True if all are readable."""
@@ -272,31 +273,16 @@ def _problem(storage: Storage, key: Key, was: Digest | None) -> str | None:
     return None if found == was else "has the wrong checksum"
 
 
-def _folders() -> Iterator[Key]:
-    for stream in STREAMS.values():
-        yield from (rows_of(stream), superseded_of(stream))
-        yield from (answers_of(stream), quarantine_of(stream))
-
-
 def _kind_of(path: str) -> str:
     first = path.partition("/")[0]
     return {"raw": "answers", "quarantine": "quarantine"}.get(first, "rows")
 
 
-def _strangers(lake: Lake) -> Iterator[Key]:
-    """Files in the lake's folders that the registry of places does not know."""
-    for one in walk(lake.storage, f"lake/{lake.environment}/"):
-        if one.place is None and len(one.key.parts) > 1:
-            yield one.key
-
-
 def repair(lake: Lake) -> list[str]:
-    """Repair files where possible; pulls whose rows are lost no longer count.
+    """Repair files where possible, and return a sentence per repair.
 
-    It may run again after a crash, and while a sync runs.
-
-    Returns:
-        A sentence per repair.
+    Pulls whose rows are lost no longer count. It may run again after a crash, and while a sync
+    runs.
     """
     done: list[str] = []
     for _ in range(_ROUNDS):
@@ -318,22 +304,17 @@ class _Repair:
 
     def mend(self, findings: Collection[Finding]) -> None:
         """Repair the findings, the ledger before rows and answers, which depend on it."""
-        kinds: dict[str, list[Finding]] = {}
+        kinds: dict[str, list[Finding]] = defaultdict(list)
         for finding in findings:
-            kinds.setdefault(finding.kind, []).append(finding)
+            kinds[finding.kind].append(finding)
         for kind in ("foreign", "lost", "warehouse", "manifest", "present"):
-            self._put_aside(one.path for one in kinds.get(kind, ()))
-        self._checkpoints(kinds.get("checkpoint", ()))
-        self._ledger(kinds.get("ledger", ()))
-        self._refreshes(kinds.get("refreshes", ()))
-        self._parts(kinds.get("part", ()))
-        self._data(
-            [one for name in ("rows", "answers", "quarantine") for one in kinds.get(name, ())]
-        )
+            self._put_aside(one.path for one in kinds[kind])
+        self._checkpoints(kinds["checkpoint"])
+        self._ledger(kinds["ledger"])
+        self._refreshes(kinds["refreshes"])
+        self._parts(kinds["part"])
+        self._data([*kinds["rows"], *kinds["answers"], *kinds["quarantine"]])
         self._type_again()
-
-    def _say(self, sentence: str) -> None:
-        self._done.append(sentence)
 
     def _put_aside(self, paths: Iterable[str]) -> None:
         """Move files to the folder for damaged files, under their old paths."""
@@ -341,7 +322,7 @@ class _Repair:
             key, aside = Key(path), self._aside / path
             if self._storage.head(key) is not None:
                 self._storage.move(key, aside)
-                self._say(f"{path} was moved to {aside.parent}")
+                self._done.append(f"{path} was moved to {aside.parent}")
 
     def _checkpoints(self, findings: Collection[Finding]) -> None:
         """Make damaged checkpoints again from sound files of the ledger."""
@@ -368,10 +349,10 @@ class _Repair:
             self._put_aside([finding.path])
             if sound:
                 ledger.restore(sound[0])
-                self._say(f"{finding.path} was restored from its copy")
+                self._done.append(f"{finding.path} was restored from its copy")
         if lost := [one.key for one in ledger.missing()]:
             self._note_lost((key, None) for key in lost)
-            self._say(
+            self._done.append(
                 f"{len(lost):,} commits are lost: the next sync reads days that only they covered"
             )
 
@@ -381,7 +362,9 @@ class _Repair:
             file = self._storage.head(Key(one.path))
             is_needed = Key(one.path).is_relative_to(REFRESH_RESERVATIONS)
             if file and is_needed and time.time() - file.written_at < _KEPT_SECONDS:
-                self._say(f"{one.path} stays for 48 hours: the refresh budget counts from it")
+                self._done.append(
+                    f"{one.path} stays for 48 hours: the refresh budget counts from it"
+                )
             else:
                 self._put_aside([one.path])
 
@@ -400,7 +383,7 @@ class _Repair:
         with Writer(self._storage.local(WRITERS)) as writer:
             keep_manifest(self._lake, manifest, writer.id)
         self._put_aside(bad)
-        self._say(f"the next build rebuilds {len(bad):,} parts of tables")
+        self._done.append(f"the next build rebuilds {len(bad):,} parts of tables")
 
     def _data(self, findings: Collection[Finding]) -> None:
         """Record pulls whose rows are lost."""
@@ -408,35 +391,50 @@ class _Repair:
             return
         self._put_aside(one.path for one in findings)
         gone: list[tuple[str, str | None]] = [(one.path, None) for one in findings]
-        again: dict[str, set[str]] = {}
+        again: dict[str, set[str]] = defaultdict(set)
         with self._lake.connect((), is_checked=False) as connection:
             for one in findings:
-                stream, place, name = one.path.split("/")[-3:]
-                month = place.removeprefix("month=") if place.startswith("month=") else None
-                batch_id = name.removesuffix(".parquet")
-                ids = _resting_on(self._lake, connection, stream, month, batch_id)
+                key = Key(one.path)
+                stream = STREAMS[key.parts[-3]]
+                ids = self._resting_on(connection, stream, key)
                 if one.kind == "rows":
                     gone += [(one.path, pull_id) for pull_id in ids]
                     gone += [("", pull_id) for pull_id in self._without(connection, stream, ids)]
                 elif one.kind == "quarantine":
-                    again.setdefault(stream, set()).update(ids)
+                    again[stream.name].update(ids)
                 else:
-                    self._say(f"{one.path}: the answers are lost; rows typed from them stay")
+                    sentence = f"{one.path}: the answers are lost; rows typed from them stay"
+                    self._done.append(sentence)
         self._note_lost(gone)
         for name, chosen in again.items():
             replay(STREAMS[name], self._lake, only=chosen)
 
+    def _resting_on(
+        self, connection: duckdb.DuckDBPyConnection, stream: Stream, lost: Key
+    ) -> list[str]:
+        """Committed pulls whose rows were in a lost file, including merged pulls."""
+        _, _, month = lost.parent.name.partition("month=")
+        rows = connection.execute(
+            QUERIES["pulls_of_file"],
+            {"batch_id": lost.stem, "stream": stream.name, "month": month or None},
+        ).fetchall()
+        return [
+            pull_id
+            for pull_id, batch_id, of_month in rows
+            if batch_id is None
+            or self._storage.head(rows_of(stream) / f"month={of_month}" / f"{batch_id}.parquet")
+            is None
+        ]
+
     def _without(
-        self, connection: duckdb.DuckDBPyConnection, stream: str, ids: Collection[str]
+        self, connection: duckdb.DuckDBPyConnection, stream: Stream, ids: Collection[str]
     ) -> list[str]:
         """Further pulls without answers; they must not count, so that the next sync reads them."""
-        family = _family(stream)
-        raw = self._lake.raw_pages(STREAMS[family[0]])
+        asked = STREAMS[stream.exploded_from or stream.name]
+        raw = self._lake.raw_pages(asked)
         connection.execute(f"create or replace temp view raw_pages as {raw}")
-        rows = connection.execute(
-            QUERIES["pulls_without_answers"],
-            {"ids": list(ids), "family": family},
-        ).fetchall()
+        given = {"ids": list(ids), "family": [one.name for one in family(asked)]}
+        rows = connection.execute(QUERIES["pulls_without_answers"], given).fetchall()
         return [pull_id for (pull_id,) in rows]
 
     def _note_lost(self, rows: Iterable[tuple[str, str | None]]) -> None:
@@ -456,35 +454,11 @@ class _Repair:
         for stream, ids in rows:
             done = replay(STREAMS[stream], self._lake, run_id=f"fsck-{new_id()}", only=ids)
             if done.pulls:
-                self._say(f"{stream}: {done.pulls:,} pulls were decoded again from their answers")
+                self._done.append(
+                    f"{stream}: {done.pulls:,} pulls were decoded again from their answers"
+                )
             if done.without_answers:
-                self._say(
+                self._done.append(
                     f"{stream}: the answers of {done.without_answers:,} pulls are lost too; days"
                     " that only they covered are unknown until the next sync reads them"
                 )
-
-
-def _family(stream: str) -> list[str]:
-    """The streams that are read together; the stream that is requested from Lean comes first."""
-    return [one.name for one in family(STREAMS[STREAMS[stream].exploded_from or stream])]
-
-
-def _resting_on(
-    lake: Lake,
-    connection: duckdb.DuckDBPyConnection,
-    stream: str,
-    month: str | None,
-    batch_id: str,
-) -> list[str]:
-    """Committed pulls whose rows were in a lost file, including merged pulls."""
-    rows = connection.execute(
-        QUERIES["pulls_of_file"],
-        {"batch_id": batch_id, "stream": stream, "month": month},
-    ).fetchall()
-    folder = rows_of(STREAMS[stream])
-    return [
-        pull_id
-        for pull_id, its_batch, its_month in rows
-        if its_batch is None
-        or lake.storage.head(folder / f"month={its_month}" / f"{its_batch}.parquet") is None
-    ]

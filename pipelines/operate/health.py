@@ -55,7 +55,6 @@ class Health:
         riyadh_date: The day in Riyadh on which requests and refreshes of today were counted.
         problems: What is wrong, errors first.
         explained: Problems that another of them explains.
-        accepted: Problems of rules that the policy accepts.
         banks: The banks of which something was read, by their identifiers.
         streams: The streams that were ever pulled, by name.
         is_whole: Whether the lake could be read; if not, only machine and runs were looked at.
@@ -89,7 +88,6 @@ def health(
 
     Args:
         lake: The lake, which need not exist yet.
-        policy: How old data may be, and how much may be spent.
         settings: The machine's side: disk, certificates and receiver; None leaves these rules out.
         instance: Where Dagster records its runs; None leaves the rules of runs out.
         now: This machine's clock, UTC; None means the present.
@@ -110,19 +108,21 @@ def health(
         from pipelines.operate.run_problems import run_problems  # noqa: PLC0415 - needs Dagster
 
         found += run_problems(instance)
-    facts, damage = _facts(lake, policy, now, consent_days)
-    found += damage
+    facts, damage = None, None
+    try:
+        facts = lake_facts(lake, policy, now, consent_days)
+    except (duckdb.Error, DamageError) as error:
+        damage = damage_error(error)
+        if damage is None:
+            raise
+        found.append(problem("damage", "lake", damage.message, damage.remedy, code=damage.code))
     if facts is not None:
         found += _lake_problems(facts, now)
         for bank in facts.banks:
             found += _bank_problems(bank, policy, consent_days)
-    elif not damage:
-        found.append(
-            problem(
-                "no_sync_yet", "lake", "nothing was read from Lean yet",
-                "Run leanhouse doctor, then leanhouse sync.",
-            )
-        )  # fmt: skip
+    elif damage is None:
+        remedy = "Run leanhouse doctor, then leanhouse sync."
+        found.append(problem("no_sync_yet", "lake", "nothing was read from Lean yet", remedy))
     accepted = [one for one in found if one.rule in policy.accepted_problems]
     explained = list(_effects([one for one in found if one not in accepted]))
     return Health(
@@ -133,21 +133,8 @@ def health(
         accepted=accepted,
         banks=facts.banks if facts else [],
         streams=facts.streams if facts else [],
-        is_whole=not damage,
+        is_whole=damage is None,
     )
-
-
-def _facts(
-    lake: Lake, policy: Policy, now: dt.datetime, consent_days: int
-) -> tuple[LakeFacts | None, list[Problem]]:
-    """What the lake says; where its files cannot be read, that is the problem."""
-    try:
-        return lake_facts(lake, policy, now, consent_days), []
-    except (duckdb.Error, DamageError) as error:
-        damage = damage_error(error)
-        if damage is None:
-            raise
-        return None, [problem("damage", "lake", damage.message, damage.remedy, code=damage.code)]
 
 
 def _lake_problems(facts: LakeFacts, now: dt.datetime) -> Iterator[Problem]:
@@ -200,7 +187,17 @@ def _bank_problems(bank: BankHealth, policy: Policy, consent_days: int) -> Itera
             count=bank.late_entities,
             since=bank.oldest_refreshed_at,
         )  # fmt: skip
-    yield from _late(bank, policy)
+    late = bank.lateness
+    if late and late.movements >= _LEAST_MEASURED and late.later_share > _LATER_SHARE:
+        yield problem(
+            "bank_late", name,
+            f"{late.later_share:.1%} of {late.movements:,} movements came later than"
+            f" {policy.nightly_days_of(name)} days after their own day, and were found when their"
+            " months were read whole",
+            f"Set nightly_days_by_bank = {{ {name} = {late.days_p99} }} in policy.toml: 99 in 100"
+            " come within these days.",
+            count=round(late.later_share * late.movements),
+        )  # fmt: skip
     if bank.late_without_refresh:
         until = bank.next_refresh_at
         yield problem(
@@ -212,22 +209,6 @@ def _bank_problems(bank: BankHealth, policy: Policy, consent_days: int) -> Itera
         )  # fmt: skip
 
 
-def _late(bank: BankHealth, policy: Policy) -> Iterator[Problem]:
-    """The problem of a bank of which more than one movement in 100 comes after the last days."""
-    late, name = bank.lateness, bank.bank_identifier
-    if late is None or late.movements < _LEAST_MEASURED or late.later_share <= _LATER_SHARE:
-        return
-    yield problem(
-        "bank_late", name,
-        f"{late.later_share:.1%} of {late.movements:,} movements came later than"
-        f" {policy.nightly_days_of(name)} days after their own day, and were found when their"
-        " months were read whole",
-        f"Set nightly_days_by_bank = {{ {name} = {late.days_p99} }} in policy.toml: 99 in 100 come"
-        " within these days.",
-        count=round(late.later_share * late.movements),
-    )  # fmt: skip
-
-
 def _failing(bank: BankHealth, policy: Policy) -> Iterator[Problem]:
     """A problem per code; that of a bank that is off is another rule."""
     by_code: dict[tuple[str, str], list[BankFailure]] = {}
@@ -236,9 +217,7 @@ def _failing(bank: BankHealth, policy: Policy) -> Iterator[Problem]:
             by_code.setdefault((one.code, one.remedy), []).append(one)
     name = bank.bank_identifier
     for (code, remedy), failures in by_code.items():
-        count, of_count = (
-            sum(getattr(one, part) for one in failures) for part in ("count", "of_count")
-        )
+        count, of_count = sum(one.count for one in failures), sum(one.of_count for one in failures)
         rule = "bank_failing" if name else "stream_failing"
         if remedy == ConsentError.remedy:
             rule = "consent_refused"
@@ -297,10 +276,9 @@ def _effects(found: Sequence[Problem]) -> Iterator[Problem]:
     rules = {one.rule for one in found}
     stopped = {one.subject for one in found if one.rule in _STOPS_BANK}
     for one in found:
-        is_effect = (
+        if (
             (one.rule == "stale" and (rules & _STOPS_ALL or one.subject in stopped))
             or (one.rule == "tables_behind" and rules & {"run_failed", "tables_failed"})
             or (one.code == PULLS_FAILED and rules & _FAILING)
-        )
-        if is_effect:
+        ):
             yield one

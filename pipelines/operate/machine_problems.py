@@ -25,7 +25,6 @@ def machine_problems(settings: Settings, folder: Path, now: dt.datetime) -> list
     """Problems of the machine that the settings describe.
 
     Args:
-        settings: The client's certificate, and the receiver.
         folder: Where the state lies; it need not exist yet.
         now: The instant at which certificates are judged.
     """

@@ -23,7 +23,6 @@ def write_metrics(lake: Lake, file: Path | None) -> None:
     them has a label with the id of a person, an account or an entity.
 
     Args:
-        lake: The lake.
         file: The file, in a folder that exists; None writes nothing.
     """
     if file is None:

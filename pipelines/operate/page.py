@@ -34,7 +34,6 @@ def page(report: Report, language: Language) -> str:
     """A report as HTML that needs nothing else: no script, and no file or font from elsewhere.
 
     Args:
-        report: The report.
         language: Its language; figures, instants and identifiers look the same in all.
     """
     words = texts_of(language)

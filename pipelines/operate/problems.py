@@ -18,12 +18,7 @@ PULLS_FAILED = "PULLS_FAILED"
 
 
 class Rule(NamedTuple):
-    """A kind of problem.
-
-    Args:
-        severity: Of its problems, where the problem itself does not say another.
-        title: What is wrong, in a few words.
-    """
+    """A kind of problem; `severity` is that of a problem that does not say another."""
 
     severity: Severity
     title: str
@@ -70,8 +65,6 @@ class Problem:
         subject: What it is about: a bank's identifier, a stream, a step or table, `machine`,
             `receiver`, `lean` or `lake`.
         severity: `error` where it needs a person, else `warning`.
-        message: What is wrong, in a sentence.
-        remedy: What to do about it.
         code: Lean's code or this project's; None without one.
         count: How many records, targets, consents or the like it concerns; None where there is
             nothing to count.
@@ -89,17 +82,9 @@ class Problem:
 
 
 def problem(rule: str, subject: str, message: str, remedy: str, **more: Any) -> Problem:
-    """A problem of a rule, with the rule's severity where `more` has none.
-
-    Args:
-        rule: Name of the rule.
-        subject: As for `Problem`, and so are the others.
-        message: What is wrong.
-        remedy: What to do about it.
-        more: Further fields of the problem.
-    """
-    given = {"severity": RULES[rule].severity, **more}
-    return Problem(rule=rule, subject=subject, message=message, remedy=remedy, **given)
+    """A problem of a rule, with the rule's severity where `more` has none."""
+    more.setdefault("severity", RULES[rule].severity)
+    return Problem(rule=rule, subject=subject, message=message, remedy=remedy, **more)
 
 
 def check_rules(names: Iterable[str], entry: str) -> None:
@@ -118,9 +103,8 @@ def check_rules(names: Iterable[str], entry: str) -> None:
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
     """Problems, errors first, then in the order of `RULES` and of their subjects."""
     order = list(RULES)
-    return sorted(
-        problems,
-        key=lambda one: (
-            one.severity != "error", order.index(one.rule), one.subject, one.code or ""
-        ),
-    )  # fmt: skip
+
+    def place(one: Problem) -> tuple[bool, int, str, str]:
+        return one.severity != "error", order.index(one.rule), one.subject, one.code or ""
+
+    return sorted(problems, key=place)

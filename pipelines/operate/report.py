@@ -6,8 +6,9 @@ value, as `health` has none either.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import duckdb
 
 from pipelines.lake.digests import damage_error
 from pipelines.lake.folders import LEDGER
-from pipelines.lake.queries import QUERIES
+from pipelines.lake.queries import records
 from pipelines.lake.storage import Key, Storage
 from pipelines.operate.bank_health import midnight
 from pipelines.operate.health import Health, health
@@ -52,7 +53,6 @@ class Report:
     Args:
         day: The Riyadh day that it is named after.
         until: End of its 24 hours, UTC.
-        environment: `sandbox` or `production`.
         health: What is wrong, and how each bank stands, when the report was written.
         fresh_hours: How old data may be by the policy, of the stream that may be oldest.
         reads: What was read, by bank and stream.
@@ -61,8 +61,6 @@ class Report:
             and `seconds`, up to the end of the 24 hours where a run has not ended. None without
             an instance of Dagster.
         coverage: Known days; None before tables were published, like the next two.
-        proof: Proved days.
-        changes: What customers and banks changed.
     """
 
     day: dt.date
@@ -91,10 +89,8 @@ def report(
 
     Args:
         lake: The lake, which need not hold anything yet.
-        policy: How old data may be, and how much may be spent.
         day: A past Riyadh day, which is looked at whole; None means the 24 hours up to now. What
             is wrong, and what tables say of coverage and proof, is of now all the same.
-        settings: As for `health`.
         instance: Where Dagster records its runs; None leaves them out.
         now: This machine's clock, UTC; None means the present.
 
@@ -120,71 +116,61 @@ def report(
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, *names: str, **given: Any) -> dict[str, _Rows]:
-    return {
-        name.removeprefix("report_"): connection.sql(QUERIES[name], params=given)
-        .to_arrow_table()
-        .to_pylist()
-        for name in names
-    }
+    return {one.removeprefix("report_"): records(connection, one, **given) for one in names}
 
 
 def _ledger(lake: Lake, until: dt.datetime) -> dict[str, _Rows]:
     """What was read and refreshed; nothing where the ledger is damaged, which health says."""
-    if not any(lake.storage.list(f"{LEDGER}/*/*.parquet")):
-        return {}
-    try:
-        with lake.overview((), "false", until - _LOOKS_BACK) as connection:
+    if any(lake.storage.list(f"{LEDGER}/*/*.parquet")):
+        with _unless_damaged(), lake.overview((), "false", until - _LOOKS_BACK) as connection:
             return _rows(connection, "report_reads", "report_days", until=until)
-    except duckdb.Error as error:
-        if damage_error(error) is None:
-            raise
-        return {}
+    return {}
 
 
 def _tables(lake: Lake, until: dt.datetime) -> dict[str, _Rows]:
     """What tables say; nothing where they are damaged, older than the queries or not published."""
+    missing = (FileNotFoundError, duckdb.CatalogException, duckdb.BinderException)
+    with contextlib.suppress(*missing), _unless_damaged(), connect(lake) as connection:
+        return {
+            **_rows(connection, "report_coverage", "report_proof"),
+            **_rows(connection, "report_changes", until=until),
+        }
+    return {}
+
+
+@contextlib.contextmanager
+def _unless_damaged() -> Iterator[None]:
+    """End the block where a file is damaged."""
     try:
-        with connect(lake) as connection:
-            return {
-                **_rows(connection, "report_coverage", "report_proof"),
-                **_rows(connection, "report_changes", until=until),
-            }
-    except (FileNotFoundError, duckdb.CatalogException, duckdb.BinderException):
-        return {}
+        yield
     except duckdb.Error as error:
         if damage_error(error) is None:
             raise
-        return {}
 
 
 def _runs(instance: dg.DagsterInstance, until: dt.datetime) -> _Rows:
     from dagster import RunsFilter  # noqa: PLC0415 - slow, and known to be there with an instance
 
-    found: list[dict[str, Any]] = []
-    for record in instance.get_run_records(RunsFilter(created_before=until), limit=_RUNS):
-        if record.start_time is not None:
-            ended = min(record.end_time or until.timestamp(), until.timestamp())
-            status = record.dagster_run.status.value
-            found.append(
-                {
-                    "job": record.dagster_run.job_name,
-                    "status": status,
-                    "series": _SERIES.get(status, "running"),
-                    "started_at": dt.datetime.fromtimestamp(record.start_time, dt.UTC),
-                    "seconds": max(0.0, ended - record.start_time),
-                }
-            )
-    return found[::-1]
+    end = until.timestamp()
+    newest = instance.get_run_records(RunsFilter(created_before=until), limit=_RUNS)
+    return [
+        {
+            "job": record.dagster_run.job_name,
+            "status": record.dagster_run.status.value,
+            "series": _SERIES.get(record.dagster_run.status.value, "running"),
+            "started_at": dt.datetime.fromtimestamp(record.start_time, dt.UTC),
+            "seconds": max(0.0, min(record.end_time or end, end) - record.start_time),
+        }
+        for record in reversed(newest)
+        if record.start_time is not None
+    ]
 
 
 def keep(home: Storage, environment: str, day: dt.date, pages: Mapping[Language, str]) -> list[Key]:
     """Put pages into a home, and delete reports that are older than `KEPT_DAYS`.
 
     Args:
-        home: The home.
-        environment: Of the lake; part of the path.
         day: The Riyadh day of the report.
-        pages: HTML by language.
 
     Returns:
         Where they lie: `reports/<environment>/<day>.<language>.html`.

@@ -60,10 +60,7 @@ class Deletion:
     """A file to delete.
 
     Args:
-        key: The file.
         place: Its place in the registry.
-        reason: Why it is deleted.
-        bytes: Its size.
     """
 
     key: Key
@@ -77,7 +74,6 @@ class VacuumPlan:
     """The files that a vacuum deletes.
 
     Args:
-        deletions: The files.
         killed: Ids of killed writers.
         refusal: Why the vacuum may not run; None if it may.
     """
@@ -101,7 +97,6 @@ def vacuum(
     """Delete files that are no longer needed.
 
     Args:
-        older_than_seconds: As for `plan_vacuum`.
         yes_delete: Number of files without evidence that may be deleted, as the refusal states it;
             None allows only a small share of the lake.
 
@@ -129,7 +124,6 @@ def plan_vacuum(
     Args:
         older_than_seconds: Merged and replaced files stay this long for their readers, and so do
             files of an unknown writer. Files of a killed process are deleted at once.
-        yes_delete: As for `vacuum`.
 
     Raises:
         ConfigError: The lake has a newer format than this code knows.
@@ -167,14 +161,7 @@ def _excess(
 
 
 class _Look:
-    """The references to the files of a lake at an instant.
-
-    Args:
-        seconds: How long files stay.
-        living: Running writers.
-        killed: Killed writers.
-        batches: Commits of the ledger.
-    """
+    """The references to the files of a lake at an instant."""
 
     def __init__(
         self,
