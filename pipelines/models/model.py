@@ -150,6 +150,11 @@ class Model:
         """Its sample as any program can ask it that opens the warehouse; empty without one."""
         return self.sample.replace(f"from {self.name}", f"from {self.place}")
 
+    @property
+    def docs(self) -> dict[str, str]:
+        """Meaning of each column."""
+        return {column.name: column.doc for column in self.columns}
+
     @cached_property
     def public(self) -> tuple[str, ...]:
         """Names of the columns that are not personal."""

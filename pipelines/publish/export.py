@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,16 +24,10 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.permissions import restrict
 from pipelines.lake.storage import Key, Storage
 from pipelines.models.manifest import current_manifest
-from pipelines.models.model import Models
+from pipelines.models.model import Model, Models
+from pipelines.models.relations import Relation
 from pipelines.publish.leaks import LeakError, leaking
-from pipelines.publish.warehouse import (
-    Published,
-    add_old_names,
-    comments,
-    old_names,
-    show,
-    swap_in,
-)
+from pipelines.publish.warehouse import Published, add_old_names, comments, old_names, show, swap_in
 
 STORAGE_VERSION = "v1.0.0"
 """Format of the file, for DuckDB 1.0 and later. Source: https://duckdb.org/docs/stable/internals/storage"""
@@ -106,8 +101,6 @@ def export(
         models: All models; those that were never built are left out.
         target: The DuckDB file; else the folder, with a file per table and one of the contents. It
             is replaced if an export wrote it.
-        form: How to write it.
-        choice: Which tables.
         group: Name of a group that may read it; None means the owner alone.
 
     Raises:
@@ -144,12 +137,9 @@ def publish_copy(lake: Lake, models: Models, folder: Path, group: str | None = N
     Args:
         models: All models; marts that were never built are left out.
         folder: Folder of the file, outside of the lake's home; created if it does not exist.
-        group: As for `export`.
 
     Raises:
-        ConfigError: As for `export`, or no mart is built.
-        DamageError: As for `export`.
-        LeakError: As for `export`.
+        ConfigError: No mart is built, or as for `export`, like DamageError and LeakError.
         WarehouseError: Something that is not a file is in the way.
     """
     target = _outside(lake, state_folder(folder, "the folder for analysts")) / lake.warehouse.name
@@ -166,11 +156,7 @@ def publish_copy(lake: Lake, models: Models, folder: Path, group: str | None = N
 
 
 def _outside(lake: Lake, target: Path) -> Path:
-    """A target as an absolute path.
-
-    Raises:
-        ConfigError: It is in the home of the lake.
-    """
+    """A target as an absolute path; refuses one in the home of the lake."""
     target = target.resolve()
     if target.is_relative_to(lake.folder.parent.parent.resolve()):
         raise ConfigError(f"{target} is in the home of the lake: choose a folder outside of it")
@@ -178,11 +164,7 @@ def _outside(lake: Lake, target: Path) -> Path:
 
 
 def _refuse_foreign(target: Path, form: Form) -> None:
-    """Return if nothing is lost when a target is replaced.
-
-    Raises:
-        ConfigError: Something lies there that no export wrote.
-    """
+    """Return if nothing lies at a target that no export wrote."""
     if not target.exists() or (target.is_dir() and form is not Form.DUCKDB and _is_own(target)):
         return
     if target.is_file() and form is Form.DUCKDB:
@@ -195,13 +177,10 @@ def _refuse_foreign(target: Path, form: Form) -> None:
 def _is_own(folder: Path) -> bool:
     """Whether a folder is empty, or holds an export and nothing else."""
     there = {str(one.relative_to(folder)) for one in folder.rglob("*") if not one.is_dir()}
-    if there:
-        try:
-            known = msgspec.json.decode((folder / _CONTENTS).read_bytes())["files"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = msgspec.json.decode((folder / _CONTENTS).read_bytes())["files"]
         return there <= {_CONTENTS, *known}
-    return True
+    return not there
 
 
 @contextlib.contextmanager
@@ -218,21 +197,18 @@ def _begun(target: Path, group: str | None) -> Iterator[Path]:
     if not folder.exists():
         folder.mkdir(parents=True)
         restrict(folder, group)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
+        descriptor = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"another process writes to {folder}: wait for it") from None
         # The lock says that only a killed process can have left this.
         shutil.rmtree(beside, ignore_errors=True)
+        stack.callback(shutil.rmtree, beside, ignore_errors=True)
         beside.mkdir(mode=0o700)
-        try:
-            yield beside / target.name
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    finally:
-        os.close(descriptor)
+        yield beside / target.name
 
 
 def _reveal(part: Path, target: Path, group: str | None) -> None:
@@ -257,39 +233,27 @@ def _tables(
     shown = show(connection, lake, models, current_manifest(lake), pii=pii)
     if all(model.stored.is_view for model in shown if model.layer == Layer.MARTS):
         raise ConfigError("no mart is built yet: run leanhouse build first")
-    named: dict[str, tuple[str, str, Mapping[str, str]]] = {
-        name: ("seeds" if name in models.seeds else Layer.RAW, one.doc, one.docs)
+    named: dict[str, tuple[str, Relation | Model]] = {
+        name: ("seeds" if name in models.seeds else Layer.RAW, one)
         for name, one in models.relations.items()
     }
-    for model in shown:
-        docs = {column.name: column.doc for column in model.columns}
-        named[model.name] = (model.layer, model.doc, docs)
-    types: dict[tuple[str, str], dict[str, str]] = {}
+    named |= {model.name: (model.layer, model) for model in shown}
+    types: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for schema, name, column, kind in connection.execute(
         "select schema_name, table_name, column_name, data_type from duckdb_columns()"
         " where not internal order by schema_name, table_name, column_index"
     ).fetchall():
-        types.setdefault((schema, name), {})[column] = kind
+        types[schema, name][column] = kind
     return [
-        _Table(
-            schema,
-            name,
-            named[name][0],
-            named[name][1],
-            columns,
-            {column: named[name][2].get(column, "") for column in columns},
-        )
+        _Table(schema, name, layer, one.doc, columns, {it: one.docs.get(it, "") for it in columns})
         for (schema, name), columns in types.items()
         if name in named
+        for layer, one in [named[name]]
     ]
 
 
 def _chosen(tables: Sequence[_Table], choice: Choice) -> list[_Table]:
-    """The tables of a choice.
-
-    Raises:
-        ConfigError: There is no table of a name.
-    """
+    """The tables of a choice; refuses a name that no table has."""
     if unknown := sorted(set(choice.tables) - {one.name for one in tables}):
         raise ConfigError(
             f'there is no table {", ".join(unknown)}: leanhouse query "show tables" lists them'

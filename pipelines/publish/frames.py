@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 
 from pipelines.environment import settings
@@ -39,7 +38,6 @@ class Warehouse:
         """The result of one SELECT: money is Decimal, instants are in UTC, null is null.
 
         Args:
-            sql: The SELECT; it reads the published tables and nothing else.
             parameters: Values for `?` in their order, or for `$name` by name.
 
         Raises:
@@ -48,10 +46,7 @@ class Warehouse:
             WarehouseError: The warehouse cannot be opened.
         """
         with reading(self._source, sql) as connection:
-            return frame_of(connection.sql(sql, params=parameters))
-
-
-def frame_of(relation: duckdb.DuckDBPyRelation) -> pd.DataFrame:
-    """A relation as a frame whose columns keep their types, as pandas' own would not."""
-    frame: pd.DataFrame = relation.to_arrow_table().to_pandas(types_mapper=pd.ArrowDtype)
-    return frame
+            table = connection.sql(sql, params=parameters).to_arrow_table()
+            # Pandas' own types would not keep those of the columns.
+            frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+            return frame

@@ -76,10 +76,7 @@ class PublishedTables:
 
     Args:
         build: Number of the build that the tables show; 0 before the first build.
-        tables: Number of tables.
         changed: Names of tables that got a snapshot.
-        rows: Rows of all tables.
-        seconds: Wall time.
     """
 
     build: int
@@ -171,13 +168,6 @@ def _catalogue(lake: Lake, url: str) -> Iterator[Catalog]:
 
 
 class _Publisher:
-    """One publication.
-
-    Args:
-        catalogue: Where the tables are named.
-        manifest: The build that is published.
-    """
-
     def __init__(self, lake: Lake, catalogue: Catalog, manifest: Manifest) -> None:
         self._storage, self._catalogue, self._manifest = lake.storage, catalogue, manifest
         self._tables: dict[str, Table] = {}

@@ -53,7 +53,7 @@ def leaking(
     personal = " union all ".join(
         _select(lake, stream, columns)
         for stream in STREAMS.values()
-        if (columns := [column for column in stream.columns if _is_personal(column)])
+        if (columns := [one for one in stream.columns if one.pii and one.kind is not Kind.DATE])
     )
     connection.execute(
         "create temp table personal as select plain(value) as value, bool_or(identifies) as"
@@ -62,11 +62,12 @@ def leaking(
     connection.execute(
         "delete from personal where value in (select plain(unnest($1)))", [sorted(_words(models))]
     )
+    texts_of = {Kind.TEXT, Kind.TEXTS}
     public = " union all ".join(
         _select(
-            lake, STREAMS[name], [column for column in STREAMS[name].columns if _is_open(column)]
+            lake, stream, [one for one in stream.columns if not one.pii and one.kind in texts_of]
         )
-        for name in ("banks", "transactions")
+        for stream in (STREAMS["banks"], STREAMS["transactions"])
     )
     connection.execute(
         "delete from personal where not identifies"
@@ -75,14 +76,6 @@ def leaking(
     connection.execute(f"create temp view texts as {texts}")
     found = connection.execute(QUERIES["leaking_columns"]).fetchall()
     return [place for (place,) in found]
-
-
-def _is_personal(column: Column) -> bool:
-    return column.pii and column.kind is not Kind.DATE
-
-
-def _is_open(column: Column) -> bool:
-    return not column.pii and column.kind in {Kind.TEXT, Kind.TEXTS}
 
 
 def _select(lake: Lake, stream: Stream, columns: Collection[Column]) -> str:

@@ -8,7 +8,7 @@ its number afterwards. Until then either warehouse, the old or the new, may be t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -46,10 +46,14 @@ class Publications:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
 
-    def now(self) -> Publication:
-        """What a warehouse reads at least that is published from now on."""
+    def now(self, files: Sequence[Key] | None = None) -> Publication:
+        """What a warehouse reads at least that is published from now on.
+
+        Args:
+            files: Files of the ledger that it reads; None means those that exist.
+        """
         with open_duckdb() as connection:
-            connection.execute(f"create view pulls as {self._lake.ledger_now()}")
+            connection.execute(f"create view pulls as {self._lake.ledger_now(files)}")
             merges = connection.execute(
                 "select distinct batch_id from pulls where covers is not null"
             ).fetchall()
@@ -57,20 +61,12 @@ class Publications:
                 f"select epoch(as_of) from ({LAKE_VIEWS['clock'].sql})"
             ).fetchall()
         manifest = newest_manifest(self._lake)
-        return Publication(
-            manifest.name if manifest is not None else "",
-            frozenset(batch_id for (batch_id,) in merges),
-            as_of,
-        )
+        name = manifest.name if manifest is not None else ""
+        return Publication(name, frozenset(batch_id for (batch_id,) in merges), as_of)
 
     @contextmanager
     def record(self, publication: Publication, writer_id: str) -> Iterator[None]:
-        """Keep a record of the warehouse that the block swaps in.
-
-        Args:
-            publication: What the warehouse reads.
-            writer_id: Id of the process that publishes.
-        """
+        """Keep a record of the warehouse that the block swaps in."""
         storage = self._lake.storage
         begun = PUBLISHED / f"{writer_id}.begun"
         storage.put(begun, msgspec.json.encode(publication))

@@ -65,7 +65,6 @@ def reading(
 
     Args:
         source: The lake that has the warehouse, or a file that needs no lake.
-        sql: The statement.
         is_unsafe: Whether to allow any statement, and everything that DuckDB can reach.
 
     Raises:
@@ -96,7 +95,6 @@ def refuse_unless_reading(sql: str, published: frozenset[str] = frozenset()) -> 
     """Return if a statement reads tables by name and does nothing else.
 
     Args:
-        sql: Text that parses.
         published: Names of the warehouse's own table functions.
 
     Raises:
@@ -183,7 +181,6 @@ def _refuse_outdated(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _own_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
-    """Names of the table macros of the warehouse."""
     found = connection.execute(
         "select function_name from duckdb_functions()"
         " where database_name = 'leanhouse' and function_type = 'table_macro' and not internal"

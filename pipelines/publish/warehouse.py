@@ -56,7 +56,6 @@ class Published:
     """A warehouse that was published.
 
     Args:
-        path: The file.
         rows: Number of resolved rows of each stream, and of rows of each model that is no view as
             of the last whole build; empty where only changes were published.
     """
@@ -88,18 +87,19 @@ def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Publis
     storage = lake.storage
     temporary = Key(f"leanhouse.{writer_id}.tmp")
     publications = Publications(lake)
-    publication = publications.now()
+    files = lake.ledger.files()
+    publication = publications.now(files)
     named = publication.manifest
     manifest = read_manifest(lake, MANIFESTS / named) if named else Manifest()
     manifest = named_now(manifest, models)
     try:
         with open_duckdb() as holder:
-            rows = _changed(lake, models, manifest, temporary, holder, pii=pii)
+            rows = _changed(lake, models, manifest, files, temporary, holder, pii=pii)
             if rows is None:
                 _delete_all(storage, f"{temporary}*")
                 with open_duckdb(storage.local(temporary)) as connection:
                     lake.stand_in(connection)
-                    writer = _WarehouseWriter(connection, lake.portable(), models, manifest)
+                    writer = _WarehouseWriter(connection, lake.portable(), models, manifest, files)
                     rows = writer.fill(pii=pii)
                     # Closing does so too, but hides a failure.
                     connection.execute("checkpoint")
@@ -115,6 +115,7 @@ def _changed(
     lake: Lake,
     models: Models,
     manifest: Manifest,
+    files: list[Key],
     file: Key,
     holder: duckdb.DuckDBPyConnection,
     *,
@@ -123,7 +124,6 @@ def _changed(
     """Write a copy of the published warehouse with what changed; None where it has to be new.
 
     Args:
-        file: Where to write it.
         holder: Gets the published warehouse, so that nobody opens it for writing until it is
             replaced: DuckDB would take a log of the old file for one of its copy.
     """
@@ -136,7 +136,7 @@ def _changed(
             return None
         with open_duckdb(storage.local(file)) as connection:
             lake.stand_in(connection)
-            writer = _WarehouseWriter(connection, lake.portable(), models, manifest)
+            writer = _WarehouseWriter(connection, lake.portable(), models, manifest, files)
             if not writer.follow(pii=pii):
                 return None
             connection.execute("checkpoint")
@@ -238,18 +238,14 @@ class _WarehouseWriter:
     Args:
         connection: An empty database that gets the tables and views.
         lake: The lake, whose files are named as the warehouse is to name them.
-        manifest: Names the files of models.
     """
 
     connection: duckdb.DuckDBPyConnection
     lake: Lake
     models: Models
     manifest: Manifest
+    seen: list[Key]
     meanings: list[str] = field(default_factory=list, init=False)
-    seen: list[Key] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.seen = self.lake.ledger.files()
 
     def follow(self, *, pii: bool) -> bool:
         """Bring tables and views up to date that were filled before; False if that does not do."""
@@ -373,21 +369,18 @@ class _WarehouseWriter:
             self.connection.execute(view.statement_after(before))
         self._show_stored()
         shown = [model for model in self.models if self._is_there(model)]
-        self._show_public(shown)
-        there = {model.name for model in shown} | set(self.models.relations)
-        for table_macro in self.models.table_macros:
-            if there.issuperset(table_macro.reads):
-                before = self._with({one: self._from(one) for one in table_macro.reads})
-                self.connection.execute(table_macro.statement(before))
-        return shown
-
-    def _show_public(self, shown: Collection[Model]) -> None:
         for relation in self.models.relations.values():
             public = [name for name in relation.types if name not in relation.pii]
             self._put(relation, public, self._schema(relation.name))
         for model in shown:
             if model.layer != "pii":
                 self._put(model, model.public, model.schema)
+        there = {model.name for model in shown} | set(self.models.relations)
+        for table_macro in self.models.table_macros:
+            if there.issuperset(table_macro.reads):
+                before = self._with({one: self._from(one) for one in table_macro.reads})
+                self.connection.execute(table_macro.statement(before))
+        return shown
 
     def show_personal(self, shown: Collection[Model]) -> None:
         """Create the schema `pii`, with all columns of what has personal ones."""
@@ -400,14 +393,21 @@ class _WarehouseWriter:
                 self._put(model, [column.name for column in model.columns], "pii")
 
     def _put(self, shown: Relation | Model, columns: Collection[str], schema: str) -> None:
-        """Create the view of some columns of a relation or a model, and note their meanings."""
-        if isinstance(shown, Model):
-            docs: Mapping[str, str] = {column.name: column.doc for column in shown.columns}
-        else:
-            docs = shown.docs
+        """Create the view of some columns of a relation or a model, and note their meanings.
+
+        The view contains the SELECTs of what it reads, because it may need hidden columns.
+        """
         if isinstance(shown, Model) or shown.pii:
-            self._view(shown.name, columns, schema)
+            inner: dict[str, str] = {}
+            self._inline(shown.name, inner)
+            body = inner.pop(shown.name)
+            listed = ", ".join(f'"{column}"' for column in columns)
+            self.connection.execute(
+                f"create or replace view {schema}.{shown.name} as"
+                f" {self._with(inner)} select {listed} from ({body}\n)"
+            )
         kind = "table" if shown.name in _COPIED or shown.name in self.models.seeds else "view"
+        docs = shown.docs
         meanings = {name: docs[name] for name in columns}
         self.meanings.append(comments(kind, f"{schema}.{shown.name}", shown.doc, meanings))
 
@@ -417,27 +417,12 @@ class _WarehouseWriter:
             return model.name in self.manifest.parts
         return all(self._is_there(self.models[name]) for name in model.reads if name in self.models)
 
-    def _view(self, name: str, columns: Collection[str], schema: str) -> None:
-        """Create the view of some columns of a stream or a model.
-
-        The view contains the SELECTs of what it reads, because it may need hidden columns.
-        """
-        inner: dict[str, str] = {}
-        self._inline(name, inner)
-        body = inner.pop(name)
-        shown = ", ".join(f'"{column}"' for column in columns)
-        self.connection.execute(
-            f"create or replace view {schema}.{name} as"
-            f" {self._with(inner)} select {shown} from ({body}\n)"
-        )
-
     def _with(self, inner: Mapping[str, str]) -> str:
         """The WITH clause of SELECTs by name; empty if there are none."""
         parts = ", ".join(f"{name} as ({select}\n)" for name, select in inner.items())
         return f"with {parts}" if parts else ""
 
     def _schema(self, name: str) -> str:
-        """The schema that shows a relation or a model."""
         if name in self.models:
             return self.models[name].schema
         return "main" if name in self.models.seeds else "raw"
@@ -485,7 +470,8 @@ def show(
     Raises:
         DamageError: A file of the lake is missing or too short.
     """
-    writer = _WarehouseWriter(connection, lake, models, named_now(manifest, models))
+    manifest = named_now(manifest, models)
+    writer = _WarehouseWriter(connection, lake, models, manifest, lake.ledger.files())
     shown = writer.show()
     if pii:
         writer.show_personal(shown)
@@ -501,7 +487,6 @@ def add_old_names(connection: duckdb.DuckDBPyConnection, names: Mapping[str, str
     """Create views in `main` with the names that tables had in the version before.
 
     Args:
-        connection: The connection that has the tables.
         names: Places of the tables by old name.
     """
     for name, place in names.items():
@@ -511,23 +496,10 @@ def add_old_names(connection: duckdb.DuckDBPyConnection, names: Mapping[str, str
 
 
 def comments(kind: str, name: str, doc: str, docs: Mapping[str, str]) -> str:
-    """Statements that add the meanings of a table or view and of its columns as comments.
-
-    Args:
-        kind: `table` or `view`.
-        name: Its name.
-        doc: Its meaning.
-        docs: Meanings of its columns.
-    """
-    return "; ".join(
-        [
-            f"comment on {kind} {name} is '{_quoted(doc)}'",
-            *(
-                f"""comment on column {name}."{column}" is '{_quoted(text)}'"""
-                for column, text in docs.items()
-            ),
-        ]
-    )
+    """Statements that add the meanings of a table or view and of its columns as comments."""
+    of_columns = {f'column {name}."{column}"': text for column, text in docs.items()}
+    texts = {f"{kind} {name}": doc} | of_columns
+    return "; ".join(f"comment on {of} is '{_quoted(text)}'" for of, text in texts.items())
 
 
 def _quoted(text: str) -> str:
