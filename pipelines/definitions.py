@@ -5,10 +5,8 @@ import dagster as dg
 from lean_resources.resource import LeanResource
 from pipelines import logs
 from pipelines.dagster_defs.alert_sensor import alert_sensor
-from pipelines.dagster_defs.iceberg_asset import iceberg_asset
-from pipelines.dagster_defs.model_assets import compaction_asset, model_assets
+from pipelines.dagster_defs.model_assets import model_assets
 from pipelines.dagster_defs.processes import IN_ONE_PROCESS, recorded
-from pipelines.dagster_defs.report_asset import daily_report
 from pipelines.dagster_defs.resources import (
     InboxResource,
     LakeResource,
@@ -19,6 +17,7 @@ from pipelines.dagster_defs.resources import (
 from pipelines.dagster_defs.schedules import schedules, with_freshness
 from pipelines.dagster_defs.stream_assets import refresh, stream_assets, sync_outcome
 from pipelines.dagster_defs.upkeep_assets import integrity, missed_events, reconciliation
+from pipelines.dagster_defs.warehouse_assets import compaction_asset, daily_report, iceberg_asset
 from pipelines.dagster_defs.webhook_job import webhook_job
 from pipelines.dagster_defs.webhook_sensor import webhook_sensor
 from pipelines.environment import log_format, settings
@@ -68,10 +67,7 @@ defs = dg.Definitions(
     assets=with_freshness(_assets, policy, _when),
     schedules=_schedules,
     jobs=[_job],
-    sensors=[
-        webhook_sensor(_job, is_on=_settings.has_webhooks),
-        alert_sensor(_settings, _alerts),
-    ],
+    sensors=[webhook_sensor(_job, is_on=_settings.has_webhooks), alert_sensor(_settings, _alerts)],
     executor=recorded(dg.multi_or_in_process_executor, IN_ONE_PROCESS),
     resources=bound(lean=lean, lake=lake, inbox=inbox, policy=policy, progress=silent),
 )

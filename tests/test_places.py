@@ -14,8 +14,8 @@ from conftest import TODAY
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
 from pipelines.dagster_defs.in_process import instance_at
-from pipelines.dagster_defs.model_assets import compaction_asset
 from pipelines.dagster_defs.resources import LakeResource, bound
+from pipelines.dagster_defs.warehouse_assets import compaction_asset
 from pipelines.environment import Settings
 from pipelines.lake.lake import Lake
 from pipelines.lake.permissions import open_home

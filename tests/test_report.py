@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
 from pipelines.cli.main import app
-from pipelines.dagster_defs.report_asset import daily_report
 from pipelines.dagster_defs.resources import LakeResource, bound
+from pipelines.dagster_defs.warehouse_assets import daily_report
 from pipelines.keys import SANDBOX_KEY
 from pipelines.lake.lake import Lake
 from pipelines.lake.places import find

@@ -8,6 +8,7 @@ asset `sync_outcome` fails the run. A run without that asset fails in the step o
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import dagster as dg
@@ -17,6 +18,7 @@ from lean_resources.errors import ConfigError, LeanError, MachineError, Unavaila
 from lean_resources.machine import machine_error
 from lean_resources.streams import STREAMS
 from pipelines.lake.digests import DamageError, damage_error
+from pipelines.operate.run_problems import values_of
 from pipelines.sync.report import Report
 
 COMPLETE = "is_complete"
@@ -28,12 +30,14 @@ OUTCOME = "sync_outcome"
 
 _RETRIES = 2
 _RETRY_SECONDS = 60
-PROBLEM, REASON = "problem", "reason"
-_UNREACHABLE = "unreachable"
+PROBLEM = "problem"
 STREAM_CHECKS = [dg.AssetCheckKey(dg.AssetKey(name), COMPLETE) for name in (*STREAMS, "refresh")]
 _MOST_SHOWN = 3
 
+Context = dg.AssetExecutionContext | dg.OpExecutionContext
 
+
+@dataclass(slots=True)
 class Attempt:
     """How the work of a step ended.
 
@@ -43,12 +47,11 @@ class Attempt:
         is_unreachable: Whether it failed because Lean cannot be reached.
     """
 
-    def __init__(self) -> None:
-        self.problem: str | None = None
-        self.reason = ""
-        self.code = ""
-        self.remedy = ""
-        self.is_unreachable = False
+    problem: str | None = None
+    reason: str = ""
+    code: str = ""
+    remedy: str = ""
+    is_unreachable: bool = False
 
     def fail(self, reason: str, code: str, remedy: str, *, problem: str | None = None) -> None:
         """Note why it failed; `problem` is the whole sentence where it has another form."""
@@ -61,24 +64,15 @@ class Attempt:
         """Arguments for the result of the check `is_complete`.
 
         Args:
-            asset: The asset that was attempted.
-            metadata: What Dagster shows of the check.
             is_complete: Whether all that was tried succeeded, if the work did not fail.
         """
-        failed = {
-            PROBLEM: self.problem,
-            REASON: self.reason,
-            "code": self.code,
-            "remedy": self.remedy,
-            _UNREACHABLE: self.is_unreachable,
-        }
         is_failed = self.problem is not None
         return {
             "asset_key": dg.AssetKey(asset),
             "check_name": COMPLETE,
             "passed": is_complete and not is_failed,
             "severity": dg.AssetCheckSeverity.ERROR if is_failed else dg.AssetCheckSeverity.WARN,
-            "metadata": {**(failed if is_failed else {}), **metadata},
+            "metadata": {**(asdict(self) if is_failed else {}), **metadata},
         }
 
 
@@ -104,16 +98,10 @@ def explained() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def attempted(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext, what: str
-) -> Iterator[Attempt]:
+def attempted(context: Context, what: str) -> Iterator[Attempt]:
     """Record why a block failed, and say it in the run's log, instead of failing the step.
 
     While Lean cannot be reached, the first step of a run that finds out is tried again.
-
-    Args:
-        context: The step.
-        what: What is read, for the message.
 
     Raises:
         RetryRequested: Lean cannot be reached, and waiting may help.
@@ -149,10 +137,10 @@ def _retry(error: UnavailableError) -> dg.RetryRequested:
     )
 
 
-def _is_down(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> bool:
+def _is_down(context: Context) -> bool:
     """Whether a step of this run has waited for Lean in vain already."""
-    found = _evaluations(context.instance, STREAM_CHECKS, [context.run.run_id])
-    return any(_value(one.metadata, _UNREACHABLE) for one in found.values())
+    found = _failed_checks(context.instance, STREAM_CHECKS, [context.run.run_id])
+    return any(metadata.get("is_unreachable") for metadata in found.values())
 
 
 def _expected(error: Exception) -> LeanError | MachineError | None:
@@ -209,35 +197,28 @@ def failures_of(
     """What failed in runs, with its remedy, by asset.
 
     Args:
-        instance: Dagster.
         checks: The checks `is_complete` of streams and `is_fresh` of tables to look at.
         run_ids: Only failures in these runs; an empty list means the latest run of each check.
     """
-    return {
-        asset: str(problem)
-        for asset, found in _evaluations(instance, checks, run_ids).items()
-        if not found.passed and (problem := _value(found.metadata, PROBLEM))
-    }
+    found = _failed_checks(instance, checks, run_ids)
+    return {asset: str(one[PROBLEM]) for asset, one in found.items() if one.get(PROBLEM)}
 
 
-def _evaluations(
+def _failed_checks(
     instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], run_ids: Iterable[str]
-) -> dict[str, dg.AssetCheckEvaluation]:
-    """The latest result of each check, by asset."""
+) -> dict[str, dict[str, Any]]:
+    """Metadata of each check whose latest result is a failure, by asset."""
     found = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
     chosen = set(run_ids)
     return {
-        key.asset_key.to_user_string(): event.asset_check_evaluation_data
+        key.asset_key.to_user_string(): values_of(event.asset_check_evaluation_data.metadata)
         for key, record in found.items()
         if (not chosen or record.run_id in chosen)
         and record.event is not None
         and (event := record.event.dagster_event) is not None
         and event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        and not event.asset_check_evaluation_data.passed
     }
-
-
-def _value(metadata: Mapping[str, Any], name: str) -> Any:
-    return metadata[name].value if name in metadata else None
 
 
 def waits_for_outcome(context: dg.AssetExecutionContext) -> bool:
@@ -247,9 +228,6 @@ def waits_for_outcome(context: dg.AssetExecutionContext) -> bool:
 
 def raise_failures(failures: Mapping[str, str]) -> None:
     """Fail if anything failed; what succeeded is committed by now.
-
-    Args:
-        failures: What failed, by asset.
 
     Raises:
         Failure: There is a failure; each reason stands once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import shutil
 import sqlite3
@@ -29,6 +30,7 @@ from pipelines.dagster_defs.webhook_sensor import acknowledge, batch, request_of
 from pipelines.lake.ledger import new_id
 from pipelines.lake.storage import Key, Storage
 from pipelines.models.loader import load
+from pipelines.operate.run_problems import values_of
 from pipelines.shipped import DAGSTER_YAML
 from pipelines.sync.policy import Policy
 
@@ -44,7 +46,6 @@ class SyncFailedError(Exception):
     """A step of the sync failed; the message is its reason, without personal values.
 
     Args:
-        message: The reason.
         summaries: What the sync did for streams that did not fail.
     """
 
@@ -58,11 +59,8 @@ class StreamSummary:
     """What a sync did for one stream.
 
     Args:
-        read_targets: How many read targets were looked at.
         pulls: Pulls by outcome.
         rows: Rows committed.
-        unfit: Records in quarantine, whenever they were read, by column and reason.
-        requests: Requests made.
         seconds: Wall time.
     """
 
@@ -70,7 +68,6 @@ class StreamSummary:
     read_targets: int
     pulls: Mapping[str, int]
     rows: int
-    unfit: Mapping[str, int]
     requests: int
     seconds: float
 
@@ -88,11 +85,7 @@ def sync_all(
     """Bring every stream and every model up to date, and publish the warehouse.
 
     Args:
-        lean: The application at Lean.
-        lake: Where to write.
         progress: Called for every stream, and for the models.
-        instance: Where the run is recorded.
-        policy: How eagerly to pull; the default policy if None.
         inbox: Where webhooks arrive that may wake it; None without webhooks.
         entity_ids: Only these entities; all if empty.
 
@@ -102,13 +95,11 @@ def sync_all(
     Raises:
         SyncFailedError: A step failed.
     """
-    narrowed = {"entity_ids": list(entity_ids)} if entity_ids else {}
-    ops = {
-        asset.node_def.name: {"config": dict(narrowed)}
+    ops: dict[str, Any] = {
+        asset.node_def.name: {"config": {"entity_ids": list(entity_ids)}}
         for asset in (*stream_assets, refresh)
-        if narrowed or asset.node_def.name == "pull_transactions"
     }
-    ops["pull_transactions"]["config"]["only_missing"] = True  # type: ignore[assignment]
+    ops["pull_transactions"]["config"]["only_missing"] = True
     result = dg.materialize(
         [*stream_assets, refresh, *model_assets(load()), sync_outcome],
         instance=instance,
@@ -126,7 +117,7 @@ def sync_all(
     instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
     summaries = _summaries(result)
     if not result.success:
-        raise SyncFailedError("\n".join(_reasons(result)), summaries)
+        raise SyncFailedError(_reasons(result), summaries)
     return summaries
 
 
@@ -141,10 +132,6 @@ def read_events(
     """Read what the next batch of webhooks announces, in this process.
 
     Args:
-        lean: The application at Lean.
-        lake: Where to write.
-        inbox: Where webhooks arrive.
-        instance: Where the run is recorded.
         has_tables: Whether models and the warehouse follow what was read.
 
     Returns:
@@ -172,12 +159,12 @@ def read_events(
     instance.event_log_storage.free_concurrency_slots_for_run(result.dagster_run.run_id)
     acknowledge(instance, box, lake.lake())
     if not result.success:
-        raise SyncFailedError("\n".join(_reasons(result)))
+        raise SyncFailedError(_reasons(result))
     return events
 
 
-def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
-    """Why steps failed: each reason once, with the steps that it stopped."""
+def _reasons(result: dg.ExecuteInProcessResult) -> str:
+    """Why steps failed: a line for each reason, with the steps that it stopped."""
     steps: dict[str, str] = {}
     for event in result.get_step_failure_events():
         data = event.step_failure_data
@@ -189,31 +176,23 @@ def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
         steps[str(event.step_key)] = reason
     # The closing step repeats what the others have reported by themselves.
     closing = [steps.pop(name) for name in (OUTCOME, TABLES) if name in steps]
-    return [*grouped(steps), *closing] or ["the run did not start"]
+    return "\n".join([*grouped(steps), *closing]) or "the run did not start"
 
 
 def _summaries(result: dg.ExecuteInProcessResult) -> list[StreamSummary]:
     """Of each stream that was materialised, in the order of the catalogue."""
-    found: dict[str, StreamSummary] = {}
-    for event in result.get_asset_materialization_events():
-        name = event.materialization.asset_key.to_user_string()
-        if name not in STREAMS or event.partition is not None:
-            continue
-        metadata = event.materialization.metadata
-        found[name] = StreamSummary(
-            stream=name,
-            read_targets=int(_value(metadata["read_targets"])),
-            pulls=_value(metadata["pulls"]),
-            rows=int(_value(metadata["rows"])),
-            unfit=_value(metadata["in_quarantine"]) if "in_quarantine" in metadata else {},
-            requests=int(_value(metadata["requests"])),
-            seconds=float(_value(metadata["seconds"])),
-        )
-    return [found[name] for name in STREAMS if name in found]
-
-
-def _value(found: Any) -> Any:
-    return found.value
+    found = {
+        event.materialization.asset_key.to_user_string(): event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.partition is None
+    }
+    fields = [one.name for one in dataclasses.fields(StreamSummary) if one.name != "stream"]
+    return [
+        StreamSummary(name, **{one: metadata[one] for one in fields})
+        for name in STREAMS
+        if name in found
+        for metadata in [values_of(found[name])]
+    ]
 
 
 def prepare_home(home: Path) -> None:
@@ -287,7 +266,6 @@ def instance_at(home: Path, tell: Callable[[str], object] = _LOG.warning) -> dg.
     Runs of dead processes are ended, and a step that waits for a slot of a pool says so.
 
     Args:
-        home: The folder.
         tell: Called with a sentence for each.
 
     Raises:

@@ -1,12 +1,10 @@
 """An asset per model, with its lineage and its checks; one step builds all of them in order."""
 
-import datetime as dt
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
-from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
 from pipelines.dagster_defs.failures import (
     FRESH,
@@ -20,25 +18,13 @@ from pipelines.dagster_defs.failures import (
     waits_for_outcome,
 )
 from pipelines.dagster_defs.resources import LakeResource, Progress
-from pipelines.dagster_defs.stream_assets import OWNERS
-from pipelines.environment import settings
-from pipelines.lake.compaction import compact
+from pipelines.dagster_defs.stream_assets import OWNERS, column_schema
+from pipelines.dagster_defs.warehouse_assets import FOLLOW, warehouse_asset
 from pipelines.lake.ledger import VIEW_DOCS
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.models.build import Built, build
 from pipelines.models.manifest import CheckResult
-from pipelines.models.model import Check, Model, Models
-from pipelines.operate.metrics import write_metrics
-from pipelines.operate.vacuum import vacuum
-from pipelines.publish.warehouse import publish
-
-FOLLOW = (
-    dg.AutomationCondition.any_deps_updated().since_last_handled()
-    & ~dg.AutomationCondition.any_deps_in_progress()
-    & ~dg.AutomationCondition.in_progress()
-)
-"""Rebuild when what the asset reads has changed. Unlike with `eager`, months that were never pulled
-do not delay it."""
+from pipelines.models.model import Check, Model, ModelColumn, Models
 
 _LEDGER = {"pulls", *VIEW_DOCS, *LAKE_VIEWS} - {"clock"}
 
@@ -51,8 +37,7 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
         name="models",
         specs=[_spec(model, models) for model in models],
         check_specs=[
-            *map(_key_spec, models),
-            *map(_fresh_spec, models),
+            *(spec for model in models for spec in _check_specs(model)),
             *(
                 dg.AssetCheckSpec(one.name, asset=one.model, description=one.claim)
                 for one in models.checks
@@ -71,7 +56,7 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
             built = build(
                 lake.lake(),
                 models,
-                hash_key=hash_key_of(lake),
+                hash_key=lake.hash_key(),
                 only=wanted,
                 progress=lambda _name, done, total: progress("models", done, total),
             )
@@ -82,81 +67,7 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
         if not waits_for_outcome(context):
             raise_failures(problems_of(built))
 
-    @dg.asset(
-        deps=[*STREAMS, *(model.name for model in models if model.layer != "pii")],
-        group_name="warehouse",
-        owners=OWNERS,
-        kinds={"duckdb"},
-        pool="warehouse",
-        automation_condition=FOLLOW,
-        description="The DuckDB file that analysts open, with every stream and every model.",
-    )
-    def warehouse(lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        """Build the warehouse beside the old file and swap it in."""
-        return dg.MaterializeResult(metadata=publish_warehouse(lake, models))
-
-    return [build_models, warehouse]
-
-
-def compaction_asset(models: Models) -> dg.AssetsDefinition:
-    """The asset that merges files, publishes the warehouse over them, and deletes old files."""
-
-    @dg.asset(
-        deps=["warehouse"],
-        group_name="warehouse",
-        owners=OWNERS,
-        kinds={"parquet"},
-        pool="warehouse",
-        description="Merges files of months that were read again, so that each version of a row is"
-        " kept once, with the pulls that brought it. Publishes the warehouse over the merged files."
-        " Deletes what killed processes left, and what was merged or replaced a day ago.",
-    )
-    def compaction(
-        context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        """Delete files that nobody needs, and merge files of months that were read again."""
-        with explained():
-            deleted = vacuum(lake.lake())
-            done = compact(lake.lake(), run_id=context.run.run_id)
-            if done.months:
-                # Or the next webhook would have to: merged rows have other pulls.
-                build(lake.lake(), models, hash_key=hash_key_of(lake))
-        if lake.lake().warehouse.exists():
-            publish_warehouse(lake, models)
-        return dg.MaterializeResult(
-            metadata={
-                "months": done.months,
-                "pulls": done.pulls,
-                "rows": done.rows,
-                "superseded": done.superseded,
-                "files_before": done.files_before,
-                "files_after": done.files_after,
-                "ledger_files": done.ledger_files,
-                "files_deleted": len(deleted.deletions),
-                "deleted": dg.MetadataValue.json(
-                    {
-                        f"{place}: {reason}": files
-                        for (place, reason), (files, _) in deleted.summary().items()
-                    }
-                ),
-            }
-        )
-
-    return compaction
-
-
-def publish_warehouse(lake: LakeResource, models: Models) -> dict[str, Any]:
-    """Build the warehouse beside the old file and swap it in; returns what Dagster shows of it."""
-    started = dt.datetime.now(dt.UTC)
-    with explained():
-        published = publish(lake.lake(), models, pii=lake.pii)
-    write_metrics(lake.lake(), settings().house.metrics_file)
-    return {
-        "path": dg.MetadataValue.path(published.path),
-        "rows": dg.MetadataValue.json(dict(published.rows)),
-        "personal columns": lake.pii,
-        "seconds": (dt.datetime.now(dt.UTC) - started).total_seconds(),
-    }
+    return [build_models, warehouse_asset(models)]
 
 
 def problems_of(built: Collection[Built]) -> dict[str, str]:
@@ -168,19 +79,12 @@ def problems_of(built: Collection[Built]) -> dict[str, str]:
     }
 
 
-def hash_key_of(lake: LakeResource) -> str:
-    """The key of hashed account numbers.
-
-    Raises:
-        Failure: The key is not valid for this environment.
-    """
-    try:
-        return lake.hash_key()
-    except ConfigError as error:
-        raise dg.Failure(f"{error.message}. {error.remedy}", allow_retries=False) from None
-
-
 def _spec(model: Model, models: Models) -> dg.AssetSpec:
+    def keyed(column: ModelColumn) -> dg.TableColumnConstraints:
+        return dg.TableColumnConstraints(
+            nullable=column.name not in model.key, unique=(column.name,) == model.key
+        )
+
     return dg.AssetSpec(
         key=model.name,
         deps=sorted(_assets_of(model, models)),
@@ -191,7 +95,7 @@ def _spec(model: Model, models: Models) -> dg.AssetSpec:
         automation_condition=FOLLOW,
         tags={"formerly": model.formerly} if model.formerly else None,
         metadata={
-            "dagster/column_schema": _schema(model),
+            "dagster/column_schema": column_schema(model.columns, keyed),
             "dagster/column_lineage": _lineage(model, models),
             "grain": model.grain,
             "key": ", ".join(model.key),
@@ -205,15 +109,9 @@ def _spec(model: Model, models: Models) -> dg.AssetSpec:
 
 def _assets_of(model: Model, models: Models) -> set[str]:
     """Assets that a model reads; every stream writes the ledger."""
-    found: set[str] = set()
-    for name in model.reads:
-        if name in models or name in STREAMS:
-            found.add(name)
-        elif name.removesuffix("_history") in STREAMS:
-            found.add(name.removesuffix("_history"))
-        elif name in _LEDGER:
-            found |= set(STREAMS)
-    return found
+    names = {one if one in models else one.removesuffix("_history") for one in model.reads}
+    found = {name for name in names if name in models or name in STREAMS}
+    return found | set(STREAMS) if names & _LEDGER else found
 
 
 def streams_of(models: Models) -> dict[str, set[str]]:
@@ -228,23 +126,6 @@ def streams_of(models: Models) -> dict[str, set[str]]:
             read.add("refresh")
         found[model.name] = read.union(*(found[name] for name in model.reads if name in models))
     return found
-
-
-def _schema(model: Model) -> dg.TableSchema:
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(
-                name=column.name,
-                type=column.type,
-                description=column.doc,
-                constraints=dg.TableColumnConstraints(
-                    nullable=column.name not in model.key, unique=(column.name,) == model.key
-                ),
-                tags={"pii": "true"} if column.pii else None,
-            )
-            for column in model.columns
-        ]
-    )
 
 
 def _lineage(model: Model, models: Models) -> dg.TableColumnLineage:
@@ -262,17 +143,14 @@ def _lineage(model: Model, models: Models) -> dg.TableColumnLineage:
     )
 
 
-def _key_spec(model: Model) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(
+def _check_specs(model: Model) -> Iterator[dg.AssetCheckSpec]:
+    yield dg.AssetCheckSpec(
         "key_is_unique",
         asset=model.name,
         description=f"({', '.join(model.key)}) is unique and never null; a model that breaks this"
         " is not replaced.",
     )
-
-
-def _fresh_spec(model: Model) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(
+    yield dg.AssetCheckSpec(
         FRESH,
         asset=model.name,
         description="The table was built, and each stream that it reads was read by its last sync."

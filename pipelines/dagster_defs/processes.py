@@ -49,8 +49,6 @@ class Process:
 
     Args:
         lock: Name of the file that it holds a lock on.
-        pid: Its number on its machine.
-        host: Its machine's name.
         since: When it first executed a run, UTC.
     """
 
@@ -104,11 +102,7 @@ def _held(folder: Path, _pid: int) -> Writer:
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs whose process is gone as ended, and free their slots of pools.
-
-    Returns:
-        A sentence for each run that was ended.
-    """
+    """Mark runs whose process is gone as ended, free their slots, and say so in sentences."""
     _, killed = writers(_folder(instance))
     if not killed:
         return []
@@ -127,10 +121,9 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         if run.is_finished:
             continue
         reason = f"its process ({process.pid} on {process.host}) is gone"
-        if run.status is dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, message=f"The run is over: {reason}.")
-        else:
-            instance.report_run_failed(run, message=f"The run is over: {reason}.")
+        is_cancelled = run.status is dg.DagsterRunStatus.CANCELING
+        report = instance.report_run_canceled if is_cancelled else instance.report_run_failed
+        report(run, message=f"The run is over: {reason}.")
         sentences.append(
             f"run {run.run_id} is marked as failed: {reason}; what it committed is kept"
         )

@@ -74,17 +74,10 @@ class LakeResource:
     Args:
         root: Folder that holds one lake per environment.
         environment: `sandbox` or `production`; part of every path.
-        hash_key: Key of hashed account numbers.
-        pii: Whether the warehouse has a schema with personal columns.
     """
 
     def __init__(
-        self,
-        root: Path | str,
-        environment: str,
-        *,
-        hash_key: str = SANDBOX_KEY,
-        pii: bool = False,
+        self, root: Path | str, environment: str, *, hash_key: str = SANDBOX_KEY, pii: bool = False
     ) -> None:
         self._lake = Lake(Path(root), environment)
         self._hash_key = hash_key
@@ -108,7 +101,6 @@ class InboxResource:
 
     Args:
         url: Where it lies, as an SQLAlchemy URL; empty where webhooks are not set up.
-        environment: `sandbox` or `production`; part of its tables' names.
     """
 
     def __init__(self, url: str = "", environment: str = "sandbox") -> None:
@@ -162,7 +154,6 @@ def _bound(resource: Any) -> dg.ResourceDefinition:
 
 @functools.cache
 def _opened(url: str, environment: str) -> "Inbox":
-    """The inbox of a URL, opened once per process."""
     from pipelines.webhooks.inbox import Inbox  # noqa: PLC0415 - slow, and not needed without webhooks
 
     inbox = Inbox(url, environment)

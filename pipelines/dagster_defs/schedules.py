@@ -29,13 +29,6 @@ def schedules(when: Schedules, *, has_webhooks: bool = False) -> list[dg.Schedul
     Raises:
         ConfigError: A cron expression is not valid.
     """
-    try:
-        return _schedules(when, has_webhooks=has_webhooks)
-    except dg.DagsterInvalidDefinitionError as error:
-        raise ConfigError(f"policy.toml, [schedules]: {error}") from None
-
-
-def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefinition]:
     stopped = dg.DefaultScheduleStatus.STOPPED
     status = dg.DefaultScheduleStatus.RUNNING if when.enabled else stopped
     select = dg.AssetSelection.assets
@@ -71,23 +64,26 @@ def _schedules(when: Schedules, *, has_webhooks: bool) -> list[dg.ScheduleDefini
             "Compares what Lean sent with the webhooks that arrived, and repairs gaps.",
         ),
     }
-    return [
-        dg.ScheduleDefinition(
-            name=name,
-            job=dg.define_asset_job(
-                name,
-                selection=selection,
-                config=only_missing if name == "nightly_sync" else None,
+    try:
+        return [
+            dg.ScheduleDefinition(
+                name=name,
+                job=dg.define_asset_job(
+                    name,
+                    selection=selection,
+                    config=only_missing if name == "nightly_sync" else None,
+                    description=description,
+                ),
+                cron_schedule=cron,
+                execution_timezone=ZONE,
+                default_status=status if has_webhooks or name != "gap_repair" else stopped,
                 description=description,
-            ),
-            cron_schedule=cron,
-            execution_timezone=ZONE,
-            default_status=status if has_webhooks or name != "gap_repair" else stopped,
-            description=description,
-        )
-        for name, (cron, selection, description) in made.items()
-        if cron or name != "tables_build"
-    ]
+            )
+            for name, (cron, selection, description) in made.items()
+            if cron or name != "tables_build"
+        ]
+    except dg.DagsterInvalidDefinitionError as error:
+        raise ConfigError(f"policy.toml, [schedules]: {error}") from None
 
 
 def with_freshness(
@@ -119,15 +115,11 @@ def with_freshness(
 
 def _longest_gap(crons: Sequence[str]) -> float:
     """Most hours between two ticks of any of these schedules, looking at five weeks."""
-    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp()
-    end = start + dt.timedelta(weeks=5).total_seconds()
-    ticks: list[float] = []
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    end = start + dt.timedelta(weeks=5)
+    ticks: list[dt.datetime] = []
     for cron in crons:
-        found = schedule_execution_time_iterator(start, cron, ZONE)
-        ticks += [
-            tick.timestamp() for tick in itertools.takewhile(lambda t: t.timestamp() < end, found)
-        ]
-    ticks.sort()
-    return (
-        max((after - tick for tick, after in itertools.pairwise(ticks)), default=end - start) / 3600
-    )
+        found = schedule_execution_time_iterator(start.timestamp(), cron, ZONE)
+        ticks += itertools.takewhile(lambda tick: tick < end, found)
+    gaps = (after - tick for tick, after in itertools.pairwise(sorted(ticks)))
+    return max(gaps, default=end - start) / dt.timedelta(hours=1)

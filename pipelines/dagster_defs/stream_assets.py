@@ -1,6 +1,6 @@
 """One asset per stream, derived from the catalogue."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -15,6 +15,7 @@ from pipelines.dagster_defs.failures import (
     FRESH,
     OUTCOME,
     Attempt,
+    Context,
     attempted,
     failure_text,
     failures_of,
@@ -70,15 +71,17 @@ class TransactionsConfig(SyncConfig):
     insights: bool = Field(default=True, description="Ask Lean for its categories of transactions.")
 
 
-def column_schema(columns: Sequence[Column]) -> dg.TableSchema:
-    """The columns as Dagster shows them."""
+def column_schema(
+    columns: Iterable[Any], constraints: Callable[[Any], dg.TableColumnConstraints]
+) -> dg.TableSchema:
+    """Columns of streams or models as Dagster shows them."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 name=column.name,
                 type=str(column.type),
                 description=column.doc,
-                constraints=dg.TableColumnConstraints(nullable=not column.required),
+                constraints=constraints(column),
                 tags={"pii": "true"} if column.pii else None,
             )
             for column in columns
@@ -86,30 +89,29 @@ def column_schema(columns: Sequence[Column]) -> dg.TableSchema:
     )
 
 
-def _group(stream: Stream) -> str:
-    """What a stream is read per, because a failure of it reaches that far."""
-    is_of_bank = stream.parent in {"entities", "accounts"} and stream.exploded_from is None
-    return f"lean_{stream.parent}" if is_of_bank else DIRECTORY
+def _required(column: Column) -> dg.TableColumnConstraints:
+    return dg.TableColumnConstraints(nullable=not column.required)
 
 
 def _spec(stream: Stream) -> dg.AssetSpec:
-    deps = {name for name in (stream.parent, stream.exploded_from) if name is not None}
-    if stream.permission is not None or stream.parent == "accounts":
-        deps.add("consents")
-    if stream.exploded_from is not None:
-        deps = {stream.exploded_from}
-    elif stream.parent in {"entities", "accounts"}:
-        deps.add("refresh")
+    group, deps = DIRECTORY, {stream.exploded_from or stream.parent}
+    if stream.exploded_from is None:
+        if stream.permission is not None or stream.parent == "accounts":
+            deps.add("consents")
+        if stream.parent in {"entities", "accounts"}:
+            deps.add("refresh")
+            # What it is read per, because a failure of it reaches that far.
+            group = f"lean_{stream.parent}"
     return dg.AssetSpec(
         key=stream.name,
-        deps=sorted(deps),
+        deps=sorted(filter(None, deps)),
         description=stream.doc,
-        group_name=_group(stream),
+        group_name=group,
         owners=OWNERS,
         kinds={"parquet", "python"},
         partitions_def=MONTHS if stream.window is Window.MONTHS else None,
         metadata={
-            "dagster/column_schema": column_schema(stream.columns),
+            "dagster/column_schema": column_schema(stream.columns, _required),
             "key": ", ".join(stream.key),
             "permission": stream.permission or "none",
             "source": dg.MetadataValue.url(stream.source),
@@ -129,19 +131,51 @@ def _check_spec(stream: Stream, name: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(name, asset=stream.name, description=_CHECKS[name])
 
 
+def read(
+    context: Context,
+    stream: Stream,
+    selection: Selection,
+    lean: LeanResource,
+    lake: LakeResource,
+    inbox: InboxResource,
+    policy: Policy,
+    progress: Progress,
+) -> tuple[Report, Attempt]:
+    """Sync a stream in a step: what that did, and how it ended.
+
+    Raises:
+        RetryRequested: As `attempted`, and so is Failure.
+    """
+
+    async def work(client: LeanClient) -> Report:
+        return await sync(
+            stream,
+            client,
+            lake.lake(),
+            policy=policy,
+            selection=selection,
+            run_id=context.run.run_id,
+            resumes=resumed_by(context),
+            progress=logged(context.log, stream.name, progress),
+        )
+
+    report = Report()
+    with attempted(context, stream.name) as attempt:
+        report = lean.run(work, inbox.waiter().result)
+    return report, attempt
+
+
 def _asset(stream: Stream) -> dg.AssetsDefinition:
     """The asset of a stream, together with the streams that are exploded from it."""
-    streams = family(stream)
-    config_type = TransactionsConfig if stream.window is Window.MONTHS else SyncConfig
+    has_months = stream.window is Window.MONTHS
+    config_type = TransactionsConfig if has_months else SyncConfig
 
     @dg.multi_asset(
         name=f"pull_{stream.name}",
-        specs=[_spec(s) for s in streams],
+        specs=[_spec(one) for one in family(stream)],
         check_specs=[_check_spec(stream, name) for name in _CHECKS],
-        partitions_def=MONTHS if stream.window is Window.MONTHS else None,
-        backfill_policy=(
-            dg.BackfillPolicy.single_run() if stream.window is Window.MONTHS else None
-        ),
+        partitions_def=MONTHS if has_months else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if has_months else None,
         pool="lean_api",
     )
     def pull(
@@ -155,28 +189,14 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
     ) -> Iterator[Reported]:
         months = None
         if not getattr(config, "only_missing", False):
-            months = set(_chosen_months(context, stream)) or None
-
-        async def work(client: LeanClient) -> Report:
-            return await sync(
-                stream,
-                client,
-                lake.lake(),
-                policy=policy,
-                selection=Selection(
-                    entity_ids=set(config.entity_ids) or None,  # type: ignore[attr-defined]
-                    account_ids=set(config.account_ids) or None,  # type: ignore[attr-defined]
-                    months=months,
-                    insights=getattr(config, "insights", True),
-                ),
-                run_id=context.run.run_id,
-                resumes=resumed_by(context),
-                progress=logged(context.log, stream.name, progress),
-            )
-
-        report = Report()
-        with attempted(context, stream.name) as attempt:
-            report = lean.run(work, inbox.waiter().result)
+            months = set(_chosen_months(context, stream) or ()) or None
+        selection = Selection(
+            entity_ids=set(config.entity_ids) or None,  # type: ignore[attr-defined]
+            account_ids=set(config.account_ids) or None,  # type: ignore[attr-defined]
+            months=months,
+            insights=getattr(config, "insights", True),
+        )
+        report, attempt = read(context, stream, selection, lean, lake, inbox, policy, progress)
         context.log.info(
             "%s: %d rows of %d pulls in %.1f s, %.0f rows a second, %d requests",
             *(stream.name, report.rows[stream.name], report.outcomes.total(), report.seconds),
@@ -193,13 +213,13 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
     return pull
 
 
-def _chosen_months(context: dg.AssetExecutionContext, stream: Stream) -> list[str]:
-    """Months of a stream that a run was launched for; empty if it was launched for none."""
+def _chosen_months(context: dg.AssetExecutionContext, stream: Stream) -> list[str] | None:
+    """Months of a stream that a run was launched for; None if it was launched for none."""
     is_chosen = context.has_partition_key or context.has_partition_key_range
-    return sorted(context.partition_keys) if is_chosen and stream.window is Window.MONTHS else []
+    return sorted(context.partition_keys) if is_chosen and stream.window is Window.MONTHS else None
 
 
-def resumed_by(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> set[str]:
+def resumed_by(context: Context) -> set[str]:
     """Ids of runs whose reads a step need not repeat; empty for the first try of a run."""
     if not context.retry_number and _RETRY_TAG not in context.run.tags:
         return set()
@@ -226,6 +246,19 @@ def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
         "in_quarantine": report.standing,
         "drift": report.drift,
     }
+    banks = [
+        {
+            "bank": name,
+            "rows": bank.rows,
+            "requests": bank.requests,
+            "pulls": bank.pulls,
+            "failed": bank.failed,
+            "oldest copy": f"{bank.oldest_at:%Y-%m-%d %H:%M} UTC" if bank.oldest_at else "",
+        }
+        for name, bank in sorted(report.banks.items())
+    ]
+    newest_first = sorted(report.months.items(), reverse=True)
+    months = [{"month": month, "rows": rows} for month, rows in newest_first]
     return {
         "rows": report.rows[stream.name],
         "read_targets": report.read_targets,
@@ -235,8 +268,8 @@ def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
         "bytes_written": report.written,
         "seconds": round(report.seconds, 3),
         "quarantined": report.quarantined,
-        **({"banks": _bank_table(report)} if report.banks else {}),
-        **({"months": _month_table(report)} if report.months else {}),
+        **({"banks": _table(banks)} if banks else {}),
+        **({"months": _table(months)} if months else {}),
         **{name: dg.MetadataValue.json(dict(of)) for name, of in found.items() if of},
     }
 
@@ -250,15 +283,11 @@ def _results(
     """
     is_read = attempt.problem is None or report.outcomes[Outcome.COMMITTED] > 0
     chosen = _chosen_months(context, stream)
+    if chosen and attempt.problem is not None:
+        chosen = []
     for made in family(stream):
-        if is_read:
-            events = (
-                months_of(made, report, chosen if attempt.problem is None else [])
-                if chosen
-                else materializations_of(made, report)
-            )
-            for event in events:
-                context.log_event(event)
+        for event in materializations_of(made, report, chosen) if is_read else ():
+            context.log_event(event)
         yield unmaterialized(made.name)
     results = {result["check_name"]: result for result in checks_of(stream, report, attempt)}
     for name in _CHECKS:
@@ -268,38 +297,42 @@ def _results(
             yield dg.Output(None, _check_spec(stream, name).get_python_identifier())
 
 
-def materializations_of(stream: Stream, report: Report) -> Iterator[dg.AssetMaterialization]:
-    """What was read of a stream; of a stream with months, before it each month that has rows.
-
-    Dagster shows the figures of the last one.
-    """
-    if stream.window is Window.MONTHS:
-        for month, rows in sorted(report.months.items()):
-            yield dg.AssetMaterialization(stream.name, partition=month, metadata={"rows": rows})
-    yield dg.AssetMaterialization(stream.name, metadata=metadata_of(stream, report))
-
-
-def months_of(
-    stream: Stream, report: Report, chosen: Collection[str]
+def materializations_of(
+    stream: Stream, report: Report, chosen: Collection[str] | None = None
 ) -> Iterator[dg.AssetMaterialization]:
-    """Each chosen month, and each month that has rows; the last of them says what was read.
+    """Each month that has rows, of a stream with months; the last one says what was read.
 
-    Dagster takes a backfill for failed if a chosen month, although empty, is not materialised, or
-    if a materialization has no month.
+    Args:
+        chosen: Months of a backfill, or None. Dagster takes a backfill for failed if a chosen
+            month, although empty, is not materialised, or if a materialization has no month.
     """
-    months = {**dict.fromkeys(chosen, 0), **report.months}
+    months = report.months if stream.window is Window.MONTHS else {}
+    if chosen is not None:
+        months = {**dict.fromkeys(chosen, 0), **months}
     for month, rows in sorted(months.items()):
-        of_run = metadata_of(stream, report) if month == max(months) else {}
-        yield dg.AssetMaterialization(
-            stream.name, partition=month, metadata={**of_run, "rows": rows}
-        )
+        is_last = chosen is not None and month == max(months)
+        of_run = metadata_of(stream, report) if is_last else {}
+        metadata = {**of_run, "rows": rows}
+        yield dg.AssetMaterialization(stream.name, partition=month, metadata=metadata)
+    if chosen is None:
+        yield dg.AssetMaterialization(stream.name, metadata=metadata_of(stream, report))
 
 
 def checks_of(stream: Stream, report: Report, attempt: Attempt) -> Iterator[dict[str, Any]]:
     """Arguments for the results of the checks of a stream that was read, as far as it was."""
-    failed = report.outcomes[Outcome.FAILED]
-    found = {"failures": _failure_table(report)} if failed else {}
-    yield attempt.verdict(stream.name, found, is_complete=not failed)
+    failures = [
+        {
+            "bank": bank,
+            "code": code,
+            "pulls": failed.count,
+            "first failed at": f"{failed.first_at:%Y-%m-%d %H:%M:%S} UTC",
+            "remedy": failed.remedy,
+        }
+        for (bank, code), failed in sorted(report.failures.items())
+    ]
+    is_complete = not report.outcomes[Outcome.FAILED]
+    found = {} if is_complete else {"failures": _table(failures)}
+    yield attempt.verdict(stream.name, found, is_complete=is_complete)
     if attempt.problem is not None and not report.outcomes:
         return
     for name, place, unfit in (
@@ -315,51 +348,8 @@ def checks_of(stream: Stream, report: Report, attempt: Attempt) -> Iterator[dict
         }
 
 
-def _bank_table(report: Report) -> dg.TableMetadataValue:
-    """What was read of each bank, and how old its data is."""
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord(
-                {
-                    "bank": name,
-                    "rows": bank.rows,
-                    "requests": bank.requests,
-                    "pulls": bank.pulls,
-                    "failed": bank.failed,
-                    "oldest copy": f"{bank.oldest_at:%Y-%m-%d %H:%M} UTC" if bank.oldest_at else "",
-                }
-            )
-            for name, bank in sorted(report.banks.items())
-        ]
-    )
-
-
-def _month_table(report: Report) -> dg.TableMetadataValue:
-    """Rows that were read of each UTC month, the newest first."""
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord({"month": month, "rows": rows})
-            for month, rows in sorted(report.months.items(), reverse=True)
-        ]
-    )
-
-
-def _failure_table(report: Report) -> dg.TableMetadataValue:
-    """Failed pulls by bank and code."""
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord(
-                {
-                    "bank": bank,
-                    "code": code,
-                    "pulls": failed.count,
-                    "first failed at": f"{failed.first_at:%Y-%m-%d %H:%M:%S} UTC",
-                    "remedy": failed.remedy,
-                }
-            )
-            for (bank, code), failed in sorted(report.failures.items())
-        ]
-    )
+def _table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
 
 
 _IN_TIME = dg.AssetCheckSpec(

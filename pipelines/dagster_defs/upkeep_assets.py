@@ -43,15 +43,7 @@ def _result(
     found: dict[str, Any],
     is_error: bool = False,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """The result of such an asset.
-
-    Args:
-        metadata: What Dagster shows of the asset.
-        check: The name of its check.
-        is_passed: Whether the check passed.
-        found: What Dagster shows of the check.
-        is_error: Whether a failed check is an error; otherwise it is a warning.
-    """
+    """The result of such an asset; `found` is what Dagster shows of its check."""
     severity = dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN
     verdict = dg.AssetCheckResult(
         check_name=check, passed=is_passed, severity=severity, metadata=found

@@ -10,32 +10,28 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from lean_resources.client import LeanClient
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS, Stream, family
 from pipelines.dagster_defs.failures import (
     STREAM_CHECKS,
     Attempt,
-    attempted,
     explained,
     failures_of,
     raise_failures,
 )
 from pipelines.dagster_defs.model_assets import (
-    hash_key_of,
     metadata_of_model,
     problems_of,
-    publish_warehouse,
     stale_verdict,
     streams_of,
     verdict_of,
 )
 from pipelines.dagster_defs.processes import recorded
-from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress, logged
-from pipelines.dagster_defs.stream_assets import checks_of, materializations_of, resumed_by
+from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress
+from pipelines.dagster_defs.stream_assets import checks_of, materializations_of, read
+from pipelines.dagster_defs.warehouse_assets import publish_warehouse
 from pipelines.models.deltas import build_changed
 from pipelines.models.model import Models
-from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
 from pipelines.sync.report import Report
 from pipelines.sync.tasks import Selection
@@ -74,45 +70,24 @@ def _pulls(
     progress: dg.ResourceParam[Progress],
 ) -> Iterator[Reported]:
     selection = Selection(entity_ids=set(config.entity_ids) or None)
-    resumes = resumed_by(context)
     retry: dg.RetryRequested | None = None
     # In the order of the catalogue, where a parent stream stands before its children.
     for stream in STREAMS.values():
         # A stream that comes along with another has no request of its own.
-        if stream.name not in config.streams or stream.exploded_from is not None:
-            continue
-
-        async def work(client: LeanClient, stream: Stream = stream) -> Report:
-            return await sync(
-                stream,
-                client,
-                lake.lake(),
-                policy=policy,
-                selection=selection,
-                run_id=context.run.run_id,
-                resumes=resumes,
-                progress=logged(context.log, stream.name, progress),
-            )
-
-        report = Report()
-        try:
-            with attempted(context, stream.name) as attempt:
-                report = lean.run(work, inbox.waiter().result)
-        except dg.RetryRequested as error:
-            retry = error
-            continue
-        yield from _reported(stream, report, attempt)
+        if stream.name in config.streams and stream.exploded_from is None:
+            try:
+                done = read(context, stream, selection, lean, lake, inbox, policy, progress)
+            except dg.RetryRequested as error:
+                retry = error
+            else:
+                yield from _reported(stream, *done)
     if retry is not None:
         raise retry
     yield dg.Output(None)
 
 
 def webhook_job(models: Models) -> dg.JobDefinition:
-    """The job of webhooks.
-
-    Args:
-        models: The tables that depend on the streams.
-    """
+    """The job of webhooks."""
     streams = streams_of(models)
 
     @dg.op(
@@ -131,7 +106,7 @@ def webhook_job(models: Models) -> dg.JobDefinition:
             built = build_changed(
                 lake.lake(),
                 models,
-                hash_key=hash_key_of(lake),
+                hash_key=lake.hash_key(),
                 progress=lambda _name, done, total: progress("models", done, total),
             )
         failed = failures_of(context.instance, STREAM_CHECKS, [context.run.run_id])

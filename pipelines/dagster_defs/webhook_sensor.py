@@ -52,7 +52,6 @@ def webhook_sensor(job: dg.JobDefinition, *, is_on: bool) -> dg.SensorDefinition
     """The sensor.
 
     Args:
-        job: The job that it starts.
         is_on: Whether it runs unless somebody stops it in Dagster.
     """
 
@@ -88,16 +87,9 @@ def webhook_sensor(job: dg.JobDefinition, *, is_on: bool) -> dg.SensorDefinition
 def batch(
     instance: dg.DagsterInstance, inbox: "Inbox", lake: Lake, batch_id: str
 ) -> Sequence[Event]:
-    """Lease the next batch of events; waits a few seconds for one.
+    """Lease the next batch of events, or wait a few seconds for one.
 
-    Args:
-        instance: Dagster, which knows the runs of earlier batches.
-        inbox: Where events arrive.
-        lake: Where runs record what they could not read.
-        batch_id: The id that the batch gets.
-
-    Returns:
-        The events; empty if none came, or while as many batches are read as may be at once.
+    It is empty if no event came, or while as many batches are read as may be at once.
     """
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
@@ -112,13 +104,10 @@ def batch(
 
 
 def acknowledge(instance: dg.DagsterInstance, inbox: "Inbox", lake: Lake) -> int:
-    """Acknowledge batches whose run has ended or was never made.
+    """Acknowledge batches whose run has ended or was never made; how many are still being read.
 
     Events of entities for which Lean or a bank did not answer are given back, and so is a whole
     batch whose run failed.
-
-    Returns:
-        How many batches are still being read.
     """
     running = 0
     end_dead_runs(instance)
@@ -151,7 +140,6 @@ def request_of(events: Sequence[Event], batch_id: str, lake: Lake) -> dg.RunRequ
 
     Args:
         events: A batch; order, age and duplicates make no difference.
-        batch_id: The batch.
         lake: Says which entities are known; the others are listed first.
     """
     refreshed = {event.entity_id for event in events if event.is_refreshed and event.entity_id}

@@ -135,13 +135,8 @@ class Alarm:
             ended = {key: sent[key] for key in sent.keys() - lasting}
             if not begun and not ended:
                 continue
-            is_delivered = bool(
-                target.notify(
-                    _body(begun, ended.values()),
-                    title=self._title(begun, ended),
-                    notify_type=_type(begun),
-                )
-            )
+            title, body = self._title(begun, ended), _body(begun, ended.values())
+            is_delivered = bool(target.notify(body, title=title, notify_type=_type(begun)))
             deliveries.append(Delivery(name, len(begun), len(ended), is_delivered=is_delivered))
             if is_delivered:
                 for key in ended:
@@ -164,11 +159,9 @@ class Alarm:
 
     def _read(self) -> _Record:
         """The record; a new one if there is none, or if it cannot be read."""
-        if self._storage.head(self._key) is None:
-            return _Record()
         try:
             return msgspec.json.decode(self._storage.read(self._key), type=_Record)
-        except msgspec.DecodeError:
+        except (FileNotFoundError, msgspec.DecodeError):
             return _Record()
 
     def _write(self, record: _Record) -> None:

@@ -116,8 +116,6 @@ def check(lake: Lake) -> Report:
 
 
 class _Check:
-    """One check of a lake."""
-
     def __init__(self, lake: Lake) -> None:
         self.report = Report()
         self._lake = lake
@@ -294,8 +292,6 @@ def repair(lake: Lake) -> list[str]:
 
 
 class _Repair:
-    """One round of repairs."""
-
     def __init__(self, lake: Lake, done: list[str]) -> None:
         self._lake = lake
         self._done = done

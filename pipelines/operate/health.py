@@ -272,7 +272,6 @@ def _access(bank: BankHealth, consent_days: int) -> Iterator[Problem]:
 
 
 def _effects(found: Sequence[Problem]) -> Iterator[Problem]:
-    """The problems that another of them explains."""
     rules = {one.rule for one in found}
     stopped = {one.subject for one in found if one.rule in _STOPS_BANK}
     for one in found:

@@ -78,10 +78,8 @@ def _certificate_problems(settings: Settings, now: dt.datetime) -> Iterator[Prob
 
 def _receiver_problems(settings: Settings) -> Iterator[Problem]:
     webhooks = settings.webhooks
-    if webhooks.secret is None or webhooks.port == 0:
-        return
-    reason = _not_ready(webhooks)
-    if reason is not None:
+    is_on = webhooks.secret is not None and webhooks.port != 0
+    if is_on and (reason := _not_ready(webhooks)) is not None:
         yield problem(
             "receiver_down", "receiver",
             f"the receiver at {webhooks.host}:{webhooks.port} {reason}",

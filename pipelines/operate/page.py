@@ -90,20 +90,13 @@ def _dates(day: dt.date, language: Language, words: Mapping[str, Any]) -> list[s
 
 
 def _ages(report: Report) -> list[dict[str, Any]]:
-    """How many hours old the newest data of each bank is."""
     found = []
     for bank in report.health.banks:
         if bank.bank_identifier and bank.refreshed_at is not None:
             hours = max(0.0, (report.health.as_of - bank.refreshed_at).total_seconds() / 3600)
             series = "late" if hours > report.fresh_hours else "good"
-            found.append(
-                {
-                    "label": bank.bank_identifier,
-                    "value": hours,
-                    "limit": report.fresh_hours,
-                    "series": series,
-                }
-            )
+            about = {"label": bank.bank_identifier, "limit": report.fresh_hours}
+            found.append({**about, "value": hours, "series": series})
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +30,7 @@ JOBS = (
 _FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE}
 _LOOKED_AT = [*_FINISHED, dg.DagsterRunStatus.STARTED]
 _ENDS = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
-_RESULTS = {
-    AssetCheckExecutionRecordStatus.SUCCEEDED,
-    AssetCheckExecutionRecordStatus.FAILED,
-}
+_RESULTS = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 _MOST_NAMES = 5
 _RULE_OF = {
     AuthError.remedy: ("credentials_refused", "lean"),
@@ -120,12 +117,8 @@ def _of_runs(instance: dg.DagsterInstance) -> Iterator[Problem]:
         known |= ended.keys()
         jobs.add(run.job_name)
     for failure, entries in failures.items():
-        steps = sorted(str(one.step_key) for one in entries)
-        subject = failure.subject or steps[0]
-        yield problem(
-            failure.rule, subject, f"{_listed(steps)}: {failure.reason}", failure.remedy,
-            code=failure.code, count=failure.tables, since=_instant(entries[0].timestamp),
-        )  # fmt: skip
+        steps = [str(one.step_key) for one in entries]
+        yield _problem_of(failure, steps, _instant(entries[0].timestamp))
 
 
 def _newest(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
@@ -157,9 +150,7 @@ def _failure_of(entry: dg.EventLogEntry) -> _Failure | None:
     while error is not None and error.cause is not None:
         error = error.cause
     known = data.user_failure_data
-    metadata: dict[str, Any] = {}
-    if known is not None:
-        metadata = {name: found.value for name, found in known.metadata.items()}
+    metadata = values_of(known.metadata) if known is not None else {}
     reason = (known and known.description) or f"{error.cls_name if error else 'an error'} in a step"
     remedy = str(metadata.get("remedy", _READ_LOG))
     if tables := metadata.get("stay as they were"):
@@ -183,17 +174,21 @@ def _of_streams(instance: dg.DagsterInstance) -> Iterator[Problem]:
             failure = _Failure(rule, subject, metadata["reason"], remedy, metadata["code"])
             failed.setdefault(failure, {})[name] = since
     for failure, names in failed.items():
-        yield problem(
-            failure.rule, failure.subject or min(names),
-            f"{_listed(sorted(names))}: {failure.reason}", failure.remedy,
-            code=failure.code, since=min(names.values()),
-        )  # fmt: skip
+        yield _problem_of(failure, names, min(names.values()))
 
 
-def _listed(names: list[str]) -> str:
+def _problem_of(failure: _Failure, names: Iterable[str], since: dt.datetime) -> Problem:
+    return problem(
+        failure.rule, failure.subject or min(names), f"{_listed(names)}: {failure.reason}",
+        failure.remedy, code=failure.code, count=failure.tables, since=since,
+    )  # fmt: skip
+
+
+def _listed(names: Iterable[str]) -> str:
     """The first names, and how many there are more."""
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
+    shown = sorted(names)
+    more = f" and {len(shown) - _MOST_NAMES} more" if len(shown) > _MOST_NAMES else ""
+    return ", ".join(shown[:_MOST_NAMES]) + more
 
 
 def _of_checks(instance: dg.DagsterInstance) -> Iterator[Problem]:
@@ -208,7 +203,7 @@ def _of_checks(instance: dg.DagsterInstance) -> Iterator[Problem]:
             paths, since = dict(found[0]["paths"]), found[1]
             yield problem(
                 "schema_drift", name,
-                f"records of {name} have unknown fields: {_listed(sorted(paths))}",
+                f"records of {name} have unknown fields: {_listed(paths)}",
                 _DRIFT_REMEDY, count=len(paths), since=since,
             )  # fmt: skip
 
@@ -226,9 +221,13 @@ def _failed_check(
     for record in history:
         event = record.event.dagster_event if record.event else None
         if event is not None and not (found := event.asset_check_evaluation_data).passed:
-            metadata = {name: value.value for name, value in found.metadata.items()}
-            return metadata, _instant(record.create_timestamp)
+            return values_of(found.metadata), _instant(record.create_timestamp)
     return None
+
+
+def values_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What Dagster's metadata holds, by name."""
+    return {name: found.value for name, found in metadata.items()}
 
 
 def _instant(seconds: float) -> dt.datetime:

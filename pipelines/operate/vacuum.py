@@ -161,8 +161,6 @@ def _excess(
 
 
 class _Look:
-    """The references to the files of a lake at an instant."""
-
     def __init__(
         self,
         lake: Lake,
@@ -174,7 +172,7 @@ class _Look:
         self._lake = lake
         self._limit = time.time() - seconds
         self._living, self._killed, self._batches = living, killed, batches
-        self._publications, self._over = Publications(lake).kept(seconds)
+        self._publications, over = Publications(lake).kept(seconds)
         self._is_on_record = bool(self._publications) or lake.storage.head(WAREHOUSE) is None
         files = {one.key: one for one in lake.storage.list(f"{MANIFESTS}/*.json")}
         manifests = {key: read_manifest(lake, key) for key in files}
@@ -182,7 +180,7 @@ class _Look:
         published = {one.manifest for one in self._publications}
         published |= {key_of(one).name for one in Publications(lake).builds_of_iceberg()}
         newest = newest_manifest(lake)
-        self._replaced = {
+        replaced = {
             key
             for key, file in files.items()
             if key != newest
@@ -191,11 +189,11 @@ class _Look:
             and file.written_at < self._limit
         }
         # Whether a file that a manifest or publication names is still needed.
-        self._named = dict.fromkeys((*self._replaced, *self._over), False)
+        self._named = dict.fromkeys((*replaced, *over), False)
         for key, manifest in manifests.items():
             for _, part in manifest.files():
                 named = Key(part.file)
-                self._named[named] = self._named.get(named, False) or key not in self._replaced
+                self._named[named] = self._named.get(named, False) or key not in replaced
 
     def loss(self, found: Sequence[Found]) -> str | None:
         """Why the ledger cannot be complete, or None."""

@@ -19,9 +19,9 @@ from known import KEY, known, models
 from pyiceberg.catalog import load_catalog
 
 from lean_resources.errors import ConfigError
-from pipelines.dagster_defs.iceberg_asset import iceberg_asset
 from pipelines.dagster_defs.in_process import instance_at
 from pipelines.dagster_defs.resources import LakeResource, bound
+from pipelines.dagster_defs.warehouse_assets import iceberg_asset
 from pipelines.lake.lake import Lake
 from pipelines.lake.places import find, walk
 from pipelines.lake.storage import Key
