@@ -22,9 +22,6 @@ def problems_of(file: Path) -> list[str]:
 
     The shell runs the file, as it does before each command; nothing of this process's environment
     is handed to it.
-
-    Args:
-        file: The file, which is there.
     """
     try:
         # As Dagster does it.

@@ -19,12 +19,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
 from lean_resources.errors import ConfigError
-from lean_resources.settings import (
-    VARIABLES,
-    WEBHOOK_VARIABLES,
-    LeanSettings,
-    WebhookSettings,
-)
+from lean_resources.settings import VARIABLES, WEBHOOK_VARIABLES, LeanSettings, WebhookSettings
 from lean_resources.variables import (
     FilePath,
     Switch,
@@ -156,10 +151,8 @@ class Settings:
     """All settings of the environment, validated; every command and Dagster read them here.
 
     Args:
-        house: Where the state lies, and how personal values are kept.
         lean: Lean's hosts, credentials and limits; `complete` checks that none is missing.
         webhooks: How webhooks are received; `complete` checks that its files exist.
-        dagster_home: Where Dagster keeps its runs.
     """
 
     house: HouseSettings

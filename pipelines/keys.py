@@ -12,10 +12,6 @@ _LONGEST = 64
 def checked_key(hash_key: str, environment: str) -> str:
     """The key, seen to fit.
 
-    Args:
-        hash_key: The key.
-        environment: sandbox or production.
-
     Raises:
         ConfigError: It is the one that everybody knows, or too weak, in production.
     """

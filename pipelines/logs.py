@@ -51,11 +51,7 @@ class JsonLines(logging.Formatter):
 
 
 def start(log_format: str) -> None:
-    """Write this process's log to standard error as the setting says; text needs nothing.
-
-    Args:
-        log_format: `json`; anything else means text.
-    """
+    """Write this process's log to standard error as the setting says; text needs nothing."""
     if log_format != "json" or are_json():
         return
     handler = logging.StreamHandler()

@@ -242,9 +242,10 @@ def test_csv_and_json_hold_every_value(rows):
             given_rows = [[number, *row] for number, row in enumerate(rows)]
             connection.executemany("insert into t values ($1, $2, $3)", given_rows)
 
-        write_json(connection.execute("select a, b from t order by id"), written := io.StringIO())
+        written, line = io.StringIO(), io.StringIO()
+        write_json(connection.execute("select a, b from t order by id"), written.write)
         read = json.loads(written.getvalue(), parse_float=pytest.fail)
-        write_csv(connection.execute("select a, b from t order by id"), line := io.StringIO())
+        write_csv(connection.execute("select a, b from t order by id"), line.write)
 
     assert [(a, None if b is None else Decimal(b)) for a, b in map(dict.values, read)] == rows
     assert all(map(str.isprintable, written.getvalue().split("\n")))

@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from pipelines import logs
 from pipelines.cli.console import plain_console, visible
 from pipelines.cli.signals import received
+from pipelines.environment import settings
 
 if TYPE_CHECKING:
     from pipelines.lake.lake import Lake
@@ -51,7 +52,6 @@ def fail(message: str, error: BaseException | None = None) -> typer.Exit:
     """Print an error, or nothing after a signal; the exception that ends the command.
 
     Args:
-        message: What is wrong.
         error: Its cause, of which a log in JSON has the class.
     """
     if (number := received()) is not None:
@@ -81,7 +81,6 @@ def lake_of(home: Path | None, *, is_written: bool = False) -> Lake:
     Raises:
         MachineError: It cannot be read or, if `is_written`, not be written to.
     """
-    from pipelines.environment import settings
     from pipelines.lake.lake import Lake
     from pipelines.lake.permissions import check_readable, open_home
 

@@ -34,8 +34,6 @@ def child(
 
     Args:
         command: Program and arguments.
-        cwd: Where it runs.
-        env: Its environment.
 
     Yields:
         The keeper, which ends with the command's exit code.

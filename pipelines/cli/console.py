@@ -10,7 +10,7 @@ import contextlib
 import io
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ from pipelines.cli.results import as_text, names_of
 if TYPE_CHECKING:
     import duckdb
 
-    from pipelines.cli.results import Writer
     from pipelines.dagster_defs.in_process import StreamSummary
 
 _MOST_ROWS = 200
@@ -36,11 +35,7 @@ _BETWEEN = 3
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """A console that shows text as it is, on a terminal of any encoding.
-
-    Args:
-        stderr: Whether it writes to standard error instead of standard output.
-    """
+    """A console that shows text as it is, on a terminal of any encoding."""
     stream = sys.stderr if stderr else sys.stdout
     # A character that the encoding lacks is spelt out, instead of an error.
     if isinstance(stream, io.TextIOWrapper):
@@ -63,7 +58,6 @@ def visible(text: str, *, keeps: str = "") -> str:
     r"""The text with unprintable characters spelt out, as in `\x1b` or `\u202e`.
 
     Args:
-        text: Any text.
         keeps: Unprintable characters that stay.
     """
     if text.isprintable():
@@ -76,23 +70,14 @@ def visible(text: str, *, keeps: str = "") -> str:
     )
 
 
-def standard_output() -> Writer:
-    """Standard output: exact text in UTF-8, or on a terminal as `visible` makes it."""
-    if sys.stdout.isatty():
-        return _VisibleText()
-    if isinstance(sys.stdout, io.TextIOWrapper):
+def standard_output() -> Callable[[str], object]:
+    """What writes to standard output: exact text in UTF-8, on a terminal as `visible` makes it."""
+    is_shown = sys.stdout.isatty()
+    if isinstance(sys.stdout, io.TextIOWrapper) and is_shown:
+        sys.stdout.reconfigure(errors="backslashreplace")
+    elif isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")
-    return sys.stdout
-
-
-class _VisibleText:
-    """Writes `visible` text to the terminal."""
-
-    def write(self, text: str) -> int:
-        """Write a text."""
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")
-        return sys.stdout.write(visible(text, keeps="\n"))
+    return lambda text: sys.stdout.write(visible(text, keeps="\n") if is_shown else text)
 
 
 def show(result: duckdb.DuckDBPyConnection, console: Console) -> None:
@@ -123,11 +108,12 @@ def _table(
 ) -> Table:
     table = Table(show_edge=False, pad_edge=False)
     for number, name in enumerate(names):
-        values = [row[number] for row in rows]
-        is_number = any(value is not None for value in values) and all(
-            value is None or _is_number(value) for value in values
+        known = [row[number] for row in rows if row[number] is not None]
+        are_numbers = known and all(
+            isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+            for value in known
         )
-        table.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
+        table.add_column(Text(name), justify="right" if are_numbers else "left", no_wrap=True)
     for row in cells:
         table.add_row(*map(Text, row))
     return table
@@ -146,10 +132,6 @@ def _expanded(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             for name, value in zip(names, row, strict=True)
         ]
         say("\n".join(lines))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def _cell(value: Any) -> str:
@@ -189,13 +171,7 @@ def summary_table(summaries: Sequence[StreamSummary]) -> Table:
     table.add_column("stream")
     for name in ("read targets", "pulls", "rows", "requests", "seconds"):
         table.add_column(name, justify="right")
-    for summary in summaries:
-        table.add_row(
-            summary.stream,
-            f"{summary.read_targets:,}",
-            f"{sum(summary.pulls.values()):,}",
-            f"{summary.rows:,}",
-            f"{summary.requests:,}",
-            f"{summary.seconds:.1f}",
-        )
+    for one in summaries:
+        counts = (one.read_targets, sum(one.pulls.values()), one.rows, one.requests)
+        table.add_row(one.stream, *map("{:,}".format, counts), f"{one.seconds:.1f}")
     return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import sys
 import tempfile
@@ -42,9 +41,6 @@ def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | N
     """Serve the sandbox, sync everything through Dagster, and print the result.
 
     Args:
-        home: Home folder of the demo.
-        sandbox: The offline Lean to read from.
-        mtls: Whether the sandbox requires a client certificate.
         certificate_fault: Which certificate is wrong on purpose, with `mtls`; None means none.
 
     Raises:
@@ -59,10 +55,7 @@ def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | N
             values |= _certificates(server.certificates, certificate_fault)
         lean = LeanResource(LeanSettings.model_validate(values))
         lake = LakeResource(root=str(home / "lake"), environment="sandbox")
-        with (
-            progress_bars(console) as progress,
-            instance_at(home / "dagster", say) as instance,
-        ):
+        with progress_bars(console) as progress, instance_at(home / "dagster", say) as instance:
             summaries = sync_all(lean, lake, progress, instance=instance)
         console.print(summary_table(summaries))
         with instance_at(home / "dagster", say) as instance:
@@ -84,7 +77,7 @@ def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | N
         f"  {command} dev     Dagster's UI over the offline Lean\n"
         "  README.md    how to connect a real application at Lean\n"
         f"\n{len(STREAMS)} streams, {held[0] if held else 0:,} transactions in the warehouse,"
-        f" {skipped} pulls skipped, {time.monotonic() - started:.0f} s.",
+        f" {skipped} pulls skipped, {time.monotonic() - started:.0f} s."
     )
 
 
@@ -143,24 +136,17 @@ def _certificates(issued: Any, fault: str | None) -> dict[str, str]:
         "client_cert": str(issued.client_cert),
         "client_key": str(issued.client_key),
     }
-    match fault:
-        case None:
-            return right
-        case "no-client-certificate":
-            return {"trust_root": right["trust_root"]}
-        case "expired-client-certificate":
-            wrong = issued.expired()
-        case "foreign-client-certificate":
-            wrong = issued.foreign()
-        case _:
-            # With another authority as the trust root, the server's certificate is not trusted.
-            issued.foreign()
-            return {**right, "trust_root": str(issued.stranger)}
+    if fault is None:
+        return right
+    if fault == "no-client-certificate":
+        return {"trust_root": right["trust_root"]}
+    wrong = issued.expired() if fault == "expired-client-certificate" else issued.foreign()
+    if fault == "foreign-server-certificate":
+        # With another authority as the trust root, the server's certificate is not trusted.
+        return {**right, "trust_root": str(issued.stranger)}
     return {**right, "client_cert": str(wrong.cert), "client_key": str(wrong.key)}
 
 
 def _short(path: Path) -> Path:
     """The path, relative to the working folder if it is below that."""
-    with contextlib.suppress(ValueError):
-        return path.relative_to(Path.cwd())
-    return path
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -112,7 +112,6 @@ def _state(bank: BankHealth) -> str:
 
 
 def _ago(instant: dt.datetime | None, now: dt.datetime) -> str:
-    """How long ago an instant was: minutes, hours or days."""
     if instant is None:
         return "never"
     hours = (now - instant).total_seconds() / 3600

@@ -24,12 +24,9 @@ from pipelines.cli.commands.upkeep import compact, fsck, replay, vacuum
 from pipelines.cli.console import plain_console, say
 from pipelines.cli.examples import EXAMPLES
 from pipelines.cli.signals import end_on_signals, received
+from pipelines.environment import log_format, settings
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False)
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Without credentials": (demo, sandbox, dev),
     "Lean": (sync, webhooks, doctor),
@@ -67,20 +64,12 @@ def _open_home(
     Without an account at Lean, start with demo. With credentials, start with
     doctor, then sync. Then status says what is wrong, and query reads tables.
     """
-    from pipelines.environment import log_format, settings
     from pipelines.lake.permissions import open_home
 
     logs.start(log_format())
     if "--help" not in sys.argv:
         homes.append(settings().home)
         open_home(settings().home, settings().house.file_group)
-
-
-def _problem_of(error: Exception) -> LeanError | MachineError | None:
-    """What of this machine or of the lake's files is behind an error of a library."""
-    from pipelines.lake.digests import damage_error
-
-    return machine_error(error, str(homes[-1]) if homes else None) or damage_error(error)
 
 
 def main() -> None:
@@ -96,7 +85,12 @@ def main() -> None:
             sys.exit(128 + number)
         if not isinstance(error, Exception):
             raise
-        problem = error if isinstance(error, LeanError) else _problem_of(error)
+        problem: LeanError | MachineError | None = error if isinstance(error, LeanError) else None
+        if problem is None:
+            from pipelines.lake.digests import damage_error
+
+            home = str(homes[-1]) if homes else None
+            problem = machine_error(error, home) or damage_error(error)
         if problem is None:
             if not logs.are_json():
                 raise
@@ -104,7 +98,3 @@ def main() -> None:
             sys.exit(1)
         fail(f"{problem.message}\n      {problem.remedy}", problem)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

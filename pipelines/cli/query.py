@@ -93,10 +93,6 @@ def ask(
     """Run a statement on the warehouse, and write its result.
 
     Args:
-        lake: The lake that has the warehouse.
-        sql: One statement.
-        console: Where a table is printed.
-        form: How the result is written to standard output.
         parquet: A Parquet file to write the result to instead, or None.
         is_unsafe: Whether to allow any statement, and everything that DuckDB can reach.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipelines.lake.storage import Key, Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import duckdb
@@ -20,12 +20,8 @@ _ROWS_AT_ONCE = 10_000
 _NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$|^$')
 
 
-class Writer(Protocol):
-    """Anything that text can be written to."""
-
-    def write(self, text: str, /) -> int:
-        """Write a text."""
-        ...
+Write = Callable[[str], object]
+"""Writes a text somewhere."""
 
 
 def names_of(result: duckdb.DuckDBPyConnection) -> list[str]:
@@ -39,28 +35,26 @@ def as_text(value: Any) -> str:
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
 
 
-def write_csv(result: duckdb.DuckDBPyConnection, to: Writer) -> None:
+def write_csv(result: duckdb.DuckDBPyConnection, write: Write) -> None:
     """Write all rows as CSV with a header; null is an empty field, and an empty text is `""`."""
-    to.write(_csv_line(names_of(result)))
+    write(",".join(map(_csv_field, names_of(result))) + "\n")
     for row in _rows(result):
-        to.write(_csv_line(None if value is None else as_text(value) for value in row))
+        write(",".join(map(_csv_field, row)) + "\n")
 
 
-def _csv_line(fields: Any) -> str:
-    return ",".join("" if field is None else _csv_field(field) for field in fields) + "\n"
+def _csv_field(value: Any) -> str:
+    text = "" if value is None else as_text(value)
+    is_quoted = value is not None and _NEEDS_QUOTES.search(text)
+    return '"' + text.replace('"', '""') + '"' if is_quoted else text
 
 
-def _csv_field(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text
-
-
-def write_json(result: duckdb.DuckDBPyConnection, to: Writer) -> None:
+def write_json(result: duckdb.DuckDBPyConnection, write: Write) -> None:
     """Write all rows as one array of objects, a row per line; decimals are text.
 
     A name that repeats has `_1`, `_2`, … added from the second time on.
     """
     names = _apart(names_of(result))
-    to.write("[")
+    write("[")
     between = "\n"
     for row in _rows(result):
         line = dict(zip(names, map(_plain, row), strict=True))
@@ -68,9 +62,9 @@ def write_json(result: duckdb.DuckDBPyConnection, to: Writer) -> None:
         if not text.isprintable():
             # JSON allows characters that a terminal would obey.
             text = "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
-        to.write(between + text)
+        write(between + text)
         between = ",\n"
-    to.write("\n]\n")
+    write("\n]\n")
 
 
 def write_parquet(relation: duckdb.DuckDBPyRelation, file: Path) -> int:
@@ -129,7 +123,6 @@ def _plain(value: Any) -> Any:
 
 
 def _apart(names: list[str]) -> list[str]:
-    """The names, made unique."""
     found: list[str] = []
     for name in names:
         number, apart = 0, name

@@ -352,7 +352,6 @@ class Inbox:
         key: Mapping[str, Any],
         values: Mapping[str, Any],
     ) -> None:
-        """Insert a row, or update its values if it exists."""
         statement = self._insert(table).values({**key, **values})
         connection.execute(
             statement.on_conflict_do_update(index_elements=list(key), set_=dict(values))

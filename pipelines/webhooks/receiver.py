@@ -21,8 +21,6 @@ from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -78,11 +76,10 @@ class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
 
 
 class _Metrics:
-    """Metrics for Prometheus, beside the number of events in the inbox by state."""
+    """Metrics for Prometheus."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_States(inbox))
 
         def histogram(name: str, doc: str, *buckets: float) -> Histogram:
             return Histogram(f"leanhouse_{name}", doc, buckets=buckets, registry=self.registry)
@@ -110,6 +107,9 @@ class _Metrics:
             "When the last event was stored.",
             registry=self.registry,
         )
+        self.states = Gauge(
+            "leanhouse_inbox_events", "Events in the inbox.", ["state"], registry=self.registry
+        )
 
 
 class _Complaints:
@@ -132,26 +132,6 @@ class _Complaints:
             _LOG.warning("answered 503, so that Lean sends the webhooks again: %s", reasons)
             self._counts.clear()
             asyncio.get_running_loop().call_later(_SAY_SECONDS, self._say)
-
-
-class _States(Collector):
-    """Events of the inbox by state, counted at each scrape."""
-
-    def __init__(self, inbox: Inbox) -> None:
-        self._inbox = inbox
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the gauge; nothing while the inbox cannot be reached."""
-        try:
-            counts = self._inbox.counts()
-        except UnavailableError:
-            return
-        gauge = GaugeMetricFamily(
-            "leanhouse_inbox_events", "Events in the inbox.", labels=["state"]
-        )
-        for state, count in counts.items():
-            gauge.add_metric([state], count)
-        yield gauge
 
 
 class _Postbox:
@@ -258,7 +238,7 @@ class Receiver:
         self._allow = [_plain(network) for network in settings.allow]
         token = settings.app_token
         self._app_token = token.get_secret_value().encode() if token is not None else None
-        self._metrics = _Metrics(inbox)
+        self._metrics = _Metrics()
         self._complaints = _Complaints()
         self._held_bytes = 0
         self._postbox: _Postbox | None = None
@@ -396,7 +376,6 @@ class Receiver:
             self._held_bytes -= size
 
     def _read(self, headers: _Headers, body: bytes) -> Event:
-        """The event in a body that Lean signed."""
         signatures = headers.get(b"lean-signature", [])
         # With two signatures, it is not defined which of them counts.
         signature = signatures[0].decode("latin-1") if len(signatures) == 1 else None
@@ -433,7 +412,14 @@ class Receiver:
         return Response(status_code=200 if self._postbox is not None else 503)
 
     async def _show_metrics(self, _: Request) -> Response:
-        text = await asyncio.to_thread(generate_latest, self._metrics.registry)
+        """All metrics, without the states of events while the inbox cannot be reached."""
+        counts: dict[str, int] = {}
+        with contextlib.suppress(UnavailableError):
+            counts = await asyncio.to_thread(self._inbox.counts)
+        self._metrics.states.clear()
+        for state, count in counts.items():
+            self._metrics.states.labels(state).set(count)
+        text = generate_latest(self._metrics.registry)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -7,6 +7,7 @@ import typer
 from pipelines.cli.app import fail
 from pipelines.cli.commands.status import look
 from pipelines.cli.console import say
+from pipelines.environment import settings
 
 
 def alert(
@@ -16,7 +17,6 @@ def alert(
 ) -> None:
     """Send what has become wrong or right since the last alert to LEANHOUSE_ALERT_URLS."""
     from lean_resources.errors import ConfigError
-    from pipelines.environment import settings
     from pipelines.operate.alerts import Alarm
     from pipelines.sync.policy import load
 

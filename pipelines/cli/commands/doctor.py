@@ -9,6 +9,7 @@ from lean_resources.errors import LeanError
 from pipelines.cli.app import fail, lake_of
 from pipelines.cli.commands.status import look
 from pipelines.cli.console import say
+from pipelines.environment import settings
 
 if TYPE_CHECKING:
     from lean_resources.client import LeanClient
@@ -20,7 +21,6 @@ def doctor() -> None:
     from lean_resources.client import LeanClient
     from lean_resources.proxies import proxy_of, shown
     from pipelines.env_file import problems_of
-    from pipelines.environment import settings
     from pipelines.keys import checked_key
 
     if (file := Path(".env")).is_file() and (problems := problems_of(file)):
@@ -50,15 +50,12 @@ def doctor() -> None:
 
 
 async def _ask(client: "LeanClient") -> tuple[int, dt.datetime]:
-    """The number of banks that Lean lists, and Lean's time."""
     async with client:
         read = await client.read("banks", {"account_type": "PERSONAL"})
         return read.answers[0].envelope.records, await client.server_time()
 
 
-_RULES = {
-    *("certificate_ending", "consent_ending", "consent_expired", "bank_off", "disk_nearly_full"),
-}
+_RULES = {"certificate_ending", "consent_ending", "consent_expired", "bank_off", "disk_nearly_full"}
 """Rules that doctor shows; others are of syncs, or it has looked by itself."""
 _CONSENT_DAYS = 30
 
@@ -66,7 +63,6 @@ _CONSENT_DAYS = 30
 def _show_warnings(ahead: dt.timedelta) -> None:
     """Print problems of this machine, of banks and of consents; Lean's clock was asked now."""
     from pipelines.cli.health_view import show_problems
-    from pipelines.environment import settings
     from pipelines.operate.bank_health import MOST_SKEW
     from pipelines.operate.health import clock_skew
 

@@ -7,6 +7,7 @@ import typer
 
 from pipelines.cli.app import Home, fail, lake_of
 from pipelines.cli.console import say
+from pipelines.environment import settings
 
 
 def export(
@@ -34,7 +35,6 @@ def export(
     home: Home = None,
 ) -> None:
     """Write tables to a DuckDB file, or to a folder of Parquet or CSV, that needs no lake."""
-    from pipelines.environment import settings
     from pipelines.models.loader import load
     from pipelines.publish.export import Choice, Form, Layer
     from pipelines.publish.export import export as write

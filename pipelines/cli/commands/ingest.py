@@ -8,6 +8,7 @@ import typer
 from pipelines.cli.app import fail, lake_of, not_listening
 from pipelines.cli.commands.status import look
 from pipelines.cli.console import plain_console, say
+from pipelines.environment import settings
 
 
 def sync(
@@ -23,9 +24,9 @@ def sync(
         _show_estimate(entity)
         return
     from pipelines.cli.console import progress_bars, summary_table
+    from pipelines.cli.health_view import show_problems
     from pipelines.dagster_defs.in_process import SyncFailedError, instance_at, sync_all
     from pipelines.definitions import inbox, lake, lean, policy
-    from pipelines.environment import settings
 
     console = plain_console()
     lake_of(None, is_written=True)
@@ -36,28 +37,22 @@ def sync(
             instance_at(settings().dagster_home, say) as instance,
         ):
             summaries = sync_all(
-                lean,
-                lake,
-                progress,
-                instance=instance,
-                policy=policy,
-                inbox=inbox,
-                entity_ids=entity or (),
-            )
+                lean, lake, progress, instance=instance,
+                policy=policy, inbox=inbox, entity_ids=entity or (),
+            )  # fmt: skip
     except SyncFailedError as error:
         failure, summaries = error, list(error.summaries)
     if summaries:
         console.print(summary_table(summaries))
-    _show_problems()
+    # A sync that succeeded still has some, with its runs.
+    show_problems(look(settings()).problems)
     if failure is not None:
         raise fail(str(failure))
 
 
 def _show_estimate(entity_ids: list[str] | None) -> None:
-    """Print what a sync would ask, by stream and bank."""
     from pipelines.cli.console import visible
     from pipelines.cli.health_view import plain_table
-    from pipelines.environment import settings
     from pipelines.sync.estimate import REFRESH, estimate
     from pipelines.sync.policy import load
 
@@ -65,8 +60,7 @@ def _show_estimate(entity_ids: list[str] | None) -> None:
     found = estimate(lake, policy, dt.datetime.now(dt.UTC), entity_ids)
     table = plain_table(("stream", "bank", "reads", "requests", "minutes"))
     for one in found:
-        minutes = f"{one.seconds / 60:.1f}"
-        counts = (f"{one.reads:,}", f"{one.requests:,}", minutes)
+        counts = (f"{one.reads:,}", f"{one.requests:,}", f"{one.seconds / 60:.1f}")
         table.add_row(one.stream, visible(one.bank_identifier or "-"), *counts)
     plain_console().print(table)
     refreshes = sum(one.reads for one in found if one.stream == REFRESH)
@@ -80,18 +74,9 @@ def _show_estimate(entity_ids: list[str] | None) -> None:
     )
 
 
-def _show_problems() -> None:
-    """Print what is wrong after a sync, with its runs; a sync that succeeded still has."""
-    from pipelines.cli.health_view import show_problems
-    from pipelines.environment import settings
-
-    show_problems(look(settings()).problems)
-
-
 def webhooks() -> None:
     """Receive Lean's webhooks until interrupted, as the LEAN_WEBHOOK_ variables say."""
     from lean_resources.errors import ConfigError
-    from pipelines.environment import settings
     from pipelines.webhooks.inbox import Inbox
     from pipelines.webhooks.receiver import PATH, listener, running, server
 

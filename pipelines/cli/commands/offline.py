@@ -14,6 +14,7 @@ import typer
 from pipelines.cli.app import fail, homes, not_listening
 from pipelines.cli.children import child
 from pipelines.cli.console import say
+from pipelines.environment import child_of, state_folder
 from pipelines.shipped import DEFAULT_HOME
 
 if TYPE_CHECKING:
@@ -54,18 +55,12 @@ def demo(
     """Sync made-up data from the offline Lean through Dagster, and show the result."""
     from pipelines.cli.demo import demo as run_demo
     from pipelines.dagster_defs.in_process import SyncFailedError
-    from pipelines.environment import state_folder
 
     folder = state_folder(home, "--home")
     homes.append(folder)
-    has_mtls = mtls or certificate_fault is not None
+    world, has_mtls = _sandbox(customers, months, seed), mtls or certificate_fault is not None
     try:
-        run_demo(
-            folder,
-            _sandbox(customers, months, seed),
-            mtls=has_mtls,
-            certificate_fault=certificate_fault,
-        )
+        run_demo(folder, world, mtls=has_mtls, certificate_fault=certificate_fault)
     except SyncFailedError as error:
         raise fail(str(error)) from None
 
@@ -101,13 +96,13 @@ def sandbox(
             f"LEAN_API_URL={server.url}\n"
             f"LEAN_TOKEN_URL={server.token_url}\n"
             f"LEAN_CLIENT_ID={world.client_id}\n"
-            f"LEAN_CLIENT_SECRET={world.client_secret}  (made up)",
+            f"LEAN_CLIENT_SECRET={world.client_secret}  (made up)"
         )
         if server.certificates is not None:
             say(
                 f"LEAN_TRUST_ROOT={server.certificates.authority}\n"
                 f"LEAN_CLIENT_CERT={server.certificates.client_cert}\n"
-                f"LEAN_CLIENT_KEY={server.certificates.client_key}",
+                f"LEAN_CLIENT_KEY={server.certificates.client_key}"
             )
         if webhook_url is not None:
             say(f"LEAN_WEBHOOK_SECRET={world.webhook_secret}  (made up)")
@@ -136,7 +131,6 @@ def dev(
     from pipelines.cli.demo import accept_clock, settings_of
     from pipelines.dagster_defs.in_process import instance_at
     from pipelines.dagster_defs.resources import InboxResource
-    from pipelines.environment import child_of
     from pipelines.webhooks.receiver import PATH, receiving
 
     if importlib.util.find_spec("dagster_webserver") is None:
@@ -162,7 +156,7 @@ def dev(
         environment = child_of(values | {"webhook_secret": world.webhook_secret}, home)
         say(
             f"Offline Lean at {server.url}, Dagster at http://127.0.0.1:{port}\n"
-            f"To connect one more customer: curl -X POST {server.url}/_sandbox/connect",
+            f"To connect one more customer: curl -X POST {server.url}/_sandbox/connect"
         )
         command = [sys.executable, "-m", "dagster", "dev", "-m", "pipelines.definitions"]
         command += ["-p", str(port)]

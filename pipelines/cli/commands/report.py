@@ -8,6 +8,7 @@ import typer
 
 from pipelines.cli.app import Home, fail, lake_of
 from pipelines.cli.console import say
+from pipelines.environment import settings
 
 
 def report(
@@ -23,7 +24,6 @@ def report(
     home: Home = None,
 ) -> None:
     """Write the daily report: what came, what it cost, and what is wrong, as one HTML file."""
-    from pipelines.environment import settings
     from pipelines.lake.storage import Key, Storage
     from pipelines.operate.page import page
     from pipelines.operate.report import Language, keep

@@ -7,9 +7,9 @@ import typer
 from pipelines.cli.app import Home, lake_of
 from pipelines.cli.console import standard_output
 from pipelines.cli.health_view import show_health
+from pipelines.environment import Settings, settings
 
 if TYPE_CHECKING:
-    from pipelines.environment import Settings
     from pipelines.operate.health import Health
 
 _JSON_VERSION = 1
@@ -30,12 +30,10 @@ def status(
     With --home, runs are read from the folder dagster of that home, and
     DAGSTER_HOME is ignored.
     """
-    from pipelines.environment import settings
-
     lake_of(home)
     found = look(settings().at(home))
     if as_json:
-        standard_output().write(f"{_json(found)}\n")
+        standard_output()(f"{_json(found)}\n")
     else:
         show_health(found)
     if found.needs_a_person:
@@ -47,7 +45,6 @@ def look(configured: "Settings", **more: Any) -> "Health":
 
     Args:
         configured: Settings whose home need not hold anything yet.
-        more: As for `health`.
 
     Raises:
         ConfigError: The policy cannot be read, or the lake has a newer format.

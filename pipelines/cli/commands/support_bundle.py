@@ -8,6 +8,7 @@ import typer
 from pipelines.cli.app import Home
 from pipelines.cli.commands.status import look
 from pipelines.cli.console import say
+from pipelines.environment import settings
 
 
 def support_bundle(
@@ -21,7 +22,6 @@ def support_bundle(
     """
     import msgspec
 
-    from pipelines.environment import settings
     from pipelines.operate.bundle import write_bundle
 
     configured = settings().at(home)

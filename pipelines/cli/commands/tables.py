@@ -12,6 +12,7 @@ import typer
 from lean_resources.errors import LeanError
 from pipelines.cli.app import Command, Home, fail, lake_of
 from pipelines.cli.console import plain_console, say, standard_output
+from pipelines.environment import settings
 
 if TYPE_CHECKING:
     from pipelines.lake.lake import Lake
@@ -51,7 +52,6 @@ def build(
 
 def build_tables(lake: "Lake") -> None:
     """Build all models and publish the warehouse; fail if a model or a check did."""
-    from pipelines.environment import settings
     from pipelines.keys import checked_key
     from pipelines.models.build import build as build_models
     from pipelines.models.loader import load
@@ -87,7 +87,6 @@ def _roll_back(lake: "Lake") -> None:
 
 def _publish(lake: "Lake") -> None:
     """Publish the warehouse, and the Iceberg tables where they are switched on."""
-    from pipelines.environment import settings
     from pipelines.models.loader import load
     from pipelines.operate.metrics import write_metrics
     from pipelines.publish.warehouse import publish
@@ -106,7 +105,6 @@ def _publish(lake: "Lake") -> None:
 
 def _explain(lake: "Lake", name: str) -> None:
     """Print what DuckDB says of a model, which belongs on standard output and nowhere else."""
-    from pipelines.environment import settings
     from pipelines.keys import checked_key
     from pipelines.models.explain import explain
     from pipelines.models.loader import load
@@ -131,23 +129,12 @@ def publish(
     home: Home = None,
 ) -> None:
     """Write a copy of the warehouse that needs no lake and holds nothing personal."""
-    from pipelines.environment import settings
     from pipelines.models.loader import load
     from pipelines.publish.export import publish_copy
 
     lake, group = lake_of(home), settings().house.file_group
     done = publish_copy(lake, load(), folder, group)
     say(f"{done.path}: {len(done.rows)} tables, {sum(done.rows.values()):,} rows, for {readers}")
-
-
-def publish_again(lake: "Lake") -> None:
-    """Publish the warehouse over merged files, if there is one."""
-    from pipelines.environment import settings
-    from pipelines.models.loader import load
-    from pipelines.publish.warehouse import publish
-
-    if lake.warehouse.exists():
-        publish(lake, load(), pii=settings().house.pii)
 
 
 class SqlCommand(Command):
@@ -165,8 +152,7 @@ class SqlCommand(Command):
 
 def query(
     sql: Annotated[
-        str,
-        typer.Argument(help="One SELECT, or a file that holds it, or - for standard input."),
+        str, typer.Argument(help="One SELECT, or a file that holds it, or - for standard input.")
     ],
     home: Home = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
@@ -212,4 +198,4 @@ def dictionary(
         page = env_example()
     else:
         page = intermediate_dictionary(load()) if intermediate else written(load())
-    standard_output().write(page)
+    standard_output()(page)

@@ -6,17 +6,21 @@ import typer
 
 from lean_resources.errors import LeanError
 from pipelines.cli.app import Home, fail, lake_of
-from pipelines.cli.commands.tables import build_tables, publish_again
+from pipelines.cli.commands.tables import build_tables
 from pipelines.cli.console import say
+from pipelines.environment import settings
 
 
 def compact(home: Home = None) -> None:
     """Merge small files of months that were read again; stored answers stay as they are."""
     from pipelines.lake.compaction import compact as merge
+    from pipelines.models.loader import load
+    from pipelines.publish.warehouse import publish
 
     lake = lake_of(home, is_written=True)
     done = merge(lake)
-    publish_again(lake)
+    if lake.warehouse.exists():
+        publish(lake, load(), pii=settings().house.pii)
     say(
         f"{done.months} months and {done.pulls:,} pulls merged: {done.rows:,} rows and"
         f" {done.superseded:,} earlier versions. The next vacuum leaves {done.files_after:,}"
