@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 
@@ -25,6 +27,8 @@ from pipelines.models.relations import Relation, add_seeds
 from pipelines.models.session import stored_rows
 from pipelines.publish.publications import Publications
 from pipelines.shipped import SQL
+
+Done = TypeVar("Done")
 
 _NOT_PUBLISHED = {"keyed_hash", "owns_number"}
 """Macros that need the key, which is not published."""
@@ -92,17 +96,27 @@ def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Publis
     named = publication.manifest
     manifest = read_manifest(lake, MANIFESTS / named) if named else Manifest()
     manifest = named_now(manifest, models)
+
+    def write(fill: Callable[[_WarehouseWriter], Done]) -> Done:
+        with open_duckdb(storage.local(temporary)) as connection:
+            lake.stand_in(connection)
+            done = fill(_WarehouseWriter(connection, lake.portable(), models, manifest, files, pii))
+            # Closing does so too, but hides a failure.
+            connection.execute("checkpoint")
+        return done
+
     try:
         with open_duckdb() as holder:
-            rows = _changed(lake, models, manifest, files, temporary, holder, pii=pii)
-            if rows is None:
+            rows: dict[str, int] = {}
+            is_followed = False
+            # In vain if there is none, if it is damaged, if someone writes to it, or if an earlier
+            # version wrote it.
+            with suppress(OSError, duckdb.Error):
+                if _is_copied(storage, temporary, holder):
+                    is_followed = write(_WarehouseWriter.follow)
+            if not is_followed:
                 _delete_all(storage, f"{temporary}*")
-                with open_duckdb(storage.local(temporary)) as connection:
-                    lake.stand_in(connection)
-                    writer = _WarehouseWriter(connection, lake.portable(), models, manifest, files)
-                    rows = writer.fill(pii=pii)
-                    # Closing does so too, but hides a failure.
-                    connection.execute("checkpoint")
+                rows = write(_WarehouseWriter.fill)
             storage.sync(temporary)
             with publications.record(publication, writer_id):
                 swap_in(storage, temporary, WAREHOUSE)
@@ -111,39 +125,17 @@ def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Publis
     return Published(lake.warehouse, rows)
 
 
-def _changed(
-    lake: Lake,
-    models: Models,
-    manifest: Manifest,
-    files: list[Key],
-    file: Key,
-    holder: duckdb.DuckDBPyConnection,
-    *,
-    pii: bool,
-) -> dict[str, int] | None:
-    """Write a copy of the published warehouse with what changed; None where it has to be new.
+def _is_copied(storage: Storage, file: Key, holder: duckdb.DuckDBPyConnection) -> bool:
+    """Copy the published warehouse to a file; False if it has changed meanwhile.
 
     Args:
         holder: Gets the published warehouse, so that nobody opens it for writing until it is
             replaced: DuckDB would take a log of the old file for one of its copy.
     """
-    storage = lake.storage
     there = storage.head(WAREHOUSE)
-    try:
-        storage.copy(WAREHOUSE, file, f"{file}-copy")
-        _attach(holder, storage, WAREHOUSE)
-        if storage.head(WAREHOUSE) != there or any(storage.list(f"{WAREHOUSE}.wal*")):
-            return None
-        with open_duckdb(storage.local(file)) as connection:
-            lake.stand_in(connection)
-            writer = _WarehouseWriter(connection, lake.portable(), models, manifest, files)
-            if not writer.follow(pii=pii):
-                return None
-            connection.execute("checkpoint")
-    except (OSError, duckdb.Error):
-        # There is none, an earlier version wrote it, someone writes to it, or it is damaged.
-        return None
-    return {}
+    storage.copy(WAREHOUSE, file, f"{file}-copy")
+    _attach(holder, storage, WAREHOUSE)
+    return storage.head(WAREHOUSE) == there and not any(storage.list(f"{WAREHOUSE}.wal*"))
 
 
 def swap_in(storage: Storage, file: Key, warehouse: Key) -> None:
@@ -245,14 +237,15 @@ class _WarehouseWriter:
     models: Models
     manifest: Manifest
     seen: list[Key]
+    pii: bool
     meanings: list[str] = field(default_factory=list, init=False)
 
-    def follow(self, *, pii: bool) -> bool:
+    def follow(self) -> bool:
         """Bring tables and views up to date that were filled before; False if that does not do."""
         execute = self.connection.execute
         ((shape, seen),) = execute(f"from {_STORED}.state").fetchall()
         new = self.lake.ledger.since(seen, self.seen)
-        if shape != self._shape(pii=pii) or new is None:
+        if shape != self._shape() or new is None:
             return False
         execute("begin; set search_path = 'raw,main'")
         execute("create temp table batches as select unnest($1::varchar[]) as id", [sorted(new)])
@@ -277,22 +270,22 @@ class _WarehouseWriter:
             execute(f"delete from raw.{name}; insert into raw.{name} {LAKE_VIEWS[name].sql}")
         execute("drop table new_pulls; drop table batches; set search_path = 'main,raw'")
         self._show_stored()
-        self._note(pii=pii)
+        self._note()
         execute("commit")
         return True
 
-    def _shape(self, *, pii: bool) -> str:
+    def _shape(self) -> str:
         """Hash of all that a warehouse rests on, besides commits and builds."""
         built = sorted(self.manifest.parts)
-        parts = (key_of(SQL), self.lake.selects(), pii, built, sorted(self.lake.lost_files()))
+        parts = (key_of(SQL), self.lake.selects(), self.pii, built, sorted(self.lake.lost_files()))
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def _note(self, *, pii: bool) -> None:
+    def _note(self) -> None:
         """Note what the warehouse rests on, and how old tables are."""
         self.connection.execute(
             f"create or replace table {_STORED}.state as"
             " select $1::varchar as shape, $2::varchar[] as seen",
-            [self._shape(pii=pii), [str(file) for file in self.seen]],
+            [self._shape(), [str(file) for file in self.seen]],
         )
         names = sorted(self.manifest.parts)
         changed = [
@@ -315,7 +308,7 @@ class _WarehouseWriter:
                     f"create or replace macro {_STORED}.{model.name}() as table {rows}"
                 )
 
-    def fill(self, *, pii: bool) -> dict[str, int]:
+    def fill(self) -> dict[str, int]:
         """Create all tables and views; the number of rows by stream and model."""
         # One transaction, because otherwise every statement waits for the disk.
         self.connection.execute("begin")
@@ -324,14 +317,12 @@ class _WarehouseWriter:
         for name in self.models.seeds:
             del names[name]
         add_old_names(self.connection, names | old_names(shown))
-        if pii:
-            self.show_personal(shown)
         self.connection.execute(
             "create table raw.table_ages (table_name varchar, all_rows_at timestamptz,"
             " changed_rows_at timestamptz)"
         )
         self.meanings.append(comments("table", "raw.table_ages", *_AGES))
-        self._note(pii=pii)
+        self._note()
         # Two thousand statements, which DuckDB need not optimize nor share among threads.
         settings = ("pragma disable_optimizer", "set threads = 1")
         reset = ("reset threads", "pragma enable_optimizer")
@@ -345,7 +336,7 @@ class _WarehouseWriter:
         return rows
 
     def show(self) -> list[Model]:
-        """Create everything that is not personal; the models that can be read."""
+        """Create everything that `fill` does but old names; the models that can be read."""
         for name, macro in self.models.macros.items():
             if name not in _NOT_PUBLISHED:
                 self.connection.execute(macro)
@@ -380,9 +371,11 @@ class _WarehouseWriter:
             if there.issuperset(table_macro.reads):
                 before = self._with({one: self._from(one) for one in table_macro.reads})
                 self.connection.execute(table_macro.statement(before))
+        if self.pii:
+            self._show_personal(shown)
         return shown
 
-    def show_personal(self, shown: Collection[Model]) -> None:
+    def _show_personal(self, shown: Collection[Model]) -> None:
         """Create the schema `pii`, with all columns of what has personal ones."""
         self.connection.execute("create schema pii")
         for relation in self.models.relations.values():
@@ -471,11 +464,7 @@ def show(
         DamageError: A file of the lake is missing or too short.
     """
     manifest = named_now(manifest, models)
-    writer = _WarehouseWriter(connection, lake, models, manifest, lake.ledger.files())
-    shown = writer.show()
-    if pii:
-        writer.show_personal(shown)
-    return shown
+    return _WarehouseWriter(connection, lake, models, manifest, lake.ledger.files(), pii).show()
 
 
 def old_names(shown: Iterable[Model]) -> dict[str, str]:
