@@ -5,9 +5,8 @@ import datetime as dt
 import importlib.util
 import socket
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,13 +24,10 @@ Months = Annotated[int, typer.Option(min=1, max=60, help="Months of history.")]
 Seed = Annotated[int, typer.Option(help="The same seed makes the same data.")]
 
 
-class CertificateFault(StrEnum):
-    """Certificates that the demo can get wrong on purpose."""
-
-    NO_CLIENT = "no-client-certificate"
-    EXPIRED_CLIENT = "expired-client-certificate"
-    FOREIGN_CLIENT = "foreign-client-certificate"
-    FOREIGN_SERVER = "foreign-server-certificate"
+CertificateFault = Literal[
+    "no-client-certificate", "expired-client-certificate",
+    "foreign-client-certificate", "foreign-server-certificate",
+]  # fmt: skip
 
 
 def _sandbox(customers: int, months: int, seed: int, today: dt.date | None = None) -> "Sandbox":

@@ -3,9 +3,8 @@
 import datetime as dt
 import difflib
 import re
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,12 +17,6 @@ if TYPE_CHECKING:
     from pipelines.lake.lake import Lake
 
 _OPTION = re.compile(r"--[\w-]*(=|\Z)")
-
-
-class Readers(StrEnum):
-    """For whom `publish` writes a copy."""
-
-    ANALYSTS = "analysts"
 
 
 def build(
@@ -125,7 +118,7 @@ def _explain(lake: "Lake", name: str) -> None:
 
 def publish(
     folder: Annotated[Path, typer.Argument(help="Folder to put leanhouse.duckdb in.")],
-    readers: Annotated[Readers, typer.Option("--for", help="Who is going to read it.")],
+    readers: Annotated[Literal["analysts"], typer.Option("--for", help="Who is going to read it.")],
     home: Home = None,
 ) -> None:
     """Write a copy of the warehouse that needs no lake and holds nothing personal."""
