@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import model_lake
@@ -22,7 +25,8 @@ from usage import Usage, size_of
 
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
-from pipelines.models.build import build
+from pipelines.models.build import Build, build, build_bucket
+from pipelines.models.components import Bucket
 from pipelines.models.deltas import build_changed
 from pipelines.models.loader import load
 from pipelines.models.manifest import Manifest, current_manifest
@@ -36,6 +40,8 @@ _ROWS_PER_ACCOUNT = 100
 _CHANGED = {1: 2, 1000: 6}
 """CPU seconds wanted, by the number of accounts that changed."""
 _KEY = "made-up-key-of-the-benchmark"
+_OTHER_KEY = "another-key-of-the-benchmark"
+"""With another key everything is built anew."""
 
 
 def main() -> None:
@@ -43,35 +49,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=10_000_000, help="about so many transactions")
     parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")
+    parser.add_argument("--buckets", type=int, help="build so many; as many as are needed if unset")
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--changed", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.build is not None:
-        print(json.dumps(_build(asked.build, is_changed=asked.changed)))
+        print(json.dumps(_build(asked.build, asked.buckets, is_changed=asked.changed)))
         return
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="models-") as folder:
-        lines, figures = _measure(Path(folder), asked.rows)
+        lines, figures = _measure(Path(folder), asked.rows, asked.buckets)
     print("\n".join(lines))
     if not asked.keep_page:
         write("models", lines)
     print(json.dumps(figures))
 
 
-def _measure(folder: Path, wanted: int) -> tuple[list[str], Figures]:
+def _measure(folder: Path, wanted: int, buckets: int | None) -> tuple[list[str], Figures]:
     lake = Lake(folder / "lake", "sandbox")
     accounts = max(4, wanted // _ROWS_PER_ACCOUNT // 4 * 4)
     started = time.perf_counter()
     rows = model_lake.make(lake, accounts)
     made = time.perf_counter() - started
-    cold = _in_process(folder)
+    more = [] if buckets is None else [f"--buckets={buckets}"]
+    cold = _in_process(folder, *more)
     again = model_lake.add_day(lake, accounts)
-    day = _in_process(folder)
+    day = _in_process(folder, *more)
     some = {}
     for version, count in enumerate(_CHANGED, 3):
         model_lake.add_some(lake, accounts, range(4 * version, 4 * version + count), version)
         some[count] = _in_process(folder, "--changed")
-    _compare(lake)
+    _compare(lake, buckets)
+    pace = 0.0 if buckets is None else _pace(lake, buckets)
     lines = [
         _told(rows, accounts, made, again),
         "",
@@ -112,11 +121,18 @@ def _measure(folder: Path, wanted: int) -> tuple[list[str], Figures]:
             " A whole build after them gave the same rows."
         ),
     ]
+    if pace:
+        lines += [
+            "",
+            f"Two of {buckets} buckets at once, on a core each, take {pace:.2f} of linear.",
+        ]
     figures = {
         "rows": rows,
         "accounts": accounts,
         "rows_of_a_day": again,
         "make_seconds": made,
+        "buckets": buckets,
+        "pace_of_two": round(pace, 2),
         "cold": cold,
         "day": day,
     }
@@ -144,13 +160,37 @@ def _goals(accounts: int, cold: float, day: float) -> str:
     )
 
 
-def _compare(lake: Lake) -> None:
-    """Compare rows of some accounts with those of a whole build."""
+def _pace(lake: Lake, count: int) -> float:
+    """How much of twice the speed of one core two cores have that build a bucket each."""
+    with lake.scratch() as scratch:
+        attempt = Build(lake, load(), _OTHER_KEY, scratch, buckets=count)
+        with attempt.session.connection:
+            two = attempt.begun()[:2]
+    seconds = []
+    for processes in (1, 2):
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            started = time.perf_counter()
+            list(pool.map(_bucket, [lake.folder.parent] * 2, two))
+            seconds.append(time.perf_counter() - started)
+    lake.storage.delete(Key(two[0].ids))
+    return seconds[0] / seconds[1] / 2
+
+
+def _bucket(folder: Path, bucket: Bucket) -> None:
+    """Build a bucket from nothing on one core."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[bucket.number % len(cores)]})
+    build_bucket(Lake(folder, "sandbox"), load(), bucket, hash_key=_OTHER_KEY)
+    os.sched_setaffinity(0, cores)
+
+
+def _compare(lake: Lake, buckets: int | None) -> None:
+    """Compare rows of some accounts with those of a whole build, which is not one of buckets."""
     models = load()
     since = current_manifest(lake)
     assert len(since.deltas) == len(_CHANGED)
     before = _sums(lake, models, since, since)
-    build(lake, models, hash_key=_KEY)
+    build(lake, models, hash_key=_KEY, buckets=None if buckets is None else 1)
     after = _sums(lake, models, current_manifest(lake), since)
     if other := [name for name in before if before[name] != after[name]]:
         raise RuntimeError(f"rows are others after a whole build: {', '.join(other)}")
@@ -196,11 +236,14 @@ def _in_process(folder: Path, *more: str) -> Figures:
     return found
 
 
-def _build(folder: Path, *, is_changed: bool) -> Figures:
+def _build(folder: Path, buckets: int | None, *, is_changed: bool) -> Figures:
     lake = Lake(folder / "lake", "sandbox")
     models = load()
     start = Usage.start()
-    built = (build_changed if is_changed else build)(lake, models, hash_key=_KEY)
+    if is_changed:
+        built = build_changed(lake, models, hash_key=_KEY)
+    else:
+        built = build(lake, models, hash_key=_KEY, buckets=buckets)
     used = Usage.since(start)
     if broken := [one.problem for one in built if one.problem]:
         raise RuntimeError("; ".join(broken))

@@ -1,4 +1,4 @@
-"""Builds of accounts that changed: whatever happened, tables are as if built from nothing."""
+"""Builds of accounts that changed, and of buckets: tables are as if built from nothing."""
 
 import datetime as dt
 import shutil
@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from test_lake import pull
 
 from lean_resources.streams import STREAMS
+from pipelines.lake.folders import MARTS
 from pipelines.lake.lake import Lake
 from pipelines.lake.schemas import lake_schema
 from pipelines.lake.storage import Key
-from pipelines.models import deltas, some_accounts
-from pipelines.models.build import build
+from pipelines.models import components, deltas, some_accounts
+from pipelines.models.build import BUCKET_IDS, build
 from pipelines.models.deltas import build_changed
 from pipelines.models.loader import load
 from pipelines.models.manifest import current_manifest, keep_manifest
@@ -217,7 +218,11 @@ def differing(folder, models, steps):
     build(world.lake, models, hash_key=KEY)
     for kind, which, other in steps:
         if kind == "fold":
-            build(world.lake, models, hash_key=KEY)
+            count = (1, 2, 4)[which % 3]
+            built = build(world.lake, models, hash_key=KEY, buckets=count)
+            if broken := [one.model.name for one in built if one.problem]:
+                return broken
+            assert current_manifest(world.lake).buckets == count
         else:
             world.change(kind, which, other)
             assert not [
@@ -226,7 +231,7 @@ def differing(folder, models, steps):
             assert steps not in STORIES.values() or current_manifest(world.lake).deltas
     found = rows(world.lake, models)
     shutil.rmtree(world.lake.folder / "manifests")
-    assert not [one for one in build(world.lake, models, hash_key=KEY) if one.problem]
+    assert not [one for one in build(world.lake, models, hash_key=KEY, buckets=1) if one.problem]
     expected = rows(world.lake, models)
     assert found.keys() == expected.keys()
     assert any(expected.values())
@@ -239,6 +244,7 @@ STORIES = {
         ("number", 0, 0), ("account", 2, 3),
     ],
     "customers": [("entity", 1, 1), ("customer", 0, 2), ("no account", 2, 0), ("consent", 3, 0)],
+    "buckets": [("fold", 2, 0), ("number", 0, 1), ("fold", 2, 0)],
 }  # fmt: skip
 
 
@@ -267,6 +273,12 @@ def test_any_changes_give_the_rows_of_a_build_from_nothing(tmp_path_factory, ste
 def test_every_table_is_as_if_built_from_nothing(story, tmp_path):
     """All tables of the project, not only a few."""
     assert differing(tmp_path, ALL, STORIES[story]) == []
+
+
+def test_buckets_by_account_are_caught(tmp_path, monkeypatch):
+    """Ids that belong together lie in two buckets."""
+    monkeypatch.setitem(components.QUERIES, "joined_ids", "select * from labels")
+    assert differing(tmp_path, FEW, [("fold", 2, 0)])
 
 
 def _open_component(monkeypatch):
@@ -388,6 +400,20 @@ def test_builds_that_overtake_each_other_lose_nothing(lake):
     found = rows(lake, FEW)
     build(lake, FEW, hash_key=KEY)
     assert rows(lake, FEW) == found
+
+
+def test_a_warehouse_of_buckets_is_like_another(lake):
+    """Its tables, and what a vacuum leaves of it, are those of one part a month."""
+    build(lake, FEW, hash_key=KEY)
+    publish(lake, FEW)
+    found = published(lake)
+    build(lake, FEW, hash_key=KEY, buckets=2)
+    publish(lake, FEW)
+    vacuum(lake, older_than_seconds=-1)
+
+    assert published(lake) == found
+    assert not check(lake).findings
+    assert not list(lake.storage.list(f"{MARTS / BUCKET_IDS}/*"))
 
 
 def test_a_rollback_and_a_vacuum_know_deltas(lake):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from lean_resources.errors import ConfigError
 from pipelines.lake.storage import Key, Storage
 
-FORMAT = 5
+FORMAT = 6
 """The format that this code writes."""
 
 _SUFFIX = ".format"

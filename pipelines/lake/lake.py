@@ -139,7 +139,10 @@ class Lake:
         connection.execute(f"set variable {_FOLDER} = $folder", {"folder": f"{self.folder}/"})
 
     def copied(self, tables: Mapping[Key, str]) -> Self:
-        """The same lake for a connection that has tables with the rows to read of some folders."""
+        """The same lake for a connection with tables of the rows to read of some folders.
+
+        Where a stream has months, these may be folders of months.
+        """
         other = copy.copy(self)
         other._copied = {str(folder): table for folder, table in tables.items()}  # noqa: SLF001
         return other
@@ -580,11 +583,11 @@ class Lake:
             **parts,
         )
 
-    def all_rows(self, stream: Stream) -> str:
+    def all_rows(self, stream: Stream, months: Collection[str] | None = None) -> str:
         """The SELECT of all rows in files of a stream, with merged pulls if it has months."""
         is_by_month = stream.window is Window.MONTHS
         schema = merged_schema(stream) if is_by_month else lake_schema(stream)
-        return self._files(rows_of(stream), schema)
+        return self._files(rows_of(stream), schema, months)
 
     def quarantined(self, stream: Stream) -> str:
         """The SELECT of a stream's quarantine; repeated typing adds no second record."""
@@ -610,8 +613,12 @@ class Lake:
 
         A column that older files lack is null; a column outside the schema does not show.
         """
-        if (table := self._copied.get(str(folder))) is not None:
-            return "select {} from {}".format(", ".join(f'"{one}"' for one in schema.names), table)
+        folders = [folder] if months is None else [folder / f"month={one}" for one in months]
+        if folders and all(str(one) in self._copied for one in folders):
+            names = ", ".join(f'"{name}"' for name in schema.names)
+            return " union all ".join(
+                f"select {names} from {self._copied[str(one)]}" for one in folders
+            )
         if (chosen := self._chosen.get(str(folder))) is not None:
             return self._reading(chosen, schema)
         partitions = ["*"] if months is None else [f"month={month}" for month in sorted(months)]

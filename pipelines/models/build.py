@@ -1,7 +1,7 @@
 """Builds: models become Parquet, in order, and a part is rebuilt only when its fingerprint changes.
 
-A part is all rows of a model, or those of one month. A part that is rebuilt with the same rows
-keeps its content id, so that models that read it are up to date.
+A part is all rows of a model, or those of one month; in a large lake, those of one bucket. A part
+that is rebuilt with the same rows keeps its content id, so that models that read it are up to date.
 
 A build that was overtaken by another one, which has published a manifest meanwhile, starts again
 from the other's result. What it has written by then is not written twice.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,13 +25,17 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.models.checks import Checker
+from pipelines.models.components import Bucket, write_buckets
 from pipelines.models.fingerprints import Fingerprints, recipe_of
 from pipelines.models.manifest import (
     CheckResult,
     Manifest,
+    Part,
+    bucket_name,
     keep_newer,
     named_now,
     open_newest,
+    read_manifest,
 )
 from pipelines.models.model import BuildError, Check, Model, Models
 from pipelines.models.parts import PartWriter, Rebuilt
@@ -39,6 +43,10 @@ from pipelines.models.session import Session, through_views
 
 Progress = Callable[[str, int, int], None]
 """Called with the model that is built next, how many are done, and how many there are."""
+BUCKET_ROWS = 2_000_000
+"""Rows of the lake that a bucket reads of its largest month, at most, where buckets are equal."""
+BUCKET_IDS = "bucket_ids"
+"""Folder of files with the bucket of each id, while a build runs; beside the folders of models."""
 ROWS_AT_ONCE = 250_000
 """Rows of the lake that months of a model read together, at most."""
 _ATTEMPTS = 5
@@ -80,9 +88,12 @@ def build(
     hash_key: str,
     only: Collection[str] | None = None,
     rows_at_once: int = ROWS_AT_ONCE,
+    buckets: int | None = None,
     progress: Progress = lambda _name, _done, _total: None,
 ) -> list[Built]:
     """Bring models up to date with the lake, and let the result count.
+
+    In a large lake, models that come apart are built bucket by bucket, by `build_bucket`.
 
     Args:
         hash_key: Key of hashed identifiers; with another key everything is rebuilt.
@@ -90,7 +101,8 @@ def build(
             was built last.
         rows_at_once: Months of a model are selected together while they read at most so many rows
             of the lake, so that memory stays that of one large month.
-        progress: Called before each model and at the end.
+        buckets: Number of buckets, a power of two; None means as many as the rows of the lake need.
+        progress: Called before each bucket, before each model and at the end.
 
     Returns:
         One entry per model that was asked for, in the order of building. A model with a problem
@@ -102,13 +114,62 @@ def build(
     """
     lake.format.check()
     with lake.scratch() as scratch:
-        attempt = Build(lake, models, hash_key, scratch, rows_at_once, only=only)
+        attempt = Build(lake, models, hash_key, scratch, rows_at_once, only=only, buckets=buckets)
         for _ in range(_ATTEMPTS):
+            for bucket in attempt.begun():
+                progress(f"bucket {bucket.number + 1}", bucket.number, bucket.count)
+                attempt.take(build_bucket(lake, models, bucket, hash_key=hash_key, only=only))
             built = attempt.run(progress)
             if attempt.keep():
                 return [one for one in built if only is None or one.model.name in only]
             attempt = attempt.again()
         raise BuildError(f"{_ATTEMPTS} other builds ended while this one ran: build once more")
+
+
+class BucketBuilt(msgspec.Struct, frozen=True):
+    """What a build did to the models of a bucket.
+
+    Args:
+        parts: Their parts, by model and by name.
+        written: How many parts were rebuilt, by model.
+        problems: Why models could not be built.
+    """
+
+    parts: dict[str, dict[str, Part]]
+    written: dict[str, int]
+    problems: dict[str, str]
+
+
+def build_bucket(
+    lake: Lake,
+    models: Models,
+    bucket: Bucket,
+    *,
+    hash_key: str,
+    only: Collection[str] | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> BucketBuilt:
+    """Bring the parts of a bucket up to date; they count once a build takes them.
+
+    It needs nothing besides its arguments and the files of the lake, and may run in any process.
+
+    Args:
+        bucket: Which one, by `Build.begun`.
+        hash_key: As for `build`, and so are the others.
+    """
+    with lake.scratch() as scratch:
+        attempt = Build(lake, models, hash_key, scratch, rows_at_once, only=only, bucket=bucket)
+        built = {one.model.name: one for one in attempt.run(lambda _name, _done, _total: None)}
+    end = bucket_name(bucket.number, bucket.count)
+    return BucketBuilt(
+        {
+            model: {f"{name}{end}": part for name, part in parts.items()}
+            for model, parts in attempt.manifest.parts.items()
+            if model in built
+        },
+        {name: one.written for name, one in built.items()},
+        {name: one.problem for name, one in built.items() if one.problem},
+    )
 
 
 @dataclass
@@ -122,6 +183,8 @@ class Build:
         folder: Where models are written: None means the lake's folder for them, and a local path
             is taken as it is.
         only: Names of the models to build; None means all.
+        buckets: How many buckets there are to be; None means as many as the lake needs.
+        bucket: The bucket to build; None means all, of which some may be taken as built.
     """
 
     lake: Lake
@@ -131,6 +194,8 @@ class Build:
     rows_at_once: int = ROWS_AT_ONCE
     folder: Key | None = None
     only: Collection[str] | None = None
+    buckets: int | None = None
+    bucket: Bucket | None = None
     manifest: Manifest = field(init=False)
     session: Session = field(init=False)
     parts: PartWriter = field(init=False)
@@ -138,14 +203,22 @@ class Build:
     """Why models failed, by name; the text may quote values of rows."""
 
     def __post_init__(self) -> None:
-        self._base, kept = open_newest(self.lake)
+        if self.bucket is None:
+            self._base, kept = open_newest(self.lake)
+        else:
+            self._base = Key(self.bucket.base) if self.bucket.base else None
+            kept = read_manifest(self.lake, self._base) if self._base else Manifest()
         self.manifest = named_now(kept, self.models)
         self._deltas, self.manifest.deltas = self.manifest.deltas, []
+        if self.bucket is not None:
+            self.manifest.parts = self.manifest.bucket(self.bucket.number, self.bucket.count)
         # Without their deltas, models that are not built would be older than those that are.
-        only, checks_of = None if self._deltas else self.only, self.models.checks_of
+        only = None if self._deltas else self.only
         self._wanted = [model for model in self.models if only is None or model.name in only]
+        if self.bucket is not None:
+            self._wanted = [model for model in self._wanted if model.apart]
         reads = [model.reads for model in self._wanted]
-        reads += [check.reads for model in self._wanted for check in checks_of(model.name)]
+        reads += [check.reads for model in self._wanted for check in self._checks_of(model)]
         self._read = through_views(itertools.chain(*reads), self.models)
         self.session = Session(
             self.lake,
@@ -154,7 +227,9 @@ class Build:
             self._read,
             hash_key=self.hash_key,
             scratch=self.scratch,
+            bucket=self.bucket,
         )
+        self._done: list[BucketBuilt] = []
         (commits,) = self.session.row("select count(distinct batch_id) from pulls")
         self.manifest.commits = max(self.manifest.commits, commits)
         self.manifest.seen = [str(file) for file in self.session.seen]
@@ -171,6 +246,32 @@ class Build:
             rows_at_once=self.rows_at_once,
         )
         self._problems: dict[str, str] = {}
+
+    def begun(self) -> list[Bucket]:
+        """The buckets that `take` needs before `run`; none where the lake is not large.
+
+        With `only`, buckets stay as many as they were.
+        """
+        largest = max(self.session.rows_by_month.values(), default=0)
+        count = self.buckets or 1 << (max(0, largest - 1) // BUCKET_ROWS).bit_length()
+        # Another number means that everything is written anew.
+        if self.buckets is None:
+            count = max(count, self.manifest.buckets)
+        if self.only is not None and not self._deltas:
+            count = self.manifest.buckets
+        self.manifest.buckets = count
+        if count == 1:
+            return []
+        ids = MARTS / BUCKET_IDS / f"{self.scratch.name}-{len(self.parts.written)}.parquet"
+        write_buckets(self.lake, self.models, self.session.connection, count, ids)
+        self.parts.written.append(ids)
+        seen = [str(file) for file in self.session.seen]
+        base = str(self._base) if self._base else None
+        return [Bucket(number, count, base, seen, str(ids)) for number in range(count)]
+
+    def take(self, bucket: BucketBuilt) -> None:
+        """Take what was built of a bucket."""
+        self._done.append(bucket)
 
     def run(self, progress: Progress) -> list[Built]:
         """Bring models up to date in their order, as `build`, and end the session."""
@@ -208,7 +309,9 @@ class Build:
     def again(self) -> Build:
         """The same build from the lake as it is now; it reuses parts whose fingerprint fits."""
         after = replace(self)
-        after.parts.reusable, after.parts.written = self.manifest.parts, self.parts.written
+        if not self._done:
+            after.parts.reusable = self.manifest.parts
+        after.parts.written = self.parts.written
         return after
 
     def update(self, model: Model) -> Built:
@@ -219,17 +322,20 @@ class Build:
         rebuilt = Rebuilt(before, 0, [])
         checks: dict[Check, CheckResult] = {}
         problem = next((self._problems[name] for name in model.reads if name in self._problems), "")
+        problem = problem or next(
+            (one.problems[model.name] for one in self._done if model.name in one.problems), ""
+        )
         if not problem:
             try:
                 if not model.stored.is_view:
-                    rebuilt = self.parts.update(model, before)
+                    rebuilt = self._rebuilt(model, before)
                     self.manifest.parts[model.name] = rebuilt.parts
                 self.session.show(model)
-                if rebuilt.changed:
+                if rebuilt.changed and self.bucket is None:
                     self._checker.check_key(model, rebuilt.changed)
                 checks = {
                     check: self._checker.run(check, results.get(check.name))
-                    for check in self.models.checks_of(model.name)
+                    for check in self._checks_of(model)
                 }
             except (BuildError, duckdb.Error) as error:
                 problem = self._failed(model, error)
@@ -241,7 +347,7 @@ class Build:
                 self.manifest.parts[model.name] = before
             checks = {
                 check: results[check.name]
-                for check in self.models.checks_of(model.name)
+                for check in self._checks_of(model)
                 if check.name in results
             }
         self.manifest.checks[model.name] = {check.name: found for check, found in checks.items()}
@@ -261,6 +367,17 @@ class Build:
             ),
             problem=problem or None,
         )
+
+    def _rebuilt(self, model: Model, before: Mapping[str, Part]) -> Rebuilt:
+        """Bring the parts of a model up to date, or take those of the buckets."""
+        if not self._done or not model.apart:
+            return self.parts.update(model, before)
+        parts = {name: one for done in self._done for name, one in done.parts[model.name].items()}
+        return Rebuilt.of(before, parts, sum(done.written[model.name] for done in self._done))
+
+    def _checks_of(self, model: Model) -> tuple[Check, ...]:
+        """Checks to run: none in a bucket, because they are about whole tables."""
+        return () if self.bucket else self.models.checks_of(model.name)
 
     def _show_as_built(self, model: Model) -> None:
         """Make a model that is not built readable as it was built last."""

@@ -11,7 +11,7 @@ import duckdb
 from pipelines.lake.queries import filled
 from pipelines.lake.storage import Key
 from pipelines.models.fingerprints import Fingerprints, hashed
-from pipelines.models.manifest import CheckResult
+from pipelines.models.manifest import CheckResult, month_of
 from pipelines.models.model import BuildError, Check, Model
 from pipelines.models.session import Session
 
@@ -75,7 +75,7 @@ class Checker:
         """
         rows = model.name
         if self._keys_differ_by_part(model):
-            rows = f"({self.session.stored_rows(model, changed)})"
+            rows = f"({self.session.stored_rows(model, {*map(month_of, changed)})})"
         check_key(self.session.connection, model, rows)
 
     def _keys_differ_by_part(self, model: Model) -> bool:

@@ -28,6 +28,7 @@ from pipelines.lake.queries import filled
 from pipelines.lake.storage import Key
 from pipelines.models.build import Built, Progress, build
 from pipelines.models.checks import check_key
+from pipelines.models.components import LISTED, SHARED_LIST, id_of
 from pipelines.models.fingerprints import recipe_of
 from pipelines.models.manifest import (
     PART_FORM,
@@ -40,7 +41,7 @@ from pipelines.models.manifest import (
 )
 from pipelines.models.model import BuildError, Check, Model, Models
 from pipelines.models.parts import PART_FORMAT, is_there, part_of, typed_rows
-from pipelines.models.some_accounts import LISTED, SHARED_LIST, SomeAccounts, id_of
+from pipelines.models.some_accounts import SomeAccounts
 
 MOST_DELTAS = 8
 """Deltas beside each other; each is one more file that every query of a table opens."""

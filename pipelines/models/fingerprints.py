@@ -14,6 +14,8 @@ import duckdb
 
 from lean_resources.streams import STREAMS
 from pipelines.lake.lake import Lake
+from pipelines.models.components import SHARED
+from pipelines.models.manifest import month_of
 from pipelines.models.model import Models
 from pipelines.models.session import Session
 
@@ -59,7 +61,7 @@ class Fingerprints:
             )
         # Not remembered, because it changes when the model is built.
         parts = sorted(session.manifest.parts.get(name, {}).items())
-        ids = (f"{month}={part.content_id}" for month, part in parts if _is_seen(month, seen))
+        ids = (f"{one}={part.content_id}" for one, part in parts if _is_seen(month_of(one), seen))
         return hashed(*ids)
 
     def _lake_relation(self, name: str, months: Collection[str] | None) -> str:
@@ -70,12 +72,16 @@ class Fingerprints:
             return hashed(*map(str, self._session.row("select * from clock")))
         if name in {"claims", "account_depths", "refresh_spends", "refresh_attempts"}:
             return self._ledger_rows(name, months)
-        if name in STREAMS:
-            return self._ledger_rows("claims", months, name)
         stream = name.removesuffix("_history")
-        if stream in STREAMS:
-            return self._ledger_rows("pulls", months, stream, "COMMITTED")
-        return self._ledger_rows("pulls", months)
+        if name in STREAMS:
+            found = self._ledger_rows("claims", months, name)
+        elif stream in STREAMS:
+            found = self._ledger_rows("pulls", months, stream, "COMMITTED")
+        else:
+            found = self._ledger_rows("pulls", months)
+        # Pulls of the whole application do not say whose rows of them show.
+        is_shared = stream in SHARED or stream not in STREAMS
+        return hashed(found, self._session.whose) if self._session.whose and is_shared else found
 
     def _ledger_rows(
         self,

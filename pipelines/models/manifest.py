@@ -90,7 +90,8 @@ class Manifest(msgspec.Struct):
     Args:
         number: One more than that of the manifest before; 0 before format 3 of the lake.
         commits: The most commits that a build ever found in the ledger. Fewer mean a loss.
-        parts: Parts by model and by month; the month is empty for a model that is kept whole.
+        parts: Parts by model and by name: the month, which is empty for a model that is not kept by
+            month, and the bucket.
         checks: Results by model and by name of the check.
         restores: Number of the build that a rollback let count again; 0 for a build.
         deltas: Rows of accounts that changed after the parts were built, the latest last.
@@ -98,6 +99,8 @@ class Manifest(msgspec.Struct):
             the same.
         recipe: Hash of what all parts were made by, besides rows; empty if not all were built.
         as_of: The lake's clock when the parts were built, in seconds since 1970.
+        buckets: Number of buckets of accounts in which models that come apart are kept. Where there
+            are several, names of their parts end with the bucket (`2026-03/005-of-016`).
     """
 
     number: int = 0
@@ -109,6 +112,7 @@ class Manifest(msgspec.Struct):
     seen: list[str] = []
     recipe: str = ""
     as_of: float | None = None
+    buckets: int = 1
 
     def files(self) -> Iterator[tuple[str, Part]]:
         """All files that count, each with its model; `changed_ids` for those of ids."""
@@ -118,6 +122,14 @@ class Manifest(msgspec.Struct):
             yield "changed_ids", delta.ids
             yield from ((name, part) for name, part in delta.parts.items() if part.file)
 
+    def bucket(self, number: int, count: int) -> dict[str, dict[str, Part]]:
+        """Parts of one of so many buckets, without the bucket in their names."""
+        end = bucket_name(number, count)
+        return {
+            model: {name.removesuffix(end): one for name, one in parts.items() if end in name}
+            for model, parts in self.parts.items()
+        }
+
     def contents(self, model: str) -> list[tuple[str, str]]:
         """What identifies a model's rows: equal where these are the same files."""
         found = [(name, part.content_id) for name, part in self.parts.get(model, {}).items()]
@@ -126,6 +138,16 @@ class Manifest(msgspec.Struct):
             for delta in self.deltas
             if model in delta.parts
         ]
+
+
+def bucket_name(number: int, count: int) -> str:
+    """The end of a part's name that tells its bucket."""
+    return f"/{number:03}-of-{count:03}"
+
+
+def month_of(name: str) -> str:
+    """The month (YYYY-MM) of a part by its name; empty for a model that is not kept by month."""
+    return name.partition("/")[0]
 
 
 def newest_manifest(lake: Lake) -> Key | None:

@@ -66,6 +66,13 @@ class Rebuilt:
     written: int
     changed: list[str]
 
+    @classmethod
+    def of(cls, before: Mapping[str, Part], parts: Mapping[str, Part], written: int) -> Rebuilt:
+        """What was done, by the parts before it and now."""
+        changed = [name for name, part in parts.items() if _is_other(before.get(name), part)]
+        changed += [name for name in before if name not in parts]
+        return cls(dict(sorted(parts.items())), written, changed)
+
 
 @dataclass
 class PartWriter:
@@ -113,9 +120,7 @@ class PartWriter:
                 stale.append(_StalePart(name, months, fingerprint, old))
         for group in self._grouped(stale):
             parts |= self._write(model, group)
-        changed = [name for name, part in parts.items() if _is_other(before.get(name), part)]
-        changed += [name for name in before if name not in parts]
-        return Rebuilt(dict(sorted(parts.items())), len(stale), changed)
+        return Rebuilt.of(before, parts, len(stale))
 
     def _names(self, model: Model) -> list[str]:
         """Names of the parts that a model has, given the months of what it reads."""

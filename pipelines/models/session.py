@@ -11,12 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lean_resources.streams import STREAMS, Window
+from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake.duck import open_duckdb
+from pipelines.lake.folders import rows_of
 from pipelines.lake.lake import Lake
 from pipelines.lake.schemas import typed_nothing
 from pipelines.lake.storage import Key
-from pipelines.models.manifest import Manifest, Part
+from pipelines.models.components import Bucket, attach_bucket
+from pipelines.models.manifest import Manifest, Part, month_of
 from pipelines.models.model import Model, ModelColumn, Models
 from pipelines.models.relations import add_macros, add_seeds
 
@@ -42,6 +44,7 @@ class Session:
         reads: Relations that are read; others of the lake are not there.
         hash_key: Key of hashed identifiers.
         scratch: Folder for files that are thrown away.
+        bucket: Accounts whose rows show alone; None means all.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Session:
         *,
         hash_key: str,
         scratch: Path,
+        bucket: Bucket | None = None,
     ) -> None:
         self.lake = lake
         self.models = models
@@ -63,12 +67,17 @@ class Session:
         self.connection.execute("set temp_directory = $1", [str(scratch / "spill")])
         add_macros(self.connection, models.macros.values(), hash_key)
         names = {name for name in reads if name in models.relations and name not in models.seeds}
-        self.seen = lake.ledger.files()
+        self.seen = list(map(Key, bucket.seen)) if bucket else lake.ledger.files()
         """The files of the ledger that are read; later commits do not show."""
-        lake.attach_to(
-            self.connection, {*names, "fitting_ranges"}, files=self.seen, is_checked=False
-        )
-        lake.check_files(self.connection)
+        self.whose = ""
+        """Hash of the ids that show; empty where all do."""
+        self._copies: dict[Key, str] = {}
+        names.add("fitting_ranges")
+        if bucket is None:
+            lake.attach_to(self.connection, names, files=self.seen, is_checked=False)
+            lake.check_files(self.connection)
+        else:
+            self.whose = attach_bucket(lake, self.connection, names, bucket)
         add_seeds(self.connection, models.seeds)
         self.rows_by_month: dict[str, int] = dict(
             self.connection.execute(
@@ -101,7 +110,7 @@ class Session:
         model = self.models[name]
         if model.stored.month is not None:
             parts = self.manifest.parts.get(name, {})
-            return {month for month, part in parts.items() if part.rows}
+            return {month_of(name) for name, part in parts.items() if part.rows}
         if model.stored.is_view:
             inner = [self.months(read) for read in model.reads]
             known = [months for months in inner if months is not None]
@@ -137,9 +146,24 @@ class Session:
         if name in _LEDGER_BY_MONTH:
             listed = ", ".join(f"'{month}'" for month in sorted(months))
             return f"select * from main.{name} where month in ({listed})"
-        if name.endswith("_history"):
-            return self.lake.history(_MONTH_STREAMS[name], months)
-        return self.lake.resolved(_MONTH_STREAMS[name], months)
+        stream = _MONTH_STREAMS[name]
+        lake = self._copied(stream, months) if self.whose else self.lake
+        return (lake.history if name.endswith("_history") else lake.resolved)(stream, months)
+
+    def _copied(self, stream: Stream, months: Collection[str]) -> Lake:
+        """The lake with a bucket's rows of some months in tables.
+
+        Rows of other buckets lie between them in each file, so that all of it has to be read.
+        """
+        for month in months:
+            folder = rows_of(stream) / f"month={month}"
+            if folder not in self._copies:
+                self._copies[folder] = f'main."{stream.name} {month}"'
+                self.connection.execute(
+                    f"create table {self._copies[folder]} as select * from"
+                    f" ({self.lake.all_rows(stream, [month])}) where account_id in (from main.ids)"
+                )
+        return self.lake.copied(self._copies)
 
 
 def stored_rows(
@@ -153,7 +177,7 @@ def stored_rows(
         months: The months (YYYY-MM) to read; None means all.
     """
     parts = sorted(manifest.parts.get(model.name, {}).items())
-    kept = [part for month, part in parts if months is None or month in months]
+    kept = [part for name, part in parts if months is None or month_of(name) in months]
     select = _reading(lake, model, kept)
     deltas = [delta for delta in manifest.deltas if model.name in delta.parts]
     if not deltas:

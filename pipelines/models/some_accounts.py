@@ -17,29 +17,24 @@ from pipelines.lake.folders import rows_of
 from pipelines.lake.lake import Lake
 from pipelines.lake.queries import QUERIES
 from pipelines.lake.storage import Key
-from pipelines.lake.views import LAKE_VIEWS
+from pipelines.models.components import (
+    BRIDGE_IDS,
+    HISTORIES,
+    attach_ledger,
+    four,
+    id_of,
+    ids_of,
+    pulls_of_ids,
+)
 from pipelines.models.manifest import Manifest
 from pipelines.models.model import Model, Models
 from pipelines.models.relations import add_macros, add_seeds
 from pipelines.models.session import MEMORY_LIMIT, stored_rows, through_views
 
-_IDS = ("account_id", "consent_id", "entity_id", "customer_id")
-"""Columns by which rows of streams belong to a component, the narrowest first."""
-SHARED = tuple(
-    stream.name
-    for stream in STREAMS.values()
-    if stream.parent is None or stream.exploded_from is not None
-)
-"""Streams whose pulls are of the whole application."""
-SHARED_LIST = ", ".join(f"'{name}'" for name in SHARED)
-"""The same as a list in SQL."""
-LISTED = tuple(name for name in SHARED if name != "banks")
-"""Those whose rows belong to components."""
-_HISTORIES = ("accounts", "entities", "consents")
-_JOINING = ("claims", "accounts", *(f"{name}_history" for name in _HISTORIES))
+_JOINING = ("claims", "accounts", *(f"{name}_history" for name in HISTORIES))
 """What says which ids belong together now."""
 _GROUPS = {
-    "bridge_accounts": ("account_id", "account_key", "entity_id", "customer_id"),
+    "bridge_accounts": BRIDGE_IDS,
     "dim_entities": ("entity_id", "customer_id"),
     "dim_consents": ("consent_id", "entity_id", "customer_id"),
 }
@@ -76,12 +71,8 @@ class SomeAccounts:
         self.connection.execute("set temp_directory = $1", [str(scratch / "spill")])
         add_macros(self.connection, models.macros.values(), hash_key)
         add_seeds(self.connection, models.seeds)
-        self.connection.execute(f"create view all_pulls as {lake.ledger_now(list(files))}")
+        attach_ledger(lake, self.connection, files)
         self.connection.execute("create table ids (id varchar)")
-        self.connection.execute(
-            "create table clock as with pulls as (from all_pulls)"
-            f" select * from ({LAKE_VIEWS['clock'].sql})"
-        )
         self.connection.execute(
             "insert into ids select distinct unnest($1::varchar[])", [sorted(set(changed))]
         )
@@ -89,7 +80,7 @@ class SomeAccounts:
     def close_components(self) -> int:
         """Add all ids that belong together with those that changed; the number of accounts."""
         parts = [
-            f"select {_four(columns)} from ({stored_rows(self._lake, model, self._manifest)})"
+            f"select {four(columns)} from ({stored_rows(self._lake, model, self._manifest)})"
             for name, columns in _GROUPS.items()
             if (model := self._models[name])
         ]
@@ -100,10 +91,10 @@ class SomeAccounts:
             known = count
             self._show_pulls(("accounts",))
             self._lake.attach_relations(self.connection, _JOINING, self._belonging)
-            histories = ((_ids_of(STREAMS[name]), f"from {name}_history") for name in _HISTORIES)
+            histories = ((ids_of(STREAMS[name]), f"from {name}_history") for name in HISTORIES)
             for columns, rows in (*histories, (_GROUPS["bridge_accounts"], bridge)):
                 self.connection.execute(
-                    f"insert into groups select distinct {_four(columns)} {rows}"
+                    f"insert into groups select distinct {four(columns)} {rows}"
                 )
         found = self.connection.execute(f"select count(distinct account_id) {bridge}").fetchone()
         return int(found[0]) if found else 0
@@ -120,7 +111,7 @@ class SomeAccounts:
         self._show_pulls(None)
         relations = (names & {*self._models.relations}) - {*self._models.seeds}
         lake = self._lake.copied(
-            {rows_of(one): self._copy_rows(one) for one in STREAMS.values() if _ids_of(one)}
+            {rows_of(one): self._copy_rows(one) for one in STREAMS.values() if ids_of(one)}
         )
         lake.attach_relations(self.connection, {*relations, "fitting_ranges"}, _shown)
         views = [model for model in self._models if model.stored.is_view and model.name in names]
@@ -143,22 +134,11 @@ class SomeAccounts:
 
     def _show_pulls(self, streams: Collection[str] | None) -> None:
         """Copy the pulls of the components, and those of the whole application."""
-        chosen = ""
-        if streams is not None:
-            listed = ", ".join(f"'{name}'" for name in streams)
-            chosen = f" and stream in ({listed})"
-        self.connection.execute(
-            "create or replace table pulls as select * from all_pulls where parent_id in"
-            f" (from ids) and stream not in ({SHARED_LIST}){chosen}"
-            f" union all select * from all_pulls where stream in ({SHARED_LIST})"
-            " union all select * from all_pulls where code in"
-            " ('DISABLED_BY_LEAN', 'DISABLED_BY_CLIENT')"
-            f" and stream not in ({SHARED_LIST}) and parent_id not in (from ids)"
-        )
+        self.connection.execute(f"create or replace table pulls as {pulls_of_ids(streams)}")
 
     def _belonging(self, name: str, select: str) -> str:
         """The view of the rows of a stream that have any id of the components."""
-        columns = _ids_of(STREAMS[name.removesuffix("_history")])
+        columns = ids_of(STREAMS[name.removesuffix("_history")])
         where = " or ".join(f"{column} in (from ids)" for column in columns)
         return f'create or replace view "{name}" as select * from ({select}) where {where}'
 
@@ -185,26 +165,5 @@ class SomeAccounts:
 def _shown(name: str, select: str) -> str:
     """The statement that shows a relation; rows of streams with ids lie in tables already."""
     stream = STREAMS.get(name.removesuffix("_history"))
-    kind = "view" if stream is not None and _ids_of(stream) else "table"
+    kind = "view" if stream is not None and ids_of(stream) else "table"
     return f'drop view if exists "{name}"; create {kind} "{name}" as {select}'
-
-
-def _four(columns: Collection[str]) -> str:
-    """Columns, and nulls, as the columns of `groups`."""
-    padded = [*columns, "null", "null"][:4]
-    return ", ".join(f"{c}::varchar as id{number}" for number, c in enumerate(padded))
-
-
-def id_of(stream: Stream) -> str:
-    """The column that says to which component a row belongs.
-
-    Raises:
-        IndexError: Rows belong to none.
-    """
-    return _ids_of(stream)[0]
-
-
-def _ids_of(stream: Stream) -> tuple[str, ...]:
-    """Columns of a stream with ids of components."""
-    there = {column.name for column in stream.columns}
-    return tuple(name for name in _IDS if name in there)
