@@ -330,13 +330,8 @@ def failure(
 ) -> Failure | None:
     """Why there are no records; None for an answer that contains or announces records.
 
-    Args:
-        status_code: HTTP status.
-        body: The whole body, of any content.
-        stream: Name of the stream, for the error.
-        retry_after: Seconds that the answer's header of that name asks to wait.
-        correlation_id: The id that was sent, for the error.
-        trace_id: Lean's id of the answer, for the error.
+    The body may have any content. The ids are for the error; `retry_after` are the seconds that the
+    answer's header of that name asks to wait.
     """
     known: dict[str, Any] = {
         "stream": stream,

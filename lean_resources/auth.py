@@ -88,10 +88,6 @@ def auth_for(
 ) -> AppToken | OAuth2:
     """What gives the credentials in the settings.
 
-    Args:
-        settings: Valid settings, so with exactly one kind of credentials.
-        clock: Seconds that never go back.
-
     Raises:
         ConfigError: There are no credentials.
     """
@@ -143,11 +139,7 @@ class Lent:
 
 
 class AppToken:
-    """Gives the application token, as the legacy production host requires it.
-
-    Args:
-        token: The application token.
-    """
+    """Gives the application token, as the legacy production host requires it."""
 
     renew_at = math.inf
 
@@ -171,9 +163,6 @@ class OAuth2:
     One object serves one event loop.
 
     Args:
-        token_url: The token endpoint.
-        client_id: Application id at Lean.
-        client_secret: Its secret.
         scope: `api`, or `customer.<customer_id>` for Lean's SDK.
         clock: Seconds that never go back.
 

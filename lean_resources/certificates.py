@@ -49,7 +49,6 @@ def ssl_context(settings: LeanSettings, now: datetime | None = None) -> ssl.SSLC
     or certifi's if the system has none. Expired and future certificates of the chain are left out.
 
     Args:
-        settings: Names the client certificate, its key and the trust root, if any.
         now: The instant at which certificates must be valid; by default the present.
 
     Raises:
@@ -88,10 +87,6 @@ def client_certificate_expires_at(settings: LeanSettings) -> datetime | None:
 
 def ignored_roots(settings: LeanSettings, now: datetime | None = None) -> list[str]:
     """Certificates of the trust root that `ssl_context` leaves out, each with its reason.
-
-    Args:
-        settings: Names the trust root, if any.
-        now: The instant at which certificates must be valid; by default the present.
 
     Raises:
         ConfigError: The file is missing, unreadable or not PEM.
@@ -284,11 +279,7 @@ def _instant(moment: datetime) -> str:
 
 
 class ClientRefusal:
-    """Finds out if the server refuses the client certificate, at most once a minute.
-
-    Args:
-        settings: Host and certificates.
-    """
+    """Finds out if the server refuses the client certificate, at most once a minute."""
 
     def __init__(self, settings: LeanSettings) -> None:
         self._settings = settings

@@ -67,19 +67,6 @@ _A_MOMENT = dt.timedelta(seconds=30)
 _HEADERS = {"accept": "application/json", "accept-encoding": ENCODING, "user-agent": "leanhouse"}
 
 
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """A refresh that Lean was asked for.
-
-    Args:
-        refresh_id: Its id; None where a refresh of the entity is already running.
-        is_new: Whether this call started it.
-    """
-
-    refresh_id: str | None
-    is_new: bool
-
-
 @dataclass(slots=True)
 class Tally:
     """Number of requests within a block of a task, with those that were repeated."""
@@ -125,10 +112,7 @@ class LeanClient:
     another try within the same pull cannot help.
 
     Args:
-        settings: Hosts, credentials and limits.
         transport: Another way to Lean than the network, such as `httpx.ASGITransport(sandbox.app)`.
-        sleep: Waits for a number of seconds.
-        now: The present in UTC.
         announced: Waits for a result that Lean promised; without it, the client polls.
         membership: What the client has from the first client of the run; None for that client.
     """
@@ -246,12 +230,7 @@ class LeanClient:
         return lent, self._auth.renew_at
 
     def breaker(self, failures: int, cooldown_seconds: float) -> CircuitBreaker:
-        """The circuit breaker that all readers of this client share.
-
-        Args:
-            failures: Failures in a row that open it; as the first call says.
-            cooldown_seconds: How long it stays open; as the first call says.
-        """
+        """The circuit breaker that all readers of this client share, as the first call makes it."""
         if self._breaker is None:
             self._breaker = CircuitBreaker(failures, cooldown_seconds, shared=self.shared)
         return self._breaker
@@ -314,13 +293,9 @@ class LeanClient:
             _TALLIES.reset(token)
 
     async def table(self, stream: Stream | str, **request: str) -> pa.Table:
-        """Read a stream into typed rows; records that do not fit are left out.
+        """Read a stream into rows of its schema, with the errors of `read`.
 
-        Returns:
-            A table of the stream's schema, one row per record that fits.
-
-        Raises:
-            LeanError: As `read`.
+        Records that do not fit are left out.
         """
         before: frozenset[str] | None = None
         for attempt in range(self.settings.attempts):
@@ -339,10 +314,8 @@ class LeanClient:
     async def server_time(self) -> dt.datetime:
         """Lean's clock in UTC, to the second: the upper bound of what may be asked for.
 
-        It comes from the `Date` header, or from this machine's clock where Lean sends none.
-
-        Raises:
-            LeanError: As `read`.
+        It comes from the `Date` header, or from this machine's clock where Lean sends none. The
+        errors are those of `read`.
         """
         if self._ahead is None:
             self._clock_read = await self.read("banks", {"account_type": "PERSONAL"})
@@ -359,32 +332,30 @@ class LeanClient:
 
     # Refreshes, events.
 
-    async def refresh(self, entity_id: str) -> Refresh:
+    async def refresh(self, entity_id: str) -> str | None:
         """Ask Lean to ask the bank again; this costs one of the entity's scarce refreshes.
+
+        Returns:
+            The id of the refresh; None where a refresh of the entity is already running.
 
         Raises:
             ConsentError: The customer has to connect again.
             LeanError: As `read`.
         """
-        path = "/data/v2/refreshes"
         body = {"entity_id": checked_id(entity_id, "entity_id")}
         try:
-            response = await self._request("POST", path, None, body)
+            response = await self._request("POST", "/data/v2/refreshes", None, body)
         except UnavailableError as error:
             if error.code != "DUPLICATED_REQUEST":
                 raise
-            return Refresh(None, is_new=False)
+            return None
         refresh_id = _object(response).get("refresh_id")
         if not isinstance(refresh_id, str):
             raise response.unexpected("a started refresh has no refresh_id")
-        return Refresh(refresh_id, is_new=True)
+        return refresh_id
 
     async def refresh_state(self, refresh_id: str) -> dict[str, Any]:
-        """The state of a refresh by Lean, with `data_status`.
-
-        Raises:
-            LeanError: As `read`.
-        """
+        """The state of a refresh by Lean, with `data_status`; the errors are those of `read`."""
         path = f"/data/v2/refreshes/{checked_id(refresh_id, 'refresh_id')}"
         return _object(await self._get(path, None))
 

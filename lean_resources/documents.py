@@ -138,7 +138,6 @@ def split(body: bytes, steps: Sequence[str]) -> list[Any] | None:
     """The records of a page that is not JSON as a whole, each read separately.
 
     Args:
-        body: The page.
         steps: Keys from the top to the list of records.
 
     Returns:
@@ -152,12 +151,7 @@ def split(body: bytes, steps: Sequence[str]) -> list[Any] | None:
 def mended(body: bytes, steps: Sequence[str]) -> bytes | None:
     """A page with a readable envelope, and with `null` for each record and odd value.
 
-    Args:
-        body: The page.
-        steps: Keys from the top to the list of records.
-
-    Returns:
-        The page; None if it is still not JSON.
+    `steps` are as for `split`. None if it is still not JSON.
     """
     text = body.decode("utf-8", "surrogateescape")
     spans = _spans(text, steps)

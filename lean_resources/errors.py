@@ -2,7 +2,6 @@
 
     LeanError
     ├── ConfigError        fix the deployment
-    ├── DeclarationError   fix the catalogue of streams
     ├── AuthError          fix the credentials
     ├── RequestError       list the entity's accounts again, or fix our code
     ├── ConsentError       ask the customer
@@ -76,13 +75,6 @@ class ConfigError(LeanError):
 
     remedy = "Correct the setting that the message names, and start again."
     default_code = "CONFIG"
-
-
-class DeclarationError(LeanError, ValueError):
-    """The declaration of a stream or a column contradicts itself."""
-
-    remedy = "Correct the declaration in lean_resources/streams/."
-    default_code = "DECLARATION"
 
 
 class AuthError(LeanError):

@@ -59,9 +59,7 @@ class Limits:
 
     Args:
         max_concurrency: Maximum number of requests of this process at the same time.
-        requests_per_second: The average rate.
         clock: Monotonic seconds, of the machine where processes share them.
-        sleep: Waits for the given number of seconds, for pauses.
         shared: What processes share; None for a process alone.
     """
 
@@ -207,9 +205,6 @@ class CircuitBreaker:
     the next request is the probe.
 
     Args:
-        failures: Failures in a row that open the circuit.
-        cooldown_seconds: How long the circuit stays open.
-        clock: Monotonic seconds.
         shared: What processes share, and so these circuits; None for a process alone.
     """
 

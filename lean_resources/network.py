@@ -104,11 +104,7 @@ def redirected(request: httpx.Request, response: httpx.Response) -> ConfigError:
 
 
 def unanswered(error: httpx.RequestError, url: httpx.URL) -> LeanError:
-    """The error for a request without an answer.
-
-    Args:
-        error: The transport's error.
-        url: The request's address; the message names its host.
+    """The error for a request without an answer, by the transport's error; it names the host.
 
     Returns:
         A `ConfigError` if a retry cannot help. A `NetworkError` if this machine or its network is

@@ -68,13 +68,7 @@ class Response(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One page as received, and what Lean says about it.
-
-    Args:
-        page: The body with the parameters that were sent.
-        envelope: What surrounds its records.
-        response: The answer that brought it.
-    """
+    """One page as received, and what Lean says about it."""
 
     page: Page
     envelope: Envelope
@@ -93,8 +87,6 @@ class PagedRead:
     """All pages of one read of a stream, proved complete.
 
     Args:
-        stream: The stream that was read.
-        request: Parameters of the read.
         answers: Its pages in order; only the first page where nothing has changed.
         is_unchanged: Whether Lean's copy of the bank's data is the one of the read before.
         asked_at: When the first request of the successful attempt was sent, by this machine.
@@ -140,11 +132,8 @@ class PagedReader:
     """Reads all pages of a stream.
 
     Args:
-        settings: Page size, deadlines and attempts.
         get: Sends a GET request for a path with query, and returns Lean's answer. Given the instant
             of a bank data copy, an answer of that copy needs no preflight of its records.
-        sleep: Waits for a number of seconds.
-        now: The present in UTC.
         new_id: Makes an id for a read.
         log_wait: Logs what is waited for, and for how many seconds at most.
     """

@@ -36,14 +36,7 @@ class LeanResource:
         return self._settings.complete()
 
     def client(self, announced: Announced | None = None) -> LeanClient:
-        """A client, to be opened with `async with`.
-
-        Args:
-            announced: Waits for results that Lean promised, as `LeanClient` takes it.
-
-        Raises:
-            ConfigError: As `settings`.
-        """
+        """A client, to be opened with `async with`; the errors are those of `settings`."""
         return LeanClient(self.settings(), announced=announced)
 
     @contextmanager
@@ -63,16 +56,9 @@ class LeanResource:
     ) -> Done:
         """Run work with the client of the run, or outside a run with a client of its own.
 
-        Args:
-            work: Made from the open client.
-            announced: Waits for results that Lean promised, as `LeanClient` takes it.
-
-        Returns:
-            The result of the work.
-
         Raises:
             ConfigError: As `settings`.
-            LeanError: Whatever the work raises.
+            LeanError: The work raised it.
         """
         if self._session is not None:
             return self._session.run(work, announced)

@@ -28,11 +28,8 @@ _CANCEL_SECONDS = 60.0
 class Session:
     """Runs work with a client that is opened once.
 
-    Use it as a context manager, and run a single task at a time. The client is opened at the first
-    call of `run`.
-
-    Args:
-        client: Creates the client.
+    Use it as a context manager, and run a single task at a time. The client is made and opened at
+    the first call of `run`.
     """
 
     def __init__(self, client: Callable[[], LeanClient]) -> None:
@@ -55,10 +52,6 @@ class Session:
         """Run work with the client, and return its result.
 
         An interrupt, for example a cancelled run, cancels the work and waits until it has ended.
-
-        Args:
-            work: Called with the open client.
-            announced: Waits for results that Lean announces, as for `LeanClient`.
 
         Raises:
             ConfigError: The client cannot be created; the next call tries again.

@@ -58,6 +58,10 @@ _CERTIFICATE_HOSTS = frozenset(
 )
 _PREFIX = "LEAN_"
 _WEBHOOK_PREFIX = "LEAN_WEBHOOK_"
+_LEAN_CREDENTIALS = (
+    *("client_id", "client_secret", "app_token"),
+    *("client_cert", "client_key", "client_key_password"),
+)
 
 
 def _url(value: str) -> str:
@@ -266,8 +270,26 @@ class LeanSettings(VariableSettings):
 
     def contradictions(self, prefix: str) -> Iterator[str]:
         """Problems of values that are valid on their own."""
-        yield from _credential_problems(self, prefix)
-        yield from _certificate_problems(self, prefix)
+        identity, secret, token, certificate, key, password = (
+            variable(field, prefix) for field in _LEAN_CREDENTIALS
+        )
+        if (self.client_id or self.client_secret) and self.app_token:
+            remove = f"{identity} and {secret}" if self.is_legacy else token
+            yield (
+                f"{token} is set beside {identity} or {secret}, and Lean refuses both at once: "
+                f"remove {remove}"
+            )
+        elif problem := _halved(identity, self.client_id, secret, self.client_secret):
+            yield problem
+        elif self.client_id and self.is_legacy:
+            yield (
+                f"the legacy host takes no OAuth2 token: set {token} instead of {identity} and "
+                f"{secret}, or unset {variable('legacy_host', prefix)}"
+            )
+        if problem := _halved(certificate, self.client_cert, key, self.client_key):
+            yield problem
+        elif self.client_key_password and not self.client_key:
+            yield f"{password} is set without {key}: set {certificate} and {key}, or remove it"
         yield from _host_problems(self, prefix)
         if self.pending_poll_seconds > self.pending_deadline_seconds:
             yield (
@@ -277,9 +299,8 @@ class LeanSettings(VariableSettings):
 
     def missing(self, prefix: str) -> Iterator[str]:
         """Problems of credentials and of a certificate that the host requires."""
-        identity, secret, token, certificate, key = (
-            variable(field, prefix)
-            for field in ("client_id", "client_secret", "app_token", "client_cert", "client_key")
+        identity, secret, token, certificate, key, _ = (
+            variable(field, prefix) for field in _LEAN_CREDENTIALS
         )
         if not (self.client_id or self.client_secret or self.app_token):
             wanted = token if self.is_legacy else f"{identity} and {secret} (or {token})"
@@ -400,35 +421,6 @@ def _halved(left: str, its_value: object, right: str, other_value: object) -> st
         return None
     there, missing = (left, right) if its_value else (right, left)
     return f"{there} is set without {missing}: set both"
-
-
-def _credential_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
-    identity, secret, token = (
-        variable(field, prefix) for field in ("client_id", "client_secret", "app_token")
-    )
-    if (settings.client_id or settings.client_secret) and settings.app_token:
-        remove = f"{identity} and {secret}" if settings.is_legacy else token
-        yield (
-            f"{token} is set beside {identity} or {secret}, and Lean refuses both at once: "
-            f"remove {remove}"
-        )
-    elif problem := _halved(identity, settings.client_id, secret, settings.client_secret):
-        yield problem
-    elif settings.client_id and settings.is_legacy:
-        yield (
-            f"the legacy host takes no OAuth2 token: set {token} instead of {identity} and "
-            f"{secret}, or unset {variable('legacy_host', prefix)}"
-        )
-
-
-def _certificate_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
-    certificate, key, password = (
-        variable(field, prefix) for field in ("client_cert", "client_key", "client_key_password")
-    )
-    if problem := _halved(certificate, settings.client_cert, key, settings.client_key):
-        yield problem
-    elif settings.client_key_password and not settings.client_key:
-        yield f"{password} is set without {key}: set {certificate} and {key}, or remove it"
 
 
 def _host_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:

@@ -27,12 +27,7 @@ _READ_BYTES = 1024 * 1024
 
 
 class Transport(AiohttpTransport):
-    """Sends requests over aiohttp, through the proxies that the environment names.
-
-    Args:
-        verify: Context that verifies the server's certificate.
-        limits: Number of connections, and for how long they are kept.
-    """
+    """Sends requests over aiohttp, through the proxies that the environment names."""
 
     def __init__(self, verify: ssl.SSLContext | bool, limits: httpx.Limits) -> None:
         super().__init__(verify=verify, limits=limits, trust_env=False)

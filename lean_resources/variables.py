@@ -29,7 +29,14 @@ from lean_resources.errors import ConfigError
 
 _SIMILARITY = 0.81
 _SHORTEST_WORD = 3
-_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+_WHAT = {
+    "literal_error": "is not an allowed value",
+    **dict.fromkeys(("int_parsing", "int_from_float"), "is not a whole number"),
+    **dict.fromkeys(("float_parsing", "finite_number"), "is not a number"),
+    **dict.fromkeys(_BOUNDS, "is out of range"),
+    **dict.fromkeys(("string_too_short", "too_short"), "is empty"),
+}
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 _SWITCH = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
@@ -275,22 +282,10 @@ def _problem(of: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
     if field not in of.model_fields:
         return f"there is no setting {field}: .env.example lists the settings"
     name, description = variable(field, prefix), of.model_fields[field].description or ""
-    # pydantic's own messages name types instead of remedies.
-    match detail["type"]:
-        case "literal_error":
-            what = "is not an allowed value"
-        case "int_parsing" | "int_from_float":
-            what = "is not a whole number"
-        case "float_parsing" | "finite_number":
-            what = "is not a number"
-        case kind if kind in _BOUNDS:
-            what = "is out of range"
-        case "string_too_short" | "too_short":
-            what = "is empty"
-        case "url" | "header" | "network" | "switch" | "path":
-            what = detail["msg"]
-        case _:
-            what = "has the wrong type"
+    what = detail["msg"]
+    if detail["type"] not in {"url", "header", "network", "switch", "path"}:
+        # pydantic's own messages name types instead of remedies.
+        what = _WHAT.get(detail["type"], "has the wrong type")
     return f"{name} {what} ({description.removesuffix('.')})"
 
 
@@ -306,21 +301,19 @@ class Variable(NamedTuple):
 
 def variables_of(of: type[VariableSettings]) -> tuple[Variable, ...]:
     """The variables of a settings class, in the order of its fields."""
-    return tuple(_variables(of))
-
-
-def _variables(of: type[VariableSettings]) -> Iterator[Variable]:
-    for field, about in of.model_fields.items():
-        default = None if about.default_factory else about.default
-        if default is None:
-            text = ""
-        else:
-            text = str(default).lower() if isinstance(default, bool) else str(default)
-            text = "" if default == () else text
-        yield Variable(
+    return tuple(
+        Variable(
             name=variable(field, of.prefix),
             field=field,
             description=about.description or "",
-            default=text,
+            default=_shown(None if about.default_factory else about.default),
             secret=SecretStr.__name__ in str(about.annotation),
         )
+        for field, about in of.model_fields.items()
+    )
+
+
+def _shown(default: Any) -> str:
+    if default is None or default == ():
+        return ""
+    return str(default).lower() if isinstance(default, bool) else str(default)

@@ -74,11 +74,6 @@ class Event:
     Args:
         event_id: Lean's id; if it is missing, `hash:` and a hash of type and payload.
         type: For example `entity.created`; unknown types are allowed.
-        entity_id: The entity that it is about.
-        customer_id: The entity's customer.
-        refresh_id: The refresh that it is about.
-        results_id: The result that is ready.
-        bank_identifier: The bank that it is about.
         status: The refresh's status, in capitals.
         sent_at: The message's timestamp, UTC: the time of the event, or of the first attempt to
             deliver it.

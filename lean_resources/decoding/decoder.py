@@ -22,9 +22,6 @@ class Decoder:
     Only one thread at a time may use a decoder. Decode many pages at once: a call costs about ten
     milliseconds, and a page of a hundred records less than one. Half of that is its preflight,
     which the client may have done already.
-
-    Args:
-        stream: The stream whose records the pages hold.
     """
 
     def __init__(self, stream: Stream) -> None:

@@ -67,9 +67,6 @@ class FastPath:
 
     A page is accepted when every record has the documented shape to the last field, and the text
     of every number fits its column.
-
-    Args:
-        shape: The shape of the records.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -175,12 +172,7 @@ class FastPath:
 
 
 def _struct(name: str, node: Node, leaves: Mapping[Kind, Any]) -> type[msgspec.Struct]:
-    """The validator of a node.
-
-    Args:
-        name: Its name.
-        leaves: What a leaf of each kind may be.
-    """
+    """The validator of a node; `leaves` says what a leaf of each kind may be."""
     fields: list[tuple[str, Any, Any]] = []
     for key, child in node.fields.items():
         kind: Any
@@ -223,9 +215,7 @@ class _Unjudged:
     """Gathers what the validator cannot judge, without touching the other fields of a record.
 
     Args:
-        node: The place in the records.
         has_bare: Whether a bare text may stand for a list of texts.
-        place: Keys of the node.
     """
 
     def __init__(self, node: Node, *, has_bare: bool, place: Place = ()) -> None:

@@ -43,11 +43,7 @@ class DecodeResult:
 
 
 class Reader:
-    """Decodes records one after the other; reports values that do not fit and unknown fields.
-
-    Args:
-        stream: The stream whose records the pages hold.
-    """
+    """Decodes records one after the other; reports values that do not fit and unknown fields."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -104,12 +100,9 @@ def with_keys_once(stream: Stream, found: DecodeResult) -> DecodeResult:
 
 
 class _Record:
-    """One record, decoded.
+    """One record as `documents.parse` reads it, decoded.
 
-    Args:
-        stream: Its stream.
-        record: The record as `documents.parse` reads it.
-        request: Values for columns that the record leaves out.
+    The request has values for columns that the record leaves out.
     """
 
     def __init__(self, stream: Stream, record: Any, request: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from lean_resources.errors import DeclarationError
 from lean_resources.streams.accounts import ACCOUNTS, BALANCES
 from lean_resources.streams.directory import BANKS, CONSENTS, CUSTOMERS, ENTITIES, REFRESHES
 from lean_resources.streams.payments import (
@@ -16,25 +15,7 @@ from lean_resources.streams.people import IDENTITIES, IDENTITY
 from lean_resources.streams.schema import PERMISSIONS, Stream
 from lean_resources.streams.transactions import TRANSACTIONS
 
-
-def _catalogue(*streams: Stream) -> Mapping[str, Stream]:
-    """Streams by name, parents before children.
-
-    Raises:
-        DeclarationError: Two streams share a name, or a parent is not declared before its child.
-    """
-    known: dict[str, Stream] = {}
-    for stream in streams:
-        if stream.name in known:
-            raise DeclarationError(f"stream {stream.name} is declared twice")
-        for needed in (stream.parent, stream.exploded_from):
-            if needed is not None and needed not in known:
-                raise DeclarationError(f"stream {stream.name}: {needed} is not declared before it")
-        known[stream.name] = stream
-    return MappingProxyType(known)
-
-
-STREAMS: Mapping[str, Stream] = _catalogue(
+_DECLARED = (
     BANKS,
     CUSTOMERS,
     ENTITIES,
@@ -50,6 +31,9 @@ STREAMS: Mapping[str, Stream] = _catalogue(
     SCHEDULED_PAYMENTS,
     STANDING_ORDERS,
 )
+
+STREAMS: Mapping[str, Stream] = MappingProxyType({stream.name: stream for stream in _DECLARED})
+"""Parents stand before their children."""
 
 PERMISSION_OF: Mapping[str, str] = {
     stream.name: permission

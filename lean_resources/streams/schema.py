@@ -1,6 +1,6 @@
-"""What a stream of Lean is: its request, its typed columns, and the checks of a declaration.
+"""What a stream of Lean is: its request and its typed columns.
 
-A declaration that contradicts itself fails when it is imported, with its name in the message.
+`tests/test_catalogue.py` finds declarations that contradict themselves.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
-
-from lean_resources.errors import DeclarationError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,8 +80,6 @@ def _arrow_types() -> dict[Kind, pa.DataType]:
     }
 
 
-_RESERVED = {"pull_id", "series_id", "page_number", "record_number", "month", "pulled_on"}
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _SEGMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\[0\])?")
 REGIONAL = "regional_data.data."
 """Where the older generation repeats a record in SAMA's vocabulary."""
@@ -105,16 +101,12 @@ class Segment:
 
 @cache
 def segments(path: str) -> tuple[Segment, ...]:
-    """Split `creditor_account[0].name` into its steps.
-
-    Raises:
-        DeclarationError: The path is not a dotted list of names.
-    """
+    """Split `creditor_account[0].name` into its steps."""
     steps = []
     for part in path.split("."):
         match = _SEGMENT.fullmatch(part)
         if match is None:
-            raise DeclarationError(f"{path!r} is not a path into a record")
+            raise ValueError(f"{path!r} is not a path into a record")
         steps.append(Segment(match[1], match[2] is not None))
     return tuple(steps)
 
@@ -149,22 +141,6 @@ class Column:
     request: str | None = None
     fields: tuple[Column, ...] = ()
     fewest: int = 0
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise DeclarationError(f"column {self.name!r}: a name is lower case with underscores")
-        if not self.doc.endswith("."):
-            raise DeclarationError(f"column {self.name}: doc is not a sentence")
-        if not self.paths and self.request is None:
-            raise DeclarationError(f"column {self.name}: neither a path nor a request parameter")
-        for path in self.paths:
-            segments(path)
-        if (self.kind is Kind.ITEMS) != bool(self.fields):
-            raise DeclarationError(f"column {self.name}: fields belong to a column of kind items")
-        if self.aliases and self.kind is not Kind.TEXT:
-            raise DeclarationError(f"column {self.name}: only text has aliases")
-        if unknown := set(self.aliases.values()) - set(self.values):
-            raise DeclarationError(f"column {self.name}: aliases lead to {sorted(unknown)}")
 
     @cached_property
     def type(self) -> pa.DataType:
@@ -224,55 +200,9 @@ class Stream:
     columns: tuple[Column, ...]
     source: str
 
-    def __post_init__(self) -> None:
-        try:
-            self._check()
-        except DeclarationError as error:
-            raise DeclarationError(f"stream {self.name}: {error}") from None
-
-    def _check(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise DeclarationError("a name is lower case with underscores")
-        if not self.doc.endswith("."):
-            raise DeclarationError("doc is not a sentence")
-        asked = set(re.findall(r"{(\w+)}", self.path))
-        if unknown := asked - {"account_id"}:
-            raise DeclarationError(f"path parameters {sorted(unknown)} are not known")
-        if self.permission not in {None, *PERMISSIONS}:
-            raise DeclarationError(f"permission {self.permission} is not among PERMISSIONS")
-        if asked and self.permission is None:
-            raise DeclarationError("a stream of an account needs a permission")
-        if self.changes_seldom and (self.window is not Window.SNAPSHOT or not self.parent_key):
-            raise DeclarationError("changes_seldom needs a snapshot of each entity or account")
-        self._check_columns()
-
-    def _check_columns(self) -> None:
-        names = [column.name for column in self.columns]
-        if doubled := {name for name in names if names.count(name) > 1}:
-            raise DeclarationError(f"columns declared twice: {sorted(doubled)}")
-        if reserved := set(names) & _RESERVED:
-            raise DeclarationError(f"columns named like the lake's own: {sorted(reserved)}")
-        if not self.key or set(self.key) - set(names):
-            raise DeclarationError(f"key {self.key} is not made of its columns")
-        for name in self.key:
-            if not self.column(name).required:
-                raise DeclarationError(f"key column {name} is not required")
-        if (self.window is Window.MONTHS) != bool(self.placed_by):
-            raise DeclarationError("placed_by belongs to a stream of months")
-        for name in self.placed_by:
-            if self.column(name).kind is not Kind.INSTANT:
-                raise DeclarationError(f"placed_by {name} is not an instant")
-
     def column(self, name: str) -> Column:
-        """The column of that name.
-
-        Raises:
-            DeclarationError: The stream has no column of that name.
-        """
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise DeclarationError(f"there is no column {name}")
+        """The column of that name, which the stream has."""
+        return next(column for column in self.columns if column.name == name)
 
     @cached_property
     def schema(self) -> pa.Schema:

@@ -250,7 +250,7 @@ class _Step:
     async def _refreshed(self, entity_id: str, *, is_live: bool) -> _Ended:
         refresh_id = None
         try:
-            refresh_id = (await self._client.refresh(entity_id)).refresh_id
+            refresh_id = await self._client.refresh(entity_id)
             if refresh_id is None:
                 refresh_id = await self._running(entity_id)
             if refresh_id is None:
