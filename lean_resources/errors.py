@@ -165,10 +165,7 @@ class SignatureError(LeanError):
 class MachineError(Exception):
     """This machine prevents the work, not Lean or a bank: its disk, memory or time zones.
 
-    Args:
-        message: What is wrong, without personal values.
-        code: One of `DISK_FULL`, `READ_ONLY`, `OUT_OF_MEMORY` and the like.
-        remedy: What to do about it.
+    The message has no personal values; the code is one of `DISK_FULL`, `READ_ONLY` and the like.
     """
 
     def __init__(self, message: str, *, code: str, remedy: str) -> None:

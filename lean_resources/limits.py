@@ -35,14 +35,15 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
         seconds = float(value)
         return seconds if math.isfinite(seconds) else None
-    until = _http_date(value)
+    until = http_date(value)
     if until is None:
         return None
-    answered_at = _http_date(headers.get("date", "")) or datetime.now(UTC)
+    answered_at = http_date(headers.get("date", "")) or datetime.now(UTC)
     return max(0.0, (until - answered_at).total_seconds())
 
 
-def _http_date(value: str) -> datetime | None:
+def http_date(value: str) -> datetime | None:
+    """An instant as HTTP writes it; None for another text."""
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -71,10 +72,6 @@ class Limits:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         shared: Shared | None = None,
     ) -> None:
-        if max_concurrency < 1:
-            raise ValueError("max_concurrency is below 1")
-        if not (requests_per_second > 0 and math.isfinite(requests_per_second)):
-            raise ValueError("requests_per_second is not a number above 0")
         self._slots = asyncio.Semaphore(max_concurrency)
         self._interval_seconds = 1 / requests_per_second
         burst = max(1, math.floor(requests_per_second))
@@ -82,12 +79,6 @@ class Limits:
         self._clock = clock
         self._sleep = sleep
         self._shared = shared or Shared()
-
-    def pause(self, seconds: float) -> None:
-        """Start no request for this many seconds; a longer running pause stays."""
-        if seconds > 0:
-            with self._shared.locked():
-                self._pause(self._clock() + seconds)
 
     def limited(self, seconds: float, patience: float) -> None:
         """Record that the server limits requests: later requests wait, or fail for a while.
@@ -215,10 +206,6 @@ class CircuitBreaker:
         clock: Callable[[], float] = time.monotonic,
         shared: Shared | None = None,
     ) -> None:
-        if failures < 1:
-            raise ValueError("failures is below 1")
-        if not cooldown_seconds > 0:
-            raise ValueError("cooldown_seconds is not above 0")
         self._failures = failures
         self._cooldown_seconds = cooldown_seconds
         self._clock = clock

@@ -127,6 +127,20 @@ def _number(default: float, above: int, most: int, description: str) -> Any:
     return Field(default=default, gt=above, le=most, description=text)
 
 
+def _whole(default: int | None, least: int, most: int, description: str) -> Any:
+    """A field of a whole number."""
+    return Field(default=default, ge=least, le=most, description=description)
+
+
+def _unset(description: str) -> Any:
+    """A field that is unset by default."""
+    return Field(default=None, description=description)
+
+
+_Secret = Annotated[SecretStr, Field(min_length=1)]
+_Token = Annotated[_Secret, AfterValidator(_header_safe)]
+
+
 def _default_api_url(data: dict[str, Any]) -> str:
     if data.get("legacy_host"):
         return LEGACY_HOSTS[data["region"]]
@@ -183,41 +197,30 @@ class LeanSettings(VariableSettings):
         repr=False,
         description="Application id from Lean's dashboard (Integration), the OAuth2 client id.",
     )
-    client_secret: Annotated[SecretStr, Field(min_length=1)] | None = Field(
-        default=None,
-        description="OAuth2 client secret; shown once in Lean's dashboard, void when regenerated.",
+    client_secret: _Secret | None = _unset(
+        "OAuth2 client secret; shown once in Lean's dashboard, void when regenerated."
     )
-    app_token: Annotated[SecretStr, Field(min_length=1), AfterValidator(_header_safe)] | None = (
-        Field(default=None, description="Application token, instead of the OAuth2 pair.")
+    app_token: _Token | None = _unset("Application token, instead of the OAuth2 pair.")
+
+    client_cert: FilePath | None = _unset(
+        "Path of the client certificate in PEM: the leaf, then its issuers in order."
+    )
+    client_key: FilePath | None = _unset("Path of the client certificate's private key in PEM.")
+    client_key_password: _Secret | None = _unset("Password of the private key, if it is encrypted.")
+    trust_root: FilePath | None = _unset(
+        "Path of Lean's certificate chain in PEM; when set, only servers with a "
+        "certificate of that chain are trusted."
     )
 
-    client_cert: FilePath | None = Field(
-        default=None,
-        description="Path of the client certificate in PEM: the leaf, then its issuers in order.",
-    )
-    client_key: FilePath | None = Field(
-        default=None, description="Path of the client certificate's private key in PEM."
-    )
-    client_key_password: Annotated[SecretStr, Field(min_length=1)] | None = Field(
-        default=None, description="Password of the private key, if it is encrypted."
-    )
-    trust_root: FilePath | None = Field(
-        default=None,
-        description="Path of Lean's certificate chain in PEM; when set, only servers with a "
-        "certificate of that chain are trusted.",
-    )
-
-    max_concurrency: int = Field(
-        default=16, ge=1, le=1000, description="Requests in flight at once, 1 to 1000."
-    )
+    max_concurrency: int = _whole(16, 1, 1000, "Requests in flight at once, 1 to 1000.")
     requests_per_second: float = _number(
         20, 0, 10_000, "Requests per second, {}; a burst is at most one second's worth."
     )
-    processes: int | None = Field(
-        default=None,
-        ge=1,
-        le=64,
-        description="Processes that a large sync reads in, 1 to 64; together they keep the limits"
+    processes: int | None = _whole(
+        None,
+        1,
+        64,
+        "Processes that a large sync reads in, 1 to 64; together they keep the limits"
         " above. When unset, one for each 250 requests per second, at most one for each core.",
     )
     timeout_seconds: float = _number(
@@ -233,15 +236,13 @@ class LeanSettings(VariableSettings):
         86_400,
         "Seconds for all pages of a read to arrive, {}, with waits and repeated requests.",
     )
-    max_response_bytes: int = Field(
-        default=32 * 1024 * 1024,
-        ge=64 * 1024,
-        le=1024 * 1024 * 1024,
-        description="Largest answer that is read, in bytes decompressed, 65536 to 1073741824.",
+    max_response_bytes: int = _whole(
+        32 * 1024 * 1024,
+        64 * 1024,
+        1024 * 1024 * 1024,
+        "Largest answer that is read, in bytes decompressed, 65536 to 1073741824.",
     )
-    attempts: int = Field(
-        default=5, ge=1, le=20, description="Attempts per request, including the first, 1 to 20."
-    )
+    attempts: int = _whole(5, 1, 20, "Attempts per request, including the first, 1 to 20.")
     pending_deadline_seconds: float = _number(
         1800, 0, 86_400, "Seconds to wait for the result of a PENDING answer, {}."
     )
@@ -253,9 +254,7 @@ class LeanSettings(VariableSettings):
         description="When to ask for verbose records (regional_data): auto (where Lean answers "
         "with records of the older generation), always or never.",
     )
-    page_size: int = Field(
-        default=100, ge=1, le=100, description="Records per page, 1 to 100 (Lean's maximum)."
-    )
+    page_size: int = _whole(100, 1, 100, "Records per page, 1 to 100 (Lean's maximum).")
 
     @property
     def is_legacy(self) -> bool:
@@ -321,50 +320,41 @@ class WebhookSettings(VariableSettings):
 
     prefix: ClassVar[str] = _WEBHOOK_PREFIX
 
-    secret: Annotated[SecretStr, Field(min_length=1)] | None = Field(
-        default=None,
-        description="Webhook secret from Lean's dashboard (Integration); without it, the receiver "
-        "does not start.",
+    secret: _Secret | None = _unset(
+        "Webhook secret from Lean's dashboard (Integration); without it, the receiver "
+        "does not start."
     )
-    next_secret: Annotated[SecretStr, Field(min_length=1)] | None = Field(
-        default=None,
-        description="Second webhook secret, accepted too while the secret is changed.",
+    next_secret: _Secret | None = _unset(
+        "Second webhook secret, accepted too while the secret is changed."
     )
-    app_token: Annotated[SecretStr, Field(min_length=1), AfterValidator(_header_safe)] | None = (
-        Field(
-            default=None,
-            description="Application token that each webhook must have in lean-app-token; not "
-            "checked when unset.",
-        )
+    app_token: _Token | None = _unset(
+        "Application token that each webhook must have in lean-app-token; not checked when unset."
     )
-    inbox: Annotated[SecretStr, AfterValidator(_database)] | None = Field(
-        default=None,
-        description="Database of the inbox, as sqlite:////folder/inbox.db or "
-        "postgresql://user:password@host/database; an SQLite file beside the lake when unset.",
+    inbox: Annotated[SecretStr, AfterValidator(_database)] | None = _unset(
+        "Database of the inbox, as sqlite:////folder/inbox.db or "
+        "postgresql://user:password@host/database; an SQLite file beside the lake when unset."
     )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; behind a proxy, loopback."
     )
-    port: int = Field(
-        default=8650, ge=0, le=65535, description="Port to listen on; 0 for any free port."
-    )
+    port: int = _whole(8650, 0, 65535, "Port to listen on; 0 for any free port.")
     allow: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
         default=(),
         description="Addresses or networks that may send webhooks, separated by commas; all when "
         "unset.",
     )
-    trusted_hops: int = Field(
-        default=0,
-        ge=0,
-        le=10,
-        description="Number of your proxies before the receiver. The sender's address is that many "
+    trusted_hops: int = _whole(
+        0,
+        0,
+        10,
+        "Number of your proxies before the receiver. The sender's address is that many "
         "entries from the end of X-Forwarded-For; with 0 it is that of the connection.",
     )
-    max_bytes: int = Field(
-        default=1024 * 1024,
-        ge=1024,
-        le=64 * 1024 * 1024,
-        description="Largest webhook that is read, in bytes, 1024 to 67108864.",
+    max_bytes: int = _whole(
+        1024 * 1024,
+        1024,
+        64 * 1024 * 1024,
+        "Largest webhook that is read, in bytes, 1024 to 67108864.",
     )
     head_seconds: float = _number(
         5, 0, 60, "Seconds for the head of a request to arrive, {}; a slower connection is closed."
@@ -372,18 +362,14 @@ class WebhookSettings(VariableSettings):
     body_seconds: float = _number(
         5, 0, 10, "Seconds for a body to arrive, {}; Lean gives up after 10."
     )
-    tls_cert: FilePath | None = Field(
-        default=None,
-        description="Path of the receiver's certificate chain in PEM; without it, plain HTTP "
-        "behind a proxy that ends TLS.",
+    tls_cert: FilePath | None = _unset(
+        "Path of the receiver's certificate chain in PEM; without it, plain HTTP "
+        "behind a proxy that ends TLS."
     )
-    tls_key: FilePath | None = Field(
-        default=None, description="Path of that certificate's private key in PEM."
-    )
-    tls_client_authority: FilePath | None = Field(
-        default=None,
-        description="Path of Lean's certificate chain in PEM; when set, only clients with a "
-        "certificate of that chain may connect.",
+    tls_key: FilePath | None = _unset("Path of that certificate's private key in PEM.")
+    tls_client_authority: FilePath | None = _unset(
+        "Path of Lean's certificate chain in PEM; when set, only clients with a "
+        "certificate of that chain may connect."
     )
 
     @property

@@ -28,12 +28,7 @@ _IBAN = re.compile(r"\s*[A-Za-z]{2}\s*\d{2}[A-Za-z0-9\s]{11,40}")
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note for the quarantine about a value of a record that is kept.
-
-    Args:
-        path: Place of the value in the record.
-        reason: Why it became null or was converted.
-    """
+    """Why a value at a place of a record that is kept became null or was converted."""
 
     path: str
     reason: str

@@ -41,12 +41,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
-    """The shape of a stream's records. There is one of each stream and `paths`, by `shape_of`.
-
-    Args:
-        paths: Which of a column's paths it has.
-        root: The record itself.
-    """
+    """The shape of a stream's records. There is one of each stream and `paths`, by `shape_of`."""
 
     stream: Stream
     paths: Paths
@@ -65,11 +60,7 @@ def flat_paths(column: Column) -> tuple[str, ...]:
 
 @cache
 def shape_of(stream: Stream, paths: Paths) -> Shape:
-    """The documented shape of a stream's records.
-
-    Raises:
-        ValueError: Two columns read one path as different kinds.
-    """
+    """The documented shape of a stream's records."""
     root = Node()
     _grow(root, stream.columns, paths)
     for inner in STREAMS.values():

@@ -18,11 +18,7 @@ class ClientCertificate:
 
 
 class Certificates:
-    """A made-up chain of Lean, with a server and a client certificate.
-
-    Args:
-        folder: The folder for the files.
-    """
+    """A made-up chain of Lean, with a server and a client certificate, as files of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

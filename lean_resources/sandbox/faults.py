@@ -60,11 +60,7 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str | Fault) -> Fault:
-        """Read a fault from its written form.
-
-        Raises:
-            ValueError: The fault does not exist, or its value must be a number.
-        """
+        """Read a fault from its written form; a `ValueError` for any other text."""
         if isinstance(text, Fault):
             return text
         kind, _, value = text.partition(":")
@@ -104,11 +100,7 @@ class _Queued:
 
 
 class Faults:
-    """The faults to inject.
-
-    Args:
-        seed: Decides which requests a rate affects.
-    """
+    """The faults to inject; the seed decides which requests a rate affects."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed

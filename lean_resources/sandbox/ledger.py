@@ -107,11 +107,7 @@ class Row(NamedTuple):
 
 
 class Statement:
-    """An account as the bank shows it at an instant.
-
-    Args:
-        rows: The shown rows in booked order.
-    """
+    """An account as the bank shows it at an instant, with the shown rows in booked order."""
 
     __slots__ = ("available", "balances", "booked", "instant", "instants", "pending", "rows")
 

@@ -43,12 +43,7 @@ class Grant(NamedTuple):
 
 
 class Issuer:
-    """Issues and reads tokens.
-
-    Args:
-        codec: Makes the application's ids and recognises customers.
-        clock: Decides when a token expires.
-    """
+    """Issues and reads tokens, which expire by the clock."""
 
     def __init__(self, codec: Codec, clock: Clock) -> None:
         seed = codec.seed
@@ -61,11 +56,7 @@ class Issuer:
         self._issued = 0
 
     def token(self, form: Mapping[str, str], authorization: str | None) -> dict[str, Any]:
-        """Answer a token request.
-
-        Raises:
-            OAuthError: The request or the credentials are refused.
-        """
+        """Answer a token request, or raise an `OAuthError`."""
         client_id, client_secret = form.get("client_id"), form.get("client_secret")
         if authorization and authorization.lower().startswith("basic "):
             client_id, client_secret = _basic(authorization[6:])

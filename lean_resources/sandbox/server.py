@@ -21,11 +21,7 @@ _PATIENCE = 30.0
 
 
 class Server:
-    """A running sandbox server.
-
-    Args:
-        certificates: With mutual TLS, the certificates for clients.
-    """
+    """A running sandbox server; with mutual TLS it has certificates for clients."""
 
     def __init__(self, sandbox: Sandbox, url: str, certificates: Certificates | None) -> None:
         self.sandbox = sandbox
@@ -70,11 +66,8 @@ def serve(
 ) -> Iterator[Server]:
     """Serve a sandbox while the block runs, by default on loopback.
 
-    Port 0 takes a free port. With `mtls` the server uses TLS and only accepts clients with a
-    certificate of the sandbox's chain.
-
-    Raises:
-        OSError: The port is taken.
+    Port 0 takes a free port; an `OSError` if the port is taken. With `mtls` the server uses TLS and
+    only accepts clients with a certificate of the sandbox's chain.
     """
     with tempfile.TemporaryDirectory(prefix="lean-sandbox-") as folder:
         certificates = Certificates(Path(folder)) if mtls else None
@@ -112,11 +105,8 @@ def run(
 ) -> None:
     """Serve a sandbox until it is interrupted.
 
-    Port 0 takes a free port. `announce` is called with the server. With mutual TLS, the files of
+    The rest is as for `serve`. `announce` is called with the server. With mutual TLS, the files of
     its certificates exist from then until the end.
-
-    Raises:
-        OSError: The port is taken.
     """
     with serve(sandbox, port, mtls, host) as server:
         if announce is not None:

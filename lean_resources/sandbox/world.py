@@ -96,7 +96,6 @@ class Blueprint:
     """An entity at the start.
 
     Args:
-        customer: Index of its customer.
         ordinal: Place among the customer's entities.
         kinds: A kind per account.
         generation: Number of times its accounts got new ids.
@@ -156,14 +155,7 @@ class Account:
 
 
 class World:
-    """The world of a seed.
-
-    Args:
-        customers: Number of customers at the start.
-        months: Number of whole months of history before the present month.
-        seed: The seed from which the world is generated.
-        start: Instant at which the clock starts, in nanoseconds.
-    """
+    """The world of a seed, whose clock starts at an instant in nanoseconds."""
 
     def __init__(self, *, customers: int, months: int, seed: int, start: int) -> None:
         self.customers = customers
@@ -261,13 +253,7 @@ def usual_consent(
     """A consent with Lean's default window."""
     asked = created - 32 * SECOND - 333_000_000
     expires = created + days * DAY
-    return ConsentPlan(
-        created=asked,
-        expires=expires,
-        window_from=asked - 364 * DAY,
-        window_to=expires,
-        permissions=permissions,
-    )
+    return ConsentPlan(asked, expires, asked - 364 * DAY, expires, permissions)
 
 
 def usual_kinds(bank: Bank, draw: int) -> tuple[str, ...]:
