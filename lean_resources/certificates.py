@@ -38,6 +38,13 @@ _PASSWORD = "LEAN_CLIENT_KEY_PASSWORD"  # noqa: S105  # the name of a variable
 _TRUST_ROOT = "LEAN_TRUST_ROOT"
 _RENEW = "generate a certificate in Lean's dashboard, Integration, Certificates"
 _ASK_AGAIN_SECONDS = 60.0
+_UNREADABLE: dict[type[Exception], str] = {
+    FileNotFoundError: "names a file that does not exist: correct the path",
+    IsADirectoryError: "names a directory: name the PEM file",
+    PermissionError: (
+        "names a file that this process may not read: grant it the right to read the file"
+    ),
+}
 _DOWNLOAD = "download Lean's certificate chain again from its dashboard"
 
 
@@ -183,14 +190,8 @@ def _present(
 def _read(path: Path, name: str) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        problem = "names a file that does not exist: correct the path"
-    except IsADirectoryError:
-        problem = "names a directory: name the PEM file"
-    except PermissionError:
-        problem = "names a file that this process may not read: grant it the right to read the file"
-    except (OSError, ValueError):
-        problem = "names a file that cannot be read: correct the path"
+    except (OSError, ValueError) as error:
+        problem = _UNREADABLE.get(type(error), "names a file that cannot be read: correct the path")
     raise ConfigError(f"{name} {problem}")
 
 

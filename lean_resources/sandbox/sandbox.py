@@ -6,7 +6,6 @@ import datetime as dt
 import itertools
 import threading
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -78,8 +77,13 @@ class Sandbox:
         self.store = Store(self.world, self.clock, refresh_seconds)
         self.faults = Faults(seed)
         self.issuer = Issuer(self.store.codec, self.clock)
+        self.client_id, self.client_secret = self.issuer.client_id, self.issuer.client_secret
+        self.app_token = self.issuer.app_token
+        self.webhook_secret = f"whsec_{self.client_secret}"
         numbers = itertools.count(1)
         self.gateway = Gateway(self.clock, seed, self.issuer, self.faults, numbers, gzip=gzip)
+        self.requests, self.calls = self.gateway.requests, self.gateway.calls
+        """Number of served requests: by path template; by method and path template."""
         self.data = DataRoutes(self.store, numbers)
         self.webhooks: Webhooks | None = None
         groups = (
@@ -93,36 +97,6 @@ class Sandbox:
     def __repr__(self) -> str:
         world = self.world
         return f"Sandbox(customers={world.customers}, months={world.months}, seed={world.seed})"
-
-    @property
-    def client_id(self) -> str:
-        """The application's id."""
-        return self.issuer.client_id
-
-    @property
-    def client_secret(self) -> str:
-        """The application's secret, made up."""
-        return self.issuer.client_secret
-
-    @property
-    def app_token(self) -> str:
-        """The application's token for the older kind of authentication, made up."""
-        return self.issuer.app_token
-
-    @property
-    def webhook_secret(self) -> str:
-        """The secret that signs webhooks, made up."""
-        return f"whsec_{self.issuer.client_secret}"
-
-    @property
-    def requests(self) -> Counter[str]:
-        """Number of served requests, by path template."""
-        return self.gateway.requests
-
-    @property
-    def calls(self) -> Counter[str]:
-        """Number of served requests, by method and path template."""
-        return self.gateway.calls
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -289,18 +263,14 @@ class Sandbox:
             thread.join()
 
     def _customer(self, customer_id: str | None, app_user_id: str | None) -> int:
+        user = app_user_id or f"tap-{self.store.customer_total}"
         if customer_id is not None:
             customer = self.store.customer_of(customer_id)
-            if customer is None:
-                raise ValueError("unknown customer_id")
-            return customer
-        user = app_user_id or f"tap-{self.store.customer_total}"
-        known = self.store.customer_by_user(user)
-        if known is None:
-            known = self.store.create_customer(user)
-        if known is None:
-            raise ValueError("unknown app_user_id")
-        return known
+        elif (customer := self.store.customer_by_user(user)) is None:
+            customer = self.store.create_customer(user)
+        if customer is None:
+            raise ValueError("unknown customer_id")
+        return customer
 
     def _entity(self, entity_id: str) -> Entity:
         entity = self.store.find_entity(entity_id)

@@ -7,7 +7,6 @@ import ssl
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,16 +26,8 @@ class Server:
         self.sandbox = sandbox
         self.url = url
         self.certificates = certificates
-
-    @property
-    def token_url(self) -> str:
-        """The address of the token endpoint."""
-        return f"{self.url}/oauth2/token"
-
-    @property
-    def requests(self) -> Counter[str]:
-        """Number of served requests, by path template."""
-        return self.sandbox.requests
+        self.token_url = f"{url}/oauth2/token"
+        self.requests = sandbox.requests
 
 
 def _config(sandbox: Sandbox, certificates: Certificates | None) -> uvicorn.Config:
