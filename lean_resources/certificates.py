@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr
 
-from lean_resources.errors import AuthError, ConfigError, causes
+from lean_resources.errors import AuthError, ConfigError
 from lean_resources.proxies import proxy_of
 from lean_resources.settings import LeanSettings
 
@@ -117,12 +117,16 @@ def untrusted_server(error: BaseException) -> ConfigError | None:
     Returns:
         The error to raise instead, or None for a different failure.
     """
-    # aiohttp's subclass lacks the reason; its cause has it.
-    reasons = [
-        getattr(cause, "verify_message", "")
-        for cause in causes(error)
-        if isinstance(cause, ssl.SSLCertVerificationError)
-    ]
+    reasons: list[str] = []
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        if isinstance(link, ssl.SSLCertVerificationError):
+            # aiohttp's subclass lacks the reason; its cause has it.
+            reasons.append(getattr(link, "verify_message", ""))
+        seen.add(id(link))
+        # httpx hides the cause by `raise … from None`, so `causes` does not find it.
+        link = link.__cause__ or link.__context__
     if not reasons:
         return None
     return ConfigError(

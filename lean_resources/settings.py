@@ -17,7 +17,6 @@ from lean_resources.variables import (
     Switch,
     Variable,
     VariableSettings,
-    variable,
     variables_of,
 )
 
@@ -58,10 +57,6 @@ _CERTIFICATE_HOSTS = frozenset(
 )
 _PREFIX = "LEAN_"
 _WEBHOOK_PREFIX = "LEAN_WEBHOOK_"
-_LEAN_CREDENTIALS = (
-    *("client_id", "client_secret", "app_token"),
-    *("client_cert", "client_key", "client_key_password"),
-)
 
 
 def _url(value: str) -> str:
@@ -267,47 +262,43 @@ class LeanSettings(VariableSettings):
         """Whether the host refuses a client without a certificate."""
         return self.is_legacy or httpx.URL(self.api_url).host in _CERTIFICATE_HOSTS
 
-    def contradictions(self, prefix: str) -> Iterator[str]:
+    def contradictions(self) -> Iterator[str]:
         """Problems of values that are valid on their own."""
-        identity, secret, token, certificate, key, password = (
-            variable(field, prefix) for field in _LEAN_CREDENTIALS
-        )
+        pair = "LEAN_CLIENT_ID and LEAN_CLIENT_SECRET"
         if (self.client_id or self.client_secret) and self.app_token:
-            remove = f"{identity} and {secret}" if self.is_legacy else token
             yield (
-                f"{token} is set beside {identity} or {secret}, and Lean refuses both at once: "
-                f"remove {remove}"
+                "LEAN_APP_TOKEN is set beside LEAN_CLIENT_ID or LEAN_CLIENT_SECRET, and Lean "
+                f"refuses both at once: remove {pair if self.is_legacy else 'LEAN_APP_TOKEN'}"
             )
-        elif problem := _halved(identity, self.client_id, secret, self.client_secret):
-            yield problem
+        elif bool(self.client_id) != bool(self.client_secret):
+            yield self._halved("client_id", "client_secret")
         elif self.client_id and self.is_legacy:
             yield (
-                f"the legacy host takes no OAuth2 token: set {token} instead of {identity} and "
-                f"{secret}, or unset {variable('legacy_host', prefix)}"
+                "the legacy host takes no OAuth2 token: set LEAN_APP_TOKEN instead of "
+                f"{pair}, or unset LEAN_LEGACY_HOST"
             )
-        if problem := _halved(certificate, self.client_cert, key, self.client_key):
-            yield problem
+        if bool(self.client_cert) != bool(self.client_key):
+            yield self._halved("client_cert", "client_key")
         elif self.client_key_password and not self.client_key:
-            yield f"{password} is set without {key}: set {certificate} and {key}, or remove it"
-        yield from _host_problems(self, prefix)
-        if self.pending_poll_seconds > self.pending_deadline_seconds:
             yield (
-                f"{variable('pending_poll_seconds', prefix)} is above "
-                f"{variable('pending_deadline_seconds', prefix)}: set it lower"
+                "LEAN_CLIENT_KEY_PASSWORD is set without LEAN_CLIENT_KEY: set LEAN_CLIENT_CERT and "
+                "LEAN_CLIENT_KEY, or remove it"
             )
+        yield from _host_problems(self)
+        if self.pending_poll_seconds > self.pending_deadline_seconds:
+            yield ("LEAN_PENDING_POLL_SECONDS is above LEAN_PENDING_DEADLINE_SECONDS: set it lower")
 
-    def missing(self, prefix: str) -> Iterator[str]:
+    def missing(self) -> Iterator[str]:
         """Problems of credentials and of a certificate that the host requires."""
-        identity, secret, token, certificate, key, _ = (
-            variable(field, prefix) for field in _LEAN_CREDENTIALS
-        )
         if not (self.client_id or self.client_secret or self.app_token):
-            wanted = token if self.is_legacy else f"{identity} and {secret} (or {token})"
+            wanted = "LEAN_APP_TOKEN"
+            if not self.is_legacy:
+                wanted = f"LEAN_CLIENT_ID and LEAN_CLIENT_SECRET (or {wanted})"
             yield f"no credentials: set {wanted} from Lean's dashboard, Integration"
         if self.requires_certificate and not (self.client_cert or self.client_key):
             yield (
-                f"the host requires a client certificate: set {certificate} and {key} from "
-                "Lean's dashboard, Integration, Certificates"
+                "the host requires a client certificate: set LEAN_CLIENT_CERT and LEAN_CLIENT_KEY "
+                "from Lean's dashboard, Integration, Certificates"
             )
 
 
@@ -378,39 +369,28 @@ class WebhookSettings(VariableSettings):
         given = (self.secret, self.next_secret)
         return tuple(secret.get_secret_value() for secret in given if secret is not None)
 
-    def contradictions(self, prefix: str) -> Iterator[str]:
+    def contradictions(self) -> Iterator[str]:
         """Problems of values that are valid on their own."""
-        certificate, key, authority = (
-            variable(field, prefix) for field in ("tls_cert", "tls_key", "tls_client_authority")
-        )
-        if problem := _halved(certificate, self.tls_cert, key, self.tls_key):
-            yield problem
+        if bool(self.tls_cert) != bool(self.tls_key):
+            yield self._halved("tls_cert", "tls_key")
         elif self.tls_client_authority and not self.tls_cert:
-            yield f"{authority} is set without {certificate}: set both, with {key}"
-        if self.next_secret and not self.secret:
             yield (
-                f"{variable('next_secret', prefix)} is set without "
-                f"{variable('secret', prefix)}: set both"
+                "LEAN_WEBHOOK_TLS_CLIENT_AUTHORITY is set without LEAN_WEBHOOK_TLS_CERT: set both, "
+                "with LEAN_WEBHOOK_TLS_KEY"
             )
+        if self.next_secret and not self.secret:
+            yield self._halved("next_secret", "secret")
 
-    def missing(self, prefix: str) -> Iterator[str]:
+    def missing(self) -> Iterator[str]:
         """Files of TLS that are not there."""
         for field in ("tls_cert", "tls_key", "tls_client_authority"):
             path: Path | None = getattr(self, field)
             if path is not None and not path.is_file():
-                yield f"{variable(field, prefix)} is not a file: set the path of a file"
+                yield f"{self.variable(field)} is not a file: set the path of a file"
 
 
-def _halved(left: str, its_value: object, right: str, other_value: object) -> str | None:
-    """The problem of two variables that belong together, of which only one has a value."""
-    if bool(its_value) == bool(other_value):
-        return None
-    there, missing = (left, right) if its_value else (right, left)
-    return f"{there} is set without {missing}: set both"
-
-
-def _host_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
-    for field, value in (("api_url", settings.api_url), ("token_url", settings.token_url)):
+def _host_problems(settings: LeanSettings) -> Iterator[str]:
+    for name, value in (("API", settings.api_url), ("TOKEN", settings.token_url)):
         labels = httpx.URL(value).host.split(".")
         if labels[-2:] != ["leantech", "me"]:
             continue
@@ -418,10 +398,9 @@ def _host_problems(settings: LeanSettings, prefix: str) -> Iterator[str]:
         environment = "sandbox" if "sandbox" in labels else "production"
         if (region, environment) != (settings.region, settings.environment):
             yield (
-                f"{variable(field, prefix)} (or {variable('legacy_host', prefix)}) leads to "
-                f"Lean's host for {region} {environment}, but "
-                f"{variable('region', prefix)} and {variable('environment', prefix)} say "
-                f"{settings.region} {settings.environment}: make them agree"
+                f"LEAN_{name}_URL (or LEAN_LEGACY_HOST) leads to Lean's host for {region} "
+                f"{environment}, but LEAN_REGION and LEAN_ENVIRONMENT say {settings.region} "
+                f"{settings.environment}: make them agree"
             )
 
 

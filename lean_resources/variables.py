@@ -78,9 +78,8 @@ FilePath = Annotated[Path, BeforeValidator(_file_path)]
 
 
 class _Loading(NamedTuple):
-    """Context of the validator: the prefix of the variables, and the problems found so far."""
+    """Context of the validator: the problems found so far."""
 
-    prefix: str
     problems: tuple[str, ...] = ()
     is_complete: bool = True
 
@@ -99,13 +98,7 @@ class VariableSettings(BaseModel):
     """Longer prefixes of names that belong to other settings."""
 
     @classmethod
-    def load(
-        cls,
-        values: Mapping[str, str | None],
-        prefix: str | None = None,
-        *,
-        is_complete: bool = True,
-    ) -> Self:
+    def load(cls, values: Mapping[str, str | None], *, is_complete: bool = True) -> Self:
         """Read the settings from a mapping such as an environment.
 
         A blank value counts as unset. White space around a value is removed, from the key's
@@ -115,60 +108,68 @@ class VariableSettings(BaseModel):
 
         Args:
             values: Variable names to values, e.g. `{"LEAN_CLIENT_ID": "…"}`.
-            prefix: Prefix of the names; by default that of the settings.
             is_complete: Whether the settings must be complete, as `complete` checks.
 
         Raises:
             ConfigError: There are problems; the message lists all of them.
         """
-        prefix = prefix or cls.prefix
-        known = {variable(field, prefix): field for field in cls.model_fields}
-        stems = {name: name.removeprefix(prefix) for name in known}
+        known = {cls.variable(field): field for field in cls.model_fields}
+        stems = {name: name.removeprefix(cls.prefix) for name in known}
         given: dict[str, str] = {}
         problems: list[str] = []
         for name, value in values.items():
-            if not name.startswith(prefix) or value is None or not value.strip():
+            if not name.startswith(cls.prefix) or value is None or not value.strip():
                 continue
-            if prefix == cls.prefix and name.startswith(cls.foreign):
+            if name.startswith(cls.foreign):
                 continue
             if field := known.get(name):
                 given[field] = value.strip("\r\n" if field in cls.verbatim else None)
                 if problem := _unreadable(given[field]):
                     problems.append(f"{name} {problem}")
                     del given[field]
-            elif meant := _nearest(name, name.removeprefix(prefix).upper(), stems):
+            elif meant := _nearest(name, name.removeprefix(cls.prefix).upper(), stems):
                 problems.append(f"{name} is unknown: did you mean {meant}")
-        return cls.model_validate(given, context=_Loading(prefix, tuple(problems), is_complete))
+        return cls.model_validate(given, context=_Loading(tuple(problems), is_complete))
+
+    @classmethod
+    def variable(cls, field: str) -> str:
+        """The name of a field's variable."""
+        return cls.prefix + field.upper()
+
+    def _halved(self, left: str, right: str) -> str:
+        """The problem of two fields that belong together, of which only one has a value."""
+        there, missing = (left, right) if getattr(self, left) else (right, left)
+        return f"{self.variable(there)} is set without {self.variable(missing)}: set both"
 
     @model_validator(mode="wrap")
     @classmethod
     def _one_clear_error(
         cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:
-        loading = info.context if isinstance(info.context, _Loading) else _Loading(cls.prefix)
+        loading = info.context if isinstance(info.context, _Loading) else _Loading()
         problems = list(loading.problems)
         settings: Self | None = None
         try:
             settings = handler(values)
         except ValidationError as error:
-            problems += _problems(cls, error, loading.prefix)
+            problems += _problems(cls, error)
         else:
             # A value may be missing only because of a problem above.
             is_complete = loading.is_complete and not problems
-            problems += settings.contradictions(loading.prefix)
+            problems += settings.contradictions()
             if is_complete:
-                problems += settings.missing(loading.prefix)
+                problems += settings.missing()
         # Raise it outside of the handler above. Otherwise its context would be the validation
         # error, which holds the input.
         if problems or settings is None:
             raise ConfigError("; ".join(problems))
         return settings
 
-    def contradictions(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - subclasses need it
+    def contradictions(self) -> Iterator[str]:
         """Problems between values that are each valid."""
         yield from ()
 
-    def missing(self, prefix: str) -> Iterator[str]:  # noqa: ARG002 - as `contradictions`
+    def missing(self) -> Iterator[str]:
         """Problems with missing values and files that the settings need for use."""
         yield from ()
 
@@ -178,14 +179,9 @@ class VariableSettings(BaseModel):
         Raises:
             ConfigError: A value or file is missing; the message names the variables.
         """
-        if problems := list(self.missing(self.prefix)):
+        if problems := list(self.missing()):
             raise ConfigError("; ".join(problems))
         return self
-
-
-def variable(field: str, prefix: str) -> str:
-    """The name of a field's variable."""
-    return prefix + field.upper()
 
 
 def misspelt(
@@ -271,17 +267,17 @@ def _is_same_word(left: str, right: str) -> bool:
     return short == long or (len(short) >= _SHORTEST_WORD and long.startswith(short))
 
 
-def _problems(of: type[BaseModel], error: ValidationError, prefix: str) -> Iterator[str]:
+def _problems(of: type[VariableSettings], error: ValidationError) -> Iterator[str]:
     for detail in error.errors(include_url=False, include_context=True, include_input=False):
         if detail["type"] != "default_factory_not_called":
-            yield _problem(of, detail, prefix)
+            yield _problem(of, detail)
 
 
-def _problem(of: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
+def _problem(of: type[VariableSettings], detail: ErrorDetails) -> str:
     field = str(detail["loc"][0]) if detail["loc"] else ""
     if field not in of.model_fields:
         return f"there is no setting {field}: .env.example lists the settings"
-    name, description = variable(field, prefix), of.model_fields[field].description or ""
+    name, description = of.variable(field), of.model_fields[field].description or ""
     what = detail["msg"]
     if detail["type"] not in {"url", "header", "network", "switch", "path"}:
         # pydantic's own messages name types instead of remedies.
@@ -303,7 +299,7 @@ def variables_of(of: type[VariableSettings]) -> tuple[Variable, ...]:
     """The variables of a settings class, in the order of its fields."""
     return tuple(
         Variable(
-            name=variable(field, of.prefix),
+            name=of.variable(field),
             field=field,
             description=about.description or "",
             default=_shown(None if about.default_factory else about.default),

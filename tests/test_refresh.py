@@ -133,7 +133,7 @@ def test_a_running_refresh_is_waited_for(sandbox, stale):
     async def start():
         async with client_of(sandbox) as client:
             for entity in entities:
-                assert (await client.refresh(entity)).is_new
+                assert await client.refresh(entity)
 
     asyncio.run(start())
 

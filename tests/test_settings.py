@@ -132,16 +132,6 @@ def test_white_space_around_a_value_is_dropped():
     assert settings.client_secret == SecretStr(SECRET)
 
 
-def test_prefix_is_the_callers():
-    """Another prefix reads other variables, and problems name those."""
-    settings = LeanSettings.load({"BANK_APP_TOKEN": "t", "LEAN_REGION": "mars"}, prefix="BANK_")
-
-    assert settings.app_token == SecretStr("t")
-    assert "BANK_PAGE_SIZE" in _problem(
-        {"BANK_APP_TOKEN": "t", "BANK_PAGE_SIZE": "0"}, prefix="BANK_"
-    )
-
-
 @pytest.mark.parametrize(
     ("values", "named"),
     [

@@ -115,7 +115,7 @@ def refresh(sandbox, *entity_ids):
     async def work():
         async with client_of(sandbox) as lean:
             for entity_id in sorted(wanted):
-                assert (await lean.refresh(entity_id)).is_new
+                assert await lean.refresh(entity_id)
 
     asyncio.run(work())
     sandbox.clock.advance(MINUTE)

@@ -25,7 +25,6 @@ from pydantic import SecretStr
 
 from lean_resources.errors import ConfigError, LeanError
 from lean_resources.streams import Stream
-from lean_resources.variables import variable
 from pipelines.environment import Settings
 from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folders import rows_of, superseded_of
@@ -138,7 +137,7 @@ def _paths(settings: Settings) -> dict[str, str]:
     paths |= {settings.dagster_home: "$DAGSTER_HOME", settings.home: "$LEANHOUSE_HOME"}
     for group, field in settings.each():
         if isinstance(path := getattr(group, field), Path):
-            paths.setdefault(path, f"${variable(field, group.prefix)}")
+            paths.setdefault(path, f"${group.variable(field)}")
     longest = sorted(map(str, paths), key=len, reverse=True)
     return {path: paths[Path(path)] for path in longest if len(path) > 1}
 
@@ -178,7 +177,7 @@ def _settings(settings: Settings) -> Iterator[tuple[str, object]]:
         value = getattr(group, field)
         if field in _SHOWN or isinstance(value, int | float):
             about["value"] = value
-        yield variable(field, group.prefix), about
+        yield group.variable(field), about
 
 
 def _runs(dagster_home: Path) -> object:
