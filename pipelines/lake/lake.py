@@ -258,8 +258,10 @@ class Lake:
                 connection.execute(f"create view {name} as {select}")
             connection.execute(f"create view all_coverage as {LAKE_VIEWS['claims'].sql}")
             known = ", ".join(f"'{name}'" for name in streams)
-            shown = f"from all_coverage where stream in ({known})"
-            connection.execute(f"create table claims as {shown}")
+            # A filter behind the view would not reach the ledger.
+            shown = f"with pulls as (from pulls where stream in ({known}))"
+            claims = f"{shown} select * from ({LAKE_VIEWS['claims'].sql})"
+            connection.execute(f"create table claims as {claims}")
             connection.execute(LAKE_VIEWS["merged_pulls"].statement)
             lake = self._only(connection, streams)
             lake._create(connection, [name for name in relations if name != "claims"])  # noqa: SLF001

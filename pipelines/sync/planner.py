@@ -219,6 +219,14 @@ def plan(
         )
 
 
+def phase_of(account_id: str, policy: Policy) -> int:
+    """The day of the cycle on which an account's open months are read whole, from 0.
+
+    Accounts are due on different days, so that a night has a part of them.
+    """
+    return crc32(account_id.encode()) % policy.whole_months_every_days
+
+
 class CoverageByAccount(Protocol):
     """Coverage by account, then by month as YYYY-MM; a mapping has this shape."""
 
@@ -336,9 +344,7 @@ def _last_days_from(
     if not ranges or len(copies) < len(ranges):
         return None
     oldest = min(copies)
-    # Accounts are due on different days, so that a night has a part of them.
-    every = policy.whole_months_every_days
-    phase = crc32(allowed.account_id.encode()) % every
+    every, phase = policy.whole_months_every_days, phase_of(allowed.account_id, policy)
     if (oldest.toordinal() + phase) // every < (today.toordinal() + phase) // every:
         return None
     start = oldest.date() - policy.nightly_days_of(allowed.bank_identifier) * _DAY

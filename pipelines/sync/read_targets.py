@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import duckdb
 
 from lean_resources.streams import Stream, Window
-from pipelines.lake.queries import QUERIES, filled
-from pipelines.lake.views import LAKE_VIEWS
-from pipelines.sync.planner import AllowedDays, Availability, Coverage
+from pipelines.lake.queries import QUERIES
+from pipelines.sync.planner import AllowedDays, Availability
 
 APPLICATION = "application"
 """Read target of streams that Lean lists for the whole application."""
 
 _ROWS = 10_000
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NOTHING_READ = "select ''::varchar as parent_id, []::varchar[] as read_months where false"
 
 
@@ -103,7 +100,9 @@ def read_targets_of(
     account_ids: Collection[str] | None = None,
     resumed: Resumed | None = None,
 ) -> Iterator[ReadTarget]:
-    """The read targets of a stream in the order of their ids, also those that may not be read.
+    """The read targets of a stream without months in the order of their ids.
+
+    Those that may not be read are among them.
 
     They are yielded one at a time, so that any number fits in memory. The connection must not be
     used until all are consumed.
@@ -122,7 +121,9 @@ def read_targets_of(
     if stream.parent is None or stream.exploded_from is not None:
         yield ReadTarget(APPLICATION)
         return
-    result = _readable(stream, connection, now, resumed)
+    prepare(stream, connection, resumed)
+    given = {"permission": stream.permission, "now": now, "stream": stream.name}
+    result = connection.execute(QUERIES["targets_of_snapshots"], given)
     names = [column[0] for column in result.description or ()]
     while rows := result.fetchmany(_ROWS):
         for values in rows:
@@ -133,13 +134,8 @@ def read_targets_of(
                 yield _read_target(row, stream)
 
 
-def _readable(
-    stream: Stream,
-    connection: duckdb.DuckDBPyConnection,
-    now: dt.datetime,
-    resumed: Resumed | None,
-) -> duckdb.DuckDBPyConnection:
-    """The result of the query for entities or accounts."""
+def prepare(stream: Stream, connection: duckdb.DuckDBPyConnection, resumed: Resumed | None) -> None:
+    """Create what the queries for read targets read: `readable` and `already_read`."""
     connection.execute(
         "create or replace temp macro readable(wanted_permission, at_instant) as table"
         f" select *, {stream.parent_key} as target_id"
@@ -151,11 +147,6 @@ def _readable(
         already_read = "from read_already($stream, $run_ids, $since)"
         given = {"stream": stream.name, "run_ids": list(resumed.run_ids), "since": resumed.since}
     connection.execute(f"create or replace temp table already_read as {already_read}", given)
-    given = {"permission": stream.permission, "now": now}
-    if stream.window is Window.MONTHS:
-        # The coverage of months is read separately.
-        return connection.execute(QUERIES["targets_with_days"], given)
-    return connection.execute(QUERIES["targets_of_snapshots"], {**given, "stream": stream.name})
 
 
 def _level(stream: Stream) -> str:
@@ -177,98 +168,23 @@ def _read_target(row: Mapping[str, Any], stream: Stream) -> ReadTarget:
         known_at=row.get("known_at"),
         consented_at=row.get("consented_at"),
         skip_code=row["skip_code"],
-        from_date=row.get("from_date"),
-        to_date=row.get("to_date"),
-        availability=_availability(row.get("available_from"), row.get("reported_on")),
         read_months=row["read_months"] or (),
     )
 
 
-def allowed_days_of(target: ReadTarget) -> AllowedDays | None:
+def allowed_days_of(
+    target: ReadTarget,
+    from_date: dt.date | None,
+    to_date: dt.date | None,
+    availability: Availability | None,
+) -> AllowedDays | None:
     """The days that may be read of an account; None if it may not be read."""
-    if target.skip_code is not None or target.from_date is None or target.to_date is None:
+    if target.skip_code is not None or from_date is None or to_date is None:
         return None
     return AllowedDays(
         account_id=target.target_id,
         bank_identifier=target.bank_identifier or "",
-        from_date=target.from_date,
-        to_date=target.to_date,
-        availability=target.availability,
+        from_date=from_date,
+        to_date=to_date,
+        availability=availability,
     )
-
-
-@lru_cache(maxsize=65_536)
-def _availability(
-    available_from: dt.date | None, reported_on: dt.date | None
-) -> Availability | None:
-    if available_from is None or reported_on is None:
-        return None
-    return Availability(available_from, reported_on)
-
-
-class CoverageInOrder:
-    """For each account and month, the ranges of days that committed pulls cover.
-
-    It holds an account at a time, so accounts must be requested in the order of their ids.
-
-    Args:
-        connection: A connection from `Lake.planning` without further use.
-        settled_days: Days after a month's end from which no bank changes its rows. Of later bank
-            data copies only the day is known, not the instant.
-    """
-
-    def __init__(
-        self, stream: Stream, connection: duckdb.DuckDBPyConnection, settled_days: int
-    ) -> None:
-        given = {"stream": stream.name}
-        connection.execute(f"create table changed_pulls as {QUERIES['changed_pulls']}", given)
-        claims = f"(with pulls as (from changed_pulls) select * from ({LAKE_VIEWS['claims'].sql}))"
-        self._result = connection.execute(
-            filled("covered_days", claims=claims), given | {"settled_days": settled_days}
-        )
-        self._settled_days = settled_days
-        self._rows: list[tuple[Any, ...]] = []
-        self._place = 0
-
-    def get(
-        self, account_id: str, default: Mapping[str, Sequence[Coverage]], /
-    ) -> Mapping[str, Sequence[Coverage]]:
-        """Coverage of an account by month as YYYY-MM; the default if it has none."""
-        while True:
-            rows = self._rows
-            for place in range(self._place, len(rows)):
-                target_id, settled, *ranges = rows[place]
-                if target_id >= account_id:
-                    self._place = place
-                    if target_id > account_id:
-                        return default
-                    found: dict[str, Sequence[Coverage]] = {
-                        month: _settled(month, self._settled_days) for month in settled
-                    }
-                    for month, *values in zip(*ranges, strict=True):
-                        found[month] = (*found.get(month, ()), _coverage(*values))
-                    return found
-            self._rows, self._place = self._result.fetchmany(_ROWS), 0
-            if not self._rows:
-                return default
-
-
-@lru_cache(maxsize=4096)
-def _settled(month: str, settled_days: int) -> tuple[Coverage]:
-    """Coverage of a whole month by a bank data copy in which its rows changed no more."""
-    first = dt.date.fromisoformat(f"{month}-01")
-    last = (first + dt.timedelta(days=31)).replace(day=1) - dt.timedelta(days=1)
-    at = dt.datetime.combine(last, dt.time(), dt.UTC) + dt.timedelta(days=settled_days + 1)
-    return (Coverage(first, last, at),)
-
-
-@lru_cache(maxsize=65_536)
-def _coverage(
-    from_date: dt.date,
-    to_date: dt.date,
-    refreshed_us: int | None,
-    is_unfit: bool,
-    moving_from: dt.date | None,
-) -> Coverage:
-    at = None if refreshed_us is None else _EPOCH + dt.timedelta(microseconds=refreshed_us)
-    return Coverage(from_date, to_date, at, is_unfit, moving_from)

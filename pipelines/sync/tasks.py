@@ -6,21 +6,26 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+import duckdb
+
 from lean_resources.errors import LeanError
 from lean_resources.instants import BEFORE_LEAN
 from lean_resources.paging import PagedRead
 from lean_resources.streams import Stream, Window
 from pipelines.lake.lake import Lake
-from pipelines.sync.planner import PlannedMonth, plan
+from pipelines.sync.planner import PlannedMonth, PlannedRead, phase_of, plan
 from pipelines.sync.policy import Policy
 from pipelines.sync.read_targets import (
-    CoverageInOrder,
     ReadTarget,
     Resumed,
     allowed_days_of,
     read_targets_of,
     relations_read,
 )
+from pipelines.sync.shapes import Shape, instant, shaped_targets_of
+
+_PLANS = 20_000
+"""Plans to keep at most, which bounds memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ def tasks_of(
     """The tasks of a sync, and the read targets that may not be read, in the order of their ids.
 
     None stands for a read target that needs no read. Tasks are yielded one at a time; memory does
-    not grow with the accounts or the ledger.
+    not grow with the accounts or the ledger. The plan is that of each account alone.
 
     Args:
         lake: The lake, the only source of read targets.
@@ -122,33 +127,64 @@ def tasks_of(
         resumed = Resumed(resumes, now - dt.timedelta(hours=policy.resume_hours))
     since = resumed.since if resumed else None
     with lake.planning(relations_read(stream, resumed), runs_since=since) as connection:
-        targets = read_targets_of(
-            stream, connection, now, selection.entity_ids, selection.account_ids, resumed
-        )
         if stream.window is Window.SNAPSHOT:
+            targets = read_targets_of(
+                stream, connection, now, selection.entity_ids, selection.account_ids, resumed
+            )
             yield from _snapshots(stream, targets, now, policy, selection)
-            return
-        coverage = CoverageInOrder(stream, connection.cursor(), policy.longest_open_days)
-        for target in targets:
-            allowed = allowed_days_of(target)
-            if allowed is None:
-                if target.skip_code is not None:
-                    yield target
+        else:
+            yield from _of_months(stream, connection, now, policy, selection, resumed)
+
+
+def _of_months(
+    stream: Stream,
+    connection: duckdb.DuckDBPyConnection,
+    now: dt.datetime,
+    policy: Policy,
+    selection: Selection,
+    resumed: Resumed | None,
+) -> Iterator[Task | ReadTarget | None]:
+    """Reads of a stream with months, planned once for all accounts that share what decides it."""
+    settled_days = policy.longest_open_days
+    plans: dict[tuple[str, int, str | None], list[PlannedRead]] = {}
+    own = {*policy.lookback_days_by_bank, *policy.nightly_days_by_bank}
+    extra = {"insights": "true"} if selection.insights else {}
+    for target, shape, instants in shaped_targets_of(
+        stream,
+        connection,
+        now,
+        settled_days,
+        selection.months is None,
+        selection.entity_ids,
+        selection.account_ids,
+        resumed,
+    ):
+        if target.skip_code is not None:
+            yield target
+            continue
+        bank = target.bank_identifier if target.bank_identifier in own else None
+        key = (shape, phase_of(target.target_id, policy), bank)
+        if (reads := plans.get(key)) is None:
+            if len(plans) >= _PLANS:
+                plans.clear()
+            reads = plans[key] = []
+            found = Shape.of(shape, settled_days)
+            if (allowed := allowed_days_of(target, *found.days)) is not None:
+                coverage = {target.target_id: found.coverage}
+                reads += plan(allowed, coverage, now.date(), policy, selection.months)
+        for read in reads:
+            if target.read_months and all(
+                month.month in target.read_months for month in read.months
+            ):
+                yield None
                 continue
-            for planned in plan(allowed, coverage, now.date(), policy, selection.months):
-                if target.read_months and all(
-                    month.month in target.read_months for month in planned.months
-                ):
-                    yield None
-                    continue
-                request = {
-                    **target.request,
-                    "start_date": planned.from_date.isoformat(),
-                    "end_date": planned.to_date.isoformat(),
-                }
-                if selection.insights:
-                    request["insights"] = "true"
-                yield Task(target, request, planned.months, planned.unless_refreshed_at)
+            request = {
+                **target.request,
+                "start_date": read.from_date.isoformat(),
+                "end_date": read.to_date.isoformat(),
+                **extra,
+            }
+            yield Task(target, request, read.months, instant(read.unless_refreshed_at, instants))
 
 
 def _snapshots(

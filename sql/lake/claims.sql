@@ -120,13 +120,9 @@ torn as (
 
 ),
 
-days as (
+pieces as (
 
-    select
-        ranked.*,
-        unnest(
-            generate_series(ranked.claimed_from, ranked.claimed_to, interval 1 day)
-        )::date as claimed_on
+    select ranked.*
     from ranked
     inner join torn
         on
@@ -136,14 +132,56 @@ days as (
 
 ),
 
+-- Between two of these days the same pulls cover all days.
+starts as (
+
+    select
+        stream,
+        parent_id,
+        month,
+        claimed_from as starts_on
+    from pieces
+
+    union
+
+    select
+        stream,
+        parent_id,
+        month,
+        claimed_to + 1 as starts_on
+    from pieces
+
+),
+
+spans as (
+
+    select
+        *,
+        lead(starts_on) over of_month - 1 as ends_on,
+        row_number() over of_month as span_number
+    from starts
+    window of_month as (partition by stream, parent_id, month order by starts_on)
+
+),
+
 owned as (
 
-    select *
-    from days
+    select
+        pieces.* exclude (claimed_from, claimed_to),  -- noqa: RF02
+        spans.starts_on,
+        spans.ends_on,
+        spans.span_number
+    from spans
+    inner join pieces
+        on
+            spans.stream = pieces.stream
+            and spans.parent_id = pieces.parent_id
+            and spans.month = pieces.month
+            and spans.starts_on between pieces.claimed_from and pieces.claimed_to
     qualify
         row_number() over (
-            partition by stream, parent_id, month, claimed_on
-            order by age
+            partition by pieces.stream, pieces.parent_id, pieces.month, spans.starts_on
+            order by pieces.age
         ) = 1
 
 ),
@@ -152,10 +190,10 @@ ranges as (
 
     select
         *,
-        claimed_on - row_number() over (
+        span_number - row_number() over (
             partition by stream, parent_id, month, pull_id
-            order by claimed_on
-        )::integer as range_number
+            order by span_number
+        ) as range_number
     from owned
 
 ),
@@ -187,8 +225,8 @@ counting as (
         month,
         pull_id,
         any_value(series_id) as series_id,
-        min(claimed_on) as claimed_from,
-        max(claimed_on) as claimed_to,
+        min(starts_on) as claimed_from,
+        max(ends_on) as claimed_to,
         any_value(refreshed_at) as refreshed_at,
         any_value(bank_asked_at) as bank_asked_at,
         any_value(lean_asked_at) as lean_asked_at,

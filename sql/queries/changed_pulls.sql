@@ -1,48 +1,53 @@
--- Pulls of a stream that decide the coverage of the read targets and months that pulls since the
--- present pulls may have changed.
+-- Pulls that decide the coverage of changed_targets that are not plain.
 --
 -- grain: one row per pull
-with touched as (
+with odd as (
 
-    select distinct
+    select
         parent_id,
-        month
-    from tail_pulls
-    where
-        stream = $stream
-        and month is not null
-        and (outcome = 'COMMITTED' or code = 'RECORDS_UNFIT')
+        months
+    from changed_targets
+    where not is_plain
 
 ),
 
 known as (
 
+    select changed_tail.*
+    from changed_tail
+
+    union all
+
     select
-        pulls.*,
-        touched.parent_id is not null as is_touched
-    from pulls
-    left join touched on pulls.parent_id = touched.parent_id and pulls.month = touched.month
-    where pulls.stream = $stream and pulls.month is not null
+        pull_id,
+        series_id,
+        stream,
+        parent_id,
+        month,
+        outcome,
+        code,
+        asked_at,
+        known_at,
+        refreshed_at,
+        generation,
+        claimed_from,
+        claimed_to,
+        quarantined,
+        unfit_dates,
+        moving_from
+    from kept_pulls
+    where stream = $stream and month is not null
 
 )
 
 select
-    pull_id,
-    series_id,
-    stream,
-    parent_id,
-    month,
-    outcome,
-    code,
-    asked_at,
-    known_at,
-    refreshed_at,
-    generation,
-    claimed_from,
-    claimed_to,
-    quarantined,
-    unfit_dates,
-    moving_from,
-    is_touched
+    known.*,
+    list_contains(odd.months, known.month) as is_touched
 from known
-where is_touched or (quarantined > 0 and unfit_dates is null and outcome = 'COMMITTED')
+inner join odd on known.parent_id = odd.parent_id
+where
+    known.parent_id between $first_id and $last_id  -- noqa: RF02
+    and (
+        list_contains(odd.months, known.month)
+        or (known.quarantined > 0 and known.unfit_dates is null and known.outcome = 'COMMITTED')
+    )

@@ -16,4 +16,10 @@ select
 from readable($permission, $now) as readable  -- noqa: RF02
 left join offered_now as offered on readable.account_id = offered.account_id
 left join already_read on readable.target_id = already_read.parent_id
+where
+    ($entity_ids is null or list_contains($entity_ids, readable.entity_id))  -- noqa: RF02
+    and (
+        $account_ids is null  -- noqa: RF02
+        or list_contains($account_ids, readable.account_id)  -- noqa: RF02
+    )
 order by readable.target_id

@@ -78,8 +78,8 @@ def the_consent_is_not_looked_at(monkeypatch):
     """Days before and after the consent are asked for and claimed."""
     allowed_days_of = tasks_module.allowed_days_of
 
-    def wide(target):
-        allowed = allowed_days_of(target)
+    def wide(target, *days):
+        allowed = allowed_days_of(target, *days)
         return allowed and dataclasses.replace(allowed, from_date=allowed.from_date - 40 * DAY)
 
     monkeypatch.setattr(tasks_module, "allowed_days_of", wide)
