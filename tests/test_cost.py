@@ -1,4 +1,4 @@
-"""What a pull costs in counts, which are the same on every machine however fast it is.
+"""What pulls and builds cost in counts, which are the same on every machine however fast it is.
 
 A change that makes a page dearer by more than a tenth fails here. One that makes it cheaper lowers
 the recorded figure, so that what was won is kept.
@@ -12,11 +12,16 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from conftest import client_of, settings_of, sync_everything
+from test_deltas import FEW, KEY, World
 
 from lean_resources import LeanClient
 from lean_resources.decoding import Decoder, Page
 from lean_resources.sandbox import Sandbox
 from lean_resources.streams import STREAMS
+from pipelines.lake.lake import Lake
+from pipelines.models.build import build
+from pipelines.models.deltas import build_changed
+from pipelines.models.manifest import current_manifest
 
 TRANSACTIONS = STREAMS["transactions"]
 TOLERANCE = 0.1
@@ -29,6 +34,9 @@ RECORDED = {
     "bytes of rows per row": 171,
     "bytes of answers per row": 99,
     "bytes of the ledger per pull": 121,
+    "calls to build one account": 23_310,
+    "files of a build of one account": 16,
+    "bytes of a build of one account": 42_470,
 }
 PAGES = 12
 TOKEN = {"access_token": "made-up", "token_type": "Bearer", "expires_in": 3599}
@@ -155,3 +163,20 @@ def test_a_sync_takes_as_many_requests_files_and_bytes_as_recorded(world, lake):
     hold("bytes of rows per row", typed / rows)
     hold("bytes of answers per row", raw / rows)
     hold("bytes of the ledger per pull", ledger / report.outcomes.total())
+
+
+def test_a_build_of_one_account_takes_as_many_calls_files_and_bytes_as_recorded(tmp_path):
+    """After a webhook, the work is that of one account."""
+    world = World(Lake(tmp_path / "lake", "sandbox"))
+    world.read_all()
+    build(world.lake, FEW, hash_key=KEY)
+    world.change("rows", 0, 5)
+
+    with counted() as calls:
+        build_changed(world.lake, FEW, hash_key=KEY)
+
+    [delta] = current_manifest(world.lake).deltas
+    files = [delta.ids, *delta.parts.values()]
+    hold("calls to build one account", calls[0])
+    hold("files of a build of one account", len(files))
+    hold("bytes of a build of one account", sum(part.bytes for part in files))
