@@ -77,9 +77,10 @@ def lake(tmp_path):
     return Lake(tmp_path / "lake", "sandbox")
 
 
-@pytest.fixture(
-    params=(7, 11, pytest.param(23, marks=pytest.mark.conformance)), ids="seed{}".format
-)
+MORE = [pytest.param(seed, marks=pytest.mark.conformance) for seed in (11, 23)]
+
+
+@pytest.fixture(params=(7, *MORE), ids="seed{}".format)
 def world(request):
     """A lake with a known truth and the tables built from it, per seed; see marts/known.py."""
     from known import known

@@ -255,6 +255,7 @@ def tables_of(folder, transport=None):
         }
 
 
+@pytest.mark.conformance
 def test_a_world_in_other_spellings_gives_the_same_tables(tmp_path):
     """Each answer spells IBANs anew and swaps the parties; accounts, links and sums stay."""
     plain = tables_of(tmp_path / "plain")
