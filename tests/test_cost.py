@@ -27,14 +27,14 @@ TRANSACTIONS = STREAMS["transactions"]
 TOLERANCE = 0.1
 RECORDED = {
     "calls to type a page": 84,
-    "calls to type a page of the older generation": 160,
-    "calls to read a page": 1180,
+    "calls to type a page of the older generation": 151,
+    "calls to read a page": 544,
     "requests of a sync": 117,
     "files of a sync": 14,
     "bytes of rows per row": 171,
     "bytes of answers per row": 99,
     "bytes of the ledger per pull": 121,
-    "calls to build one account": 23_310,
+    "calls to build one account": 24_810,
     "files of a build of one account": 16,
     "bytes of a build of one account": 42_470,
 }
