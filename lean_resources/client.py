@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -35,7 +36,7 @@ from lean_resources.errors import (
     SchemaError,
     UnavailableError,
 )
-from lean_resources.limits import CircuitBreaker, Limits, http_date, retry_after
+from lean_resources.limits import CircuitBreaker, Limits, retry_after
 from lean_resources.network import is_web_page, redirected, unanswered, web_page
 from lean_resources.paging import (
     FIRST_WAIT_SECONDS,
@@ -570,7 +571,11 @@ class LeanClient:
         if header == self._date:
             return
         self._date = header
-        if (sent_at := http_date(header or "")) is not None:
+        try:
+            sent_at = parsedate_to_datetime(header) if header else None
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return
+        if sent_at is not None and sent_at.tzinfo is not None:
             self._ahead = sent_at - self._now()
             self.heard_at = sent_at.astimezone(dt.UTC)
 

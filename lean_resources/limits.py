@@ -35,15 +35,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
         seconds = float(value)
         return seconds if math.isfinite(seconds) else None
-    until = http_date(value)
+    until = _http_date(value)
     if until is None:
         return None
-    answered_at = http_date(headers.get("date", "")) or datetime.now(UTC)
+    answered_at = _http_date(headers.get("date", "")) or datetime.now(UTC)
     return max(0.0, (until - answered_at).total_seconds())
 
 
-def http_date(value: str) -> datetime | None:
-    """An instant as HTTP writes it; None for another text."""
+def _http_date(value: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):
