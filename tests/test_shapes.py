@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lean_resources.streams import STREAMS
 from pipelines.lake.compaction import keep_present
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import Outcome, Pull, new_id
+from pipelines.lake.ledger import Outcome, Pull
 from pipelines.lake.queries import QUERIES
 from pipelines.sync import shapes as shapes_module
 from pipelines.sync import tasks as tasks_module
@@ -39,10 +39,19 @@ def midnight(day):
     return dt.datetime.combine(day, dt.time(), dt.UTC)
 
 
+IDS = random.Random()
+"""Ids decide between pulls that are alike, so a lake of a seed has the same ones each time."""
+
+
+def an_id():
+    """An id of a pull or a read."""
+    return f"{IDS.getrandbits(128):032x}"
+
+
 def a_pull(stream, parent, at, **given):
     """A committed pull, as any night may have left it."""
     made = {"outcome": Outcome.COMMITTED, "asked_at": at, "finished_at": at, "known_at": at}
-    made |= {"pull_id": new_id(), "series_id": new_id(), "generation": 1}
+    made |= {"pull_id": an_id(), "series_id": an_id(), "generation": 1}
     return Pull(stream=stream, parent_id=parent, **(made | given))
 
 
@@ -179,6 +188,7 @@ def lucky(folder, seed):
     Every second account went through the same as the others of these.
     """
     lake, luck = Lake(folder, "sandbox"), random.Random(seed)
+    IDS.seed(seed)
     directory(lake, luck)
     for part in (year, tail):
         pulls = []
