@@ -102,7 +102,6 @@ def shaped_targets_of(
         microseconds since 1970.
     """
     prepare(stream, connection, resumed)
-    connection.execute("set preserve_insertion_order = true")
     given: dict[str, Any] = {"permission": stream.permission, "now": now}
     given |= {"entity_ids": _list(entity_ids), "account_ids": _list(account_ids)}
     of_stream = {"stream": stream.name}
@@ -115,15 +114,17 @@ def shaped_targets_of(
     claims = f"(with pulls as (from changed_pulls) select * from ({LAKE_VIEWS['claims'].sql}))"
     shapes = filled("targets_with_shapes", claims=claims)
     ends = connection.execute(
-        "select min(account_id), max(account_id), min(rowid), max(rowid) from every_target"
-        f" group by rowid // {ROWS_AT_ONCE} order by all"
+        "select min(account_id), max(account_id) from (select account_id, row_number() over"
+        " (order by account_id) - 1 as number from (select distinct account_id from every_target))"
+        f" group by number // {ROWS_AT_ONCE} order by all"
     ).fetchall()
-    for first_id, last_id, first_row, last_row in ends:
-        connection.execute(
-            "create or replace temp view targets as"
-            f" from every_target where rowid between {first_row} and {last_row}"
-        )
+    for first_id, last_id in ends:
         between = of_stream | {"first_id": first_id, "last_id": last_id}
+        connection.execute(
+            "create or replace temp table targets as"
+            " from every_target where account_id between $first_id and $last_id",
+            {"first_id": first_id, "last_id": last_id},
+        )
         for name in ("changed_targets", "changed_pulls"):
             statement = f"create or replace temp table {name} as {QUERIES[name]}"
             connection.execute(statement, between)

@@ -1,6 +1,6 @@
 -- Pulls since the present pulls that may change the coverage of a month of a read target.
 --
--- grain: one row per pull, ordered by parent_id
+-- grain: one row per pull
 select
     pull_id,
     series_id,
@@ -23,4 +23,3 @@ where
     stream = $stream
     and month is not null
     and (outcome = 'COMMITTED' or code = 'RECORDS_UNFIT')
-order by parent_id

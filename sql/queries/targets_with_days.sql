@@ -1,7 +1,7 @@
 -- Accounts with the days that their consents allow to read, and with the earliest day that their
 -- bank offers. Reads the temporary macro readable and the temporary table already_read.
 --
--- grain: one row per account, ordered by account_id
+-- grain: one row per account
 -- zone:  from_date, to_date, available_from and reported_on are UTC days
 select
     readable.account_id,
@@ -22,4 +22,3 @@ where
         $account_ids is null  -- noqa: RF02
         or list_contains($account_ids, readable.account_id)  -- noqa: RF02
     )
-order by readable.target_id
