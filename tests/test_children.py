@@ -14,10 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
 
 PARENT = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from pipelines.cli.children import child
 from pipelines.cli.signals import end_on_signals
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
 end_on_signals()
 with child([sys.executable, "-c", sys.argv[1]], cwd=Path.cwd(), env=os.environ) as process:
     sys.exit(process.wait())
