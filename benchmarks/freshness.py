@@ -6,7 +6,7 @@
 offline Lean, refreshes one entity, and takes the time from the moment the FINISHED event is
 announced until `fct_transactions`, opened anew as an analyst would, holds more rows of that entity.
 With `--movements` the lake holds about so many more of other accounts, as `model_lake` makes them,
-which were listed and built before. The last line is one of JSON.
+which were listed, built and compacted before, as after a night. The last line is one of JSON.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from pipelines.dagster_defs.resources import InboxResource, LakeResource, silent
 from pipelines.dagster_defs.webhook_job import JOB, PULLS, TABLES
 from pipelines.dagster_defs.webhook_sensor import BATCH_TAG
 from pipelines.environment import child_of
+from pipelines.lake.compaction import keep_present
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import Outcome, Pull, new_id
 from pipelines.lake.schemas import lake_schema
@@ -156,6 +157,7 @@ def measure(args: argparse.Namespace, home: Path) -> dict[str, Any]:
             sync_all(LeanResource(LeanSettings(**values)), lake, silent, instance=instance)
             if args.movements:
                 crowd(lake.lake(), args.movements, sandbox.clock.now())
+                keep_present(lake.lake())
                 build(lake.lake(), load(), hash_key=lake.hash_key())
                 publish(lake.lake(), load())
             environment = child_of(values | {"webhook_secret": sandbox.webhook_secret}, home)
