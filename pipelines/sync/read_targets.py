@@ -122,16 +122,13 @@ def read_targets_of(
         yield ReadTarget(APPLICATION)
         return
     prepare(stream, connection, resumed)
-    given = {"permission": stream.permission, "now": now, "stream": stream.name}
+    given: dict[str, Any] = {"permission": stream.permission, "now": now, "stream": stream.name}
+    given |= {"entity_ids": listed(entity_ids), "account_ids": listed(account_ids)}
     result = connection.execute(QUERIES["targets_of_snapshots"], given)
     names = [column[0] for column in result.description or ()]
     while rows := result.fetchmany(_ROWS):
         for values in rows:
-            row = dict(zip(names, values, strict=True))
-            if (entity_ids is None or row["entity_id"] in entity_ids) and (
-                account_ids is None or row.get("account_id") in account_ids
-            ):
-                yield _read_target(row, stream)
+            yield _read_target(dict(zip(names, values, strict=True)), stream)
 
 
 def prepare(stream: Stream, connection: duckdb.DuckDBPyConnection, resumed: Resumed | None) -> None:
@@ -147,6 +144,11 @@ def prepare(stream: Stream, connection: duckdb.DuckDBPyConnection, resumed: Resu
         already_read = "from read_already($stream, $run_ids, $since)"
         given = {"stream": stream.name, "run_ids": list(resumed.run_ids), "since": resumed.since}
     connection.execute(f"create or replace temp table already_read as {already_read}", given)
+
+
+def listed(ids: Collection[str] | None) -> list[str] | None:
+    """Ids as a parameter of a query; None stands for all."""
+    return None if ids is None else list(ids)
 
 
 def _level(stream: Stream) -> str:

@@ -19,7 +19,7 @@ from lean_resources.streams import Stream
 from pipelines.lake.queries import QUERIES, filled
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.sync.planner import Availability, Coverage
-from pipelines.sync.read_targets import ReadTarget, Resumed, prepare
+from pipelines.sync.read_targets import ReadTarget, Resumed, listed, prepare
 
 ROWS_AT_ONCE = 100_000
 """Accounts whose coverage is found at once, which bounds memory."""
@@ -103,7 +103,7 @@ def shaped_targets_of(
     """
     prepare(stream, connection, resumed)
     given: dict[str, Any] = {"permission": stream.permission, "now": now}
-    given |= {"entity_ids": _list(entity_ids), "account_ids": _list(account_ids)}
+    given |= {"entity_ids": listed(entity_ids), "account_ids": listed(account_ids)}
     of_stream = {"stream": stream.name}
     for name, select, parameters in (
         ("every_target", QUERIES["targets_with_days"], given),
@@ -145,10 +145,6 @@ def shaped_targets_of(
                     read_months=read_months or (),
                 )
                 yield target, shape, instants
-
-
-def _list(ids: Collection[str] | None) -> list[str] | None:
-    return None if ids is None else list(ids)
 
 
 @lru_cache(maxsize=65_536)

@@ -35,4 +35,10 @@ from readable($permission, $now) as readable  -- noqa: RF02
 left join known on readable.target_id = known.parent_id
 left join last_read on readable.target_id = last_read.parent_id
 left join already_read on readable.target_id = already_read.parent_id
+where
+    ($entity_ids is null or list_contains($entity_ids, readable.entity_id))  -- noqa: RF02
+    and (
+        $account_ids is null  -- noqa: RF02
+        or list_contains($account_ids, readable.target_id)  -- noqa: RF02
+    )
 order by readable.target_id
