@@ -118,7 +118,16 @@ def build(
         for _ in range(_ATTEMPTS):
             for bucket in attempt.begun():
                 progress(f"bucket {bucket.number + 1}", bucket.number, bucket.count)
-                attempt.take(build_bucket(lake, models, bucket, hash_key=hash_key, only=only))
+                attempt.take(
+                    build_bucket(
+                        lake,
+                        models,
+                        bucket,
+                        hash_key=hash_key,
+                        only=only,
+                        rows_at_once=rows_at_once,
+                    )
+                )
             built = attempt.run(progress)
             if attempt.keep():
                 return [one for one in built if only is None or one.model.name in only]
