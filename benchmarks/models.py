@@ -25,6 +25,7 @@ from usage import Usage, size_of
 
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
+from pipelines.models.basis import Basis
 from pipelines.models.build import Build, build, build_bucket
 from pipelines.models.components import Bucket
 from pipelines.models.deltas import build_changed
@@ -163,7 +164,7 @@ def _goals(accounts: int, cold: float, day: float) -> str:
 def _pace(lake: Lake, count: int) -> float:
     """How much of twice the speed of one core two cores have that build a bucket each."""
     with lake.scratch() as scratch:
-        attempt = Build(lake, load(), _OTHER_KEY, scratch, buckets=count)
+        attempt = Build(Basis.newest(lake, load()), _OTHER_KEY, scratch, buckets=count)
         with attempt.session.connection:
             two = attempt.begun()[:2]
     seconds = []

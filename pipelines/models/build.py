@@ -24,19 +24,11 @@ from pipelines.lake.folders import MARTS
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
 from pipelines.lake.views import LAKE_VIEWS
+from pipelines.models.basis import Basis, BucketBasis
 from pipelines.models.checks import Checker
 from pipelines.models.components import Bucket, write_buckets
 from pipelines.models.fingerprints import Fingerprints, recipe_of
-from pipelines.models.manifest import (
-    CheckResult,
-    Manifest,
-    Part,
-    bucket_name,
-    keep_newer,
-    named_now,
-    open_newest,
-    read_manifest,
-)
+from pipelines.models.manifest import CheckResult, Part, bucket_name, keep_newer
 from pipelines.models.model import BuildError, Check, Model, Models
 from pipelines.models.parts import PartWriter, Rebuilt
 from pipelines.models.session import Session, through_views
@@ -114,7 +106,8 @@ def build(
     """
     lake.format.check()
     with lake.scratch() as scratch:
-        attempt = Build(lake, models, hash_key, scratch, rows_at_once, only=only, buckets=buckets)
+        basis = Basis.newest(lake, models)
+        attempt = Build(basis, hash_key, scratch, rows_at_once, only=only, buckets=buckets)
         for _ in range(_ATTEMPTS):
             for bucket in attempt.begun():
                 progress(f"bucket {bucket.number + 1}", bucket.number, bucket.count)
@@ -167,7 +160,8 @@ def build_bucket(
         hash_key: As for `build`, and so are the others.
     """
     with lake.scratch() as scratch:
-        attempt = Build(lake, models, hash_key, scratch, rows_at_once, only=only, bucket=bucket)
+        basis = BucketBasis(lake, models, bucket)
+        attempt = Build(basis, hash_key, scratch, rows_at_once, only=only)
         built = {one.model.name: one for one in attempt.run(lambda _name, _done, _total: None)}
     end = bucket_name(bucket.number, bucket.count)
     return BucketBuilt(
@@ -186,6 +180,7 @@ class Build:
     """One build that is under way.
 
     Args:
+        basis: What it reads.
         hash_key: Key of hashed identifiers.
         scratch: Folder for temporary files. Names of new files begin with its name.
         rows_at_once: Rows of the lake that months of a model read together, at most.
@@ -193,55 +188,32 @@ class Build:
             is taken as it is.
         only: Names of the models to build; None means all.
         buckets: How many buckets there are to be; None means as many as the lake needs.
-        bucket: The bucket to build; None means all, of which some may be taken as built.
     """
 
-    lake: Lake
-    models: Models
+    basis: Basis
     hash_key: str = field(repr=False)
     scratch: Path
     rows_at_once: int = ROWS_AT_ONCE
     folder: Key | None = None
     only: Collection[str] | None = None
     buckets: int | None = None
-    bucket: Bucket | None = None
-    manifest: Manifest = field(init=False)
     session: Session = field(init=False)
     parts: PartWriter = field(init=False)
     errors: dict[str, Exception] = field(init=False, default_factory=dict)
     """Why models failed, by name; the text may quote values of rows."""
 
     def __post_init__(self) -> None:
-        if self.bucket is None:
-            self._base, kept = open_newest(self.lake)
-        else:
-            self._base = Key(self.bucket.base) if self.bucket.base else None
-            kept = read_manifest(self.lake, self._base) if self._base else Manifest()
-        self.manifest = named_now(kept, self.models)
-        self._deltas, self.manifest.deltas = self.manifest.deltas, []
-        if self.bucket is not None:
-            self.manifest.parts = self.manifest.bucket(self.bucket.number, self.bucket.count)
-        # Without their deltas, models that are not built would be older than those that are.
-        only = None if self._deltas else self.only
-        self._wanted = [model for model in self.models if only is None or model.name in only]
-        if self.bucket is not None:
-            self._wanted = [model for model in self._wanted if model.apart]
+        basis = self.basis
+        self.lake, self.models, self.manifest = basis.lake, basis.models, basis.manifest
+        self._wanted = basis.wanted(self.only)
         reads = [model.reads for model in self._wanted]
-        reads += [check.reads for model in self._wanted for check in self._checks_of(model)]
+        reads += [check.reads for model in self._wanted for check in basis.checks_of(model)]
         self._read = through_views(itertools.chain(*reads), self.models)
-        self.session = Session(
-            self.lake,
-            self.models,
-            self.manifest,
-            self._read,
-            hash_key=self.hash_key,
-            scratch=self.scratch,
-            bucket=self.bucket,
-        )
+        self.session = Session(basis, self._read, hash_key=self.hash_key, scratch=self.scratch)
         self._done: list[BucketBuilt] = []
         (commits,) = self.session.row("select count(distinct batch_id) from pulls")
         self.manifest.commits = max(self.manifest.commits, commits)
-        self.manifest.seen = [str(file) for file in self.session.seen]
+        self.manifest.seen = [str(file) for file in basis.seen]
         (self.manifest.as_of,) = self.session.row(
             f"select epoch(as_of) from ({LAKE_VIEWS['clock'].sql})"
         )
@@ -266,7 +238,7 @@ class Build:
         # Another number means that everything is written anew.
         if self.buckets is None:
             count = max(count, self.manifest.buckets)
-        if self.only is not None and not self._deltas:
+        if self.only is not None and not self.basis.deltas:
             count = self.manifest.buckets
         self.manifest.buckets = count
         if count == 1:
@@ -274,9 +246,10 @@ class Build:
         ids = MARTS / BUCKET_IDS / f"{self.scratch.name}-{len(self.parts.written)}.parquet"
         write_buckets(self.lake, self.models, self.session.connection, count, ids)
         self.parts.written.append(ids)
-        seen = [str(file) for file in self.session.seen]
-        base = str(self._base) if self._base else None
-        return [Bucket(number, count, base, seen, str(ids)) for number in range(count)]
+        base = str(self.basis.base) if self.basis.base else None
+        return [
+            Bucket(number, count, base, self.manifest.seen, str(ids)) for number in range(count)
+        ]
 
     def take(self, bucket: BucketBuilt) -> None:
         """Take what was built of a bucket."""
@@ -304,10 +277,10 @@ class Build:
         # Rows of models with a problem stay as they were.
         self.manifest.deltas = [
             msgspec.structs.replace(one, parts=kept)
-            for one in self._deltas
+            for one in self.basis.deltas
             if (kept := {name: part for name, part in one.parts.items() if name in self._problems})
         ]
-        if not keep_newer(self.lake, self.manifest, self._base, self.scratch.name):
+        if not keep_newer(self.lake, self.manifest, self.basis.base, self.scratch.name):
             return False
         named = {Key(part.file) for _, part in self.manifest.files()}
         for written in self.parts.written:
@@ -317,7 +290,7 @@ class Build:
 
     def again(self) -> Build:
         """The same build from the lake as it is now; it reuses parts whose fingerprint fits."""
-        after = replace(self)
+        after = replace(self, basis=Basis.newest(self.lake, self.models))
         if not self._done:
             after.parts.reusable = self.manifest.parts
         after.parts.written = self.parts.written
@@ -340,11 +313,11 @@ class Build:
                     rebuilt = self._rebuilt(model, before)
                     self.manifest.parts[model.name] = rebuilt.parts
                 self.session.show(model)
-                if rebuilt.changed and self.bucket is None:
+                if rebuilt.changed and self.basis.is_whole:
                     self._checker.check_key(model, rebuilt.changed)
                 checks = {
                     check: self._checker.run(check, results.get(check.name))
-                    for check in self._checks_of(model)
+                    for check in self.basis.checks_of(model)
                 }
             except (BuildError, duckdb.Error) as error:
                 problem = self._failed(model, error)
@@ -356,7 +329,7 @@ class Build:
                 self.manifest.parts[model.name] = before
             checks = {
                 check: results[check.name]
-                for check in self._checks_of(model)
+                for check in self.basis.checks_of(model)
                 if check.name in results
             }
         self.manifest.checks[model.name] = {check.name: found for check, found in checks.items()}
@@ -383,10 +356,6 @@ class Build:
             return self.parts.update(model, before)
         parts = {name: one for done in self._done for name, one in done.parts[model.name].items()}
         return Rebuilt.of(before, parts, sum(done.written[model.name] for done in self._done))
-
-    def _checks_of(self, model: Model) -> tuple[Check, ...]:
-        """Checks to run: none in a bucket, because they are about whole tables."""
-        return () if self.bucket else self.models.checks_of(model.name)
 
     def _show_as_built(self, model: Model) -> None:
         """Make a model that is not built readable as it was built last."""

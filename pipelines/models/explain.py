@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
+from pipelines.models.basis import Basis
 from pipelines.models.build import Build, Built
 from pipelines.models.model import Models
 
@@ -44,7 +45,8 @@ def explain(lake: Lake, models: Models, name: str, *, hash_key: str) -> Explaine
     rests_on = [model for model in models if model.name in below and model.name != name]
     with TemporaryDirectory(prefix="leanhouse-explain-") as found:
         folder = Path(found)
-        attempt = Build(lake, models, hash_key, folder, folder=Key(folder), only=below)
+        basis = Basis.newest(lake, models)
+        attempt = Build(basis, hash_key, folder, folder=Key(folder), only=below)
         with attempt.session.connection:
             for model in (*rests_on, models[name]):
                 built = attempt.update(model)

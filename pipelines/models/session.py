@@ -17,7 +17,7 @@ from pipelines.lake.folders import rows_of
 from pipelines.lake.lake import Lake
 from pipelines.lake.schemas import typed_nothing
 from pipelines.lake.storage import Key
-from pipelines.models.components import Bucket, attach_bucket
+from pipelines.models.basis import Basis
 from pipelines.models.manifest import Manifest, Part, month_of
 from pipelines.models.model import Model, ModelColumn, Models
 from pipelines.models.relations import add_macros, add_seeds
@@ -39,45 +39,24 @@ class Session:
     """A connection to the lake on which models are built.
 
     Args:
-        models: All models that can be read.
-        manifest: Parts of models as far as they are built; whoever builds changes it.
+        basis: What is read, with all models that can be.
         reads: Relations that are read; others of the lake are not there.
         hash_key: Key of hashed identifiers.
         scratch: Folder for files that are thrown away.
-        bucket: Accounts whose rows show alone; None means all.
     """
 
-    def __init__(
-        self,
-        lake: Lake,
-        models: Models,
-        manifest: Manifest,
-        reads: Iterable[str],
-        *,
-        hash_key: str,
-        scratch: Path,
-        bucket: Bucket | None = None,
-    ) -> None:
-        self.lake = lake
-        self.models = models
-        self.manifest = manifest
+    def __init__(self, basis: Basis, reads: Iterable[str], *, hash_key: str, scratch: Path) -> None:
+        self.lake, self.models, self.manifest = basis.lake, basis.models, basis.manifest
         self.connection = open_duckdb()
         self.connection.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
         self.connection.execute("set preserve_insertion_order = false")
         self.connection.execute("set temp_directory = $1", [str(scratch / "spill")])
+        models = self.models
         add_macros(self.connection, models.macros.values(), hash_key)
         names = {name for name in reads if name in models.relations and name not in models.seeds}
-        self.seen = list(map(Key, bucket.seen)) if bucket else lake.ledger.files()
-        """The files of the ledger that are read; later commits do not show."""
-        self.whose = ""
-        """Hash of the ids that show; empty where all do."""
         self._copies: dict[Key, str] = {}
-        names.add("fitting_ranges")
-        if bucket is None:
-            lake.attach_to(self.connection, names, files=self.seen, is_checked=False)
-            lake.check_files(self.connection)
-        else:
-            self.whose = attach_bucket(lake, self.connection, names, bucket)
+        self.whose = basis.attach(self.connection, names | {"fitting_ranges"})
+        """Hash of the ids that show; empty where all do."""
         add_seeds(self.connection, models.seeds)
         self.rows_by_month: dict[str, int] = dict(
             self.connection.execute(
