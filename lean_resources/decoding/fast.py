@@ -52,10 +52,7 @@ _LEAF_TYPES: dict[Kind, Any] = {
 }
 _NULL = msgspec.Raw(b"null")
 _ENCODER = msgspec.json.Encoder()
-_QUOTE, _COLON, _SPACE = b'": '
-_HIDDEN = re.compile(rb"\\u00(?:22|3[aA])")
-"""A quotation mark or a colon as an escape, which the encoder never writes."""
-_SPACED = re.compile(rb'"[ \t\r\n]+:')
+_QUOTE = ord('"')
 _NANOSECONDS = pa.timestamp("ns", tz="UTC")
 _BARE_NANOSECONDS, _BARE_MICROSECONDS = pa.timestamp("ns"), pa.timestamp("us")
 _EARLIEST, _LATEST = f"{EARLIEST_YEAR}-01-02", "2262"
@@ -113,14 +110,16 @@ class FastPath:
         """Whether no object of the records has a key twice.
 
         Of such keys the validator takes the last value and DuckDB the first. The decoded page,
-        encoded again, has each key once. So both texts must have the same number of keys.
+        encoded again, has each key once, and every other string as often. So both texts must have
+        the same number of quotation marks.
         """
-        if _hides_keys(body):
+        # The encoder never writes a quotation mark as \u0022. Most pages have no backslash.
+        if b"\\" in body and b"\\u0022" in body:
             return False
-        if _keys(body) == _keys(_ENCODER.encode(found)):
+        if _quotes(body) == _quotes(_ENCODER.encode(found)):
             return True
         # The envelope may have keys that are not documented; compare the records alone.
-        return _keys(self._list_decoder(body)) == _keys(_ENCODER.encode(records))
+        return _quotes(self._list_decoder(body)) == _quotes(_ENCODER.encode(records))
 
     def read(
         self, connection: duckdb.DuckDBPyConnection, pages: Sequence[Page], bare: frozenset[Place]
@@ -189,21 +188,9 @@ def _struct(name: str, node: Node, leaves: Mapping[Kind, Any]) -> type[msgspec.S
     return msgspec.defstruct(name, fields, forbid_unknown_fields=True, omit_defaults=True, gc=False)
 
 
-def _keys(text: bytes) -> int:
-    """Number of keys in a JSON text that the encoder wrote."""
-    array = np.frombuffer(text, np.uint8)
-    return int(np.count_nonzero((array[1:] == _COLON) & (array[:-1] == _QUOTE)))
-
-
-def _hides_keys(text: bytes) -> bool:
-    """Whether `_keys` may count too few keys in a JSON text.
-
-    It counts a text that begins with a colon as a key, but does so in both texts.
-    """
-    array = np.frombuffer(text, np.uint8)
-    if ((array[1:] == _COLON) & (array[:-1] <= _SPACE)).any() and _SPACED.search(text):
-        return True
-    return b"\\" in text and _HIDDEN.search(text) is not None
+def _quotes(text: bytes) -> int:
+    """Number of quotation marks; `bytes.count` takes five times as long."""
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == _QUOTE))
 
 
 def _lacks(stream: Stream, record: Any) -> bool:

@@ -120,7 +120,8 @@ def _parts(
     names = [pull.month or "" for pull in pulls]
     months = sorted(set(names))
     # Most columns of a batch have no values, and moving nulls costs as much as moving values.
-    kept = [n for n in lake_schema(stream).names if n != "pull_id" and n in rows.column_names]
+    known = {*rows.column_names} - {"pull_id"}
+    kept = [n for n in lake_schema(stream).names if n in known]
     present = [n for n in kept if rows[n].null_count < rows.num_rows]
     rows = rows.select(present)
     numbers = np.array([months.index(name) for name in names], np.int64)
