@@ -25,9 +25,10 @@ from lean_resources.errors import LeanError, MachineError, UnavailableError
 from lean_resources.machine import machine_error
 from lean_resources.sandbox import Sandbox
 from pipelines.dagster_defs.failures import explained
+from pipelines.lake.folder import Folder
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger_files import LedgerFiles
-from pipelines.lake.storage import Key, Storage
+from pipelines.lake.storage import Key
 from pipelines.sync.refresh_budget import Budget
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,7 +225,7 @@ def test_a_place_is_given_once_also_without_hard_links(monkeypatch, tmp_path, nu
     """The second finds it taken, and the first one's bytes stay."""
     if number:
         _refuse_links(monkeypatch, number)
-    storage = Storage(tmp_path)
+    storage = Folder(tmp_path)
 
     assert storage.create(Key("place"), b"first", "a")
     assert not storage.create(Key("place"), b"second", "b")
@@ -241,7 +242,7 @@ def test_the_budget_and_the_ledger_need_no_hard_links(monkeypatch, tmp_path):
     assert budget.reserve({"a", "b"}, NOW) == {"a", "b"}
     assert budget.reserve({"a", "c"}, NOW) == {"c"}
     assert budget.reserve({"a", "b", "c"}, NOW) == set()
-    assert LedgerFiles(Storage(tmp_path / "none")).merge(NOW.date()) == 0
+    assert LedgerFiles(Folder(tmp_path / "none")).merge(NOW.date()) == 0
 
 
 def test_a_file_system_that_can_give_no_place_is_named(monkeypatch, tmp_path):

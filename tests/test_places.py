@@ -17,11 +17,11 @@ from pipelines.dagster_defs.in_process import instance_at
 from pipelines.dagster_defs.resources import LakeResource, bound
 from pipelines.dagster_defs.warehouse_assets import compaction_asset
 from pipelines.environment import Settings
+from pipelines.lake.folder import Folder
 from pipelines.lake.lake import Lake
 from pipelines.lake.permissions import open_home
 from pipelines.lake.places import PLACES, find, walk
-from pipelines.lake.storage import Storage
-from pipelines.lake.writers import Writer, writers
+from pipelines.lake.writers import LockedWriters
 from pipelines.models.build import build
 from pipelines.models.loader import load
 from pipelines.publish.warehouse import publish
@@ -90,7 +90,7 @@ def test_every_file_of_a_home_has_its_place_and_only_its_owner_reads_it(home):
     open_home(home, None)
     cycle(home)
 
-    found = list(walk(Storage(home)))
+    found = list(walk(Folder(home)))
     assert [one.key for one in found if one.place is None or one.is_leftover] == []
     assert {one.place.name for one in found} >= {
         *("rows", "raw", "ledger", "marts", "manifests", "warehouse", "publications", "format"),
@@ -148,8 +148,9 @@ def test_a_killed_process_is_told_from_a_living_one(tmp_path):
     """By its lock alone: no clock, no process id."""
     lake = Lake(tmp_path, "sandbox")
     subprocess.run([sys.executable, "-c", LEFT, str(tmp_path)], check=False)
-    with Writer(lake.folder / "writers") as living:
-        alive, killed = writers(lake.folder / "writers")
+    signs = LockedWriters(lake.folder / "writers")
+    with signs.start() as living:
+        alive, killed = signs.known()
 
     assert alive == {living.id}
     assert len(killed) == 1

@@ -22,9 +22,9 @@ from pipelines.cli.main import app
 from pipelines.dagster_defs.resources import LakeResource, bound
 from pipelines.dagster_defs.warehouse_assets import daily_report
 from pipelines.keys import SANDBOX_KEY
+from pipelines.lake.folder import Folder
 from pipelines.lake.lake import Lake
 from pipelines.lake.places import find
-from pipelines.lake.storage import Storage
 from pipelines.models.build import build
 from pipelines.models.loader import load
 from pipelines.operate.page import _classes, page, texts_of
@@ -376,7 +376,7 @@ def test_the_command_writes_where_it_says_and_refuses_what_it_cannot(made, tmp_p
 
 def test_old_reports_go_and_all_lie_in_their_place(tmp_path):
     """The registry of places knows them, staged or not."""
-    home, today = Storage(tmp_path), (dt.datetime.now(dt.UTC) + dt.timedelta(hours=3)).date()
+    home, today = Folder(tmp_path), (dt.datetime.now(dt.UTC) + dt.timedelta(hours=3)).date()
     pages = dict.fromkeys(Language, "page")
     for age in (KEPT_DAYS + 1, KEPT_DAYS, 1):
         keep(home, "sandbox", today - dt.timedelta(days=age), pages)

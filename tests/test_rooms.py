@@ -104,7 +104,7 @@ IN_STORAGE = {
 }
 """Operations on files of a lake that only its storage makes."""
 BESIDE = {
-    "lake/storage.py",
+    *("lake/storage.py", "lake/folder.py"),
     *("lake/writers.py", "lake/permissions.py"),  # locks and modes, which are of this machine
     *("lake/queries.py", "lake/views.py"),  # SQL that is shipped
     *("models/cache.py", "models/loader.py", "models/model_files.py"),  # so are models

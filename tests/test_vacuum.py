@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from pipelines.cli.main import app
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
-from pipelines.lake.writers import Writer
+from pipelines.lake.writers import LockedWriters
 from pipelines.models.build import build
 from pipelines.models.loader import load
 from pipelines.models.manifest import current_manifest
@@ -228,7 +228,7 @@ def test_a_sign_that_is_deleted_while_it_is_made_is_made_again(tmp_path, monkeyp
         return locked(opened, how)
 
     monkeypatch.setattr(fcntl, "flock", deleted_first)
-    writer = Writer(tmp_path)
+    writer = LockedWriters(tmp_path).start()
 
     assert taken == [tmp_path / writer.id]
     assert taken[0].exists()

@@ -19,9 +19,10 @@ from lean_resources.streams import STREAMS
 from pipelines.cli.console import plain_console, progress_bars, say, show, summary_table
 from pipelines.dagster_defs.in_process import instance_at, read_events, sync_all
 from pipelines.dagster_defs.resources import InboxResource, LakeResource
+from pipelines.lake.folder import Folder
 from pipelines.lake.ledger import Outcome
 from pipelines.lake.queries import QUERIES
-from pipelines.lake.storage import Key, Storage
+from pipelines.lake.storage import Key
 from pipelines.publish.warehouse import connect
 from pipelines.webhooks.receiver import PATH, receiving
 
@@ -33,8 +34,8 @@ _POLICY = Key("policy.toml")
 
 def accept_clock(home: Path) -> None:
     """Write a policy for an offline Lean, whose day begins at 07:15 UTC; an own one stays."""
-    if Storage(home).head(_POLICY) is None:
-        Storage(home).put(_POLICY, b'accepted_problems = ["clock_skew"]\n')
+    if Folder(home).head(_POLICY) is None:
+        Folder(home).put(_POLICY, b'accepted_problems = ["clock_skew"]\n')
 
 
 def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | None) -> None:

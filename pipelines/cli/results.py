@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from pipelines.lake.storage import Key, Storage
+from pipelines.lake.folder import Folder
+from pipelines.lake.storage import Key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +83,7 @@ def write_parquet(relation: duckdb.DuckDBPyRelation, file: Path) -> int:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     rows = 0
-    storage, key = Storage(file.parent), Key(file.name)
+    storage, key = Folder(file.parent), Key(file.name)
     storage.root.stat()  # a folder that does not exist is an error, and is not made
     with storage.staging(key) as part, relation.to_arrow_reader(_ROWS_AT_ONCE) as reader:
         names = _apart(reader.schema.names)

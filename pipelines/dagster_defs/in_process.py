@@ -27,8 +27,9 @@ from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progre
 from pipelines.dagster_defs.stream_assets import refresh, stream_assets, sync_outcome
 from pipelines.dagster_defs.webhook_job import PULLS, TABLES, webhook_job
 from pipelines.dagster_defs.webhook_sensor import acknowledge, batch, request_of
+from pipelines.lake.folder import Folder
 from pipelines.lake.ledger import new_id
-from pipelines.lake.storage import Key, Storage
+from pipelines.lake.storage import Key
 from pipelines.models.loader import load
 from pipelines.operate.run_problems import values_of
 from pipelines.shipped import DAGSTER_YAML
@@ -218,7 +219,7 @@ def _make_whole(home: Path) -> None:
     """Put settings and databases into a home that lacks them; a half-made database goes aside."""
     settings = home / "dagster.yaml"
     if not settings.exists():
-        Storage(home).put(Key(settings.name), DAGSTER_YAML.read_bytes())
+        Folder(home).put(Key(settings.name), DAGSTER_YAML.read_bytes())
     lacking = [
         home / name
         for name, databases in _STORAGE.items()

@@ -25,7 +25,7 @@ import dagster as dg
 from dagster._core.definitions.executor_definition import IN_PROC_CONFIG, MULTI_PROC_CONFIG
 from dagster._core.executor.in_process import InProcessExecutor
 
-from pipelines.lake.writers import Writer, forget, writers
+from pipelines.lake.writers import LockedWriters, Writer
 
 PROCESS_TAG = "leanhouse/process"
 """Tag of a run with the process that executes it."""
@@ -87,7 +87,7 @@ class Process:
 
     def is_gone(self, instance: dg.DagsterInstance) -> bool:
         """Whether the process has ended; False if this home has never seen its lock."""
-        _, killed = writers(_folder(instance))
+        _, killed = LockedWriters(_folder(instance)).known()
         return self.lock in killed
 
 
@@ -98,12 +98,12 @@ def _folder(instance: dg.DagsterInstance) -> Path:
 @functools.cache
 def _held(folder: Path, _pid: int) -> Writer:
     """A lock that this process holds until it ends, however it ends; a fork takes another."""
-    return Writer(folder)
+    return LockedWriters(folder).start()
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark runs whose process is gone as ended, free their slots, and say so in sentences."""
-    _, killed = writers(_folder(instance))
+    _, killed = LockedWriters(_folder(instance)).known()
     if not killed:
         return []
     storage = instance.event_log_storage
@@ -128,7 +128,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
             f"run {run.run_id} is marked as failed: {reason}; what it committed is kept"
         )
     # Last, because a run whose lock file is gone is never ended.
-    forget(_folder(instance), killed)
+    LockedWriters(_folder(instance)).forget(killed)
     return sentences
 
 

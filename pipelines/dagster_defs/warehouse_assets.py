@@ -12,7 +12,7 @@ from pipelines.dagster_defs.resources import LakeResource
 from pipelines.dagster_defs.stream_assets import OWNERS
 from pipelines.environment import settings
 from pipelines.lake.compaction import compact
-from pipelines.lake.storage import Storage
+from pipelines.lake.folder import Folder
 from pipelines.models.build import build
 from pipelines.models.manifest import current_manifest
 from pipelines.models.model import Models
@@ -155,7 +155,7 @@ def daily_report(
     from pipelines.operate.page import page  # noqa: PLC0415 - only this step needs templates
 
     of = lake.lake()
-    home = Storage(of.folder.parent.parent)
+    home = Folder(of.folder.parent.parent)
     with explained():
         made = report(of, policy, settings=settings(), instance=context.instance)
         keys = keep(home, of.environment, made.day, {one: page(made, one) for one in Language})

@@ -6,7 +6,6 @@ not matter: a run reads what Lean has now, and to read it once more changes noth
 
 import time
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -45,7 +44,7 @@ REFRESHED = tuple(
 )
 """Read when Lean's bank data copy of an entity has something new."""
 
-_known: dict[Path, set[str]] = {}
+_known: dict[str, set[str]] = {}
 
 
 def webhook_sensor(job: dg.JobDefinition, *, is_on: bool) -> dg.SensorDefinition:
@@ -161,7 +160,7 @@ def request_of(events: Sequence[Event], batch_id: str, lake: Lake) -> dg.RunRequ
 
 def _unknown(lake: Lake, entity_ids: Collection[str]) -> set[str]:
     """Which of these entities the lake does not know; a known entity stays known."""
-    known = _known.setdefault(lake.folder, set())
+    known = _known.setdefault(lake.storage.place, set())
     asked = set(entity_ids) - known
     if asked:
         with lake.planning(("entities",)) as connection:

@@ -14,7 +14,6 @@ from lean_resources.streams import Stream
 from pipelines.lake.digests import digest
 from pipelines.lake.folders import (
     LEDGER,
-    WRITERS,
     answers_of,
     quarantine_of,
     rows_of,
@@ -26,7 +25,6 @@ from pipelines.lake.ledger_files import LedgerFiles
 from pipelines.lake.parquet import LEVEL, parquet_of
 from pipelines.lake.schemas import RAW_SCHEMA, merged_schema
 from pipelines.lake.storage import Key, Storage
-from pipelines.lake.writers import Writer
 
 _BESIDE_BODY = [name for name in RAW_SCHEMA.names if name != "body"]
 _AT_ONCE = 2
@@ -46,7 +44,7 @@ class Batch:
     """
 
     def __init__(self, storage: Storage, format: LakeFormat, now: dt.datetime) -> None:  # noqa: A002
-        self._writer = Writer(storage.local(WRITERS))
+        self._writer = storage.writers.start()
         self.id = self._writer.id
         self.bytes = 0
         self._storage = storage

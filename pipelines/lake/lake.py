@@ -30,7 +30,6 @@ from pipelines.lake.folders import (
     REFRESH_RESULTS,
     SPILL,
     WAREHOUSE,
-    WRITERS,
     answers_of,
     quarantine_of,
     rows_of,
@@ -49,6 +48,7 @@ from pipelines.lake.ledger import (
 )
 from pipelines.lake.ledger_files import LedgerFiles, Tail
 from pipelines.lake.missing_files import foreign_files, listed, missing_files, missing_sentence
+from pipelines.lake.opening import open_storage
 from pipelines.lake.parquet import parquet_of
 from pipelines.lake.queries import QUERIES, filled
 from pipelines.lake.schemas import (
@@ -58,9 +58,8 @@ from pipelines.lake.schemas import (
     sql_type,
     typed_nothing,
 )
-from pipelines.lake.storage import Key, Storage, Stored
+from pipelines.lake.storage import Key, Stored
 from pipelines.lake.views import LAKE_VIEWS
-from pipelines.lake.writers import Writer
 
 _HISTORY = "_history"
 _SHOWN = (
@@ -110,12 +109,13 @@ class Lake:
         environment: `sandbox` or `production`.
     """
 
-    def __init__(self, root: Path, environment: str) -> None:
+    def __init__(self, root: Path | str, environment: str) -> None:
+        self.root = root
         self.environment = environment
-        self.folder = Path(root).resolve() / environment
-        self.storage = Storage(self.folder)
+        self.storage = open_storage(root, environment)
+        self.folder = self.storage.work
         self.format = LakeFormat(self.storage)
-        self.warehouse = self.storage.local(WAREHOUSE)
+        self.warehouse = self.folder / WAREHOUSE
         self._is_portable = False
         self._chosen: dict[str, list[Key]] = {}
         """Files to read, by folder; all files of other folders are read."""
@@ -123,7 +123,7 @@ class Lake:
         """Tables with rows of folders, in the connection that reads them."""
 
     def __repr__(self) -> str:
-        return f"Lake({str(self.folder)!r})"
+        return f"Lake({self.storage.place!r})"
 
     def portable(self) -> Self:
         """The same lake with SELECTs that name files relative to its folder.
@@ -150,7 +150,7 @@ class Lake:
     def listed(self, keys: Iterable[Key]) -> str:
         """Files or file patterns of this lake as a list in SQL."""
         if not self._is_portable:
-            paths = ", ".join(f"'{_escaped(self.storage.local(key))}'" for key in keys)
+            paths = ", ".join(f"'{_escaped(path)}'" for path in self.storage.local_all(keys))
             return f"[{paths}]"
         # Not file_search_path: with that DuckDB prefers files in the folder where it was started,
         # which may be the folder that the lake was copied from.
@@ -173,8 +173,10 @@ class Lake:
         """Files and commits that are known to be lost, so that checks do not report them."""
         return frozenset(
             name
-            for lost in self.storage.list(f"{LOST}/*/*.parquet")
-            for name in _column(self.storage.local(lost.key), "file")
+            for path in self.storage.local_all(
+                lost.key for lost in self.storage.list(f"{LOST}/*/*.parquet")
+            )
+            for name in _column(path, "file")
         )
 
     def batch(self, now: dt.datetime | None = None) -> Batch:
@@ -208,9 +210,7 @@ class Lake:
             DamageError: A file that counts is missing, or has the wrong size.
         """
         connection = open_duckdb()
-        connection.execute(
-            "set temp_directory = $1", [str(self.storage.local(Key(f"spill-{new_id()}")))]
-        )
+        connection.execute("set temp_directory = $1", [self._spill()])
         self.attach_to(connection, names, is_checked=is_checked)
         return connection
 
@@ -320,9 +320,7 @@ class Lake:
         with open_duckdb() as connection:
             connection.execute("set enable_progress_bar = false")
             # Nothing is written otherwise: a full disk and a reader without rights are no obstacle.
-            connection.execute(
-                "set temp_directory = $1", [str(self.storage.local(Key(f"spill-{new_id()}")))]
-            )
+            connection.execute("set temp_directory = $1", [self._spill()])
             connection.execute(f"create view all_pulls as {self.ledger_now()}")
             connection.execute(
                 f"create table pulls as select * exclude (files) from all_pulls where {kept}"
@@ -354,12 +352,16 @@ class Lake:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A temporary folder in the lake, deleted when the block ends."""
-        with Writer(self.storage.local(WRITERS)) as writer:
+        with self.storage.writers.start() as writer:
             try:
                 yield self.storage.folder(SPILL / writer.id)
             finally:
                 with suppress(OSError):
-                    self.storage.delete(SPILL / writer.id)
+                    self.storage.sweep(SPILL / writer.id)
+
+    def _spill(self) -> str:
+        """A folder that DuckDB makes if memory is full, and deletes."""
+        return str(self.folder / f"spill-{new_id()}")
 
     def next_generation(self) -> int:
         """The greatest generation in the ledger plus 1.
@@ -624,14 +626,9 @@ class Lake:
         if (chosen := self._chosen.get(str(folder))) is not None:
             return self._reading(chosen, schema)
         partitions = ["*"] if months is None else [f"month={month}" for month in sorted(months)]
-        return self._reading(
-            [
-                folder / partition / "*.parquet"
-                for partition in partitions
-                if any(self.storage.list(f"{folder}/{partition}/*.parquet"))
-            ],
-            schema,
-        )
+        patterns = [f"{folder}/{partition}/*.parquet" for partition in partitions]
+        keys = [key for one in patterns for key in self.storage.readable(one)]
+        return self._reading(keys, schema)
 
     def merged_files(self) -> Iterator[tuple[Stored, float, set[str]]]:
         """Files whose pulls were all merged into other files that exist.

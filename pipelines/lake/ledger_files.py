@@ -65,8 +65,8 @@ class _Writer:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-_WRITERS: dict[tuple[int, Path], _Writer] = {}
-"""By process id, because a forked process needs its own numbers, and by the lake's folder."""
+_WRITERS: dict[tuple[int, str], _Writer] = {}
+"""By process id, because a forked process needs its own numbers, and by the lake's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ class LedgerFiles:
         Returns:
             Size of the file, in bytes.
         """
-        writer = _WRITERS.setdefault((os.getpid(), self._storage.root), _Writer())
+        writer = _WRITERS.setdefault((os.getpid(), self._storage.place), _Writer())
         with writer.lock:
             if writer.last is not None and self._storage.head(writer.last) is None:
                 # The file was merged, or the folder has a different lake: start new numbers.
@@ -383,8 +383,8 @@ class LedgerFiles:
         """
         tail = tail or self.since_present()
         found = tail.listing.generation if tail.listing else 0
-        for file in (*tail.files, *tail.partly):
-            about = pq.read_metadata(self._storage.local(file))
+        for path in self._storage.local_all((*tail.files, *tail.partly)):
+            about = pq.read_metadata(path)
             if "generation" not in about.schema.names:
                 continue
             place = about.schema.names.index("generation")
@@ -440,7 +440,7 @@ class LedgerFiles:
                         raise DamageError(f"the ledger's file {file.name} has the wrong checksum")
                 # If another merge was first, files that it does not hold still count.
                 part = f"{new_id()}.parquet"
-                paths = [self._storage.local(file) for file in files]
+                paths = self._storage.local_all(files)
                 self._storage.create(merged, partial(_merge, paths), part)
                 count += len(files)
             self.check_in(merged)

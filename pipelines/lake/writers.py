@@ -1,8 +1,9 @@
-"""Who writes to a lake now: a file per writer, locked while its process lives.
+"""Who writes to a lake now: a sign per writer, by which others know whether it lives.
 
-The kernel releases a lock when its process ends, in whatever way, so neither a clock nor a process
-id has to be trusted. A file that is left and not locked belongs to a killed writer: files whose
-names begin with its id never counted.
+In a folder the sign is a file, locked while its process lives. The kernel releases a lock when its
+process ends, in whatever way, so neither a clock nor a process id has to be trusted. A sign that is
+left by a writer that does not live says that it was killed: files whose names begin with its id
+never counted.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -17,16 +19,86 @@ from typing import Self
 from pipelines.lake.ledger import new_id
 
 
-class Writer:
+class Writer(ABC):
     """A writer of files whose names begin with its id.
 
-    It ends with `end`, or with a block that ends without an error. Otherwise its file stays, which
+    It ends with `end`, or with a block that ends without an error. Otherwise its sign stays, which
     says that what it wrote is to be deleted.
-
-    Args:
-        folder: Where the files of writers lie.
     """
 
+    id: str
+
+    @abstractmethod
+    def end(self) -> None:
+        """Say that all that was written counts or is deleted."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Stop, and let the sign stay as that of a killed writer."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        if kind is None:
+            self.end()
+        else:
+            self.leave()
+
+
+class Writers(ABC):
+    """The writers of one place."""
+
+    @abstractmethod
+    def start(self) -> Writer:
+        """Begin to write, with a new id."""
+
+    @abstractmethod
+    def known(self) -> tuple[set[str], set[str]]:
+        """Ids of the writers that are running, and of those that were killed."""
+
+    @abstractmethod
+    def forget(self, killed: Iterable[str]) -> None:
+        """Delete the signs of killed writers, after what they left."""
+
+
+class LockedWriters(Writers):
+    """Writers on machines that share the locks of a folder.
+
+    Args:
+        folder: Where their files lie; it need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def start(self) -> Writer:
+        """Begin to write, with a new id."""
+        return _LockedWriter(self._folder)
+
+    def known(self) -> tuple[set[str], set[str]]:
+        """Ids of the writers that are running, and of those that were killed."""
+        living, killed = set(), set()
+        for file in self._folder.glob("*"):
+            with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:
+                try:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    killed.add(file.name)
+                except OSError:
+                    # Held, or nothing that can be held here.
+                    living.add(file.name)
+        return living, killed
+
+    def forget(self, killed: Iterable[str]) -> None:
+        """Delete the signs of killed writers, after what they left."""
+        for name in killed:
+            with contextlib.suppress(OSError), (self._folder / name).open("rb") as opened:
+                # Deleted while locked, so that a writer that has just made it notices.
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (self._folder / name).unlink()
+
+
+class _LockedWriter(Writer):
     def __init__(self, folder: Path) -> None:
         self.id = new_id()
         self._file = folder / self.id
@@ -43,45 +115,11 @@ class Writer:
             self._opened.close()
 
     def end(self) -> None:
-        """Say that all that was written counts or is deleted."""
         self._file.unlink(missing_ok=True)
         self._opened.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        if kind is None:
-            self.end()
-        else:
-            self._opened.close()
-
-
-def writers(folder: Path) -> tuple[set[str], set[str]]:
-    """Ids of the writers that are running, and of those that were killed.
-
-    Args:
-        folder: Where their files lie.
-    """
-    living, killed = set(), set()
-    for file in folder.glob("*"):
-        with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                killed.add(file.name)
-            except OSError:
-                # Held, or nothing that can be held here.
-                living.add(file.name)
-    return living, killed
-
-
-def forget(folder: Path, killed: Iterable[str]) -> None:
-    """Delete the files of killed writers, after what they left."""
-    for name in killed:
-        with contextlib.suppress(OSError), (folder / name).open("rb") as opened:
-            # Deleted while locked, so that a writer that has just made it notices.
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (folder / name).unlink()
+    def leave(self) -> None:
+        self._opened.close()
 
 
 @contextlib.contextmanager

@@ -84,7 +84,10 @@ class Checker:
             return True
         parts = self.session.manifest.parts[model.name].values()
         files = [
-            str(self.session.lake.storage.local(Key(part.file))) for part in parts if part.file
+            str(path)
+            for path in self.session.lake.storage.local_all(
+                Key(part.file) for part in parts if part.file
+            )
         ]
         if len(files) < 2:
             return True

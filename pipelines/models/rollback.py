@@ -10,10 +10,9 @@ import msgspec
 
 from lean_resources.errors import ConfigError
 from pipelines.lake.digests import DamageError
-from pipelines.lake.folders import MANIFESTS, WRITERS
+from pipelines.lake.folders import MANIFESTS
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key, Stored
-from pipelines.lake.writers import Writer
 from pipelines.models.manifest import (
     Manifest,
     current_manifest,
@@ -58,7 +57,7 @@ def roll_back(lake: Lake) -> RolledBack:
         DamageError: A file that it names has another size.
     """
     lake.format.check()
-    with Writer(lake.storage.local(WRITERS)) as writer:
+    with lake.storage.writers.start() as writer:
         number = next_number(lake)
         newest = current_manifest(lake)
         builds = _earlier(lake, newest.restores or newest.number)

@@ -17,7 +17,8 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from lean_resources.errors import ConfigError, UnavailableError
-from pipelines.lake.storage import Key, Storage
+from pipelines.lake.folder import Folder
+from pipelines.lake.storage import Key
 from pipelines.operate.health import Health
 from pipelines.operate.problems import RULES, Problem, check_rules, in_order
 
@@ -75,7 +76,7 @@ class Alarm:
         check_rules(rules.after_minutes, "after_minutes")
         self._targets = _targets(urls)
         self._rules = rules
-        self._storage = Storage(home)
+        self._storage = Folder(home)
         self._key = Key(f"alerts/{environment}.json")
         self._environment = environment
 

@@ -27,13 +27,14 @@ from lean_resources.errors import ConfigError, LeanError
 from lean_resources.streams import Stream
 from pipelines.environment import Settings
 from pipelines.lake.duck import open_duckdb
+from pipelines.lake.folder import Folder
 from pipelines.lake.folders import rows_of, superseded_of
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import new_id
 from pipelines.lake.places import walk
 from pipelines.lake.queries import records
 from pipelines.lake.schemas import lake_schema
-from pipelines.lake.storage import Key, Storage
+from pipelines.lake.storage import Key
 from pipelines.models.loader import load
 from pipelines.models.manifest import current_manifest
 from pipelines.operate.fsck import check
@@ -71,7 +72,7 @@ def write_bundle(file: Path, settings: Settings, status: Callable[[], object]) -
         ConfigError: The file exists, or is in the home.
     """
     file = file.resolve()
-    target, key = Storage(file.parent), Key(file.name)
+    target, key = Folder(file.parent), Key(file.name)
     if target.head(key) is not None or file.is_relative_to(settings.home):
         raise ConfigError(f"{file} exists or is in the home: choose another file")
     lake = _Readable(settings.home / "lake", settings.environment)
@@ -210,7 +211,7 @@ def _tables(lake: Lake) -> object:
 def _places(home: Path) -> object:
     files: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for one in walk(Storage(home)):
+    for one in walk(Folder(home)):
         name = one.place.name if one.place is not None else "unknown"
         files[name] += 1
         sizes[name] += one.bytes

@@ -24,6 +24,7 @@ from lean_resources.streams import STREAMS, Stream, family
 from pipelines.lake import present
 from pipelines.lake.digests import DamageError, Digest, digest
 from pipelines.lake.duck import open_duckdb
+from pipelines.lake.folder import Folder
 from pipelines.lake.folders import (
     CHECKPOINTS,
     LEDGER,
@@ -34,7 +35,6 @@ from pipelines.lake.folders import (
     REFRESH_RESULTS,
     SET_ASIDE,
     WAREHOUSE,
-    WRITERS,
     answers_of,
     quarantine_of,
     rows_of,
@@ -47,7 +47,6 @@ from pipelines.lake.missing_files import described, foreign_files, listed, missi
 from pipelines.lake.places import walk
 from pipelines.lake.queries import QUERIES
 from pipelines.lake.storage import Key, Storage
-from pipelines.lake.writers import Writer
 from pipelines.models.manifest import current_manifest, keep_manifest, next_number, read_manifest
 from pipelines.publish.warehouse import connect
 from pipelines.sync.replay import replay
@@ -210,7 +209,7 @@ class _Check:
         files = [
             folder / one.key
             for one in walk(
-                Storage(self._storage.local(folder)), f"lake/{self._lake.environment}/{folder}/"
+                Folder(self._storage.local(folder)), f"lake/{self._lake.environment}/{folder}/"
             )
             if one.place is not None and not one.is_leftover
         ]
@@ -376,7 +375,7 @@ class _Repair:
         }
         manifest.deltas, manifest.recipe = [], ""
         manifest.number = next_number(self._lake)
-        with Writer(self._storage.local(WRITERS)) as writer:
+        with self._storage.writers.start() as writer:
             keep_manifest(self._lake, manifest, writer.id)
         self._put_aside(bad)
         self._done.append(f"the next build rebuilds {len(bad):,} parts of tables")

@@ -17,11 +17,10 @@ from enum import StrEnum
 from lean_resources.errors import ConfigError
 from pipelines.lake import present
 from pipelines.lake.digests import DamageError
-from pipelines.lake.folders import MANIFESTS, SPILL, WAREHOUSE, WRITERS
+from pipelines.lake.folders import MANIFESTS, SPILL, WAREHOUSE
 from pipelines.lake.lake import Lake
 from pipelines.lake.places import Found, walk
 from pipelines.lake.storage import Key
-from pipelines.lake.writers import forget, writers
 from pipelines.models.manifest import key_of, newest_manifest, read_manifest
 from pipelines.publish.publications import Publications
 
@@ -111,8 +110,8 @@ def vacuum(
         lake.storage.delete(one.key, with_folder=one.place in _IN_FOLDERS)
     for killed in plan.killed:
         with contextlib.suppress(OSError):
-            lake.storage.delete(SPILL / killed)
-    forget(lake.storage.local(WRITERS), plan.killed)
+            lake.storage.sweep(SPILL / killed)
+    lake.storage.writers.forget(plan.killed)
     return plan
 
 
@@ -131,7 +130,7 @@ def plan_vacuum(
     lake.format.check()
     # The order matters: a writer that ended has committed before the ledger is read, or never does.
     found = list(walk(lake.storage, f"lake/{lake.environment}/"))
-    living, killed = writers(lake.storage.local(WRITERS))
+    living, killed = lake.storage.writers.known()
     try:
         batches = lake.ledger.batches()
     except DamageError as error:

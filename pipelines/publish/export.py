@@ -20,9 +20,10 @@ import msgspec
 from lean_resources.errors import ConfigError
 from pipelines.environment import state_folder
 from pipelines.lake.duck import open_duckdb
+from pipelines.lake.folder import Folder
 from pipelines.lake.lake import Lake
 from pipelines.lake.permissions import restrict
-from pipelines.lake.storage import Key, Storage
+from pipelines.lake.storage import Key
 from pipelines.models.manifest import current_manifest
 from pipelines.models.model import Model, Models
 from pipelines.models.relations import Relation
@@ -213,7 +214,7 @@ def _begun(target: Path, group: str | None) -> Iterator[Path]:
 
 def _reveal(part: Path, target: Path, group: str | None) -> None:
     """Put what was written in its place, safe from a power cut and with its permissions."""
-    storage = Storage(target.parent)
+    storage = Folder(target.parent)
     for one in (*part.rglob("*"), part):
         restrict(one, group)
         storage.sync(Key(one.relative_to(target.parent)))

@@ -100,7 +100,7 @@ def publish_tables(lake: Lake, models: Models, url: str = "") -> PublishedTables
     """
     started = time.monotonic()
     lake.format.carry_forward()
-    with exclusive(lake.storage.local(ICEBERG / "lock")), _catalogue(lake, url) as catalogue:
+    with exclusive(lake.storage.work / ICEBERG / "lock"), _catalogue(lake, url) as catalogue:
         manifest = named_now(current_manifest(lake), models)
         wanted = [m for m in models if m.layer == "marts" and m.name in manifest.parts]
         _check(manifest, wanted)
@@ -137,7 +137,7 @@ def _catalogue(lake: Lake, url: str) -> Iterator[Catalog]:
     parts = urllib.parse.urlsplit(url)
     properties = {"type": "sql", "uri": url}
     if not url:
-        file = urllib.parse.quote(str(lake.storage.local(ICEBERG / "catalogue.db")))
+        file = urllib.parse.quote(str(lake.storage.work / ICEBERG / "catalogue.db"))
         properties["uri"] = f"sqlite:///{file}"
     elif parts.scheme.startswith("postgresql"):
         query = parts.query or "connect_timeout=10"

@@ -15,11 +15,11 @@ from itertools import pairwise
 import msgspec
 
 from pipelines.lake.duck import open_duckdb
-from pipelines.lake.folders import ICEBERG, PUBLISHED, WRITERS
+from pipelines.lake.folders import ICEBERG, PUBLISHED
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
 from pipelines.lake.views import LAKE_VIEWS
-from pipelines.lake.writers import exclusive, writers
+from pipelines.lake.writers import exclusive
 from pipelines.models.manifest import newest_manifest
 
 ICEBERG_RECORD = ICEBERG / "kept.json"
@@ -70,9 +70,9 @@ class Publications:
         storage = self._lake.storage
         begun = PUBLISHED / f"{writer_id}.begun"
         storage.put(begun, msgspec.json.encode(publication))
-        with exclusive(storage.local(PUBLISHED / "lock")):
+        with exclusive(storage.work / PUBLISHED / "lock"):
             yield
-            living, _ = writers(storage.local(WRITERS))
+            living, _ = storage.writers.known()
             # What a killed process began cannot be the published warehouse any more.
             killed = [key for key in self._keys("begun") if key.stem not in living]
             for key in (*killed, begun):

@@ -14,12 +14,12 @@ import duckdb
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
 from pipelines.lake.duck import open_duckdb
-from pipelines.lake.folders import MANIFESTS, WAREHOUSE, WRITERS
+from pipelines.lake.folder import Folder
+from pipelines.lake.folders import MANIFESTS, WAREHOUSE
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import new_id
 from pipelines.lake.storage import Key, Storage
 from pipelines.lake.views import LAKE_VIEWS
-from pipelines.lake.writers import Writer
 from pipelines.models.cache import key_of
 from pipelines.models.manifest import Manifest, named_now, read_manifest
 from pipelines.models.model import Model, Models
@@ -83,7 +83,7 @@ def publish(lake: Lake, models: Models, *, pii: bool = False) -> Published:
         WarehouseError: Something that is not a file is in the way, or the folder is read-only.
     """
     lake.format.carry_forward()
-    with Writer(lake.storage.local(WRITERS)) as writer:
+    with lake.storage.writers.start() as writer:
         return _publish(lake, models, writer.id, pii=pii)
 
 
@@ -134,7 +134,7 @@ def _is_copied(storage: Storage, file: Key, holder: duckdb.DuckDBPyConnection) -
     """
     there = storage.head(WAREHOUSE)
     storage.copy(WAREHOUSE, file, f"{file}-copy")
-    _attach(holder, storage, WAREHOUSE)
+    _attach(holder, Folder(storage.work), WAREHOUSE)
     return storage.head(WAREHOUSE) == there and not any(storage.list(f"{WAREHOUSE}.wal*"))
 
 
@@ -187,7 +187,7 @@ def connect_file(file: Path) -> duckdb.DuckDBPyConnection:
     # An unknown name is an error, and not a variable of the calling code.
     connection.execute("set python_enable_replacements = false")
     try:
-        _attach(connection, Storage(file.parent), Key(file.name))
+        _attach(connection, Folder(file.parent), Key(file.name))
     except duckdb.Error as error:
         connection.close()
         raise WarehouseError(_why_closed(file, error)) from None
@@ -195,7 +195,7 @@ def connect_file(file: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, storage: Storage, file: Key) -> None:
+def _attach(connection: duckdb.DuckDBPyConnection, storage: Folder, file: Key) -> None:
     """Attach a file, under another name if a log lies beside it that is not its own."""
     attach = "attach '{}' as leanhouse (read_only)"
     try:

@@ -116,7 +116,7 @@ async def sync(
         progress=lambda count: tell(0, count),
     )
     if others:
-        job = Job(stream.name, lake.folder.parent, lake.environment, mark, policy, workers)
+        job = Job(stream.name, lake.root, lake.environment, mark, policy, workers)
         tell_others = functools.partial(tell, 1)
         report, *rest = await Processes.of(client).read(job, others, tell_others, reading)
         for one in rest:

@@ -76,7 +76,7 @@ class Job:
     """
 
     stream: str
-    root: Path
+    root: Path | str
     environment: str
     mark: Mark
     policy: Policy

@@ -19,8 +19,8 @@ from test_dagster import _ask, _backfill, _free_port, _until, values_of
 
 from lean_resources.sandbox import Sandbox, serve
 from pipelines.environment import child_of
+from pipelines.lake.folder import Folder
 from pipelines.lake.places import walk
-from pipelines.lake.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[2]
 LEANHOUSE = [sys.executable, "-m", "pipelines.cli"]
@@ -93,7 +93,7 @@ def test_a_home_after_all_that_there_is(tmp_path):
         assert not [path for path in readable(home) if path.is_relative_to(home / "lake")]
         leanhouse("vacuum")
         assert readable(home) == []
-        found = list(walk(Storage(home)))
+        found = list(walk(Folder(home)))
         assert [one.key for one in found if one.place is None or one.is_leftover] == []
 
         for command in (["sync"], ["build"], ["replay", "transactions"], ["compact"]):
@@ -107,6 +107,6 @@ def test_a_home_after_all_that_there_is(tmp_path):
                 process.wait(10)
         leanhouse("vacuum")
         assert readable(home) == []
-        found = list(walk(Storage(home)))
+        found = list(walk(Folder(home)))
         assert [one.key for one in found if one.place is None or one.is_leftover] == []
         assert not [one.key for one in found if one.place.name == "writers"]

@@ -24,7 +24,8 @@ def report(
     home: Home = None,
 ) -> None:
     """Write the daily report: what came, what it cost, and what is wrong, as one HTML file."""
-    from pipelines.lake.storage import Key, Storage
+    from pipelines.lake.folder import Folder
+    from pipelines.lake.storage import Key
     from pipelines.operate.page import page
     from pipelines.operate.report import Language, keep
     from pipelines.operate.report import report as made_of
@@ -42,9 +43,9 @@ def report(
         found = made_of(lake, policy, day=_past(day), settings=configured, instance=instance)
     html = page(found, Language(lang))
     if output is not None:
-        Storage(output.parent).put(Key(output.name), html.encode())
+        Folder(output.parent).put(Key(output.name), html.encode())
     else:
-        storage = Storage(configured.home)
+        storage = Folder(configured.home)
         [key] = keep(storage, lake.environment, found.day, {Language(lang): html})
         output = storage.local(key)
     say(f"{output}: {len(found.health.problems)} open problems")
