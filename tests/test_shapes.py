@@ -9,6 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lean_resources.streams import STREAMS
+from pipelines.lake import lake as lake_module
 from pipelines.lake.compaction import keep_present
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import Outcome, Pull
@@ -226,6 +227,70 @@ def test_accounts_are_planned_as_if_alone(tmp_path_factory, seed):
 def test_accounts_are_planned_as_if_alone_in_many_lakes(tmp_path_factory, seed):
     """The same, in more of them."""
     assert differing(lucky(tmp_path_factory.mktemp("lake"), seed)) == set()
+
+
+def read_by_account(lake):
+    """Add reads of balances of most accounts; the ledger does not say of which entity."""
+    pulls = []
+    for n in range(0, ACCOUNTS, 3):
+        at = midnight(TODAY - (1 + n % 7) * DAY)
+        pulls.append(a_pull("balances", f"a{n:02}", at, refreshed_at=at))
+    lake.batch().commit(pulls)
+
+
+def differing_by_entity(lake, entity_ids):
+    """Streams whose plan for some entities is not the part of theirs of the plan for all."""
+    chosen = Selection(entity_ids=entity_ids)
+    found = set()
+    for name in ("accounts", "refreshes", "balances", "transactions"):
+        plans = [
+            list(tasks_of(STREAMS[name], lake, NOW, POLICY, selection))
+            for selection in (Selection(), chosen)
+        ]
+        whole, part = ([getattr(one, "target", one) for one in made] for made in plans)
+        assert part or not entity_ids, "nothing is planned"
+        kept = [n for n, target in enumerate(whole) if target.entity_id in entity_ids]
+        if [plans[0][n] for n in kept] != plans[1]:
+            found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("entity_ids", [set(), {"e3", "no'body"}, {"e0", "e5"}])
+def test_some_entities_are_planned_as_among_all(tmp_path, entity_ids):
+    """What is left out of the ledger for them decides nothing."""
+    lake = lucky(tmp_path, 6)
+    read_by_account(lake)
+
+    assert differing_by_entity(lake, entity_ids) == set()
+
+
+def test_planning_for_an_entity_makes_no_claims_of_others(tmp_path):
+    """After a webhook, planning costs what the entity has, not what the lake has."""
+    lake = lucky(tmp_path, 6)
+    read_by_account(lake)
+    names = ("readable_accounts", "balances")
+    with lake.planning(names, entity_ids={"e3"}) as connection:
+        claims = connection.execute("select stream, parent_id from claims order by all").fetchall()
+
+    own = [f"a{n:02}" for n in range(3, ACCOUNTS, ENTITIES) if n % 3 == 0]
+    listed = [("consents", "application"), ("entities", "application")]
+    expected = [("accounts", "e3"), ("banks", "PERSONAL"), *listed]
+    assert claims == sorted([*expected, *(("balances", account) for account in own)])
+
+
+def test_a_plan_from_pulls_that_name_the_entity_is_found(tmp_path, monkeypatch):
+    """An account's pulls need not name the entity that it has now."""
+    lake = lucky(tmp_path, 6)
+    read_by_account(lake)
+    real = lake_module._pulls_of
+    by_entity = " and entity_id in (select entity_id from chosen)"
+    monkeypatch.setattr(
+        lake_module,
+        "_pulls_of",
+        lambda names, ids="": real(names, ids) + (by_entity if ids else ""),
+    )
+
+    assert differing_by_entity(lake, {"e0", "e5"}) == {"balances"}
 
 
 def the_phase_is_forgotten(patched):

@@ -101,6 +101,22 @@ def _streams_of(names: Iterable[str]) -> list[str]:
     )
 
 
+def _pulls_of(streams: Iterable[str], parent_ids: str = "") -> str:
+    """The SELECT of the pulls of streams, of all read targets or of those of a SELECT."""
+    known = ", ".join(f"'{name}'" for name in sorted(streams))
+    targets = f" and parent_id in ({parent_ids})" if parent_ids else ""
+    return f"from pulls where stream in ({known or 'null'}){targets}"
+
+
+def _claims_of(pulls: str) -> str:
+    """The SELECT of claims over some pulls.
+
+    It filters pulls before claims are made, because a filter behind them would not reach the
+    ledger. A claim follows from the pulls of its read target and stream alone.
+    """
+    return f"with pulls as ({pulls}) select * from ({LAKE_VIEWS['claims'].sql})"
+
+
 class Lake:
     """The files of one environment; sandbox and production never share a lake.
 
@@ -220,6 +236,7 @@ class Lake:
         names: Collection[str],
         tail: Tail | None = None,
         runs_since: dt.datetime | None = None,
+        entity_ids: Collection[str] | None = None,
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A DuckDB for planning: what is known now, at a cost that does not grow with the nights.
 
@@ -233,6 +250,9 @@ class Lake:
             names: As for `connect`, but not `merged_pulls`.
             tail: The commits since the present pulls; None for those of this instant.
             runs_since: `read_already` knows all pulls of runs since then.
+            entity_ids: Only these entities are in `entities`, `consents` and `accounts`, and in the
+                claims of `accounts` and of named streams. Of named streams that are read per
+                account there are claims and no rows. None for all.
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
@@ -257,14 +277,26 @@ class Lake:
             ):
                 connection.execute(f"create view {name} as {select}")
             connection.execute(f"create view all_coverage as {LAKE_VIEWS['claims'].sql}")
-            known = ", ".join(f"'{name}'" for name in streams)
-            # A filter behind the view would not reach the ledger.
-            shown = f"with pulls as (from pulls where stream in ({known}))"
-            claims = f"{shown} select * from ({LAKE_VIEWS['claims'].sql})"
-            connection.execute(f"create table claims as {claims}")
+            by_entity: list[str] = []
+            by_account: list[str] = []
+            if entity_ids is not None:
+                ids = "create table chosen as select unnest($1::varchar[]) as entity_id"
+                connection.execute(ids, [list(entity_ids)])
+                for name in {"accounts", *names}.intersection(streams):
+                    if STREAMS[name].parent is not None:
+                        is_of_account = STREAMS[name].parent == "accounts"
+                        (by_account if is_of_account else by_entity).append(name)
+            pulls = _pulls_of(set(streams).difference(by_entity, by_account))
+            if by_entity:
+                pulls += f" union all {_pulls_of(by_entity, 'select entity_id from chosen')}"
+            connection.execute(f"create table claims as {_claims_of(pulls)}")
             connection.execute(LAKE_VIEWS["merged_pulls"].statement)
             lake = self._only(connection, streams)
-            lake._create(connection, [name for name in relations if name != "claims"])  # noqa: SLF001
+            shown = [name for name in relations if name not in {"claims", *by_account}]
+            lake._create(connection, shown, is_narrow=entity_ids is not None)  # noqa: SLF001
+            if by_account:
+                pulls = _pulls_of(by_account, "select account_id from accounts")
+                connection.execute(f"insert into claims {_claims_of(pulls)}")
             if runs_since is not None:
                 # Days are by this machine's clock, instants by Lean's.
                 files = self.ledger.of_days(tail, runs_since.date() - dt.timedelta(days=2))
@@ -525,13 +557,27 @@ class Lake:
         names = (name for name in _with_what_they_read(_SHOWN) if name not in LAKE_VIEWS)
         return "; ".join(map(self._select_of, names))
 
-    def _create(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
-        """Create relations; each reads `pulls`, files, and relations before it."""
+    def _create(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        names: Iterable[str],
+        *,
+        is_narrow: bool = False,
+    ) -> None:
+        """Create relations; each reads `pulls`, files, and relations before it.
+
+        Args:
+            is_narrow: Whether the directory has only the entities of the table `chosen`.
+        """
         for name in names:
             if name in LAKE_VIEWS:
                 connection.execute(LAKE_VIEWS[name].statement)
-            else:
-                connection.execute(f'create or replace view "{name}" as {self._select_of(name)}')
+                continue
+            kind, select = "view", self._select_of(name)
+            if is_narrow and name in {"entities", "consents", "accounts"}:
+                kind = "table"
+                select = f"from ({select}) where entity_id in (select entity_id from chosen)"
+            connection.execute(f'create or replace {kind} "{name}" as {select}')
 
     def _select_of(self, name: str) -> str:
         """The SELECT of a stream, a history or a log of the lake."""

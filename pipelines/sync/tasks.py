@@ -126,7 +126,8 @@ def tasks_of(
     if resumes:
         resumed = Resumed(resumes, now - dt.timedelta(hours=policy.resume_hours))
     since = resumed.since if resumed else None
-    with lake.planning(relations_read(stream, resumed), runs_since=since) as connection:
+    relations, entity_ids = relations_read(stream, resumed), selection.entity_ids
+    with lake.planning(relations, runs_since=since, entity_ids=entity_ids) as connection:
         if stream.window is Window.SNAPSHOT:
             targets = read_targets_of(
                 stream, connection, now, selection.entity_ids, selection.account_ids, resumed

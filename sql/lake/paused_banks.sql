@@ -21,7 +21,7 @@ with listed as (
             coalesce(banks.is_active_for_data, true) and coalesce(banks.is_enabled_for_data, true)
         ) as is_active
     from banks
-    inner join pulls on banks.pull_id = pulls.pull_id
+    inner join pulls on banks.pull_id = pulls.pull_id and pulls.stream = 'banks'
     group by banks.bank_identifier
 
 ),
