@@ -25,13 +25,12 @@ from usage import Usage, size_of
 
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
-from pipelines.models.basis import Basis
-from pipelines.models.build import Build, build, build_bucket
-from pipelines.models.components import Bucket
+from pipelines.models.build import build, build_bucket, plan_build
 from pipelines.models.deltas import build_changed
 from pipelines.models.loader import load
 from pipelines.models.manifest import Manifest, current_manifest
 from pipelines.models.model import Models
+from pipelines.models.plans import Plan, end_plans
 from pipelines.models.session import stored_rows
 
 _GOAL_ROWS = 10_000_000
@@ -163,25 +162,23 @@ def _goals(accounts: int, cold: float, day: float) -> str:
 
 def _pace(lake: Lake, count: int) -> float:
     """How much of twice the speed of one core two cores have that build a bucket each."""
-    with lake.scratch() as scratch:
-        attempt = Build(Basis.newest(lake, load()), _OTHER_KEY, scratch, buckets=count)
-        with attempt.session.connection:
-            two = attempt.begun()[:2]
     seconds = []
     for processes in (1, 2):
+        name = f"pace-{processes}"
+        plan = plan_build(lake, load(), hash_key=_OTHER_KEY, name=name, buckets=count)
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
             started = time.perf_counter()
-            list(pool.map(_bucket, [lake.folder.parent] * 2, two))
+            list(pool.map(_bucket, [lake.folder.parent] * 2, [plan] * 2, range(2)))
             seconds.append(time.perf_counter() - started)
-    lake.storage.delete(Key(two[0].ids))
+        end_plans(lake, name, set())
     return seconds[0] / seconds[1] / 2
 
 
-def _bucket(folder: Path, bucket: Bucket) -> None:
+def _bucket(folder: Path, plan: Plan, number: int) -> None:
     """Build a bucket from nothing on one core."""
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[bucket.number % len(cores)]})
-    build_bucket(Lake(folder, "sandbox"), load(), bucket, hash_key=_OTHER_KEY)
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
+    build_bucket(Lake(folder, "sandbox"), load(), plan, number, hash_key=_OTHER_KEY)
     os.sched_setaffinity(0, cores)
 
 

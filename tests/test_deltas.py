@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from test_lake import pull
 
 from lean_resources.streams import STREAMS
-from pipelines.lake.folders import MARTS
+from pipelines.lake.folders import PLANS
 from pipelines.lake.lake import Lake
 from pipelines.lake.schemas import lake_schema
 from pipelines.lake.storage import Key
 from pipelines.models import components, deltas, some_accounts
-from pipelines.models.build import BUCKET_IDS, build
+from pipelines.models.build import build
 from pipelines.models.deltas import build_changed
 from pipelines.models.loader import load
 from pipelines.models.manifest import current_manifest, keep_manifest
@@ -92,8 +92,9 @@ class World:
         """Let a pull bring rows."""
         self.now += HOUR
         one = pull(
-            stream, parent, asked_at=self.now, known_at=self.now, refreshed_at=self.now, **more
-        )
+            stream, parent, asked_at=self.now, known_at=self.now, refreshed_at=self.now,
+            rows=len(rows), **more,
+        )  # fmt: skip
         trace = {"pull_id": one.pull_id, "page_number": 0}
         table = pa.Table.from_pylist(
             [row | trace | {"record_number": n} for n, row in enumerate(rows)],
@@ -413,7 +414,7 @@ def test_a_warehouse_of_buckets_is_like_another(lake):
 
     assert published(lake) == found
     assert not check(lake).findings
-    assert not list(lake.storage.list(f"{MARTS / BUCKET_IDS}/*"))
+    assert not list(lake.storage.list(f"{PLANS}/*/*"))
 
 
 def test_a_rollback_and_a_vacuum_know_deltas(lake):

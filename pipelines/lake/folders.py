@@ -18,6 +18,8 @@ MARTS = Key("marts")
 """Files of models."""
 MANIFESTS = Key("manifests")
 """Which files of models count; the newest manifest says so."""
+PLANS = Key("plans")
+"""Builds in buckets that are under way, in a folder each."""
 PUBLISHED = Key("published")
 """What published warehouses refer to."""
 ICEBERG = Key("iceberg")

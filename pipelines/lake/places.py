@@ -91,6 +91,12 @@ PLACES = (
         rf"{_LAKE}manifests/{_NAME}(\.json)?\.tmp",
     ),
     Place(
+        "plans",
+        "Builds in buckets that are under way: ids with their buckets, and what was built.",
+        rf"{_LAKE}plans/{_NAME}/\d{{4}}(-\d{{3,}})?\.(json|parquet)",
+        rf"{_LAKE}plans/{_NAME}/{_NAME}(\.parquet)?\.tmp",
+    ),
+    Place(
         "warehouse",
         "The DuckDB file of analysts: views over the lake, and a copy of the ledger.",
         rf"{_LAKE}leanhouse\.duckdb(\.wal.*)?",

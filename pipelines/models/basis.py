@@ -8,9 +8,10 @@ import duckdb
 
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
-from pipelines.models.components import Bucket, attach_bucket
+from pipelines.models.components import attach_bucket
 from pipelines.models.manifest import Manifest, named_now, open_newest, read_manifest
 from pipelines.models.model import Check, Model, Models
+from pipelines.models.plans import Plan
 
 
 class Basis:
@@ -39,10 +40,16 @@ class Basis:
         base, kept = open_newest(lake)
         return cls(lake, models, base, kept, lake.ledger.files())
 
+    @classmethod
+    def of(cls, lake: Lake, models: Models, plan: Plan) -> Basis:
+        """What a plan was made from."""
+        return Basis(lake, models, *_before(lake, plan), list(map(Key, plan.seen)))
+
     def wanted(self, only: Collection[str] | None) -> list[Model]:
         """The models to build, where some are asked for; None means all."""
-        # Without their deltas, models that are not built would be older than those that are.
-        asked = None if self.deltas else only
+        # Without their deltas, models that are not built would be older than those that are. In
+        # buckets they may lack accounts that were in another one when they were built.
+        asked = None if self.deltas or self.manifest.buckets > 1 else only
         return [model for model in self.models if asked is None or model.name in asked]
 
     def checks_of(self, model: Model) -> tuple[Check, ...]:
@@ -61,12 +68,10 @@ class BucketBasis(Basis):
 
     is_whole = False
 
-    def __init__(self, lake: Lake, models: Models, bucket: Bucket) -> None:
-        base = Key(bucket.base) if bucket.base else None
-        kept = read_manifest(lake, base) if base else Manifest()
-        super().__init__(lake, models, base, kept, list(map(Key, bucket.seen)))
-        self.manifest.parts = self.manifest.bucket(bucket.number, bucket.count)
-        self._bucket = bucket
+    def __init__(self, lake: Lake, models: Models, plan: Plan, number: int) -> None:
+        super().__init__(lake, models, *_before(lake, plan), list(map(Key, plan.seen)))
+        self.manifest.parts = self.manifest.bucket(number, plan.count)
+        self._bucket = plan, number
 
     def wanted(self, only: Collection[str] | None) -> list[Model]:
         """The models to build: those that come apart."""
@@ -78,4 +83,10 @@ class BucketBasis(Basis):
 
     def attach(self, connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> str:
         """As for all accounts, with the rows of the bucket."""
-        return attach_bucket(self.lake, connection, names, self._bucket)
+        return attach_bucket(self.lake, connection, names, *self._bucket)
+
+
+def _before(lake: Lake, plan: Plan) -> tuple[Key | None, Manifest]:
+    """The manifest that a plan was made from, and its key."""
+    base = Key(plan.base) if plan.base else None
+    return base, read_manifest(lake, base) if base else Manifest()

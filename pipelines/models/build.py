@@ -10,14 +10,18 @@ from the other's result. What it has written by then is not written twice.
 from __future__ import annotations
 
 import itertools
+import logging
+import socket
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import duckdb
 import msgspec
 
+from lean_resources.errors import ConfigError
 from lean_resources.machine import machine_error
 from pipelines.lake.digests import damage_error
 from pipelines.lake.folders import MARTS
@@ -26,23 +30,33 @@ from pipelines.lake.storage import Key
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.models.basis import Basis, BucketBasis
 from pipelines.models.checks import Checker
-from pipelines.models.components import Bucket, write_buckets
+from pipelines.models.components import write_buckets
 from pipelines.models.fingerprints import Fingerprints, recipe_of
-from pipelines.models.manifest import CheckResult, Part, bucket_name, keep_newer
+from pipelines.models.manifest import CheckResult, Part, keep_newer, newest_manifest
 from pipelines.models.model import BuildError, Check, Model, Models
 from pipelines.models.parts import PartWriter, Rebuilt
+from pipelines.models.plans import (
+    BucketBuilt,
+    Plan,
+    create,
+    end_plans,
+    newest_plan,
+    result_of,
+)
 from pipelines.models.session import Session, through_views
 
 Progress = Callable[[str, int, int], None]
 """Called with the model that is built next, how many are done, and how many there are."""
+Buckets = Callable[[Plan, Progress], object]
+"""Builds all buckets of a plan."""
 BUCKET_ROWS = 2_000_000
-"""Rows of the lake that a bucket reads of its largest month, at most, where buckets are equal."""
-BUCKET_IDS = "bucket_ids"
-"""Folder of files with the bucket of each id, while a build runs; beside the folders of models."""
+"""Rows of the lake that a bucket reads of its largest month, at most, where buckets are equal. A
+component with more is built alone."""
 ROWS_AT_ONCE = 250_000
 """Rows of the lake that months of a model read together, at most."""
 _ATTEMPTS = 5
 """How often a build starts, because others overtook it."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +95,8 @@ def build(
     only: Collection[str] | None = None,
     rows_at_once: int = ROWS_AT_ONCE,
     buckets: int | None = None,
+    name: str | None = None,
+    each: Buckets | None = None,
     progress: Progress = lambda _name, _done, _total: None,
 ) -> list[Built]:
     """Bring models up to date with the lake, and let the result count.
@@ -94,6 +110,8 @@ def build(
         rows_at_once: Months of a model are selected together while they read at most so many rows
             of the lake, so that memory stays that of one large month.
         buckets: Number of buckets, a power of two; None means as many as the rows of the lake need.
+        name: Of its plans; what was built for earlier plans of the name is taken where it fits.
+        each: Builds the buckets of a plan; None means one after the other, in this process.
         progress: Called before each bucket, before each model and at the end.
 
     Returns:
@@ -106,21 +124,16 @@ def build(
     """
     lake.format.check()
     with lake.scratch() as scratch:
-        basis = Basis.newest(lake, models)
-        attempt = Build(basis, hash_key, scratch, rows_at_once, only=only, buckets=buckets)
+        attempt = Build(Basis.newest(lake, models), hash_key, scratch, rows_at_once, only=only)
         for _ in range(_ATTEMPTS):
-            for bucket in attempt.begun():
-                progress(f"bucket {bucket.number + 1}", bucket.number, bucket.count)
-                attempt.take(
-                    build_bucket(
-                        lake,
-                        models,
-                        bucket,
-                        hash_key=hash_key,
-                        only=only,
-                        rows_at_once=rows_at_once,
-                    )
-                )
+            if plan := attempt.plan(name or scratch.name, buckets):
+                if each is not None:
+                    each(plan, progress)
+                else:
+                    for number in plan.numbers:
+                        progress(f"bucket {number + 1}", number, len(plan.numbers))
+                        build_bucket(lake, models, plan, number, hash_key=hash_key)
+                attempt.take(plan)
             built = attempt.run(progress)
             if attempt.keep():
                 return [one for one in built if only is None or one.model.name in only]
@@ -128,51 +141,134 @@ def build(
         raise BuildError(f"{_ATTEMPTS} other builds ended while this one ran: build once more")
 
 
-class BucketBuilt(msgspec.Struct, frozen=True):
-    """What a build did to the models of a bucket.
+def plan_build(
+    lake: Lake,
+    models: Models,
+    *,
+    hash_key: str,
+    name: str,
+    rows_at_once: int = ROWS_AT_ONCE,
+    buckets: int | None = None,
+) -> Plan | None:
+    """Divide the lake as it is now into buckets, which any process may build, as `build` does.
 
     Args:
-        parts: Their parts, by model and by name.
-        written: How many parts were rebuilt, by model.
-        problems: Why models could not be built.
-    """
+        name: Of the plan: earlier ones of the name are over, but what was built for them is taken
+            where it fits.
+        hash_key: As for `build`, and so are the others.
 
-    parts: dict[str, dict[str, Part]]
-    written: dict[str, int]
-    problems: dict[str, str]
+    Returns:
+        The plan; None where the lake is not large, so that `build` builds it at once.
+
+    Raises:
+        ConfigError: A newer version of leanhouse wrote the lake.
+    """
+    lake.format.check()
+    with lake.scratch() as scratch:
+        attempt = Build(Basis.newest(lake, models), hash_key, scratch, rows_at_once)
+        with attempt.session.connection:
+            plan = attempt.plan(name, buckets)
+    if plan is None:
+        end_plans(lake, name, set())
+    return plan
 
 
 def build_bucket(
-    lake: Lake,
-    models: Models,
-    bucket: Bucket,
-    *,
-    hash_key: str,
-    only: Collection[str] | None = None,
-    rows_at_once: int = ROWS_AT_ONCE,
+    lake: Lake, models: Models, plan: Plan, number: int, *, hash_key: str
 ) -> BucketBuilt:
-    """Bring the parts of a bucket up to date; they count once a build takes them.
+    """Bring the parts of a bucket up to date; they count once the build of the plan ends.
 
-    It needs nothing besides its arguments and the files of the lake, and may run in any process.
+    It needs nothing besides its arguments and the files of the lake, and may run in any process. A
+    bucket that was built for the plan is not built again.
 
     Args:
-        bucket: Which one, by `Build.begun`.
-        hash_key: As for `build`, and so are the others.
+        number: Which one.
+        hash_key: As for `plan_build`.
+
+    Raises:
+        ConfigError: The plan is of another version of leanhouse, or of other SQL or another key.
     """
+    _check_recipe(lake, models, plan, hash_key)
+    key = plan.result(number)
+    found = result_of(lake, key)
+    if found is not None and _is_there(lake, found):
+        return found
     with lake.scratch() as scratch:
-        basis = BucketBasis(lake, models, bucket)
-        attempt = Build(basis, hash_key, scratch, rows_at_once, only=only)
+        basis = BucketBasis(lake, models, plan, number)
+        attempt = Build(basis, hash_key, scratch, plan.rows_at_once)
+        before = result_of(
+            lake, msgspec.structs.replace(plan, attempt=plan.attempt - 1).result(number)
+        )
+        attempt.parts.reusable = before.parts if before else {}
         built = {one.model.name: one for one in attempt.run(lambda _name, _done, _total: None)}
-    end = bucket_name(bucket.number, bucket.count)
-    return BucketBuilt(
-        {
-            model: {f"{name}{end}": part for name, part in parts.items()}
-            for model, parts in attempt.manifest.parts.items()
-            if model in built
-        },
-        {name: one.written for name, one in built.items()},
-        {name: one.problem for name, one in built.items() if one.problem},
-    )
+        result = BucketBuilt(
+            {name: parts for name, parts in attempt.manifest.parts.items() if name in built},
+            {name: one.written for name, one in built.items()},
+            {name: one.problem for name, one in built.items() if one.problem},
+            list(map(str, attempt.parts.written)),
+        )
+        if found is not None:
+            lake.storage.delete(key)
+        if not create(lake, key, result, scratch.name):
+            # Another process was sooner.
+            for file in attempt.parts.written:
+                lake.storage.delete(file)
+            result = result_of(lake, key) or result
+    return result
+
+
+def commit_build(
+    lake: Lake,
+    models: Models,
+    plan: Plan,
+    *,
+    hash_key: str,
+    progress: Progress = lambda _name, _done, _total: None,
+) -> list[Built] | None:
+    """Build what does not come apart, run all checks, and let the buckets of a plan count.
+
+    Args:
+        hash_key: As for `plan_build`.
+        progress: As for `build`.
+
+    Returns:
+        As `build`; None where another build has published a manifest since the plan was made.
+
+    Raises:
+        BuildError: A bucket was not built.
+        ConfigError: As for `build_bucket`.
+    """
+    lake.format.check()
+    _check_recipe(lake, models, plan, hash_key)
+    base = newest_manifest(lake)
+    if plan.base != (str(base) if base else None):
+        return None
+    with lake.scratch() as scratch:
+        basis = Basis.of(lake, models, plan)
+        attempt = Build(basis, hash_key, scratch, plan.rows_at_once)
+        attempt.take(plan)
+        built = attempt.run(progress)
+        return built if attempt.keep() else None
+
+
+def _check_recipe(lake: Lake, models: Models, plan: Plan, hash_key: str) -> None:
+    """Return if this process builds what the process that made a plan would build."""
+    if plan.version != (mine := version("leanhouse")):
+        raise ConfigError(
+            f"the build was begun by leanhouse {plan.version}, and this process on"
+            f" {socket.gethostname()} has {mine}: install the same version everywhere"
+        )
+    if plan.recipe != recipe_of(lake, models, hash_key):
+        raise ConfigError(
+            f"this process on {socket.gethostname()} has other SQL, another LEANHOUSE_HASH_KEY or"
+            " another DuckDB than the process that began the build, or fsck has given up files"
+            " since: install the same everywhere, and build once more"
+        )
+
+
+def _is_there(lake: Lake, built: BucketBuilt) -> bool:
+    """Whether all files are there that were written for a bucket."""
+    return all(lake.storage.head(Key(file)) is not None for file in built.files)
 
 
 @dataclass
@@ -187,7 +283,6 @@ class Build:
         folder: Where models are written: None means the lake's folder for them, and a local path
             is taken as it is.
         only: Names of the models to build; None means all.
-        buckets: How many buckets there are to be; None means as many as the lake needs.
     """
 
     basis: Basis
@@ -196,7 +291,6 @@ class Build:
     rows_at_once: int = ROWS_AT_ONCE
     folder: Key | None = None
     only: Collection[str] | None = None
-    buckets: int | None = None
     session: Session = field(init=False)
     parts: PartWriter = field(init=False)
     errors: dict[str, Exception] = field(init=False, default_factory=dict)
@@ -210,7 +304,8 @@ class Build:
         reads += [check.reads for model in self._wanted for check in basis.checks_of(model)]
         self._read = through_views(itertools.chain(*reads), self.models)
         self.session = Session(basis, self._read, hash_key=self.hash_key, scratch=self.scratch)
-        self._done: list[BucketBuilt] = []
+        self._plan: Plan | None = None
+        self._done: dict[str, BucketBuilt] = {}
         (commits,) = self.session.row("select count(distinct batch_id) from pulls")
         self.manifest.commits = max(self.manifest.commits, commits)
         self.manifest.seen = [str(file) for file in basis.seen]
@@ -228,32 +323,58 @@ class Build:
         )
         self._problems: dict[str, str] = {}
 
-    def begun(self) -> list[Bucket]:
-        """The buckets that `take` needs before `run`; none where the lake is not large.
+    def plan(self, name: str, buckets: int | None) -> Plan | None:
+        """Write the plan of buckets that `take` needs before `run`; None if the lake is not large.
 
-        With `only`, buckets stay as many as they were.
+        Args:
+            name: Its name.
+            buckets: How many buckets there are to be; None means as many as the lake needs.
         """
         largest = max(self.session.rows_by_month.values(), default=0)
-        count = self.buckets or 1 << (max(0, largest - 1) // BUCKET_ROWS).bit_length()
+        count = buckets or 1 << (max(0, largest - 1) // BUCKET_ROWS).bit_length()
         # Another number means that everything is written anew.
-        if self.buckets is None:
+        if buckets is None:
             count = max(count, self.manifest.buckets)
-        if self.only is not None and not self.basis.deltas:
-            count = self.manifest.buckets
-        self.manifest.buckets = count
-        if count == 1:
-            return []
-        ids = MARTS / BUCKET_IDS / f"{self.scratch.name}-{len(self.parts.written)}.parquet"
-        write_buckets(self.lake, self.models, self.session.connection, count, ids)
-        self.parts.written.append(ids)
-        base = str(self.basis.base) if self.basis.base else None
-        return [
-            Bucket(number, count, base, self.manifest.seen, str(ids)) for number in range(count)
-        ]
+        if count == 1 or len(self._wanted) < len(self.models.by_name):
+            self.manifest.buckets = 1
+            return None
+        before = newest_plan(self.lake, name)
+        plan = Plan(
+            name=name,
+            attempt=before.attempt + 1 if before else 1,
+            base=str(self.basis.base) if self.basis.base else None,
+            seen=self.manifest.seen,
+            count=count,
+            giants=0,
+            rows_at_once=self.rows_at_once,
+            recipe=recipe_of(self.lake, self.models, self.hash_key),
+            version=version("leanhouse"),
+        )
+        connection = self.session.connection
+        giants = write_buckets(self.lake, self.models, connection, count, BUCKET_ROWS, plan.ids)
+        if giants:
+            _LOG.warning(
+                "%s of the groups of customers that share accounts have more than %s rows in a"
+                " month: each is built alone",
+                f"{giants:,}",
+                f"{BUCKET_ROWS:,}",
+            )
+        plan = msgspec.structs.replace(plan, giants=giants)
+        if not create(self.lake, plan.key, plan, self.scratch.name):
+            raise BuildError(f"another process plans the build {name} too: build once more")
+        return plan
 
-    def take(self, bucket: BucketBuilt) -> None:
-        """Take what was built of a bucket."""
-        self._done.append(bucket)
+    def take(self, plan: Plan) -> None:
+        """Take what was built of each bucket of a plan.
+
+        Raises:
+            BuildError: A bucket was not built.
+        """
+        self._plan, self.manifest.buckets = plan, plan.count
+        found = {number: result_of(self.lake, plan.result(number)) for number in plan.numbers}
+        self._done = {plan.end(number): one for number, one in found.items() if one is not None}
+        if missing := len(found) - len(self._done):
+            raise BuildError(f"{missing} of {len(found)} buckets are not built: build these first")
 
     def run(self, progress: Progress) -> list[Built]:
         """Bring models up to date in their order, as `build`, and end the session."""
@@ -283,6 +404,8 @@ class Build:
         if not keep_newer(self.lake, self.manifest, self.basis.base, self.scratch.name):
             return False
         named = {Key(part.file) for _, part in self.manifest.files()}
+        if self._plan is not None:
+            end_plans(self.lake, self._plan.name, named)
         for written in self.parts.written:
             if written not in named:
                 self.lake.storage.delete(written)
@@ -291,8 +414,7 @@ class Build:
     def again(self) -> Build:
         """The same build from the lake as it is now; it reuses parts whose fingerprint fits."""
         after = replace(self, basis=Basis.newest(self.lake, self.models))
-        if not self._done:
-            after.parts.reusable = self.manifest.parts
+        after.parts.reusable = self.manifest.parts
         after.parts.written = self.parts.written
         return after
 
@@ -305,7 +427,8 @@ class Build:
         checks: dict[Check, CheckResult] = {}
         problem = next((self._problems[name] for name in model.reads if name in self._problems), "")
         problem = problem or next(
-            (one.problems[model.name] for one in self._done if model.name in one.problems), ""
+            (one.problems[model.name] for one in self._done.values() if model.name in one.problems),
+            "",
         )
         if not problem:
             try:
@@ -354,8 +477,13 @@ class Build:
         """Bring the parts of a model up to date, or take those of the buckets."""
         if not self._done or not model.apart:
             return self.parts.update(model, before)
-        parts = {name: one for done in self._done for name, one in done.parts[model.name].items()}
-        return Rebuilt.of(before, parts, sum(done.written[model.name] for done in self._done))
+        parts = {
+            f"{name}{end}": part
+            for end, done in self._done.items()
+            for name, part in done.parts[model.name].items()
+        }
+        written = sum(done.written[model.name] for done in self._done.values())
+        return Rebuilt.of(before, parts, written)
 
     def _show_as_built(self, model: Model) -> None:
         """Make a model that is not built readable as it was built last."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import duckdb
-import msgspec
 
 from lean_resources.streams import STREAMS, Stream
 from pipelines.lake.lake import Lake
@@ -18,6 +17,7 @@ from pipelines.lake.queries import QUERIES
 from pipelines.lake.storage import Key
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.models.model import Models
+from pipelines.models.plans import Plan
 
 _IDS = ("account_id", "consent_id", "entity_id", "customer_id")
 """Columns by which rows of streams belong to a component, the narrowest first."""
@@ -37,33 +37,19 @@ BRIDGE_IDS = ("account_id", "account_key", "entity_id", "customer_id")
 """Columns of `bridge_accounts` with ids that belong together."""
 
 
-class Bucket(msgspec.Struct, frozen=True):
-    """Some components of a lake at one instant, as a build of them alone has to know them.
-
-    Args:
-        number: Its number, from 0.
-        count: How many buckets there are.
-        base: Key of the manifest from before the build, or None.
-        seen: Files of the ledger to read.
-        ids: File with the bucket of each id.
-    """
-
-    number: int
-    count: int
-    base: str | None
-    seen: list[str]
-    ids: str
-
-
 def attach_bucket(
-    lake: Lake, connection: duckdb.DuckDBPyConnection, names: Collection[str], bucket: Bucket
+    lake: Lake,
+    connection: duckdb.DuckDBPyConnection,
+    names: Collection[str],
+    plan: Plan,
+    number: int,
 ) -> str:
     """Create `pulls` and relations of the lake as they are for a bucket; a hash of its ids."""
-    ids = lake.listed([Key(bucket.ids)])
+    ids = lake.listed([plan.ids])
     connection.execute(
-        f"create table ids as select id from read_parquet({ids}) where bucket = {bucket.number}"
+        f"create table ids as select id from read_parquet({ids}) where bucket = {number}"
     )
-    attach_ledger(lake, connection, [Key(file) for file in bucket.seen])
+    attach_ledger(lake, connection, [Key(file) for file in plan.seen])
     connection.execute(f"create table pulls as {pulls_of_ids()}")
 
     def statement(name: str, select: str) -> str:
@@ -111,14 +97,19 @@ def write_buckets(
     models: Models,
     connection: duckdb.DuckDBPyConnection,
     count: int,
+    most_rows: int,
     key: Key,
-) -> None:
+) -> int:
     """Write a file with each id of the lake and the bucket of its component.
 
     Args:
         connection: A connection with all pulls.
-        count: How many buckets there are.
+        count: In how many buckets components are divided.
+        most_rows: A component with more rows in a month gets a bucket of its own, after these.
         key: Of the file.
+
+    Returns:
+        How many components have a bucket of their own.
     """
     bridge = models["bridge_accounts"].body
     connection.execute("drop schema if exists joining cascade; create schema joining")
@@ -153,15 +144,22 @@ def write_buckets(
             "select sum(hash(id, label)::hugeint) from labels"
         ).fetchall()
         before, now = now, str(found)
+    connection.execute(
+        f"create temp table giants as {QUERIES['giant_components']}", {"most_rows": most_rows}
+    )
+    ((giants,),) = connection.execute("select count(*) from giants").fetchall()
     with lake.storage.staging(key) as file:
         path = str(file).replace("'", "''")
         connection.execute(
-            f"copy (select id, (md5_number_lower(label) % {count})::integer as bucket from labels)"
+            "copy (select labels.id, coalesce("
+            f"{count} + giants.number, md5_number_lower(labels.label) % {count}"
+            ")::integer as bucket from labels left join giants using (label))"
             f" to '{path}' (format parquet)"
         )
     lake.storage.reveal(key)
-    connection.execute("drop table grouped; drop table labels; drop schema joining cascade")
-    connection.execute("set search_path = 'main'")
+    connection.execute("drop table grouped; drop table labels; drop table giants")
+    connection.execute("drop schema joining cascade; set search_path = 'main'")
+    return int(giants)
 
 
 def stream_of(name: str) -> str:

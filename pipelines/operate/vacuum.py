@@ -17,11 +17,12 @@ from enum import StrEnum
 from lean_resources.errors import ConfigError
 from pipelines.lake import present
 from pipelines.lake.digests import DamageError
-from pipelines.lake.folders import MANIFESTS, SPILL, WAREHOUSE
+from pipelines.lake.folders import MANIFESTS, PLANS, SPILL, WAREHOUSE
 from pipelines.lake.lake import Lake
 from pipelines.lake.places import Found, walk
 from pipelines.lake.storage import Key
 from pipelines.models.manifest import key_of, newest_manifest, read_manifest
+from pipelines.models.plans import results
 from pipelines.publish.publications import Publications
 
 _DAY_SECONDS = 86_400
@@ -29,7 +30,7 @@ _MOST_SHARE = 10
 """One file in this many may be deleted without evidence."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _TYPED = {"rows", "superseded", "quarantine"}
-_IN_FOLDERS = {"spill", "warehouse"}
+_IN_FOLDERS = {"spill", "warehouse", "plans"}
 """Places whose leftovers have their own folder, which is deleted too."""
 _LAST = ("manifests", "publications")
 """Deleted after the files that they name, so that a killed vacuum leaves its evidence."""
@@ -106,7 +107,8 @@ def vacuum(
     plan = plan_vacuum(lake, older_than_seconds=older_than_seconds, yes_delete=yes_delete)
     if plan.refusal is not None:
         raise VacuumRefusedError(plan.refusal)
-    for one in sorted(plan.deletions, key=lambda one: one.place in _LAST):
+    # Plans first, because they must not name what is gone.
+    for one in sorted(plan.deletions, key=lambda one: (one.place != "plans", one.place in _LAST)):
         lake.storage.delete(one.key, with_folder=one.place in _IN_FOLDERS)
     for killed in plan.killed:
         with contextlib.suppress(OSError):
@@ -193,6 +195,20 @@ class _Look:
             for _, part in manifest.files():
                 named = Key(part.file)
                 self._named[named] = self._named.get(named, False) or key not in replaced
+        plans = list(lake.storage.list(f"{PLANS}/*/*"))
+        self._fresh = {
+            folder
+            for one in plans
+            if (folder := one.key.parent).name in living
+            or (one.written_at >= self._limit and folder.name not in killed)
+        }
+        self._planned = {
+            Key(file): key.parent in self._fresh
+            for folder in {one.key.parent for one in plans}
+            for key, result in results(lake, folder.name)
+            for file in result.files
+        }
+        """Whether what was built for a plan may still be needed."""
 
     def loss(self, found: Sequence[Found]) -> str | None:
         """Why the ledger cannot be complete, or None."""
@@ -232,6 +248,9 @@ class _Look:
             return Reason.LEFT if is_killed or is_old else None
         if one.key in self._named:
             return None if self._named[one.key] else Reason.REPLACED
+        if one.key in self._planned or place == "plans":
+            is_needed = self._planned.get(one.key, one.key.parent in self._fresh)
+            return None if is_needed else Reason.LEFT
         if place == "marts" or (place in _TYPED and one.key.stem not in self._batches):
             return Reason.KILLED if is_killed else Reason.UNKNOWN if is_old else None
         return None
