@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import pyarrow as pa
 
@@ -48,6 +49,7 @@ HISTORY_DOCS = TRACE_DOCS | {
 """Meanings of the columns that rows of a history carry."""
 
 
+@cache
 def lake_schema(stream: Stream) -> pa.Schema:
     """Columns of a stream's files: the typed row, and where it came from."""
     return pa.schema(
