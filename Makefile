@@ -75,8 +75,8 @@ lock: $(READY)  ## Pin what pyproject.toml names, with hashes, for every Python 
 	$(PIN) --all-extras --group build --constraint requirements.lock --output-file deploy/requirements.lock
 
 bench: $(READY)  ## Measure for over an hour, print tables, and write them into docs/performance.md
-	$(BIN)/python benchmarks/pull.py --rounds 5
-	$(BIN)/python benchmarks/pull.py --rounds 5 --older
+	$(BIN)/python benchmarks/pull.py
+	$(BIN)/python benchmarks/pull.py --older
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/nothing_new.py
