@@ -1,6 +1,6 @@
 """How long from Lean's FINISHED event to the new rows in leanhouse.duckdb, and where the time goes.
 
-    python benchmarks/freshness.py [--rounds 20] [--customers 20] [--movements 10000000]
+    python benchmarks/freshness.py [--rounds 10] [--customers 20] [--movements 10000000]
 
 `dagster dev` runs idle, as `leanhouse dev` starts it. Each round lets three days pass at the
 offline Lean, refreshes one entity, and takes the time from the moment the FINISHED event is
@@ -270,7 +270,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--customers", type=int, default=20)
     parser.add_argument("--movements", type=int, default=0, help="about so many of other accounts")
     parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")

@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=10_000_000, help="transactions, about")
     parser.add_argument("--files", type=int, default=1_000, help="files of them, about")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each question is asked")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each question is asked")
     parser.add_argument("--keep-page", action="store_true", help="do not write docs/performance.md")
     given = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -118,18 +118,18 @@ def split(lake: Lake, commits: int) -> None:
                 _copy(
                     connection,
                     f"select * exclude (part) from rows where part = {part}",
-                    file.with_name(f"part-{part}.parquet"),
+                    file.with_name(f"part{part}.parquet"),
                 )
             file.unlink()
         ours = "stream = 'transactions'"
         for part in range(commits):
             _copy(
                 connection,
-                f"select ledger.* replace ('part-{part}' as batch_id,"
+                f"select ledger.* replace ('part{part}' as batch_id,"
                 " coalesce(counts.rows, 0) as rows)"
                 " from ledger left join counts on ledger.pull_id = counts.pull_id"
                 f" where {ours} and hash(parent_id) % {commits} = {part}",
-                ledger.with_name(f"part-{part}.parquet"),
+                ledger.with_name(f"part{part}.parquet"),
             )
         _copy(connection, f"from ledger where not {ours}", ledger)
 

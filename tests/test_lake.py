@@ -111,6 +111,14 @@ def test_rows_show_when_their_pull_is_committed_and_not_before(lake):
     assert shown(lake, "select customer_id from customers") == [("c1",)]
 
 
+def test_a_commit_of_no_pull_at_all_leaves_a_lake_that_opens(lake):
+    """A file without rows keeps its columns: Parquet without a column cannot be read."""
+    commit(lake, kept := pull(), customers(kept, "c1"))
+    lake.batch().commit([])
+
+    assert shown(lake, "select customer_id from customers") == [("c1",)]
+
+
 def test_a_file_that_no_ledger_row_vouches_for_does_not_count(lake):
     """A file that nothing names is invisible, and vacuum removes it after a day, if it may."""
     commit(lake, kept := pull(), customers(kept, "c1"))

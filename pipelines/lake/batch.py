@@ -138,7 +138,9 @@ class Batch:
 
     def _write(self, key: Key, table: pa.Table) -> None:
         # A column costs a file the same whether it holds anything, and what is missing reads null.
-        empty = [name for name in table.column_names if table[name].null_count == table.num_rows]
+        empty = [
+            name for name in table.column_names if 0 < table.num_rows == table[name].null_count
+        ]
         with self._storage.staging(key) as file:
             parquet_of(table.drop_columns(empty))(file)
 
