@@ -32,13 +32,15 @@ if logs.are_json():
     log_runs_as_json()
 _settings = settings()
 # Runs and their steps are children of processes that load this module.
-open_home(_settings.home, _settings.house.file_group)
+for _folder in _settings.folders:
+    open_home(_folder, _settings.house.file_group)
 
 lean = LeanResource(_settings.lean)
 inbox = InboxResource(_settings.inbox_url, _settings.environment)
 lake = LakeResource(
-    _settings.home / "lake",
+    _settings.lake,
     _settings.environment,
+    home=_settings.home,
     hash_key=_settings.hash_key,
     pii=_settings.house.pii,
 )

@@ -66,6 +66,27 @@ def _unfit(folder: Path) -> str | None:
     return None
 
 
+_URL = re.compile(r"(s3|gs|az)://[\w.-]+(/[\w.=+-]+)*/?")
+"""An object store and a prefix in it, without credentials and without what DuckDB takes for a
+pattern."""
+
+
+def _lake(place: str) -> str:
+    """A place of lakes: the URL of an object store, or a folder as an absolute path."""
+    if "://" not in place:
+        try:
+            return str(_folder(Path(place).expanduser()))
+        except RuntimeError:
+            raise PydanticCustomError("path", "contains the home of an unknown user (~)") from None
+    if not _URL.fullmatch(place):
+        raise PydanticCustomError(
+            "url",
+            "is neither a folder nor s3://bucket/prefix, gs://bucket/prefix or"
+            " az://container/prefix; credentials belong into the provider's own variables",
+        )
+    return place.rstrip("/")
+
+
 def _folder(path: Path) -> Path:
     if problem := _unfit(path):
         raise PydanticCustomError("path", "{problem}", {"problem": problem})
@@ -96,6 +117,22 @@ class HouseSettings(VariableSettings):
         validate_default=True,
         description="Folder of the lake and of everything else that is kept, without any of"
         " * ? [ ] \\ % in its path; when unset, var in the checkout, or ~/.leanhouse without one.",
+    )
+    lake: Annotated[str, AfterValidator(_lake)] | None = Field(
+        default=None,
+        description="Where the lake lies: s3://bucket/prefix, gs://bucket/prefix,"
+        " az://container/prefix or a folder; the folder lake in the home when unset.",
+    )
+    cache: Annotated[FilePath, AfterValidator(_folder)] | None = Field(
+        default=None,
+        description="Folder of local copies of an object store's files, which may be deleted at any"
+        " time; the folder cache in the home when unset.",
+    )
+    cache_gb: float = Field(
+        default=20,
+        gt=0,
+        description="Size of these copies in GB; a process that reads more at once keeps more until"
+        " it ends.",
     )
     hash_key: SecretStr | None = Field(
         default=None,
@@ -170,8 +207,27 @@ class Settings:
         """Folder of the state."""
         return self.house.home
 
+    @property
+    def lake(self) -> str:
+        """Where the lakes of all environments lie: a folder, or the URL of an object store."""
+        return self.house.lake or str(self.home / "lake")
+
+    @property
+    def cache(self) -> Path:
+        """Folder of local copies of an object store's files."""
+        return self.house.cache or self.home / "cache"
+
+    @property
+    def folders(self) -> list[Path]:
+        """Local folders that hold the state, or a copy of it."""
+        found = [self.home, self.cache]
+        found += [] if "://" in self.lake else [Path(self.lake)]
+        return [self.home, *(one for one in found if not one.is_relative_to(self.home))]
+
     def at(self, home: Path | None) -> Settings:
         """These settings for another home, which holds Dagster's runs; None changes nothing.
+
+        A lake that is set stays where it is.
 
         Raises:
             ConfigError: As `state_folder`.
@@ -261,6 +317,11 @@ def settings() -> Settings:
         ConfigError: As `Settings.load`.
     """
     return Settings.load(os.environ)
+
+
+def provider_variable(*names: str) -> str:
+    """The first of some variables of a provider of object stores that is set, or nothing."""
+    return next((value for name in names if (value := os.environ.get(name, "").strip())), "")
 
 
 def log_format() -> str:

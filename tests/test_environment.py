@@ -74,6 +74,41 @@ def test_every_command_refuses_an_environment_that_lean_does_not_have(arguments,
     assert not home.exists()
 
 
+@pytest.mark.parametrize(
+    "place", ["s3://bucket/pre-fix/x", "gs://bucket", "az://container/a=b", "s3://bucket/x/"]
+)
+def test_a_lake_may_be_the_url_of_an_object_store(place):
+    """Without a slash at its end; the cache is in the home unless it is set."""
+    found = Settings.load({"LEANHOUSE_LAKE": place, "LEANHOUSE_HOME": "/srv/home"})
+
+    assert found.lake == place.rstrip("/")
+    assert found.cache == Path("/srv/home/cache")
+    assert found.folders == [Path("/srv/home")]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        f"s3://key:{SECRET}@bucket/x",
+        "https://bucket/x",
+        "s3://",
+        "s3://b/*",
+        f"s3://b/x?a={SECRET}",
+    ],
+)
+def test_another_url_is_no_place_of_a_lake(place):
+    """The message shows no value: it may have credentials."""
+    assert "LEANHOUSE_LAKE" in refused({"LEANHOUSE_LAKE": place})
+
+
+def test_a_lake_may_be_another_folder():
+    """It is brought in line with the home; one in the home is."""
+    found = Settings.load({"LEANHOUSE_LAKE": "/srv/lake", "LEANHOUSE_HOME": "/srv/home"})
+
+    assert (found.lake, found.folders) == ("/srv/lake", [Path("/srv/home"), Path("/srv/lake")])
+    assert Settings.load({"LEANHOUSE_HOME": "/srv/home"}).lake == "/srv/home/lake"
+
+
 def test_dagster_refuses_it_as_well(tmp_path):
     """The definitions do not load with a wrong environment."""
     ended = subprocess.run(

@@ -228,7 +228,7 @@ def test_each_bar_holds_by_itself(home, tmp_path, monkeypatch):
     raw, ledger = one_file(home, "raw/*/*/*.parquet"), one_file(home, "pulls/*/*.parquet")
     monkeypatch.chdir(tmp_path)
     with connect(lake) as connection:
-        read_only.close_off(connection, read_only._folders_of(lake))
+        read_only.close_off(connection, read_only._folders_of(connection))
         for sql in (
             f"from read_parquet('{raw}')",
             f"from read_parquet('{ledger}')",

@@ -84,10 +84,11 @@ def lake_of(home: Path | None, *, is_written: bool = False) -> Lake:
     from pipelines.lake.lake import Lake
     from pipelines.lake.permissions import check_readable, open_home
 
-    folder = settings().at(home).home
-    homes.append(folder)
-    open_home(folder, settings().house.file_group)
-    lake = Lake(folder / "lake", settings().environment)
+    of_home = settings().at(home)
+    homes.append(of_home.home)
+    for folder in of_home.folders:
+        open_home(folder, settings().house.file_group)
+    lake = Lake(of_home.lake, of_home.environment)
     check_readable(lake.folder)
     if is_written:
         lake.check_writable()

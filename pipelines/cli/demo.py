@@ -19,6 +19,7 @@ from lean_resources.streams import STREAMS
 from pipelines.cli.console import plain_console, progress_bars, say, show, summary_table
 from pipelines.dagster_defs.in_process import instance_at, read_events, sync_all
 from pipelines.dagster_defs.resources import InboxResource, LakeResource
+from pipelines.environment import settings
 from pipelines.lake.folder import Folder
 from pipelines.lake.ledger import Outcome
 from pipelines.lake.queries import QUERIES
@@ -55,7 +56,10 @@ def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | N
         if mtls:
             values |= _certificates(server.certificates, certificate_fault)
         lean = LeanResource(LeanSettings.model_validate(values))
-        lake = LakeResource(root=str(home / "lake"), environment="sandbox")
+        # Made-up data stays apart from a lake of a real application.
+        store = settings().house.lake
+        root = f"{store}/demo" if store else str(home / "lake")
+        lake = LakeResource(root, "sandbox", home=home)
         with progress_bars(console) as progress, instance_at(home / "dagster", say) as instance:
             summaries = sync_all(lean, lake, progress, instance=instance)
         console.print(summary_table(summaries))
@@ -68,7 +72,9 @@ def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | N
             say(query.strip(), style="dim")
             show(connection.execute(query), console)
         held = connection.execute("select count(*) from raw.transactions").fetchone()
-    command = _short(Path(sys.argv[0]).absolute())
+    command = f"{_short(Path(sys.argv[0]).absolute())}"
+    if store:
+        command = f"LEANHOUSE_LAKE={root} {command}"
     skipped = sum(summary.pulls.get(Outcome.SKIPPED, 0) for summary in summaries)
     say(
         "\nNext:\n"

@@ -17,6 +17,7 @@ EXAMPLES = {
         "leanhouse export bank.duckdb",
         "leanhouse export out --format csv --table dim_banks",
     ),
+    "warehouse": ("leanhouse warehouse pull", "leanhouse warehouse pull /srv/bank"),
     "query": ('leanhouse query "from dim_banks"', "leanhouse query report.sql --csv"),
     "dictionary": ("leanhouse dictionary", "leanhouse dictionary --settings"),
     "status": ("leanhouse status", "leanhouse status --json"),

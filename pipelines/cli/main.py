@@ -19,7 +19,14 @@ from pipelines.cli.commands.offline import demo, dev, sandbox
 from pipelines.cli.commands.report import report
 from pipelines.cli.commands.status import status
 from pipelines.cli.commands.support_bundle import support_bundle
-from pipelines.cli.commands.tables import SqlCommand, build, dictionary, publish, query
+from pipelines.cli.commands.tables import (
+    SqlCommand,
+    build,
+    dictionary,
+    publish,
+    query,
+    warehouse,
+)
 from pipelines.cli.commands.upkeep import compact, fsck, replay, vacuum
 from pipelines.cli.console import plain_console, say
 from pipelines.cli.examples import EXAMPLES
@@ -30,7 +37,7 @@ app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=Fals
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Without credentials": (demo, sandbox, dev),
     "Lean": (sync, webhooks, doctor),
-    "Tables": (build, publish, export, query, dictionary),
+    "Tables": (build, publish, export, warehouse, query, dictionary),
     "On duty": (status, alert, report, support_bundle),
     "The lake": (compact, fsck, vacuum, replay),
 }
@@ -69,7 +76,8 @@ def _open_home(
     logs.start(log_format())
     if "--help" not in sys.argv:
         homes.append(settings().home)
-        open_home(settings().home, settings().house.file_group)
+        for folder in settings().folders:
+            open_home(folder, settings().house.file_group)
 
 
 def main() -> None:

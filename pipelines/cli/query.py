@@ -13,6 +13,7 @@ import duckdb
 
 from pipelines.cli.console import say, show, standard_output
 from pipelines.cli.results import write_csv, write_json, write_parquet
+from pipelines.environment import settings
 from pipelines.lake.queries import QUERIES
 from pipelines.publish.read_only import QueryError, reading
 
@@ -118,8 +119,9 @@ def ask(
 
 def _refuse_inside(lake: Lake, file: Path) -> None:
     """Refuse to write a result into the lake, the inbox or Dagster's home."""
-    root = lake.folder.parent
-    kept = (root, root.parent / "inbox", root.parent / "dagster")
+    root, home = lake.folder.parent, settings().home
+    beside = [folder / name for folder in (root.parent, home) for name in ("inbox", "dagster")]
+    kept = (root, *beside, settings().cache)
     if any(file.resolve().is_relative_to(folder) for folder in kept):
         raise QueryError(f"{file} is in a folder of leanhouse: choose another folder")
 

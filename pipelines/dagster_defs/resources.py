@@ -72,14 +72,22 @@ class LakeResource:
     """The lake of one environment.
 
     Args:
-        root: Folder that holds one lake per environment.
+        root: Folder, or URL in an object store, that holds one lake per environment.
         environment: `sandbox` or `production`; part of every path.
+        home: Folder of everything else that is kept; that around the lakes when left out.
     """
 
     def __init__(
-        self, root: Path | str, environment: str, *, hash_key: str = SANDBOX_KEY, pii: bool = False
+        self,
+        root: Path | str,
+        environment: str,
+        *,
+        home: Path | None = None,
+        hash_key: str = SANDBOX_KEY,
+        pii: bool = False,
     ) -> None:
-        self._lake = Lake(Path(root), environment)
+        self._lake = Lake(root, environment)
+        self.home = home or Path(root).parent
         self._hash_key = hash_key
         self.pii = pii
 

@@ -19,6 +19,7 @@ from pipelines.models.model import Models
 from pipelines.operate.metrics import write_metrics
 from pipelines.operate.report import KEPT_DAYS, Language, keep, report
 from pipelines.operate.vacuum import vacuum
+from pipelines.publish.publications import published_warehouse
 from pipelines.publish.warehouse import publish
 from pipelines.sync.policy import Policy
 
@@ -71,7 +72,7 @@ def compaction_asset(models: Models) -> dg.AssetsDefinition:
             if done.months:
                 # Or the next webhook would have to: merged rows have other pulls.
                 build(lake.lake(), models, hash_key=lake.hash_key())
-        if lake.lake().warehouse.exists():
+        if published_warehouse(lake.lake().storage) is not None:
             publish_warehouse(lake, models)
         counts = {
             f"{place}: {reason}": files for (place, reason), (files, _) in deleted.summary().items()
@@ -155,7 +156,7 @@ def daily_report(
     from pipelines.operate.page import page  # noqa: PLC0415 - only this step needs templates
 
     of = lake.lake()
-    home = Folder(of.folder.parent.parent)
+    home = Folder(lake.home)
     with explained():
         made = report(of, policy, settings=settings(), instance=context.instance)
         keys = keep(home, of.environment, made.day, {one: page(made, one) for one in Language})

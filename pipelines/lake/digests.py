@@ -6,6 +6,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import duckdb
 import pyarrow as pa
@@ -70,14 +71,14 @@ class Digest:
     crc32: int
 
 
-def digest(file: Path) -> Digest:
+def digest(file: Path | BinaryIO) -> Digest:
     """Size and checksum of a local file; after a write the system still has it in memory.
 
     Raises:
         OSError: It cannot be read.
     """
     size = checksum = 0
-    with file.open("rb", buffering=0) as opened:
+    with file.open("rb", buffering=0) if isinstance(file, Path) else file as opened:
         while block := opened.read(_BLOCK_BYTES):
             size += len(block)
             checksum = zlib.crc32(block, checksum)

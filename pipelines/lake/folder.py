@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import fnmatch
+import functools
 import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -96,13 +97,13 @@ class Folder(Storage):
         finally:
             self.discard(staged)
 
-    def link(self, key: Key, to: Key) -> None:
-        """Give a file a second key, unless that is taken.
+    def link(self, key: Key | Path, to: Key) -> None:
+        """Give a file, or any local file, a second key, unless that is taken.
 
         Raises:
             OSError: It is taken, or the storage cannot do so.
         """
-        self.local(to).hardlink_to(self.local(key))
+        self.local(to).hardlink_to(self.root / key)
 
     def move(self, key: Key, to: Key) -> None:
         self.folder(to.parent)
@@ -133,6 +134,11 @@ class Folder(Storage):
 
     def sync(self, key: Key) -> None:
         _sync(self.local(key))
+
+
+def copy_of(file: Path) -> Write:
+    """Writes the bytes of a local file."""
+    return functools.partial(shutil.copyfile, file)
 
 
 def _matching(folder: str, prefix: str, parts: Sequence[str]) -> Iterator[Stored]:

@@ -31,7 +31,9 @@ SPILL = Key("spill")
 SET_ASIDE = Key("set_aside")
 """Damaged files, by the instant at which they were put aside."""
 WAREHOUSE = Key("leanhouse.duckdb")
-"""The file that analysts open."""
+"""The file that analysts open, in a folder."""
+WAREHOUSES = Key("warehouse")
+"""The files that analysts open, by number, in an object store."""
 
 
 def rows_of(stream: Stream) -> Key:

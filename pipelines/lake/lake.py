@@ -133,6 +133,7 @@ class Lake:
         self.format = LakeFormat(self.storage)
         self.warehouse = self.folder / WAREHOUSE
         self._is_portable = False
+        self._tell: Callable[[Sequence[Key]], object] | None = None
         self._chosen: dict[str, list[Key]] = {}
         """Files to read, by folder; all files of other folders are read."""
         self._copied: dict[str, str] = {}
@@ -141,18 +142,22 @@ class Lake:
     def __repr__(self) -> str:
         return f"Lake({self.storage.place!r})"
 
-    def portable(self) -> Self:
-        """The same lake with SELECTs that name files relative to its folder.
+    def portable(self, tell: Callable[[Sequence[Key]], object] | None = None) -> Self:
+        """The same lake with SELECTs that name files, or patterns, relative to a folder.
 
         A connection sets the folder with `stand_in`; the default is the current folder.
+
+        Args:
+            tell: Called with what a SELECT names, before it is run.
         """
         other = copy.copy(self)
-        other._is_portable = True  # noqa: SLF001 - a copy of its own
+        other._is_portable, other._tell = True, tell  # noqa: SLF001 - a copy of its own
         return other
 
-    def stand_in(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Set a connection's folder to the present folder of this lake."""
-        connection.execute(f"set variable {_FOLDER} = $folder", {"folder": f"{self.folder}/"})
+    @staticmethod
+    def stand_in(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+        """Set a connection's folder, to that of a lake or to one with the files to read."""
+        connection.execute(f"set variable {_FOLDER} = $folder", {"folder": f"{folder}/"})
 
     def copied(self, tables: Mapping[Key, str]) -> Self:
         """The same lake for a connection with tables of the rows to read of some folders.
@@ -168,6 +173,9 @@ class Lake:
         if not self._is_portable:
             paths = ", ".join(f"'{_escaped(path)}'" for path in self.storage.local_all(keys))
             return f"[{paths}]"
+        keys = list(keys)
+        if self._tell is not None:
+            self._tell(keys)
         # Not file_search_path: with that DuckDB prefers files in the folder where it was started,
         # which may be the folder that the lake was copied from.
         names = ", ".join(f"'{_escaped(key)}'" for key in keys)
@@ -673,7 +681,10 @@ class Lake:
             return self._reading(chosen, schema)
         partitions = ["*"] if months is None else [f"month={month}" for month in sorted(months)]
         patterns = [f"{folder}/{partition}/*.parquet" for partition in partitions]
-        keys = [key for one in patterns for key in self.storage.readable(one)]
+        if self._is_portable:
+            keys = [Key(one) for one in patterns if any(self.storage.list(one))]
+        else:
+            keys = [key for one in patterns for key in self.storage.readable(one)]
         return self._reading(keys, schema)
 
     def merged_files(self) -> Iterator[tuple[Stored, float, set[str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lean_resources.errors import ConfigError
 from pipelines.lake.folder import Folder
 from pipelines.lake.storage import Storage
 
@@ -14,5 +15,12 @@ def open_storage(root: Path | str, environment: str) -> Storage:
     Args:
         root: The folder of all environments.
         environment: `sandbox` or `production`.
+
+    Raises:
+        ConfigError: It is the URL of an object store, which this version cannot open.
     """
+    if "://" in str(root):
+        raise ConfigError(
+            "this version has no lake in an object store: let LEANHOUSE_LAKE be unset"
+        )
     return Folder(Path(root).resolve() / environment)

@@ -99,7 +99,7 @@ PLACES = (
     Place(
         "warehouse",
         "The DuckDB file of analysts: views over the lake, and a copy of the ledger.",
-        rf"{_LAKE}leanhouse\.duckdb(\.wal.*)?",
+        rf"{_LAKE}(leanhouse\.duckdb(\.wal.*)?|warehouse/\d{{10}}\.duckdb)",
         rf"{_LAKE}leanhouse\.{_NAME}\.tmp.*",
     ),
     Place(
@@ -129,7 +129,7 @@ PLACES = (
         "format",
         "The format number of the lake.",
         rf"{_LAKE}\d+\.format",
-        rf"{_LAKE}\.doctor(\.tmp)?",
+        rf"{_LAKE}\.doctor(\.tmp|/.+)?",
     ),
     Place(
         "inbox",
@@ -149,6 +149,7 @@ PLACES = (
         rf"alerts/{_NAME}\.(json|lock)",
         rf"alerts/{_NAME}\.json\.tmp",
     ),
+    Place("cache", "Local copies of an object store's files; personal.", r"cache/.+"),
     Place("policy", "The operator's policy.", r"policy\.toml"),
     Place(
         "reports",

@@ -14,6 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import distributions
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pydantic import SecretStr
 from lean_resources.errors import ConfigError, LeanError
 from lean_resources.streams import Stream
 from pipelines.environment import Settings
+from pipelines.lake.digests import DamageError
 from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folder import Folder
 from pipelines.lake.folders import rows_of, superseded_of
@@ -34,7 +36,7 @@ from pipelines.lake.ledger import new_id
 from pipelines.lake.places import walk
 from pipelines.lake.queries import records
 from pipelines.lake.schemas import lake_schema
-from pipelines.lake.storage import Key
+from pipelines.lake.storage import Key, Storage
 from pipelines.models.loader import load
 from pipelines.models.manifest import current_manifest
 from pipelines.operate.fsck import check
@@ -75,7 +77,7 @@ def write_bundle(file: Path, settings: Settings, status: Callable[[], object]) -
     target, key = Folder(file.parent), Key(file.name)
     if target.head(key) is not None or file.is_relative_to(settings.home):
         raise ConfigError(f"{file} exists or is in the home: choose another file")
-    lake = _Readable(settings.home / "lake", settings.environment)
+    lake = _Readable(settings.lake, settings.environment)
     paths = _paths(settings)
     parts = {"status.json": _text(status, paths)}
     parts |= {name: _text(make, paths) for name, make in _makers(lake, settings)}
@@ -106,15 +108,15 @@ class _Readable(Lake):
         """The SELECT of these rows; `unreadable` counts the other files."""
         patterns = (f"{place(stream)}/*/*.parquet" for place in (rows_of, superseded_of))
         keys = [one.key for pattern in patterns for one in self.storage.list(pattern)]
-        sound = [key for key in keys if _opens(self.storage.local(key))]
+        sound = [key for key in keys if _opens(self.storage, key)]
         self.unreadable += len(keys) - len(sound)
         return self._reading(sound, lake_schema(stream))
 
 
-def _opens(file: Path) -> bool:
+def _opens(storage: Storage, key: Key) -> bool:
     try:
-        pq.read_table(file, partitioning=None)
-    except (OSError, pa.ArrowException):
+        pq.read_table(storage.local(key), partitioning=None)
+    except (OSError, pa.ArrowException, DamageError):
         return False
     return True
 
@@ -126,7 +128,7 @@ def _makers(lake: Lake, settings: Settings) -> Iterator[tuple[str, Callable[[], 
     yield "runs.json", lambda: _runs(settings.dagster_home)
     yield "ledger.json", lambda: _ledger(lake)
     yield "tables.json", lambda: _tables(lake)
-    yield "places.json", lambda: _places(settings.home)
+    yield "places.json", lambda: _places(settings.home, lake)
     yield "fsck.json", lambda: _fsck(lake)
     if (policy := settings.home / "policy.toml").is_file():
         yield "policy.toml", lambda: policy.read_text(encoding="utf-8")
@@ -139,8 +141,8 @@ def _paths(settings: Settings) -> dict[str, str]:
     for group, field in settings.each():
         if isinstance(path := getattr(group, field), Path):
             paths.setdefault(path, f"${group.variable(field)}")
-    longest = sorted(map(str, paths), key=len, reverse=True)
-    return {path: paths[Path(path)] for path in longest if len(path) > 1}
+    named = {settings.lake: "$LEANHOUSE_LAKE"} | {str(path): name for path, name in paths.items()}
+    return {path: named[path] for path in sorted(named, key=len, reverse=True) if len(path) > 1}
 
 
 def _text(make: Callable[[], object], paths: Mapping[str, str]) -> str:
@@ -208,10 +210,13 @@ def _tables(lake: Lake) -> object:
     }
 
 
-def _places(home: Path) -> object:
+def _places(home: Path, lake: Lake) -> object:
     files: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for one in walk(Folder(home)):
+    found = walk(Folder(home))
+    if not lake.folder.is_relative_to(home) or not isinstance(lake.storage, Folder):
+        found = chain(found, walk(lake.storage, f"lake/{lake.environment}/"))
+    for one in found:
         name = one.place.name if one.place is not None else "unknown"
         files[name] += 1
         sizes[name] += one.bytes

@@ -9,11 +9,13 @@ again.
 from __future__ import annotations
 
 import datetime as dt
+import io
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -34,7 +36,6 @@ from pipelines.lake.folders import (
     REFRESH_RESERVATIONS,
     REFRESH_RESULTS,
     SET_ASIDE,
-    WAREHOUSE,
     answers_of,
     quarantine_of,
     rows_of,
@@ -44,10 +45,11 @@ from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import LOST_SCHEMA, new_id
 from pipelines.lake.ledger_files import MissingCommit
 from pipelines.lake.missing_files import described, foreign_files, listed, missing_files
-from pipelines.lake.places import walk
+from pipelines.lake.places import find, walk
 from pipelines.lake.queries import QUERIES
 from pipelines.lake.storage import Key, Storage
 from pipelines.models.manifest import current_manifest, keep_manifest, next_number, read_manifest
+from pipelines.publish.publications import published_warehouse
 from pipelines.publish.warehouse import connect
 from pipelines.sync.replay import replay
 
@@ -207,13 +209,11 @@ class _Check:
     def logs(self, folder: Key, kind: str) -> bool:
         """Read files without a recorded size and checksum; True if all are readable."""
         files = [
-            folder / one.key
-            for one in walk(
-                Folder(self._storage.local(folder)), f"lake/{self._lake.environment}/{folder}/"
-            )
-            if one.place is not None and not one.is_leftover
+            key
+            for key in _keys(self._storage, f"{folder}/*/*.parquet")
+            if find(f"lake/{self._lake.environment}/{key}")[0] is not None
         ]
-        return not self._compare((file, None, kind, "") for file in sorted(files))
+        return not self._compare((file, None, kind, "") for file in files)
 
     def models(self) -> None:
         """Check the manifests, and the parts that the newest manifest names."""
@@ -234,10 +234,12 @@ class _Check:
 
     def warehouse(self) -> None:
         """Read all tables of the published warehouse; DuckDB verifies its block checksums."""
-        if self._storage.head(WAREHOUSE) is None:
+        file = published_warehouse(self._storage)
+        if file is None:
             return
         try:
-            with connect(self._lake) as connection:
+            # Its tables are in the file itself.
+            with connect(self._lake, "") as connection:
                 tables = connection.execute(
                     "select schema_name, table_name from duckdb_tables() where not internal"
                     " and database_name = 'leanhouse'"
@@ -247,7 +249,7 @@ class _Check:
                         f'select sum(hash(it)::hugeint) from leanhouse."{schema}"."{name}" as it'
                     ).fetchall()
         except (LeanError, duckdb.Error):
-            self._add(WAREHOUSE, "warehouse", "cannot be read")
+            self._add(file, "warehouse", "cannot be read")
 
 
 def _keys(storage: Storage, pattern: str) -> list[Key]:
@@ -257,12 +259,19 @@ def _keys(storage: Storage, pattern: str) -> list[Key]:
 def _problem(storage: Storage, key: Key, was: Digest | None) -> str | None:
     """What is wrong with a file; None if it is sound."""
     try:
+        if isinstance(storage, Folder):
+            source: Path | io.BytesIO = storage.local(key)
+        else:
+            # Not a copy in the cache, which may be whole while the object is not.
+            source = io.BytesIO(storage.read(key))
         if was is None:
-            pq.read_table(storage.local(key), partitioning=None)
+            pq.read_table(source, partitioning=None)
             return None
-        found = digest(storage.local(key))
+        found = digest(source)
     except FileNotFoundError:
         return "is missing"
+    except DamageError:
+        return "has the wrong checksum"
     except _UNREADABLE:
         return "cannot be read"
     if found.bytes != was.bytes:

@@ -17,7 +17,7 @@ import duckdb
 
 from pipelines.lake.digests import damage_error
 from pipelines.lake.folders import LEDGER
-from pipelines.lake.queries import records
+from pipelines.lake.queries import QUERIES, records
 from pipelines.lake.storage import Key, Storage
 from pipelines.operate.bank_health import midnight
 from pipelines.operate.health import Health, health
@@ -130,11 +130,13 @@ def _ledger(lake: Lake, until: dt.datetime) -> dict[str, _Rows]:
 def _tables(lake: Lake, until: dt.datetime) -> dict[str, _Rows]:
     """What tables say; nothing where they are damaged, older than the queries or not published."""
     missing = (FileNotFoundError, duckdb.CatalogException, duckdb.BinderException)
-    with contextlib.suppress(*missing), _unless_damaged(), connect(lake) as connection:
-        return {
-            **_rows(connection, "report_coverage", "report_proof"),
-            **_rows(connection, "report_changes", until=until),
-        }
+    with contextlib.suppress(*missing), _unless_damaged():
+        asked = "; ".join(QUERIES[f"report_{name}"] for name in ("coverage", "proof", "changes"))
+        with connect(lake, asked) as connection:
+            return {
+                **_rows(connection, "report_coverage", "report_proof"),
+                **_rows(connection, "report_changes", until=until),
+            }
     return {}
 
 

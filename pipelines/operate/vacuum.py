@@ -17,13 +17,13 @@ from enum import StrEnum
 from lean_resources.errors import ConfigError
 from pipelines.lake import present
 from pipelines.lake.digests import DamageError
-from pipelines.lake.folders import MANIFESTS, PLANS, SPILL, WAREHOUSE
+from pipelines.lake.folders import MANIFESTS, PLANS, SPILL
 from pipelines.lake.lake import Lake
 from pipelines.lake.places import Found, walk
 from pipelines.lake.storage import Key
 from pipelines.models.manifest import key_of, newest_manifest, read_manifest
 from pipelines.models.plans import results
-from pipelines.publish.publications import Publications
+from pipelines.publish.publications import Publications, published_warehouse
 
 _DAY_SECONDS = 86_400
 _MOST_SHARE = 10
@@ -174,7 +174,7 @@ class _Look:
         self._limit = time.time() - seconds
         self._living, self._killed, self._batches = living, killed, batches
         self._publications, over = Publications(lake).kept(seconds)
-        self._is_on_record = bool(self._publications) or lake.storage.head(WAREHOUSE) is None
+        self._is_on_record = bool(self._publications) or published_warehouse(lake.storage) is None
         files = {one.key: one for one in lake.storage.list(f"{MANIFESTS}/*.json")}
         manifests = {key: read_manifest(lake, key) for key in files}
         self._mark = max((one.commits for one in manifests.values()), default=0)

@@ -18,7 +18,7 @@ import duckdb
 import msgspec
 
 from lean_resources.errors import ConfigError
-from pipelines.environment import state_folder
+from pipelines.environment import settings, state_folder
 from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folder import Folder
 from pipelines.lake.lake import Lake
@@ -110,7 +110,7 @@ def export(
         DamageError: A file of the lake is missing or too short.
         LeakError: A mart or a step of one contains a personal value.
     """
-    target = _outside(lake, target)
+    target = outside(lake, target)
     with _begun(target, group) as part:
         _refuse_foreign(target, form)
         database = part.with_name("copy.duckdb")
@@ -143,7 +143,7 @@ def publish_copy(lake: Lake, models: Models, folder: Path, group: str | None = N
         ConfigError: No mart is built, or as for `export`, like DamageError and LeakError.
         WarehouseError: Something that is not a file is in the way.
     """
-    target = _outside(lake, state_folder(folder, "the folder for analysts")) / lake.warehouse.name
+    target = outside(lake, state_folder(folder, "the folder for analysts")) / lake.warehouse.name
     with _begun(target, group) as part:
         with _connected(lake) as connection:
             tables = _tables(connection, lake, models, pii=False)
@@ -156,10 +156,17 @@ def publish_copy(lake: Lake, models: Models, folder: Path, group: str | None = N
     return Published(target, rows)
 
 
-def _outside(lake: Lake, target: Path) -> Path:
-    """A target as an absolute path; refuses one in the home of the lake."""
+def outside(lake: Lake, target: Path) -> Path:
+    """A target as an absolute path.
+
+    Raises:
+        ConfigError: It is in the home of the lake.
+    """
     target = target.resolve()
-    if target.is_relative_to(lake.folder.parent.parent.resolve()):
+    homes = [lake.folder.parent, settings().home, settings().cache]
+    if settings().house.lake is None:
+        homes.append(lake.folder.parent.parent)
+    if any(target.is_relative_to(home) for home in homes):
         raise ConfigError(f"{target} is in the home of the lake: choose a folder outside of it")
     return target
 

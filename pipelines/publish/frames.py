@@ -21,13 +21,17 @@ class Warehouse:
     Each query sees the warehouse as it was published last, and nothing stays open between two.
 
     Args:
-        place: A home, or a DuckDB file; None means the home of the settings.
-        environment: `sandbox` or `production`, of a home; None means that of the settings.
+        place: A home, a DuckDB file, or the URL of lakes in an object store; None means the lake
+            of the settings.
+        environment: `sandbox` or `production`; None means that of the settings.
     """
 
     def __init__(self, place: Path | str | None = None, environment: str | None = None) -> None:
-        path = settings().home if place is None else Path(place).expanduser().resolve()
         self._source: Lake | Path
+        if place is None or "://" in str(place):
+            self._source = Lake(place or settings().lake, environment or settings().environment)
+            return
+        path = Path(place).expanduser().resolve()
         if path.is_file():
             is_of_lake = path.parent.parent.name == "lake"
             self._source = Lake(path.parent.parent, path.parent.name) if is_of_lake else path

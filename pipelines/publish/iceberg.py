@@ -23,7 +23,9 @@ import msgspec
 import pyarrow as pa
 
 from lean_resources.errors import ConfigError
+from pipelines.environment import provider_variable
 from pipelines.lake.duck import open_duckdb
+from pipelines.lake.folder import Folder
 from pipelines.lake.folders import ICEBERG
 from pipelines.lake.lake import Lake
 from pipelines.lake.schemas import typed_nothing
@@ -136,6 +138,12 @@ def _catalogue(lake: Lake, url: str) -> Iterator[Catalog]:
     """The catalogue of a URL, whose errors show nothing of the URL."""
     parts = urllib.parse.urlsplit(url)
     properties = {"type": "sql", "uri": url}
+    is_folder = isinstance(lake.storage, Folder)
+    if not url and not is_folder:
+        raise ConfigError(
+            "Iceberg tables in an object store need a catalogue that every machine reaches: set"
+            " LEANHOUSE_ICEBERG_CATALOGUE to one in PostgreSQL or to a REST catalogue"
+        )
     if not url:
         file = urllib.parse.quote(str(lake.storage.work / ICEBERG / "catalogue.db"))
         properties["uri"] = f"sqlite:///{file}"
@@ -149,7 +157,9 @@ def _catalogue(lake: Lake, url: str) -> Iterator[Catalog]:
         raise ConfigError(
             "LEANHOUSE_ICEBERG_CATALOGUE begins with postgresql://, http:// or https://"
         )
-    if "#" in str(lake.folder):
+    if not is_folder:
+        properties |= _access(lake.storage.place)
+    elif "#" in str(lake.folder):
         raise ConfigError("Iceberg tables need a LEANHOUSE_HOME without # in its path")
     try:
         catalogue = load_catalog("leanhouse", **properties)
@@ -165,6 +175,19 @@ def _catalogue(lake: Lake, url: str) -> Iterator[Catalog]:
         ) from None
     with catalogue:
         yield catalogue
+
+
+def _access(place: str) -> dict[str, str]:
+    """Properties by which Iceberg reaches an object store, with the provider's own credentials."""
+    if place.startswith("az://"):
+        raise ConfigError(
+            "Iceberg tables can lie in S3, Google's storage or a folder, not in Azure's"
+        )
+    given = {
+        "s3.endpoint": provider_variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        "s3.region": provider_variable("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
+    }
+    return {name: value for name, value in given.items() if value}
 
 
 class _Publisher:
@@ -281,7 +304,9 @@ class _Publisher:
         return self._catalogue.load_table(place)
 
     def _uri(self, key: Key) -> str:
-        return f"file://{self._storage.local(key)}"
+        if isinstance(self._storage, Folder):
+            return f"file://{self._storage.local(key)}"
+        return f"{self._storage.place}/{key}"
 
 
 def _schema(columns: Sequence[tuple[str, str, str]]) -> pa.Schema:

@@ -1,8 +1,13 @@
 """Publications: which files each published warehouse reads, so that a vacuum keeps them.
 
 A warehouse shows the lake as it was when it was published: it reads the files of models and pulls
-that counted then. The record of a publication is begun before the warehouse is swapped in, and gets
-its number afterwards. Until then either warehouse, the old or the new, may be the published one.
+that counted then. In a folder there is one file, which each publication replaces. The record of a
+publication is begun before its warehouse is swapped in, and gets its number afterwards. Until then
+either warehouse, the old or the new, may be the published one.
+
+In an object store nothing can be swapped, so each warehouse has a number. A publisher takes the
+number after the newest that it saw when it began, by creating the record of that number. If the
+record exists, others published meanwhile, and it begins again. So an old publisher never wins.
 """
 
 from __future__ import annotations
@@ -15,9 +20,10 @@ from itertools import pairwise
 import msgspec
 
 from pipelines.lake.duck import open_duckdb
-from pipelines.lake.folders import ICEBERG, PUBLISHED
+from pipelines.lake.folder import Folder
+from pipelines.lake.folders import ICEBERG, PUBLISHED, WAREHOUSE, WAREHOUSES
 from pipelines.lake.lake import Lake
-from pipelines.lake.storage import Key
+from pipelines.lake.storage import Key, Storage
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.lake.writers import exclusive
 from pipelines.models.manifest import newest_manifest
@@ -38,6 +44,13 @@ class Publication(msgspec.Struct, frozen=True):
     manifest: str
     merges: frozenset[str]
     as_of: float | None
+
+
+def published_warehouse(storage: Storage) -> Key | None:
+    """The file that was published last; None before the first publication."""
+    if isinstance(storage, Folder):
+        return WAREHOUSE if storage.head(WAREHOUSE) is not None else None
+    return max((one.key for one in storage.list(f"{WAREHOUSES}/*.duckdb")), default=None)
 
 
 class Publications:
@@ -66,7 +79,7 @@ class Publications:
 
     @contextmanager
     def record(self, publication: Publication, writer_id: str) -> Iterator[None]:
-        """Keep a record of the warehouse that the block swaps in."""
+        """Keep a record of the warehouse that the block swaps in, in a folder."""
         storage = self._lake.storage
         begun = PUBLISHED / f"{writer_id}.begun"
         storage.put(begun, msgspec.json.encode(publication))
@@ -79,8 +92,23 @@ class Publications:
                 number = max((int(one.stem) for one in self._keys("json")), default=0) + 1
                 storage.move(key, PUBLISHED / f"{number:010}.json")
 
+    def next_number(self) -> int:
+        """The number of a publication that begins now, in an object store."""
+        number = max((int(one.stem) for one in self._keys("json")), default=0) + 1
+        # A list may lag.
+        while self._lake.storage.head(_record_of(number)) is not None:
+            number += 1
+        return number
+
+    def take(self, number: int, publication: Publication, writer_id: str) -> Key | None:
+        """Take a number in an object store; the key of its warehouse, or None if it is taken."""
+        content = msgspec.json.encode(publication)
+        if not self._lake.storage.create(_record_of(number), content, writer_id):
+            return None
+        return _warehouse_of(number)
+
     def kept(self, older_than_seconds: float) -> tuple[list[Publication], list[Key]]:
-        """Publications that may have readers, and the records of all others.
+        """Publications that may have readers, and the records and files of all others.
 
         May have readers: the published warehouse, those that may be it, and those that were
         replaced recently, by the lake's clock or by this machine's.
@@ -89,15 +117,24 @@ class Publications:
             older_than_seconds: Time after which a replaced publication has no reader.
         """
         as_of = self.now().as_of
+        # First, because a record is older than its warehouse.
+        files = [one.key for one in self._lake.storage.list(f"{WAREHOUSES}/*.duckdb")]
+        newest = max((key.stem for key in files), default=None)
         numbered = list(self._lake.storage.list(f"{PUBLISHED}/*.json"))
-        kept = [*self._keys("begun"), *(one.key for one in numbered[-1:])]
+        # In an object store later records may have no warehouse yet, or never get one.
+        later = [at for at, one in enumerate(numbered) if newest and one.key.stem >= newest]
+        place = min(later, default=-1)
+        may_be = numbered[place:]
+        kept = [*self._keys("begun"), *(one.key for one in may_be)]
         over: list[Key] = []
-        for one, successor in pairwise(numbered):
+        for one, successor in pairwise([*numbered[:place], *may_be[:1]]):
             ages = [time.time() - successor.written_at]
             replaced_at = self._read(successor.key).as_of
             if as_of is not None and replaced_at is not None:
                 ages.append(as_of - replaced_at)
             (over if min(ages) > older_than_seconds else kept).append(one.key)
+        named = {newest, *(key.stem for key in kept)}
+        over += [key for key in files if key.stem not in named]
         return [self._read(key) for key in kept], over
 
     def builds_of_iceberg(self) -> list[int]:
@@ -110,3 +147,11 @@ class Publications:
 
     def _read(self, key: Key) -> Publication:
         return msgspec.json.decode(self._lake.storage.read(key), type=Publication)
+
+
+def _record_of(number: int) -> Key:
+    return PUBLISHED / f"{number:010}.json"
+
+
+def _warehouse_of(number: int) -> Key:
+    return WAREHOUSES / f"{number:010}.duckdb"

@@ -19,6 +19,7 @@ from lean_resources.machine import raise_machine_error
 from lean_resources.streams import STREAMS
 from pipelines.lake.digests import DamageError, damage_error
 from pipelines.lake.duck import open_duckdb
+from pipelines.lake.folder import Folder
 from pipelines.lake.folders import (
     MARTS,
     REFRESH_RESERVATIONS,
@@ -28,6 +29,8 @@ from pipelines.lake.folders import (
     superseded_of,
 )
 from pipelines.lake.lake import Lake
+from pipelines.lake.storage import Key
+from pipelines.publish.named_files import names_of
 from pipelines.publish.warehouse import connect, connect_file
 
 _REMEDY = "Run leanhouse build: it publishes the warehouse again, or says what is lost."
@@ -74,11 +77,16 @@ def reading(
         WarehouseError: The warehouse cannot be opened.
     """
     try:
-        with connect(source) if isinstance(source, Lake) else connect_file(source) as connection:
-            folders: list[Path] = []
+        if isinstance(source, Lake):
+            # Of an object store, only what the statement reads is there.
+            opened = connect(source, None if is_unsafe else sql)
+        else:
+            opened = connect_file(source)
+            Lake.stand_in(opened, source.parent)
+        with opened as connection:
             if isinstance(source, Lake):
-                _refuse_outdated(source, connection)
-                folders = _folders_of(source)
+                _refuse_outdated(source, connection, sql)
+            folders = _folders_of(connection)
             if not is_unsafe:
                 refuse_unless_reading(sql, _own_functions(connection))
                 close_off(connection, folders)
@@ -89,6 +97,8 @@ def reading(
         if (damage := damage_error(error)) is not None:
             raise QueryError(f"{damage.message}. {_REMEDY}") from None
         raise QueryError(str(error)) from None
+    except DamageError as error:
+        raise QueryError(f"{error.message}. {_REMEDY}") from None
 
 
 def refuse_unless_reading(sql: str, published: frozenset[str] = frozenset()) -> None:
@@ -163,18 +173,20 @@ def _read(tree: Any) -> Iterator[tuple[str, list[str]]]:
             left.extend(node)
 
 
-def _refuse_outdated(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
-    """Return if all files exist that the warehouse reads.
+def _refuse_outdated(lake: Lake, connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Return if all files exist that the warehouse reads; of an object store, that `sql` reads.
 
     Raises:
-        QueryError: A file is missing, and the result would silently lack its rows.
+        DamageError: A file is missing, and the result would silently lack its rows.
     """
     try:
         with connection.cursor() as ledger:
             ledger.execute("set search_path = 'leanhouse.raw'")
-            lake.check_files(ledger)
-    except DamageError as error:
-        raise QueryError(f"{error.message}. {_REMEDY}") from None
+            if isinstance(lake.storage, Folder):
+                lake.check_files(ledger)
+                return
+            read = {Key(name).parent.parent for name in names_of(ledger, sql) if "*" in name}
+            lake.check_folders(ledger, [folder for folder in _of_streams() if folder in read])
     except (duckdb.BinderException, duckdb.CatalogException):
         # An earlier version published it, whose ledger does not list files.
         return
@@ -188,15 +200,17 @@ def _own_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
     return frozenset(name for (name,) in found)
 
 
-def _folders_of(lake: Lake) -> list[Path]:
+def _of_streams() -> list[Key]:
+    """The folders of streams that published views read."""
+    places = (rows_of, superseded_of, quarantine_of)
+    return [place(stream) for place in places for stream in STREAMS.values()]
+
+
+def _folders_of(connection: duckdb.DuckDBPyConnection) -> list[Path]:
     """The folders that the published views read."""
-    folders = [
-        folder_of(stream)
-        for folder_of in (rows_of, superseded_of, quarantine_of)
-        for stream in STREAMS.values()
-    ]
-    folders += [REFRESH_RESERVATIONS, REFRESH_RESULTS, MARTS]
-    return [lake.storage.local(folder) for folder in folders]
+    ((root,),) = connection.execute("select getvariable('leanhouse_folder')").fetchall()
+    below = [*_of_streams(), REFRESH_RESERVATIONS, REFRESH_RESULTS, MARTS]
+    return [Path(root) / folder for folder in below]
 
 
 def close_off(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path]) -> None:

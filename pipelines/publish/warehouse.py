@@ -1,10 +1,14 @@
-"""The warehouse: the DuckDB file that analysts open, written beside the old file and swapped in."""
+"""The warehouse: the DuckDB file that analysts open, written beside the old file and swapped in.
+
+In an object store it is written locally and put under a new number; see `publications`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -13,19 +17,21 @@ import duckdb
 
 from lean_resources.errors import ConfigError
 from lean_resources.streams import STREAMS
+from pipelines.lake.digests import DamageError
 from pipelines.lake.duck import open_duckdb
-from pipelines.lake.folder import Folder
-from pipelines.lake.folders import MANIFESTS, WAREHOUSE
+from pipelines.lake.folder import Folder, copy_of
+from pipelines.lake.folders import MANIFESTS, SPILL, WAREHOUSE
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import new_id
-from pipelines.lake.storage import Key, Storage
+from pipelines.lake.storage import Key
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.models.cache import key_of
 from pipelines.models.manifest import Manifest, named_now, read_manifest
 from pipelines.models.model import Model, Models
 from pipelines.models.relations import Relation, add_seeds
 from pipelines.models.session import stored_rows
-from pipelines.publish.publications import Publications
+from pipelines.publish.named_files import NamedFiles, names_of
+from pipelines.publish.publications import Publication, Publications, published_warehouse
 from pipelines.shipped import SQL
 
 Done = TypeVar("Done")
@@ -36,6 +42,7 @@ _STORED = "stored"
 """Schema of the functions that give the rows of stored models, for views."""
 _MOST_NEW_PULLS = 50_000
 """More of them are sooner read with all others than brought in."""
+_TRIES = 5
 _AGES = (
     "How old the rows of each built table are, by the lake's clock. Grain: one row per table.",
     {
@@ -60,85 +67,148 @@ class Published:
     """A warehouse that was published.
 
     Args:
+        path: Its file, or its URL in an object store.
         rows: Number of resolved rows of each stream, and of rows of each model that is no view as
-            of the last whole build; empty where only changes were published.
+            of the last whole build; empty where only changes were published, and without streams
+            in an object store.
     """
 
-    path: Path
+    path: Path | str
     rows: Mapping[str, int]
 
 
 def publish(lake: Lake, models: Models, *, pii: bool = False) -> Published:
-    """Write the warehouse from the lake and the models as they are now, and swap it in.
+    """Write the warehouse from the lake and the models as they are now, and publish it.
 
-    Readers of the old file keep reading it; a file that is opened after the swap is the new one.
-    Each view shows what was committed when the file was written. If little was committed since the
-    old file was written, the new one is a copy of it with the changes.
+    Readers of the old file keep reading it; a file that is opened afterwards is the new one. Each
+    view shows what was committed when the file was written. If little was committed since the old
+    file was written, the new one is a copy of it with the changes.
 
     Args:
         models: All models; models that were never built are left out.
         pii: Whether to add a schema `pii` with the personal columns, which are left out elsewhere.
 
     Raises:
-        WarehouseError: Something that is not a file is in the way, or the folder is read-only.
+        WarehouseError: Something that is not a file is in the way, or the folder is read-only; or
+            others published again and again meanwhile.
     """
     lake.format.carry_forward()
     with lake.storage.writers.start() as writer:
-        return _publish(lake, models, writer.id, pii=pii)
+        for _ in range(_TRIES):
+            publishing = _Publishing(lake, models, writer.id, pii)
+            if (published := publishing.run()) is not None:
+                return published
+    raise WarehouseError(f"others published {_TRIES} times while this warehouse was written")
 
 
-def _publish(lake: Lake, models: Models, writer_id: str, *, pii: bool) -> Published:
-    storage = lake.storage
-    temporary = Key(f"leanhouse.{writer_id}.tmp")
-    publications = Publications(lake)
-    files = lake.ledger.files()
-    publication = publications.now(files)
-    named = publication.manifest
-    manifest = read_manifest(lake, MANIFESTS / named) if named else Manifest()
-    manifest = named_now(manifest, models)
+class _Publishing:
+    """One attempt to publish; its temporary files lie in a local folder."""
 
-    def write(fill: Callable[[_WarehouseWriter], Done]) -> Done:
-        with open_duckdb(storage.local(temporary)) as connection:
-            lake.stand_in(connection)
-            done = fill(_WarehouseWriter(connection, lake.portable(), models, manifest, files, pii))
-            # Closing does so too, but hides a failure.
-            connection.execute("checkpoint")
-        return done
+    def __init__(self, lake: Lake, models: Models, writer_id: str, pii: bool) -> None:
+        self._lake, self._models, self._writer_id, self._pii = lake, models, writer_id, pii
+        self._publications = Publications(lake)
+        self._local = Folder(lake.storage.work)
+        self._file = Key(f"leanhouse.{writer_id}.tmp")
+        self._is_folder = isinstance(lake.storage, Folder)
 
-    try:
+    def run(self) -> Published | None:
+        """Publish; None if others did so meanwhile."""
+        try:
+            return self._publish_file() if self._is_folder else self._publish_object()
+        finally:
+            _delete_all(self._local, f"{self._file}*")
+
+    def _publish_file(self) -> Published:
+        publication, files = self._now()
         with open_duckdb() as holder:
+            rows = self._write(publication, files, lambda: self._copied_file(holder))
+            with self._publications.record(publication, self._writer_id):
+                swap_in(self._local, self._file, WAREHOUSE)
+        return Published(self._lake.warehouse, rows)
+
+    def _publish_object(self) -> Published | None:
+        number = self._publications.next_number()
+        publication, files = self._now()
+        rows = self._write(publication, files, self._copied_object)
+        key = self._publications.take(number, publication, self._writer_id)
+        if key is None:
+            return None
+        content = copy_of(self._local.local(self._file))
+        self._lake.storage.create(key, content, self._writer_id)
+        return Published(f"{self._lake.storage.place}/{key}", rows)
+
+    def _now(self) -> tuple[Publication, list[Key]]:
+        files = self._lake.ledger.files()
+        return self._publications.now(files), files
+
+    def _write(
+        self, publication: Publication, files: list[Key], copy: Callable[[], bool]
+    ) -> dict[str, int]:
+        """Write the file; `copy` gives it the published warehouse, or False."""
+        named = publication.manifest
+        manifest = read_manifest(self._lake, MANIFESTS / named) if named else Manifest()
+        manifest = named_now(manifest, self._models)
+        with self._named_files() as (folder, lake):
+
+            def write(fill: Callable[[_WarehouseWriter], Done]) -> Done:
+                with open_duckdb(self._local.local(self._file)) as connection:
+                    lake.stand_in(connection, folder)
+                    writer = _WarehouseWriter(
+                        connection, lake, self._models, manifest, files, self._pii, self._is_folder
+                    )
+                    done = fill(writer)
+                    # Closing does so too, but hides a failure.
+                    connection.execute("checkpoint")
+                return done
+
             rows: dict[str, int] = {}
             is_followed = False
             # In vain if there is none, if it is damaged, if someone writes to it, or if an earlier
             # version wrote it.
-            with suppress(OSError, duckdb.Error):
-                if _is_copied(storage, temporary, holder):
+            with suppress(OSError, DamageError, duckdb.Error):
+                if copy():
                     is_followed = write(_WarehouseWriter.follow)
             if not is_followed:
-                _delete_all(storage, f"{temporary}*")
+                _delete_all(self._local, f"{self._file}*")
                 rows = write(_WarehouseWriter.fill)
-            storage.sync(temporary)
-            with publications.record(publication, writer_id):
-                swap_in(storage, temporary, WAREHOUSE)
-    finally:
-        _delete_all(storage, f"{temporary}*")
-    return Published(lake.warehouse, rows)
+        self._local.sync(self._file)
+        return rows
+
+    @contextmanager
+    def _named_files(self) -> Iterator[tuple[Path, Lake]]:
+        """The folder of the files that views name, and the lake with these names."""
+        if self._is_folder:
+            yield self._lake.folder, self._lake.portable()
+            return
+        key = SPILL / self._writer_id
+        try:
+            named = NamedFiles(self._lake.storage, self._lake.storage.folder(key))
+            yield named.folder, self._lake.portable(named.stand_in)
+        finally:
+            self._lake.storage.sweep(key)
+
+    def _copied_object(self) -> bool:
+        newest = published_warehouse(self._lake.storage)
+        if newest is None:
+            return False
+        self._local.put(self._file, copy_of(self._lake.storage.local(newest)))
+        return True
+
+    def _copied_file(self, holder: duckdb.DuckDBPyConnection) -> bool:
+        """Copy the published warehouse; False if it has changed meanwhile.
+
+        Args:
+            holder: Gets the published warehouse, so that nobody opens it for writing until it is
+                replaced: DuckDB would take a log of the old file for one of its copy.
+        """
+        local = self._local
+        there = local.head(WAREHOUSE)
+        local.copy(WAREHOUSE, self._file, f"{self._file}-copy")
+        _attach(holder, local, WAREHOUSE)
+        return local.head(WAREHOUSE) == there and not any(local.list(f"{WAREHOUSE}.wal*"))
 
 
-def _is_copied(storage: Storage, file: Key, holder: duckdb.DuckDBPyConnection) -> bool:
-    """Copy the published warehouse to a file; False if it has changed meanwhile.
-
-    Args:
-        holder: Gets the published warehouse, so that nobody opens it for writing until it is
-            replaced: DuckDB would take a log of the old file for one of its copy.
-    """
-    there = storage.head(WAREHOUSE)
-    storage.copy(WAREHOUSE, file, f"{file}-copy")
-    _attach(holder, Folder(storage.work), WAREHOUSE)
-    return storage.head(WAREHOUSE) == there and not any(storage.list(f"{WAREHOUSE}.wal*"))
-
-
-def swap_in(storage: Storage, file: Key, warehouse: Key) -> None:
+def swap_in(storage: Folder, file: Key, warehouse: Key) -> None:
     """Put a file in a warehouse's place, with nothing beside it that belonged to the old file.
 
     DuckDB leaves a log beside a file that was opened for writing. Beside another file, the log
@@ -156,22 +226,39 @@ def swap_in(storage: Storage, file: Key, warehouse: Key) -> None:
         raise WarehouseError(f"{error.filename} is in the way: {error.strerror}") from None
 
 
-def _delete_all(storage: Storage, pattern: str) -> None:
+def _delete_all(storage: Folder, pattern: str) -> None:
     for one in storage.list(pattern):
         storage.delete(one.key)
 
 
-def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
+def connect(lake: Lake, sql: str | None = None) -> duckdb.DuckDBPyConnection:
     """Open the warehouse for reading, with days cut in UTC.
+
+    Args:
+        sql: What will be asked, so that only the files for it come from an object store; None for
+            anything.
 
     Raises:
         FileNotFoundError: No warehouse was published yet.
         WarehouseError: Another program has it open for writing, or it is not a database.
+        DamageError: A file that is to be read is missing in an object store.
     """
-    if lake.storage.head(WAREHOUSE) is None:
-        raise FileNotFoundError(f"{lake.warehouse} does not exist: run a sync first")
-    connection = connect_file(lake.warehouse)
-    lake.stand_in(connection)
+    storage = lake.storage
+    file = published_warehouse(storage)
+    if file is None:
+        raise FileNotFoundError(f"{storage.place} has no warehouse yet: run a sync first")
+    connection = connect_file(storage.local(file))
+    folder = lake.folder
+    if not isinstance(storage, Folder):
+        key = SPILL / new_id()
+        weakref.finalize(connection, storage.sweep, key)
+        named = NamedFiles(storage, storage.folder(key))
+        folder = named.folder
+        try:
+            named.add(names_of(connection, sql))
+        except FileNotFoundError as error:
+            raise DamageError(f"{error.filename or error} is missing") from None
+    lake.stand_in(connection, folder)
     return connection
 
 
@@ -230,6 +317,7 @@ class _WarehouseWriter:
     Args:
         connection: An empty database that gets the tables and views.
         lake: The lake, whose files are named as the warehouse is to name them.
+        counts_streams: Whether rows of streams are counted, for which all have to be read.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -238,6 +326,7 @@ class _WarehouseWriter:
     manifest: Manifest
     seen: list[Key]
     pii: bool
+    counts_streams: bool = True
     meanings: list[str] = field(default_factory=list, init=False)
 
     def follow(self) -> bool:
@@ -327,8 +416,10 @@ class _WarehouseWriter:
         settings = ("pragma disable_optimizer", "set threads = 1")
         reset = ("reset threads", "pragma enable_optimizer")
         self.connection.execute("; ".join([*settings, *self.meanings, *reset, "commit"]))
-        counts = " union all ".join(f"select '{one}', count(*) from raw.{one}" for one in STREAMS)
-        rows: dict[str, int] = dict(self.connection.execute(counts).fetchall())
+        rows: dict[str, int] = {}
+        if self.counts_streams:
+            each = (f"select '{one}', count(*) from raw.{one}" for one in STREAMS)
+            rows |= self.connection.execute(" union all ".join(each)).fetchall()
         for model in shown:
             if not model.stored.is_view:
                 parts = self.manifest.parts[model.name]

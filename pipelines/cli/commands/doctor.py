@@ -40,7 +40,7 @@ def doctor() -> None:
     seconds = abs(ahead.total_seconds())
     say(f"Lean       answers: {banks} banks; its clock differs from ours by {seconds:.0f} s")
     lake = lake_of(None, is_written=True)
-    say(f"lake       can be written: {lake.folder}")
+    say(f"lake       can be written: {lake.storage.place}")
     if (dagster_home := settings().dagster_home).exists():
         from pipelines.dagster_defs.in_process import instance_at
 

@@ -53,8 +53,8 @@ def look(configured: "Settings", **more: Any) -> "Health":
     from pipelines.operate.health import health
     from pipelines.sync.policy import load
 
-    home = configured.home
-    lake, policy = Lake(home / "lake", configured.environment), load(home / "policy.toml").policy
+    lake = Lake(configured.lake, configured.environment)
+    policy = load(configured.home / "policy.toml").policy
     if not configured.dagster_home.is_dir():
         return health(lake, policy, settings=configured, **more)
     from pipelines.operate.run_problems import recorded_runs

@@ -130,6 +130,31 @@ def publish(
     say(f"{done.path}: {len(done.rows)} tables, {sum(done.rows.values()):,} rows, for {readers}")
 
 
+def warehouse(
+    action: Annotated[  # noqa: ARG001 - there is one
+        Literal["pull"], typer.Argument(help="Bring a copy up to the newest warehouse.")
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder of the copy.")] = Path("warehouse"),
+    home: Home = None,
+) -> None:
+    """Copy the warehouse and the files that it reads to a folder, for DuckDB alone.
+
+    A later pull of the same folder brings only new files. The rights to read and
+    list suffice. The copy holds what the warehouse does, and its files personal columns.
+    """
+    from pipelines.publish.pull import pull
+
+    try:
+        done = pull(lake_of(home), folder)
+    except FileNotFoundError as error:
+        raise fail(str(error)) from None
+    say(
+        f"{done.path} is {done.published}: {done.files:,} files, {done.new_files:,} of them new"
+        f" ({done.new_bytes / 1e6:,.1f} MB).\nOpen it there: cd {done.path.parent} &&"
+        f" duckdb -readonly {done.path.name}"
+    )
+
+
 class SqlCommand(Command):
     """A command whose argument may begin with a comment of SQL, which looks like an option."""
 

@@ -15,11 +15,12 @@ def compact(home: Home = None) -> None:
     """Merge small files of months that were read again; stored answers stay as they are."""
     from pipelines.lake.compaction import compact as merge
     from pipelines.models.loader import load
+    from pipelines.publish.publications import published_warehouse
     from pipelines.publish.warehouse import publish
 
     lake = lake_of(home, is_written=True)
     done = merge(lake)
-    if lake.warehouse.exists():
+    if published_warehouse(lake.storage) is not None:
         publish(lake, load(), pii=settings().house.pii)
     say(
         f"{done.months} months and {done.pulls:,} pulls merged: {done.rows:,} rows and"
@@ -105,7 +106,7 @@ def replay(
     if unknown:
         raise fail(f"there is no stream {', '.join(unknown)}: choose from {', '.join(STREAMS)}")
     lake, run_id = lake_of(home, is_written=True), f"replay-{new_id()}"
-    policy = load(lake.folder.parent.parent / "policy.toml").policy
+    policy = load(settings().at(home).home / "policy.toml").policy
     for name in stream or STREAMS:
         try:
             done = replay_stream(STREAMS[name], lake, policy=policy, run_id=run_id)
