@@ -29,8 +29,9 @@ from usage import Usage, size_of
 
 from lean_resources.streams import STREAMS
 from pipelines.lake.compaction import compact
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import Outcome, Pull, new_id
+from pipelines.lake.ledger import Outcome, Pull
 from pipelines.lake.schemas import lake_schema
 from pipelines.operate.vacuum import vacuum
 from pipelines.sync.policy import Policy

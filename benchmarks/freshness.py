@@ -43,8 +43,9 @@ from pipelines.dagster_defs.webhook_job import JOB, PULLS, TABLES
 from pipelines.dagster_defs.webhook_sensor import BATCH_TAG
 from pipelines.environment import child_of
 from pipelines.lake.compaction import keep_present
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import Outcome, Pull, new_id
+from pipelines.lake.ledger import Outcome, Pull
 from pipelines.lake.schemas import lake_schema
 from pipelines.models.build import build
 from pipelines.models.loader import load

@@ -30,8 +30,8 @@ from usage import Usage, own_peak_bytes
 from lean_resources.streams import STREAMS
 from pipelines.lake.compaction import keep_present
 from pipelines.lake.folders import PRESENT
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import new_id
 from pipelines.lake.present import Present, reveal
 from pipelines.sync.planner import phase_of
 from pipelines.sync.policy import Policy

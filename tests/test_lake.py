@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lean_resources.streams import STREAMS
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import Outcome, Pull, new_id
+from pipelines.lake.ledger import Outcome, Pull
 from pipelines.lake.schemas import lake_schema
 from pipelines.models.loader import load
 from pipelines.operate.vacuum import VacuumRefusedError, vacuum

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import Outcome, Pull, new_id, to_table
+from pipelines.lake.ledger import Outcome, Pull, to_table
 from pipelines.lake.ledger_files import LedgerFiles, batch_of
 from pipelines.operate.vacuum import vacuum
 

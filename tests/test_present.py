@@ -14,8 +14,9 @@ from lean_resources.streams import STREAMS
 from pipelines.lake.compaction import keep_present
 from pipelines.lake.digests import DamageError
 from pipelines.lake.folders import LOST
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import LOST_SCHEMA, Outcome, Pull, new_id
+from pipelines.lake.ledger import LOST_SCHEMA, Outcome, Pull
 from pipelines.lake.ledger_files import Tail
 from pipelines.lake.present import reveal
 from pipelines.lake.queries import QUERIES

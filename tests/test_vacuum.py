@@ -33,7 +33,7 @@ from pipelines.publish import warehouse
 from pipelines.models import build as builds
 from pipelines.models import manifest as manifests
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import new_id
+from pipelines.lake.ids import new_id
 from pipelines.models.loader import load
 from test_lake import CUSTOMERS, NOW, customers, pull
 

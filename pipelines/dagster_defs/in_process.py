@@ -28,7 +28,7 @@ from pipelines.dagster_defs.stream_assets import refresh, stream_assets, sync_ou
 from pipelines.dagster_defs.webhook_job import PULLS, TABLES, webhook_job
 from pipelines.dagster_defs.webhook_sensor import acknowledge, batch, request_of
 from pipelines.lake.folder import Folder
-from pipelines.lake.ledger import new_id
+from pipelines.lake.ids import new_id
 from pipelines.lake.storage import Key
 from pipelines.models.loader import load
 from pipelines.operate.run_problems import values_of

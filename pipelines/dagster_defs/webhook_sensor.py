@@ -16,8 +16,8 @@ from lean_resources.webhooks import Event
 from pipelines.dagster_defs.processes import end_dead_runs
 from pipelines.dagster_defs.resources import InboxResource, LakeResource
 from pipelines.dagster_defs.webhook_job import JOB, PULLS
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import new_id
 from pipelines.lake.queries import QUERIES
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake.folders import PRESENT, rows_of, superseded_of
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake, utc_day_of
-from pipelines.lake.ledger import PULL_COLUMNS, Mark, Pull, new_id
+from pipelines.lake.ledger import PULL_COLUMNS, Mark, Pull
 from pipelines.lake.present import reveal
 from pipelines.lake.queries import QUERIES, filled
 from pipelines.lake.schemas import merged_schema

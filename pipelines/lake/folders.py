@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from lean_resources.streams import Stream
+from typing import TYPE_CHECKING
+
 from pipelines.lake.storage import Key
+
+if TYPE_CHECKING:
+    # It imports Arrow, which a command that only says what there is must not wait for.
+    from lean_resources.streams import Stream
 
 LEDGER = Key("pulls")
 CHECKPOINTS = Key("checkpoints")

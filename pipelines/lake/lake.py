@@ -36,6 +36,7 @@ from pipelines.lake.folders import (
     superseded_of,
 )
 from pipelines.lake.format import LakeFormat
+from pipelines.lake.ids import new_id
 from pipelines.lake.ledger import (
     COVERAGE_SCHEMA,
     LEDGER_SCHEMA,
@@ -44,7 +45,6 @@ from pipelines.lake.ledger import (
     REFRESH_RESULTS_SCHEMA,
     VIEW_DOCS,
     Outcome,
-    new_id,
 )
 from pipelines.lake.ledger_files import LedgerFiles, Tail
 from pipelines.lake.missing_files import foreign_files, listed, missing_files, missing_sentence

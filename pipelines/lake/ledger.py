@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import secrets
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -266,11 +264,6 @@ def to_table(pulls: Sequence[Pull], batch_id: str, files: Sequence[FileRecord] =
     on_first_row = [[asdict(file) for file in files] or None, *[None] * len(pulls)][: len(pulls)]
     columns.append(pa.array(on_first_row, LEDGER_SCHEMA.field("files").type))
     return pa.Table.from_arrays(columns, schema=LEDGER_SCHEMA)
-
-
-def new_id() -> str:
-    """An id that sorts by the time it was made, unique across processes."""
-    return f"{time.time_ns() // 1000:014x}{secrets.token_hex(9)}"
 
 
 _RESERVATIONS: _Columns = {

@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 
 from pipelines.lake.digests import DamageError, Digest, digest
 from pipelines.lake.folders import CHECKPOINTS, LEDGER
-from pipelines.lake.ledger import LEDGER_SCHEMA, new_id
+from pipelines.lake.ids import new_id
+from pipelines.lake.ledger import LEDGER_SCHEMA
 from pipelines.lake.present import Present, lost_records, newest
 from pipelines.lake.storage import Key, Storage, Stored
 

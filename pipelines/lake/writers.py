@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
-from pipelines.lake.ledger import new_id
+from pipelines.lake.ids import new_id
 
 
 class Writer(ABC):

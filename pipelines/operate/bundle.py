@@ -31,8 +31,8 @@ from pipelines.lake.digests import DamageError
 from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folder import Folder
 from pipelines.lake.folders import rows_of, superseded_of
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import new_id
 from pipelines.lake.places import walk
 from pipelines.lake.queries import records
 from pipelines.lake.schemas import lake_schema

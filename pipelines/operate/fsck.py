@@ -41,8 +41,9 @@ from pipelines.lake.folders import (
     rows_of,
     superseded_of,
 )
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import LOST_SCHEMA, new_id
+from pipelines.lake.ledger import LOST_SCHEMA
 from pipelines.lake.ledger_files import MissingCommit
 from pipelines.lake.missing_files import described, foreign_files, listed, missing_files
 from pipelines.lake.places import find, walk

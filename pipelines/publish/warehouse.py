@@ -21,8 +21,8 @@ from pipelines.lake.digests import DamageError
 from pipelines.lake.duck import open_duckdb
 from pipelines.lake.folder import Folder, copy_of
 from pipelines.lake.folders import MANIFESTS, SPILL, WAREHOUSE
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import new_id
 from pipelines.lake.storage import Key
 from pipelines.lake.views import LAKE_VIEWS
 from pipelines.models.cache import key_of

@@ -17,8 +17,9 @@ from lean_resources.client import LeanClient
 from lean_resources.errors import AuthError, ConsentError, LeanError
 from lean_resources.webhooks import FINISHED
 from pipelines.lake.folders import REFRESH_RESULTS
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import REFRESH_RESULTS_SCHEMA, new_id
+from pipelines.lake.ledger import REFRESH_RESULTS_SCHEMA
 from pipelines.sync.policy import Policy
 from pipelines.sync.refresh_budget import SLICES, Budget, slice_of
 from pipelines.webhooks.event_waiter import EventWaiter

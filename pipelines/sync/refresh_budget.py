@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.lake.folders import REFRESH_RESERVATIONS
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import REFRESH_RESERVATIONS_SCHEMA, new_id
+from pipelines.lake.ledger import REFRESH_RESERVATIONS_SCHEMA
 from pipelines.lake.storage import Key
 
 _PERIOD = dt.timedelta(hours=24)

@@ -24,8 +24,9 @@ from lean_resources.decoding import Decoder, DecodeResult, Page
 from lean_resources.quarantine import lost
 from lean_resources.streams import STREAMS, Stream, Window
 from pipelines.lake.folders import answers_of
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import PULL_COLUMNS, Mark, Outcome, Pull, new_id
+from pipelines.lake.ledger import PULL_COLUMNS, Mark, Outcome, Pull
 from pipelines.lake.queries import QUERIES
 from pipelines.lake.schemas import lake_schema
 from pipelines.sync.last_good import LastGood

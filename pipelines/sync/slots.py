@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from lean_resources.errors import LeanError
 from lean_resources.paging import PagedRead
 from lean_resources.streams import Stream, Window
-from pipelines.lake.ledger import Mark, Outcome, Pull, new_id
+from pipelines.lake.ids import new_id
+from pipelines.lake.ledger import Mark, Outcome, Pull
 from pipelines.sync.planner import PlannedMonth
 from pipelines.sync.tasks import Done
 

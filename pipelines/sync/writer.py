@@ -26,8 +26,9 @@ from lean_resources.machine import raise_machine_error
 from lean_resources.paging import PagedRead
 from lean_resources.streams import Stream, family
 from pipelines.lake.batch import Batch
+from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
-from pipelines.lake.ledger import Mark, Outcome, Pull, new_id
+from pipelines.lake.ledger import Mark, Outcome, Pull
 from pipelines.lake.schemas import RAW_SCHEMA
 from pipelines.sync.coverage import covered
 from pipelines.sync.last_good import LastGood

@@ -98,7 +98,7 @@ def replay(
 ) -> None:
     """Decode the stored answers of Lean again, without asking Lean, and build the tables."""
     from lean_resources.streams import STREAMS
-    from pipelines.lake.ledger import new_id
+    from pipelines.lake.ids import new_id
     from pipelines.sync.policy import load
     from pipelines.sync.replay import replay as replay_stream
 
