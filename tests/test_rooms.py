@@ -104,7 +104,8 @@ IN_STORAGE = {
 }
 """Operations on files of a lake that only its storage makes."""
 BESIDE = {
-    *("lake/storage.py", "lake/folder.py"),
+    *("lake/storage.py", "lake/folder.py", "lake/objects.py", "lake/object_store.py"),
+    "lake/cache.py",  # copies on this machine
     *("lake/writers.py", "lake/permissions.py"),  # locks and modes, which are of this machine
     *("lake/queries.py", "lake/views.py"),  # SQL that is shipped
     *("models/cache.py", "models/loader.py", "models/model_files.py"),  # so are models

@@ -24,6 +24,8 @@ class DamageError(ConfigError):
     default_code = "DAMAGED"
 
 
+UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError, DamageError)
+"""Errors of reading a damaged file."""
 _KINDS = (
     duckdb.IOException,
     duckdb.InvalidInputException,

@@ -132,6 +132,9 @@ class Folder(Storage):
             self.staged(key).replace(self.local(key))
         _each(pool, list({self.local(key).parent for key in keys}))
 
+    def settle(self) -> None:
+        """Nothing: a folder shows at once what was written."""
+
     def sync(self, key: Key) -> None:
         _sync(self.local(key))
 

@@ -58,7 +58,7 @@ from pipelines.lake.schemas import (
     sql_type,
     typed_nothing,
 )
-from pipelines.lake.storage import Key, Stored
+from pipelines.lake.storage import Key, Storage, Stored
 from pipelines.lake.views import LAKE_VIEWS
 
 _HISTORY = "_history"
@@ -121,14 +121,15 @@ class Lake:
     """The files of one environment; sandbox and production never share a lake.
 
     Args:
-        root: The folder of all environments.
+        root: The folder of all environments, or its URL in an object store.
         environment: `sandbox` or `production`.
+        storage: Where the files lie; None for the environment's place below the root.
     """
 
-    def __init__(self, root: Path | str, environment: str) -> None:
+    def __init__(self, root: Path | str, environment: str, storage: Storage | None = None) -> None:
         self.root = root
         self.environment = environment
-        self.storage = open_storage(root, environment)
+        self.storage = storage or open_storage(root, environment)
         self.folder = self.storage.work
         self.format = LakeFormat(self.storage)
         self.warehouse = self.folder / WAREHOUSE
@@ -401,7 +402,7 @@ class Lake:
 
     def _spill(self) -> str:
         """A folder that DuckDB makes if memory is full, and deletes."""
-        return str(self.folder / f"spill-{new_id()}")
+        return str(self.storage.passing / f"spill-{new_id()}")
 
     def next_generation(self) -> int:
         """The greatest generation in the ledger plus 1.

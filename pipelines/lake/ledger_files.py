@@ -13,6 +13,7 @@ present pulls list it.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -27,7 +28,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.lake.digests import DamageError, Digest, digest
+from pipelines.lake.digests import UNREADABLE, DamageError, Digest, digest
 from pipelines.lake.folders import CHECKPOINTS, LEDGER
 from pipelines.lake.ids import new_id
 from pipelines.lake.ledger import LEDGER_SCHEMA
@@ -39,8 +40,6 @@ _HOLDS = b"leanhouse:batches"
 _OPEN_DAYS = 2
 """Days after which a further commit is unlikely."""
 _ROWS_AT_ONCE = 100_000
-_UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
-"""Errors of reading a damaged file."""
 _Days = Mapping[str, Mapping[str, Stored]]
 """Files by day and by name without extension."""
 _Number = tuple[str, int]
@@ -90,6 +89,11 @@ class MissingCommit:
     def batch_id(self) -> str | None:
         """Its batch; None if unknown."""
         return batch_of(self.key) if digest_of(self.key) else None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether `name` is that of a file, and not a writer's number."""
+        return "/" in self.name
 
     @property
     def problem(self) -> str:
@@ -255,7 +259,12 @@ class LedgerFiles:
             number = writer.number + 1
             tail = f"{writer.id}-{number}-{found.bytes}-{found.crc32:08x}"
             file = staged.with_name(f"{batch_id}-{tail}.parquet")
-            self._storage.reveal(staged, file)
+            try:
+                self._storage.reveal(staged, file)
+            except BaseException:
+                # It may be there all the same: its number is not given to another commit.
+                writer.id, writer.number, writer.last = _Writer().id, 0, None
+                raise
             writer.number = number
             writer.last = CHECKPOINTS / file.name
             self._copy(file, writer.last)
@@ -270,29 +279,35 @@ class LedgerFiles:
     ) -> tuple[_Days, list[MissingCommit]]:
         """The files, and the missing commits.
 
-        A commit or merge may happen between two listings. So a commit is missing only if it is
-        missing twice.
+        A commit or merge may happen between two listings, and an object store's list may lag. So a
+        commit is missing only if it is missing twice, and is not there when asked for by its name.
         """
         days, missing = self._look_once(listing, is_read=is_read)
         if missing:
-            days, again = self._look_once(listing, is_read=is_read)
+            self._storage.settle()
+            named = [LEDGER / one.name for one in missing.values() if one.is_named]
+            days, again = self._look_once(listing, named, is_read=is_read)
             missing = {key: commit for key, commit in again.items() if key in missing}
         return days, list(missing.values())
 
     def _look_once(
-        self, listing: Present | None, *, is_read: bool
+        self, listing: Present | None, named: Iterable[Key] = (), *, is_read: bool
     ) -> tuple[_Days, dict[str, MissingCommit]]:
         # A copy is made after its file, so copies are listed first.
         copies = list(self._storage.list(f"{CHECKPOINTS}/*.parquet"))
-        days = self._days()
+        days = self._days(named)
         found: dict[str, MissingCommit] = {}
         names: set[str] = set()
         numbers: set[_Number] = set()
+        read: list[Stored] = []
         skipped: list[Stored] = []
         for file in (file for files in days.values() for file in files.values()):
-            if not is_read and listing is not None and _is_listed(file, listing):
-                skipped.append(file)
-                continue
+            is_known = not is_read and listing is not None and _is_listed(file, listing)
+            (skipped if is_known else read).append(file)
+        # Together, because an object store takes its time for each.
+        with contextlib.suppress(*UNREADABLE):
+            self._storage.local_all(file.key for file in read)
+        for file in read:
             held = self._sound(file)
             if held is None:
                 day = file.key.parent.name
@@ -463,10 +478,15 @@ class LedgerFiles:
         """Copy a file to the checkpoints if its copy does not exist."""
         self._storage.copy(file, copy, f"{new_id()}.parquet")
 
-    def _days(self) -> _Days:
-        """Files by day and by name without extension."""
+    def _days(self, named: Iterable[Key] = ()) -> _Days:
+        """Files by day and by name without extension.
+
+        Args:
+            named: Files that are asked for by name, whether a list shows them or not.
+        """
         found: dict[str, dict[str, Stored]] = {}
-        for file in self._storage.list(f"{LEDGER}/*/*.parquet"):
+        asked = (file for file in map(self._storage.head, named) if file is not None)
+        for file in (*self._storage.list(f"{LEDGER}/*/*.parquet"), *asked):
             found.setdefault(file.key.parent.name, {})[file.key.stem] = file
         return found
 
@@ -493,7 +513,7 @@ class LedgerFiles:
             was = digest_of(stem)
             path = self._storage.local(file.key)
             is_sound = was is None or _digest(path, file.bytes, file.version) == was
-        except _UNREADABLE:
+        except UNREADABLE:
             return None
         return _Held(frozenset([stem]), _numbers([stem])) if is_sound else None
 
@@ -505,7 +525,7 @@ class LedgerFiles:
             return merged.bytes == size
         try:
             return self._holds(copy).names <= set(names)
-        except _UNREADABLE:
+        except UNREADABLE:
             return False
 
     def _names_of(self, merged: Sequence[Stored]) -> frozenset[str]:

@@ -21,10 +21,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.lake.digests import Digest, digest
+from pipelines.lake.digests import UNREADABLE, Digest, digest
 from pipelines.lake.folders import LOST, PRESENT
 from pipelines.lake.storage import Key, Storage, Stored
 
@@ -32,7 +31,6 @@ _NAME = re.compile(r"([0-9]{10})-([0-9]+)-([0-9a-f]{8})")
 _LISTS = b"leanhouse:present"
 _FORM = 2
 """Form of the files that this code writes and reads; files of another form are made anew."""
-_UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
 _log = logging.getLogger(__name__)
 
 
@@ -82,7 +80,7 @@ def newest(storage: Storage) -> Present | None:
                 if (found := _read(path, file.key, file.version)) is not None:
                     return found
                 continue
-        except _UNREADABLE:
+        except UNREADABLE:
             pass
         _log.warning("%s cannot be read; earlier present pulls are used", file.name)
     return None

@@ -61,7 +61,7 @@ class Storage(ABC):
         self.place = place
         self.work = work
         self.writers = writers
-        self._passing = passing
+        self.passing = passing
 
     @abstractmethod
     def local(self, key: Key) -> Path:
@@ -168,18 +168,18 @@ class Storage(ABC):
 
     def folder(self, key: Key) -> Path:
         """A local folder, made if it is not there, for what a library writes in passing."""
-        path = self._passing / key
+        path = self.passing / key
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def sweep(self, key: Key) -> None:
         """Delete a folder that `folder` gave, with all that it holds, if it is there."""
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._passing / key)
+            shutil.rmtree(self.passing / key)
 
     def staged(self, key: Key) -> Path:
         """The local path at which a file is staged; its folder need not exist."""
-        return self._passing / key.with_name(f"{key.name}.tmp")
+        return self.passing / key.with_name(f"{key.name}.tmp")
 
     @contextlib.contextmanager
     def staging(self, key: Key) -> Iterator[Path]:
@@ -219,6 +219,10 @@ class Storage(ABC):
             keys: The keys that they were staged for.
             pool: Waits for several files at once.
         """
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Wait until a list shows what was written before it."""
 
     @abstractmethod
     def sync(self, key: Key) -> None:

@@ -34,7 +34,7 @@ from pipelines.models.components import write_buckets
 from pipelines.models.fingerprints import Fingerprints, recipe_of
 from pipelines.models.manifest import CheckResult, Part, keep_newer, newest_manifest
 from pipelines.models.model import BuildError, Check, Model, Models
-from pipelines.models.parts import PartWriter, Rebuilt
+from pipelines.models.parts import PartWriter, Rebuilt, files_there
 from pipelines.models.plans import (
     BucketBuilt,
     Plan,
@@ -268,7 +268,7 @@ def _check_recipe(lake: Lake, models: Models, plan: Plan, hash_key: str) -> None
 
 def _is_there(lake: Lake, built: BucketBuilt) -> bool:
     """Whether all files are there that were written for a bucket."""
-    return all(lake.storage.head(Key(file)) is not None for file in built.files)
+    return set(built.files) <= files_there(lake.storage).keys()
 
 
 @dataclass

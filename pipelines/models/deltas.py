@@ -40,7 +40,7 @@ from pipelines.models.manifest import (
     open_newest,
 )
 from pipelines.models.model import BuildError, Check, Model, Models
-from pipelines.models.parts import PART_FORMAT, is_there, part_of, typed_rows
+from pipelines.models.parts import PART_FORMAT, files_there, is_there, part_of, typed_rows
 from pipelines.models.some_accounts import SomeAccounts
 
 MOST_DELTAS = 8
@@ -124,7 +124,8 @@ class _Changes:
         manifest = named_now(kept, models)
         if not manifest.recipe or manifest.recipe != recipe_of(lake, models, hash_key):
             return None
-        if not all(is_there(lake.storage, part) for _, part in manifest.files()):
+        there = files_there(lake.storage)
+        if not all(is_there(there, part) for _, part in manifest.files()):
             return None
         files = lake.ledger.files()
         new = lake.ledger.since(manifest.seen, files)

@@ -7,6 +7,7 @@ because planning a query costs more than reading a few rows does. A part is alwa
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from pipelines.lake.digests import digest
+from pipelines.lake.folders import MARTS
 from pipelines.lake.storage import Key, Storage
 from pipelines.models.fingerprints import Fingerprints
 from pipelines.models.manifest import PART_FORM, Part
@@ -202,6 +204,7 @@ class PartWriter:
                 return stale.without_rows()
             part = part_of(key, file, rows, stale.fingerprint)
         storage.reveal(key)
+        self._there[part.file] = part.bytes
         self.written.append(key)
         return part
 
@@ -209,17 +212,21 @@ class PartWriter:
     def _storage(self) -> Storage:
         return self.session.lake.storage
 
+    @functools.cached_property
+    def _there(self) -> dict[str, int]:
+        return files_there(self._storage)
+
     def _is_current(self, part: Part, fingerprint: str) -> bool:
         """Whether a part has a fingerprint, today's form, and its file."""
         is_same = part.fingerprint == fingerprint and part.form == PART_FORM
-        return is_same and is_there(self._storage, part)
+        return is_same and is_there(self._there, part)
 
     def _holds_the_same(self, old: Part, file: Path, rows: int) -> bool:
         """Whether a file holds the same rows as a part on record, in any order.
 
         Rows are read only where both have as many: most parts that are rebuilt have others.
         """
-        if old.rows != rows or old.form != PART_FORM or not is_there(self._storage, old):
+        if old.rows != rows or old.form != PART_FORM or not is_there(self._there, old):
             return False
         if rows == 0:
             return True
@@ -237,12 +244,16 @@ class PartWriter:
         return True
 
 
-def is_there(storage: Storage, part: Part) -> bool:
+def files_there(storage: Storage) -> dict[str, int]:
+    """Sizes of the files of models, by path: listed at once, however many are asked for."""
+    patterns = (f"{MARTS}/*/*.parquet", f"{MARTS}/*/*/*.parquet")
+    return {file.name: file.bytes for pattern in patterns for file in storage.list(pattern)}
+
+
+def is_there(there: Mapping[str, int], part: Part) -> bool:
     """Whether a part's file exists and has its size; a part without rows has none."""
-    if not part.rows:
-        return True
-    file = storage.head(Key(part.file))
-    return file is not None and (not part.bytes or file.bytes == part.bytes)
+    size = there.get(part.file)
+    return not part.rows or (size is not None and (not part.bytes or size == part.bytes))
 
 
 def part_of(key: Key, file: Path, rows: int, fingerprint: str = "") -> Part:

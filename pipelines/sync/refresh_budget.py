@@ -81,13 +81,14 @@ class Budget:
         self, folder: Key, entity_ids: Collection[str], now: dt.datetime, run_id: str | None
     ) -> set[str]:
         """Reserve for entities of a slice."""
+        last = -1
         while True:
-            files = self._files(folder)
+            files = self._files(folder, last)
             granted = self._granted(files, entity_ids, now)
             if not granted:
                 return set()
-            number = int(files[-1].stem) + 1 if files else 0
-            if self._create(folder / f"{number:010}.parquet", granted, now, run_id):
+            last = int(files[-1].stem) + 1 if files else 0
+            if self._create(folder / f"{last:010}.parquet", granted, now, run_id):
                 return granted
 
     def allowed(self, entity_ids: Collection[str], now: dt.datetime) -> set[str]:
@@ -100,8 +101,20 @@ class Budget:
             for one in self._granted(self._files(folder), chosen, now)
         }
 
-    def _files(self, folder: Key) -> list[Key]:
-        return [file.key for file in self._storage.list(f"{folder}/*.parquet")]
+    def _files(self, folder: Key, last: int = -1) -> list[Key]:
+        """Files of a log, in the order of their numbers.
+
+        Args:
+            folder: Where the log lies.
+            last: A number that is known to be taken: the list of an object store may lag.
+        """
+        found = [file.key for file in self._storage.list(f"{folder}/*.parquet")]
+        if folder == _BEFORE:
+            return found
+        # What a list lacks between two others may be there all the same.
+        numbers = [int(file.stem) for file in found]
+        every = range(min(numbers, default=0), max([*numbers, last]) + 1)
+        return [folder / f"{number:010}.parquet" for number in every]
 
     def _granted(
         self, files: Sequence[Key], entity_ids: Collection[str], now: dt.datetime
@@ -133,7 +146,11 @@ class Budget:
     def _rows(self, file: Key) -> list[tuple[str, dt.datetime]]:
         """Entities and instants of a file; read once, because files never change."""
         if file not in self._read:
-            table = pq.read_table(self._storage.local(file), columns=["entity_id", "spent_at"])
+            try:
+                path = self._storage.local(file)
+                table = pq.read_table(path, columns=["entity_id", "spent_at"])
+            except FileNotFoundError:
+                return []
             self._read[file] = list(
                 zip(table["entity_id"].to_pylist(), table["spent_at"].to_pylist(), strict=True)
             )

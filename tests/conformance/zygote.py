@@ -24,12 +24,26 @@ from pipelines.lake.compaction import compact
 from pipelines.lake.folders import LEDGER
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import to_table
+from pipelines.lake.objects import Objects
 from pipelines.operate.vacuum import vacuum
 from pipelines.sync.engine import sync
 from pipelines.sync.policy import Policy
 from pipelines.sync.tasks import Selection
 
 EAGER = Policy(reread_hours={}, nightly_days=1000)
+OF_FILES = (
+    (pq, "write_table"),
+    (pq.ParquetWriter, "write_table"),
+    (pq.ParquetWriter, "close"),
+    (os, "fsync"),
+    (os, "link"),
+    (Path, "replace"),
+    (Path, "mkdir"),
+    (Path, "unlink"),
+)
+"""What writes to a folder."""
+OF_OBJECTS = ((Objects, "put"), (Objects, "delete"), (Objects, "copy"))
+"""What writes to an object store."""
 
 
 class Boundaries:
@@ -74,7 +88,7 @@ commit = Batch.commit
 
 async def everything(asked):
     """Streams in the order of the catalogue, as a nightly sync pulls them."""
-    lake = Lake(Path(asked["lake"]), "sandbox")
+    lake = Lake(asked["lake"], "sandbox")
     settings = LeanSettings(**asked["settings"])
     async with LeanClient(settings) as client:
         for stream in STREAMS.values():
@@ -93,21 +107,12 @@ def work(asked):
     if asked.get("mutant"):
         Batch.commit = ledger_first
     boundaries = Boundaries(asked.get("boundary"))
-    for owner, name in (
-        (pq, "write_table"),
-        (pq.ParquetWriter, "write_table"),
-        (pq.ParquetWriter, "close"),
-        (os, "fsync"),
-        (os, "link"),
-        (Path, "replace"),
-        (Path, "mkdir"),
-        (Path, "unlink"),
-    ):
+    for owner, name in OF_OBJECTS if "://" in asked["lake"] else OF_FILES:
         boundaries.watch(owner, name)
     if seconds := asked.get("seconds"):
         threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
     if asked.get("merge"):
-        merge(Lake(Path(asked["lake"]), "sandbox"))
+        merge(Lake(asked["lake"], "sandbox"))
     else:
         asyncio.run(everything(asked))
     return boundaries.passed
