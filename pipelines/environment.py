@@ -121,7 +121,8 @@ class HouseSettings(VariableSettings):
     lake: Annotated[str, AfterValidator(_lake)] | None = Field(
         default=None,
         description="Where the lake lies: s3://bucket/prefix, gs://bucket/prefix,"
-        " az://container/prefix or a folder; the folder lake in the home when unset.",
+        " az://container/prefix or a folder; the folder lake in the home when unset. docs/store.md"
+        " says which variables have the credentials of an object store.",
     )
     cache: Annotated[FilePath, AfterValidator(_folder)] | None = Field(
         default=None,

@@ -72,14 +72,13 @@ def demo(home: Path, sandbox: Sandbox, *, mtls: bool, certificate_fault: str | N
             say(query.strip(), style="dim")
             show(connection.execute(query), console)
         held = connection.execute("select count(*) from raw.transactions").fetchone()
-    command = f"{_short(Path(sys.argv[0]).absolute())}"
-    if store:
-        command = f"LEANHOUSE_LAKE={root} {command}"
+    command = _short(Path(sys.argv[0]).absolute())
+    of_demo = f"LEANHOUSE_LAKE={root} {command}" if store else command
     skipped = sum(summary.pulls.get(Outcome.SKIPPED, 0) for summary in summaries)
     say(
         "\nNext:\n"
-        f'  {command} query --home {_short(home)} "from dim_accounts limit 5"\n'
-        f"  {command} status --home {_short(home)}    what is wrong at which bank, and what to do\n"
+        f'  {of_demo} query --home {_short(home)} "from dim_accounts limit 5"\n'
+        f"  {of_demo} status --home {_short(home)}    what is wrong at which bank, and what to do\n"
         f"  {command} demo    the same again: it reads only what is new\n"
         f"  {command} dev     Dagster's UI over the offline Lean\n"
         "  README.md    how to connect a real application at Lean\n"

@@ -39,8 +39,19 @@ def doctor() -> None:
     ahead = dt.datetime.now(dt.UTC) - server_time
     seconds = abs(ahead.total_seconds())
     say(f"Lean       answers: {banks} banks; its clock differs from ours by {seconds:.0f} s")
-    lake = lake_of(None, is_written=True)
-    say(f"lake       can be written: {lake.storage.place}")
+    if "://" in settings().lake:
+        storage = lake_of(None).storage
+        # Only a lake in an object store needs obstore.
+        from pipelines.lake.object_store import ObjectStore
+        from pipelines.operate.store_check import check_store
+
+        assert isinstance(storage, ObjectStore)  # noqa: S101 - it has a URL
+        say(f"lake       {storage.place}")
+        for found in check_store(storage.objects):
+            say(f"store      {found}")
+    else:
+        lake = lake_of(None, is_written=True)
+        say(f"lake       can be written: {lake.storage.place}")
     if (dagster_home := settings().dagster_home).exists():
         from pipelines.dagster_defs.in_process import instance_at
 
