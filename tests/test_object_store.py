@@ -46,7 +46,7 @@ sys.path.insert(0, str(Path(__file__).parent / "conformance"))
 
 from killed_stores import kills
 from test_overlap import offenders
-from worlds import CHAIN, next_day, pull_with
+from worlds import CHAIN, pull_with
 
 NOW = dt.datetime(2026, 3, 15, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -562,26 +562,21 @@ def everything_shown(lake, names=NAMED):
         }
 
 
-def on_the_second_day(sandbox, lake):
-    """Sync a lake on two days."""
-    for day in range(2):
-        if day:
-            next_day(sandbox)
-        asyncio.run(sync_everything(client_of(sandbox, Slept(sandbox)), lake, READ))
+def synced(lake):
+    """A lake with what an offline Lean has, always the same."""
+    sandbox = Sandbox(customers=2, months=2, seed=7, today=TODAY)
+    asyncio.run(sync_everything(client_of(sandbox, Slept(sandbox)), lake, READ))
+    return lake
 
 
 @pytest.mark.slow
 def test_a_lake_in_s3_is_that_of_a_folder(url, tmp_path):
-    """Two days of syncs, a merge of the ledger and of months, a build, and another machine."""
-    expected = Lake(tmp_path / "folder", "sandbox")
-    on_the_second_day(Sandbox(customers=2, months=2, seed=7, today=TODAY), expected)
-    expected = everything_shown(expected)
-    lake = lake_over(objects_at(url), tmp_path / "cache")
-
-    on_the_second_day(Sandbox(customers=2, months=2, seed=7, today=TODAY), lake)
+    """A sync, a merge of the ledger and of months, a build, and another machine."""
+    expected = everything_shown(synced(Lake(tmp_path / "folder", "sandbox")))
+    lake = synced(lake_over(objects_at(url), tmp_path / "cache"))
     assert everything_shown(lake) == expected
     merged = compact(lake, today=dt.datetime.now(dt.UTC).date() + dt.timedelta(days=2))
-    assert merged.ledger_files > 5
+    assert merged.ledger_files == len(READ)
     assert everything_shown(lake) == expected
     built = build(lake, load(), hash_key="0" * 32, only=BUILT)
     assert [(one.model.name, one.rows > 0, one.written, one.problem) for one in built] == [
@@ -607,8 +602,6 @@ def test_writers_on_two_machines_end_as_one(url, tmp_path):
         await asyncio.gather(*map(one, lakes))
 
     asyncio.run(both())
-    next_day(sandbox)
-    asyncio.run(both())
 
     assert offenders(lakes[0], sandbox, CHAIN) == []
 
@@ -631,11 +624,11 @@ def test_machines_share_one_budget(url, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_some_write_boundaries_of_an_object_store(url, tmp_path):
-    """Before and after some request that writes: the next sync heals everything."""
+def test_killed_at_a_write_boundary_of_an_object_store(url, tmp_path):
+    """Late in a sync, by a request that writes: the next sync heals everything."""
     with kills(url, tmp_path) as (boundaries, survives):
         assert boundaries > 20
-        assert [n for n in (boundaries // 3, boundaries - 2) if not survives(n)] == []
+        assert survives(boundaries - 2)
 
 
 def test_a_lake_in_a_folder_needs_no_library(tmp_path):

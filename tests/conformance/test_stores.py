@@ -72,7 +72,8 @@ def served(command, made, folder, **more):
                     time.sleep(0.2)
             yield
         finally:
-            process.terminate()
+            # Nothing has to be kept, and some take half a minute to end.
+            process.kill()
             process.wait(timeout=_SECONDS)
 
 
@@ -85,6 +86,7 @@ def seaweedfs(folder):
     ports = {name: free_port() for name in ("s3", "filer", "volume", "master")}
     command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
     command += ["-filer", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += [f"-{name}.port={port}" for name, port in ports.items()]
     command += [f"-{name}.port.grpc={free_port()}" for name in ports]
     url = f"http://127.0.0.1:{ports['s3']}"
