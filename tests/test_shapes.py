@@ -287,7 +287,7 @@ def test_a_plan_from_pulls_that_name_the_entity_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(
         lake_module,
         "_pulls_of",
-        lambda names, ids="": real(names, ids) + (by_entity if ids else ""),
+        lambda names, *where: real(names, *where) + (by_entity if where else ""),
     )
 
     assert differing_by_entity(lake, {"e0", "e5"}) == {"balances"}

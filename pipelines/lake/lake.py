@@ -60,6 +60,7 @@ from pipelines.lake.schemas import (
 )
 from pipelines.lake.storage import Key, Storage, Stored
 from pipelines.lake.views import LAKE_VIEWS
+from pipelines.shard import Shard
 
 _HISTORY = "_history"
 _SHOWN = (
@@ -101,11 +102,10 @@ def _streams_of(names: Iterable[str]) -> list[str]:
     )
 
 
-def _pulls_of(streams: Iterable[str], parent_ids: str = "") -> str:
-    """The SELECT of the pulls of streams, of all read targets or of those of a SELECT."""
+def _pulls_of(streams: Iterable[str], where: str = "true") -> str:
+    """The SELECT of the pulls of streams, of all read targets or of those of a condition."""
     known = ", ".join(f"'{name}'" for name in sorted(streams))
-    targets = f" and parent_id in ({parent_ids})" if parent_ids else ""
-    return f"from pulls where stream in ({known or 'null'}){targets}"
+    return f"from pulls where stream in ({known or 'null'}) and {where}"
 
 
 def _claims_of(pulls: str) -> str:
@@ -246,6 +246,7 @@ class Lake:
         tail: Tail | None = None,
         runs_since: dt.datetime | None = None,
         entity_ids: Collection[str] | None = None,
+        shard: Shard | None = None,
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A DuckDB for planning: what is known now, at a cost that does not grow with the nights.
 
@@ -262,6 +263,7 @@ class Lake:
             entity_ids: Only these entities are in `entities`, `consents` and `accounts`, and in the
                 claims of `accounts` and of named streams. Of named streams that are read per
                 account there are claims and no rows. None for all.
+            shard: As `entity_ids`, all entities of a shard.
 
         Raises:
             ConfigError: The lake has a newer format than this code knows.
@@ -288,23 +290,27 @@ class Lake:
             connection.execute(f"create view all_coverage as {LAKE_VIEWS['claims'].sql}")
             by_entity: list[str] = []
             by_account: list[str] = []
+            chosen = [] if shard is None else [shard.condition("{}")]
             if entity_ids is not None:
                 ids = "create table chosen as select unnest($1::varchar[]) as entity_id"
                 connection.execute(ids, [list(entity_ids)])
+                chosen.append("{} in (select entity_id from chosen)")
+            narrow = " and ".join(chosen)
+            if narrow:
                 for name in {"accounts", *names}.intersection(streams):
                     if STREAMS[name].parent is not None:
                         is_of_account = STREAMS[name].parent == "accounts"
                         (by_account if is_of_account else by_entity).append(name)
             pulls = _pulls_of(set(streams).difference(by_entity, by_account))
             if by_entity:
-                pulls += f" union all {_pulls_of(by_entity, 'select entity_id from chosen')}"
+                pulls += f" union all {_pulls_of(by_entity, narrow.format('parent_id'))}"
             connection.execute(f"create table claims as {_claims_of(pulls)}")
             connection.execute(LAKE_VIEWS["merged_pulls"].statement)
             lake = self._only(connection, streams)
             shown = [name for name in relations if name not in {"claims", *by_account}]
-            lake._create(connection, shown, is_narrow=entity_ids is not None)  # noqa: SLF001
+            lake._create(connection, shown, narrow.format("entity_id"))  # noqa: SLF001
             if by_account:
-                pulls = _pulls_of(by_account, "select account_id from accounts")
+                pulls = _pulls_of(by_account, "parent_id in (select account_id from accounts)")
                 connection.execute(f"insert into claims {_claims_of(pulls)}")
             if runs_since is not None:
                 # Days are by this machine's clock, instants by Lean's.
@@ -567,25 +573,21 @@ class Lake:
         return "; ".join(map(self._select_of, names))
 
     def _create(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        names: Iterable[str],
-        *,
-        is_narrow: bool = False,
+        self, connection: duckdb.DuckDBPyConnection, names: Iterable[str], narrow: str = ""
     ) -> None:
         """Create relations; each reads `pulls`, files, and relations before it.
 
         Args:
-            is_narrow: Whether the directory has only the entities of the table `chosen`.
+            narrow: The condition of entities that the directory has; empty for all.
         """
         for name in names:
             if name in LAKE_VIEWS:
                 connection.execute(LAKE_VIEWS[name].statement)
                 continue
             kind, select = "view", self._select_of(name)
-            if is_narrow and name in {"entities", "consents", "accounts"}:
+            if narrow and name in {"entities", "consents", "accounts"}:
                 kind = "table"
-                select = f"from ({select}) where entity_id in (select entity_id from chosen)"
+                select = f"from ({select}) where {narrow}"
             connection.execute(f'create or replace {kind} "{name}" as {select}')
 
     def _select_of(self, name: str) -> str:

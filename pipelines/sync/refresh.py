@@ -20,6 +20,7 @@ from pipelines.lake.folders import REFRESH_RESULTS
 from pipelines.lake.ids import new_id
 from pipelines.lake.lake import Lake
 from pipelines.lake.ledger import REFRESH_RESULTS_SCHEMA
+from pipelines.shard import Shard
 from pipelines.sync.policy import Policy
 from pipelines.sync.refresh_budget import SLICES, Budget, slice_of
 from pipelines.webhooks.event_waiter import EventWaiter
@@ -71,6 +72,7 @@ async def refresh(
     *,
     policy: Policy,
     entity_ids: Collection[str] | None = None,
+    shard: Shard | None = None,
     run_id: str | None = None,
     progress: Progress = lambda _done, _total: None,
     sleep: Sleep = asyncio.sleep,
@@ -87,6 +89,7 @@ async def refresh(
         lake: The lake with the ledger, the budget and the results.
         policy: The greatest age of data, and the budget.
         entity_ids: Only these entities; None for all.
+        shard: Only entities of this shard; None for all.
         run_id: The run, for the records.
         progress: Called with the number of refreshes that are over, and of all.
         sleep: Waits for the given number of seconds.
@@ -100,7 +103,7 @@ async def refresh(
     started = time.monotonic()
     before = client.requests
     now = await client.server_time()
-    stale, unread = await asyncio.to_thread(stale_entities, lake, policy, now, entity_ids)
+    stale, unread = await asyncio.to_thread(stale_entities, lake, policy, now, entity_ids, shard)
     stale += await _old_at_first_sight(client, unread, policy, now)
     stale = _by_slice(stale)
     step = _Step(client, lake, policy, run_id, waiter or EventWaiter(None, sleep))
@@ -117,10 +120,14 @@ async def refresh(
 
 
 def stale_entities(
-    lake: Lake, policy: Policy, now: dt.datetime, entity_ids: Collection[str] | None
+    lake: Lake,
+    policy: Policy,
+    now: dt.datetime,
+    entity_ids: Collection[str] | None,
+    shard: Shard | None = None,
 ) -> tuple[list[_Entity], list[_Entity]]:
     """Entities with old data, the oldest first, and entities that no pull has read yet."""
-    with lake.planning(("unread_entities", "stale_entities")) as connection:
+    with lake.planning(("unread_entities", "stale_entities"), shard=shard) as connection:
         unread = connection.execute("from unread_entities($now)", {"now": now}).fetchall()
         found = connection.execute(
             "from stale_entities(map($streams, $hours), $now)",

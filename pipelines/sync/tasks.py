@@ -13,6 +13,7 @@ from lean_resources.instants import BEFORE_LEAN
 from lean_resources.paging import PagedRead
 from lean_resources.streams import Stream, Window
 from pipelines.lake.lake import Lake
+from pipelines.shard import Shard
 from pipelines.sync.planner import PlannedMonth, PlannedRead, phase_of, plan
 from pipelines.sync.policy import Policy
 from pipelines.sync.read_targets import (
@@ -37,16 +38,18 @@ class Selection:
         account_ids: Only these accounts; None for all.
         months: Months as YYYY-MM to read even if they are covered; None for missing and open days.
         insights: Whether to request Lean's categories of transactions.
+        shard: Only entities of this shard, with their accounts; None for all.
     """
 
     entity_ids: Collection[str] | None = None
     account_ids: Collection[str] | None = None
     months: Collection[str] | None = None
     insights: bool = True
+    shard: Shard | None = None
 
     @property
     def is_whole(self) -> bool:
-        """Whether it includes all entities and accounts."""
+        """Whether it names no entities and accounts; those of a shard are not named."""
         return self.entity_ids is None and self.account_ids is None
 
 
@@ -126,8 +129,12 @@ def tasks_of(
     if resumes:
         resumed = Resumed(resumes, now - dt.timedelta(hours=policy.resume_hours))
     since = resumed.since if resumed else None
-    relations, entity_ids = relations_read(stream, resumed), selection.entity_ids
-    with lake.planning(relations, runs_since=since, entity_ids=entity_ids) as connection:
+    with lake.planning(
+        relations_read(stream, resumed),
+        runs_since=since,
+        entity_ids=selection.entity_ids,
+        shard=selection.shard,
+    ) as connection:
         if stream.window is Window.SNAPSHOT:
             targets = read_targets_of(
                 stream, connection, now, selection.entity_ids, selection.account_ids, resumed

@@ -1,4 +1,4 @@
--- Pulls since the present pulls that may change the coverage of a month of a read target.
+-- Pulls since the present pulls that may change what is covered of a month of every_target.
 --
 -- grain: one row per pull
 select
@@ -22,4 +22,5 @@ from tail_pulls
 where
     stream = $stream
     and month is not null
+    and parent_id in (select every_target.account_id from every_target)
     and (outcome = 'COMMITTED' or code = 'RECORDS_UNFIT')

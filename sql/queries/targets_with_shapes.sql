@@ -46,6 +46,7 @@ kept as (
         changed_targets.months,
         kept_coverage.ranges
     from kept_coverage
+    semi join targets on kept_coverage.parent_id = targets.account_id
     left join changed_targets on kept_coverage.parent_id = changed_targets.parent_id
     where
         kept_coverage.stream = $stream
