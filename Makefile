@@ -40,8 +40,8 @@ test: $(READY)  ## Format, lint, types, SQL, definitions and tests: what CI runs
 WHOLE := analysts awkward_home budget children cluster compaction connections cost coverage \
 	dagster dagster_secrets damage event_waiter explain gaps inbox ledger_files \
 	machine moved network object_store old_lakes places processes query read_only receiver reconcile refresh \
-	replay sandbox_webhooks schedules secrets session startup sync truth unfit unwritable \
-	vacuum warehouse webhook_job
+	replay sandbox_webhooks schedules secrets session sharded_sync shards shared_limits startup \
+	sync truth unfit unwritable vacuum warehouse webhook_job
 
 fast: $(READY)  ## The tests that take seconds: types, settings, the decoder, the client, the planner
 	$(BIN)/pytest -n $(WORKERS) -m "not slow and not conformance" --ignore tests/conformance \
@@ -88,6 +88,7 @@ bench: $(READY)  ## Measure for over an hour, print tables, and write them into 
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/nothing_new.py
+	$(BIN)/python benchmarks/shards.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/nights.py

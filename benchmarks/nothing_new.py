@@ -74,7 +74,7 @@ async def _render(accounts: int, folder: Path) -> None:
     recorder.write()
 
 
-def _rendered(accounts: int) -> Path:
+def rendered(accounts: int) -> Path:
     """A lake and the answers to a second sync, made now unless they lie in the cache."""
     root = Path(__file__).resolve().parent.parent
     key = hashlib.sha256(f"{accounts} {_TODAY}".encode())
@@ -130,7 +130,7 @@ def main() -> None:
         url, lake, processes = asked.measure
         _measured(url, Path(lake), int(processes))
         return
-    folder = _rendered(asked.accounts)
+    folder = rendered(asked.accounts)
     found: dict[int, list[Figures]] = {1: [], os.cpu_count() or 1: []}
     for _, (processes, some) in product(range(asked.rounds), found.items()):
         with server(folder) as url, tempfile.TemporaryDirectory(dir=CACHE) as work:

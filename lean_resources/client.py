@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 import httpx
@@ -55,6 +55,9 @@ from lean_resources.shared import Shared
 from lean_resources.streams import STREAMS, Stream
 from lean_resources.transport import network_transport
 
+if TYPE_CHECKING:
+    from lean_resources.shared_limits import SharedLimits
+
 _LOG = logging.getLogger(__name__)
 
 _LONGEST_PATIENCE_SECONDS = 300.0
@@ -83,12 +86,14 @@ class Membership:
         lent: The flow of requests, without credentials.
         ahead: How far Lean's clock is ahead of this machine's.
         heard_at: Lean's clock by its newest answer.
+        lease: Takes turns that other machines share; None where there are no others.
     """
 
     shared: Shared
     lent: Lent
     ahead: dt.timedelta
     heard_at: dt.datetime | None
+    lease: Callable[[int], Awaitable[object]] | None = None
 
 
 _TALLIES: ContextVar[tuple[Tally, ...]] = ContextVar("tallies", default=())
@@ -115,6 +120,11 @@ class LeanClient:
         transport: Another way to Lean than the network, such as `httpx.ASGITransport(sandbox.app)`.
         announced: Waits for a result that Lean promised; without it, the client polls.
         membership: What the client has from the first client of the run; None for that client.
+        readers: Clients that may read at once. Each has its part of the rate, unless they share it
+            in a database.
+
+    Raises:
+        ConfigError: The database of shared limits cannot be used.
     """
 
     def __init__(
@@ -126,6 +136,7 @@ class LeanClient:
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         announced: Announced | None = None,
         membership: Membership | None = None,
+        readers: int = 1,
     ) -> None:
         self.settings = settings
         self._api_url = httpx.URL(settings.api_url)
@@ -143,12 +154,17 @@ class LeanClient:
         )
         self.wake_by(announced)
         self.shared = membership.shared if membership else Shared()
+        self._others = _shared_limits(settings, self.shared, readers)
+        lease = self._others.lease if self._others else None
+        self.rate = settings.requests_per_second / (1 if lease else readers)
+        """Requests per second, at most; those that other machines share are of all."""
         self._limits = Limits(
             settings.max_concurrency,
-            settings.requests_per_second,
+            self.rate,
             time.monotonic,
             sleep,
             self.shared,
+            membership.lease if membership else lease,
         )
         self._timeout = httpx.Timeout(
             settings.timeout_seconds, connect=settings.connect_timeout_seconds
@@ -183,6 +199,8 @@ class LeanClient:
     ) -> None:
         while self._ends:
             await self._ends.pop()()
+        if self._others is not None:
+            await self._others.close()
         if self._way is not None:
             way, self._way = self._way, None
             await way.__aexit__(kind, error, traceback)
@@ -194,6 +212,11 @@ class LeanClient:
     def wake_by(self, announced: Announced | None) -> None:
         """Wait for promised results with `announced` from now on, or poll where it is None."""
         self._reader.wake_by(announced)
+
+    async def lease(self, wanted: int) -> None:
+        """Take turns that other machines share, for another process of the run."""
+        if self._others is not None:
+            await self._others.lease(wanted)
 
     async def announced(self, results_id: str, seconds: float) -> float:
         """Wait for a promised result, for another process of the run."""
@@ -578,6 +601,15 @@ class LeanClient:
         if sent_at is not None and sent_at.tzinfo is not None:
             self._ahead = sent_at - self._now()
             self.heard_at = sent_at.astimezone(dt.UTC)
+
+
+def _shared_limits(settings: LeanSettings, shared: Shared, readers: int) -> SharedLimits | None:
+    """The limits that other machines share; None where the settings name no database."""
+    if settings.shared_limits is None:
+        return None
+    from lean_resources.shared_limits import shared_limits  # noqa: PLC0415 - slow, and seldom set
+
+    return shared_limits(settings, settings.shared_limits, shared, readers)
 
 
 class _AgainError(Exception):

@@ -15,7 +15,16 @@ from typing import ClassVar, Literal, Self
 import msgspec
 
 from lean_resources.errors import BankPausedError, UnavailableError
-from lean_resources.shared import CLOSED_UNTIL, FREE_AT, LIMITED_AT, PAUSED_UNTIL, Shared
+from lean_resources.shared import (
+    CLOSED_UNTIL,
+    ENDS_AT,
+    FREE_AT,
+    INTERVAL,
+    LEFT,
+    LIMITED_AT,
+    PAUSED_UNTIL,
+    Shared,
+)
 
 _LONGEST_PAUSE_SECONDS = 60.0
 BankState = Literal["closed", "open", "half_open", "paused"]
@@ -61,6 +70,8 @@ class Limits:
         max_concurrency: Maximum number of requests of this process at the same time.
         clock: Monotonic seconds, of the machine where processes share them.
         shared: What processes share; None for a process alone.
+        lease: Takes turns from those that other machines share, for so many requests that wait, or
+            tells of a pause; then the bound is theirs. None where this machine is alone.
     """
 
     def __init__(
@@ -70,6 +81,7 @@ class Limits:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         shared: Shared | None = None,
+        lease: Callable[[int], Awaitable[object]] | None = None,
     ) -> None:
         self._slots = asyncio.Semaphore(max_concurrency)
         self._interval_seconds = 1 / requests_per_second
@@ -78,6 +90,9 @@ class Limits:
         self._clock = clock
         self._sleep = sleep
         self._shared = shared or Shared()
+        self._lease = lease
+        self._waiting = 0
+        self._telling: asyncio.Future[object] | None = None
 
     def limited(self, seconds: float, patience: float) -> None:
         """Record that the server limits requests: later requests wait, or fail for a while.
@@ -95,6 +110,8 @@ class Limits:
                 numbers[CLOSED_UNTIL] = now + (seconds or _LONGEST_PAUSE_SECONDS)
             else:
                 self._pause(now + min(seconds, _LONGEST_PAUSE_SECONDS))
+        if self._lease is not None and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.ensure_future(self._lease(0))
 
     def answered(self) -> None:
         """Record an answer that is not a limit."""
@@ -149,19 +166,43 @@ class Limits:
             while self.paused_seconds and self._paused_until > waited_until:
                 waited_until = self._paused_until
                 await self._sleep(self.paused_seconds)
-            wait = self._turn() - self._clock()
+            wait = await self._next_turn() - self._clock()
             if wait > 0:
                 await asyncio.sleep(wait)
             if not self.paused_seconds or self._paused_until <= waited_until:
                 return
 
-    def _turn(self) -> float:
+    async def _next_turn(self) -> float:
         """When the next request may begin; the turn is taken, also if it is not used."""
+        if self._lease is None:
+            with self._shared.locked():
+                numbers = self._shared.numbers
+                turn = max(numbers[FREE_AT], self._clock() - self._burst_seconds)
+                numbers[FREE_AT] = turn + self._interval_seconds
+            return turn
+        self._waiting += 1
+        try:
+            while (leased := self._leased_turn()) is None:
+                await self._lease(self._waiting)
+        finally:
+            self._waiting -= 1
+        return leased
+
+    def _leased_turn(self) -> float | None:
+        """The next of the turns that were taken ahead; None if there is none."""
         numbers = self._shared.numbers
         with self._shared.locked():
-            turn = max(numbers[FREE_AT], self._clock() - self._burst_seconds)
-            numbers[FREE_AT] = turn + self._interval_seconds
+            turn = leased_turn(self._shared, self._clock())
+            if turn is not None:
+                numbers[LEFT] -= 1
+                numbers[FREE_AT] = turn + numbers[INTERVAL]
         return turn
+
+
+def leased_turn(shared: Shared, now: float) -> float | None:
+    """When the next of the turns that were taken ahead may be used; None if there is none."""
+    turn = max(shared.numbers[FREE_AT], now)
+    return turn if shared.numbers[LEFT] >= 1 and turn <= shared.numbers[ENDS_AT] else None
 
 
 class CircuitOpenError(BankPausedError):
@@ -171,7 +212,7 @@ class CircuitOpenError(BankPausedError):
     default_code: ClassVar[str] = "CIRCUIT_OPEN"
 
 
-class _Circuit(msgspec.Struct):
+class Circuit(msgspec.Struct):
     """State of a bank.
 
     `retry_at` is the instant of the next probe; None while the circuit is closed.
@@ -183,7 +224,7 @@ class _Circuit(msgspec.Struct):
     is_paused: bool = False
 
 
-_CIRCUITS = msgspec.json.Decoder(dict[str, _Circuit])
+CIRCUITS = msgspec.json.Decoder(dict[str, Circuit])
 
 
 class CircuitBreaker:
@@ -256,7 +297,7 @@ class CircuitBreaker:
     def failed(self, bank: str) -> None:
         """Record a failure of the bank: an error of the bank, a timeout or maintenance."""
         with self._changed() as circuits:
-            circuit = circuits.setdefault(bank, _Circuit())
+            circuit = circuits.setdefault(bank, Circuit())
             if circuit.is_paused or self._state(circuit) == "open":
                 return
             circuit.failures += 1
@@ -278,14 +319,14 @@ class CircuitBreaker:
     def pause(self, bank: str) -> None:
         """Stop requests to the bank for the life of this breaker, because Lean disabled it."""
         with self._changed() as circuits:
-            circuits.setdefault(bank, _Circuit()).is_paused = True
+            circuits.setdefault(bank, Circuit()).is_paused = True
 
     def state(self, bank: str) -> BankState:
         """State of the bank's circuit."""
         with self._changed() as circuits:
             return self._state(circuits.get(bank))
 
-    def _state(self, circuit: _Circuit | None) -> BankState:
+    def _state(self, circuit: Circuit | None) -> BankState:
         if circuit is None:
             return "closed"
         if circuit.is_paused:
@@ -297,11 +338,11 @@ class CircuitBreaker:
         return "open"
 
     @contextmanager
-    def _changed(self) -> Iterator[dict[str, _Circuit]]:
+    def _changed(self) -> Iterator[dict[str, Circuit]]:
         """The circuits by bank; what the block changes counts for all processes."""
         with self._shared.locked():
             text = self._shared.text
-            circuits = _CIRCUITS.decode(text) if text else {}
+            circuits = CIRCUITS.decode(text) if text else {}
             try:
                 yield circuits
             finally:

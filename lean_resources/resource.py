@@ -21,10 +21,12 @@ class LeanResource:
 
     Args:
         settings: The settings; credentials may be missing until a client is asked for.
+        readers: Steps that may read at once, as for `LeanClient`.
     """
 
-    def __init__(self, settings: LeanSettings) -> None:
+    def __init__(self, settings: LeanSettings, readers: int = 1) -> None:
         self._settings = settings
+        self._readers = readers
         self._session: Session | None = None
 
     def settings(self) -> LeanSettings:
@@ -37,7 +39,7 @@ class LeanResource:
 
     def client(self, announced: Announced | None = None) -> LeanClient:
         """A client, to be opened with `async with`; the errors are those of `settings`."""
-        return LeanClient(self.settings(), announced=announced)
+        return LeanClient(self.settings(), announced=announced, readers=self._readers)
 
     @contextmanager
     def for_run(self) -> Iterator[Self]:

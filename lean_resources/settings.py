@@ -116,6 +116,12 @@ def _database(value: SecretStr) -> SecretStr:
     return value
 
 
+def _postgres(value: SecretStr) -> SecretStr:
+    if not re.match(r"postgresql://\S", value.get_secret_value()):
+        raise PydanticCustomError("url", "is not the URL of a PostgreSQL database")
+    return value
+
+
 def _number(default: float, above: int, most: int, description: str) -> Any:
     """A field whose description says its range in place of `{}`."""
     text = description.format(f"above {above} and up to {most}")
@@ -217,6 +223,11 @@ class LeanSettings(VariableSettings):
         64,
         "Processes that a large sync reads in, 1 to 64; together they keep the limits"
         " above. When unset, one for each 250 requests per second, at most one for each core.",
+    )
+    shared_limits: Annotated[SecretStr, AfterValidator(_postgres)] | None = _unset(
+        "Database in which processes of several machines share the requests per second, pauses and "
+        "paused banks: postgresql://user:password@host/database; when unset, each step that reads "
+        "keeps to its part of the rate."
     )
     timeout_seconds: float = _number(
         65, 50, 600, "Seconds to wait for an answer, {}: after 50 Lean answers PENDING instead."

@@ -17,6 +17,9 @@ from typing import IO
 FREE_AT, PAUSED_UNTIL, LIMITED_AT, CLOSED_UNTIL = range(4)
 """Places of the numbers: seconds of a monotonic clock, minus infinity where there is none."""
 _TEXT_BYTES = 4
+LEFT, ENDS_AT, INTERVAL = range(5, 8)
+"""Places of turns that were taken ahead: how many are left, until when they can be used, and the
+seconds between two of them."""
 _TEXT_AT = 64
 _BYTES = 1 << 18
 

@@ -15,6 +15,7 @@ from pipelines.dagster_defs.resources import (
     silent,
 )
 from pipelines.dagster_defs.schedules import schedules, with_freshness
+from pipelines.dagster_defs.sharded_job import sharded_job
 from pipelines.dagster_defs.stream_assets import refresh, stream_assets, sync_outcome
 from pipelines.dagster_defs.upkeep_assets import integrity, missed_events, reconciliation
 from pipelines.dagster_defs.warehouse_assets import compaction_asset, daily_report, iceberg_asset
@@ -35,7 +36,7 @@ _settings = settings()
 for _folder in _settings.folders:
     open_home(_folder, _settings.house.file_group)
 
-lean = LeanResource(_settings.lean)
+lean = LeanResource(_settings.lean, _settings.readers)
 inbox = InboxResource(_settings.inbox_url, _settings.environment)
 lake = LakeResource(
     _settings.lake,
@@ -48,10 +49,16 @@ models = load_models()
 
 policy, _when, _alerts = load(_settings.home / "policy.toml")
 
-_job = webhook_job(models)
+_jobs = [webhook_job(models, _settings.readers)]
+if _settings.house.shards > 1:
+    _jobs.append(sharded_job(models, _settings))
 
 # A wrong cron expression is refused here, before freshness is derived from it.
-_schedules = schedules(_when, has_webhooks=_settings.has_webhooks)
+_schedules = schedules(
+    _when,
+    has_webhooks=_settings.has_webhooks,
+    nightly=_jobs[-1] if _settings.house.shards > 1 else None,
+)
 _assets = [
     *stream_assets,
     refresh,
@@ -68,8 +75,11 @@ _assets = [
 defs = dg.Definitions(
     assets=with_freshness(_assets, policy, _when),
     schedules=_schedules,
-    jobs=[_job],
-    sensors=[webhook_sensor(_job, is_on=_settings.has_webhooks), alert_sensor(_settings, _alerts)],
-    executor=recorded(dg.multi_or_in_process_executor, IN_ONE_PROCESS),
+    jobs=_jobs,
+    sensors=[
+        webhook_sensor(_jobs[0], is_on=_settings.has_webhooks),
+        alert_sensor(_settings, _alerts),
+    ],
+    executor=recorded(dg.multi_or_in_process_executor, IN_ONE_PROCESS, _settings.readers),
     resources=bound(lean=lean, lake=lake, inbox=inbox, policy=policy, progress=silent),
 )

@@ -171,6 +171,18 @@ class HouseSettings(VariableSettings):
         " a REST catalogue as https://host/path?credential=…&warehouse=…; an SQLite file in the"
         " lake when unset.",
     )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Steps in which the nightly sync reads the entities, 1 to 64, each a part of"
+        " them; docs/operate.md says when it is worth it.",
+    )
+    executor: Literal["in_process", "multiprocess", "k8s", "celery_k8s"] = Field(
+        default="in_process",
+        description="What runs the steps of a sync in shards: in_process (one after the other),"
+        " multiprocess, k8s (dagster-k8s) or celery_k8s (dagster-celery-k8s).",
+    )
     pii: Switch = Field(
         default=False,
         description="Whether the warehouse has a schema pii with the personal columns: true or"
@@ -244,6 +256,12 @@ class Settings:
         for group in (self.house, self.lean, self.webhooks):
             for field in type(group).model_fields:
                 yield group, field
+
+    @property
+    def readers(self) -> int:
+        """Steps that may read Lean at once, in all runs; more only where they share one rate."""
+        shards = self.house.shards
+        return shards + 1 if shards > 1 and self.lean.shared_limits is not None else shards
 
     @property
     def hash_key(self) -> str:

@@ -149,7 +149,7 @@ def test_every_value_is_stripped_or_refused(name):
         about |= {"LEAN_WEBHOOK_TLS_CERT": "/x", "LEAN_WEBHOOK_TLS_KEY": "/x"}
     read = 0
     for sample in ("true", "sa", "auto", "json", "https://lean.example", "203.0.113.7", "9", "60",
-                   "65536", GROUP, "sqlite:////x.db"):  # fmt: skip
+                   "65536", GROUP, "sqlite:////x.db", "postgresql://x/y", "k8s"):  # fmt: skip
         try:
             plain = Settings.load(about | {name: sample})
         except ConfigError:

@@ -89,6 +89,7 @@ def test_every_variable_is_read():
         "LEAN_PENDING_POLL_SECONDS": "5",
         "LEAN_VERBOSE": "never",
         "LEAN_PAGE_SIZE": "50",
+        "LEAN_SHARED_LIMITS": "postgresql://host/name",
     }
     oauth2 = {"LEAN_CLIENT_ID", "LEAN_CLIENT_SECRET"}
 
@@ -113,6 +114,7 @@ def test_variables_document_themselves():
         "LEAN_CLIENT_SECRET",
         "LEAN_APP_TOKEN",
         "LEAN_CLIENT_KEY_PASSWORD",
+        "LEAN_SHARED_LIMITS",
     }
     assert LeanSettings.load(defaults | PAIR) == LeanSettings.load(PAIR)
 

@@ -22,11 +22,12 @@ from lean_resources.streams import STREAMS
 from lean_resources.webhooks import Event
 from pipelines.dagster_defs.failures import OUTCOME, grouped
 from pipelines.dagster_defs.model_assets import model_assets
-from pipelines.dagster_defs.processes import Process, end_dead_runs, wait_aloud
+from pipelines.dagster_defs.processes import Process, allow_readers, end_dead_runs, wait_aloud
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress, bound, silent
 from pipelines.dagster_defs.stream_assets import refresh, stream_assets, sync_outcome
 from pipelines.dagster_defs.webhook_job import PULLS, TABLES, webhook_job
 from pipelines.dagster_defs.webhook_sensor import acknowledge, batch, request_of
+from pipelines.environment import settings
 from pipelines.lake.folder import Folder
 from pipelines.lake.ids import new_id
 from pipelines.lake.storage import Key
@@ -101,6 +102,7 @@ def sync_all(
         for asset in (*stream_assets, refresh)
     }
     ops["pull_transactions"]["config"]["only_missing"] = True
+    allow_readers(instance, settings().readers)
     result = dg.materialize(
         [*stream_assets, refresh, *model_assets(load()), sync_outcome],
         instance=instance,

@@ -202,6 +202,24 @@ def stale_verdict(built: Built, reasons: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def events_of(
+    built: Built, reasons: Mapping[str, str]
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """As `_results`, what a step reports that has no assets."""
+    key = dg.AssetKey(built.model.name)
+    for one in _results(built, reasons):
+        if isinstance(one, dg.MaterializeResult):
+            yield dg.AssetMaterialization(key, metadata=one.metadata)
+        elif isinstance(one, dg.AssetCheckResult):
+            yield dg.AssetCheckEvaluation(
+                asset_key=key,
+                check_name=str(one.check_name),
+                passed=one.passed,
+                severity=one.severity,
+                metadata=dict(one.metadata),
+            )
+
+
 def _results(
     built: Built, reasons: Mapping[str, str]
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult | dg.Output[None]]:  # type: ignore[type-arg]

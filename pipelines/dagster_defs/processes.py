@@ -27,6 +27,8 @@ from dagster._core.executor.in_process import InProcessExecutor
 
 from pipelines.lake.writers import LockedWriters, Writer
 
+LEAN_POOL = "lean_api"
+"""Pool of the steps that read Lean."""
 PROCESS_TAG = "leanhouse/process"
 """Tag of a run with the process that executes it."""
 
@@ -207,13 +209,25 @@ IN_ONE_PROCESS = dg.Field(
 asks for a process per step."""
 
 
+def allow_readers(instance: dg.DagsterInstance, count: int) -> None:
+    """Let so many steps read Lean at once, in all runs of an instance.
+
+    It is the default limit of pools until there are shards, and again when there are none.
+    """
+    storage = instance.event_log_storage
+    limits = {one.name: one.limit for one in storage.get_pool_limits()}
+    if limits.get(LEAN_POOL, 1) != count:
+        storage.set_concurrency_slots(LEAN_POOL, count)
+
+
 def recorded(
-    definition: dg.ExecutorDefinition, config_schema: dg.Field | None = None
+    definition: dg.ExecutorDefinition, config_schema: dg.Field | None = None, readers: int = 1
 ) -> dg.ExecutorDefinition:
     """An executor whose runs record which process executes them, before they take a slot.
 
     Args:
         config_schema: Its configuration; None for the definition's own.
+        readers: Steps that may read Lean at once, in all runs.
     """
     creation = definition.executor_creation_fn
     assert creation is not None  # noqa: S101 - every executor that can run has it
@@ -228,6 +242,7 @@ def recorded(
             instance.add_run_tags(run_id, Process.current(instance).tags(run_id))
             for sentence in end_dead_runs(instance):
                 _LOG.warning("%s", sentence)
+            allow_readers(instance, readers)
             if isinstance(executor, InProcessExecutor):
                 wait_aloud(instance, _LOG.warning)
             yield from execute(plan_context, execution_plan)

@@ -13,6 +13,7 @@ from pipelines.dagster_defs.failures import OUTCOME
 from pipelines.sync.policy import Policy, Schedules
 
 ZONE = "Asia/Riyadh"
+NIGHTLY = "nightly_sync"
 _BALANCES = ("banks", "entities", "consents", "refresh", "balances", "warehouse", OUTCOME)
 _WEEKLY = ("reconciliation", "warehouse", "compaction", "integrity")
 _NOT_NIGHTLY = ("reconciliation", "missed_events", "integrity")
@@ -20,11 +21,16 @@ _NOT_TABLES = (*STREAMS, "refresh", *_NOT_NIGHTLY, "compaction", "daily_report",
 _LEAST_HOURS = 1.0
 
 
-def schedules(when: Schedules, *, has_webhooks: bool = False) -> list[dg.ScheduleDefinition]:
+def schedules(
+    when: Schedules, *, has_webhooks: bool = False, nightly: dg.JobDefinition | None = None
+) -> list[dg.ScheduleDefinition]:
     """The schedules, with their jobs.
 
     All are off unless `enabled` is set; each can also be turned on and off in Dagster's UI. Gap
     repair is off without webhooks. Tables have a schedule of their own only where one is set.
+
+    Args:
+        nightly: The job of the full sync where it reads in shards; None for a job of the assets.
 
     Raises:
         ConfigError: A cron expression is not valid.
@@ -35,7 +41,7 @@ def schedules(when: Schedules, *, has_webhooks: bool = False) -> list[dg.Schedul
     # A job that is launched by hand reads what its schedule reads.
     only_missing = {"ops": {"pull_transactions": {"config": {"only_missing": True}}}}
     made = {
-        "nightly_sync": (
+        NIGHTLY: (
             when.nightly,
             dg.AssetSelection.all() - select(*_NOT_NIGHTLY),
             (
@@ -68,10 +74,12 @@ def schedules(when: Schedules, *, has_webhooks: bool = False) -> list[dg.Schedul
         return [
             dg.ScheduleDefinition(
                 name=name,
-                job=dg.define_asset_job(
+                job=nightly
+                if nightly is not None and name == nightly.name
+                else dg.define_asset_job(
                     name,
                     selection=selection,
-                    config=only_missing if name == "nightly_sync" else None,
+                    config=only_missing if name == NIGHTLY else None,
                     description=description,
                 ),
                 cron_schedule=cron,

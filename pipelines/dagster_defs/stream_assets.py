@@ -202,15 +202,22 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
             *(stream.name, report.rows[stream.name], report.outcomes.total(), report.seconds),
             *(report.rows[stream.name] / max(report.seconds, 0.001), report.requests),
         )
-        if report.failed_share > policy.failure_threshold:
-            text = failure_text(report)
-            attempt.fail(text, PULLS_FAILED, "", problem=text)
-            context.log.error("%s: %s", stream.name, attempt.problem)
+        judge(context, stream, report, attempt, policy)
         yield from _results(context, stream, report, attempt)
         if attempt.problem is not None and not waits_for_outcome(context):
             raise_failures({stream.name: attempt.problem})
 
     return pull
+
+
+def judge(
+    context: Context, stream: Stream, report: Report, attempt: Attempt, policy: Policy
+) -> None:
+    """Let a stream fail of which too many pulls failed."""
+    if report.failed_share > policy.failure_threshold:
+        text = failure_text(report)
+        attempt.fail(text, PULLS_FAILED, "", problem=text)
+        context.log.error("%s: %s", stream.name, attempt.problem)
 
 
 def _chosen_months(context: dg.AssetExecutionContext, stream: Stream) -> list[str] | None:
@@ -277,11 +284,8 @@ def metadata_of(stream: Stream, report: Report) -> dict[str, Any]:
 def _results(
     context: dg.AssetExecutionContext, stream: Stream, report: Report, attempt: Attempt
 ) -> Iterator[Reported]:
-    """What a step reports: what it read, its checks, and outputs that let the next steps run.
-
-    A stream of which nothing was read is not materialised, so that it does not pass for fresh.
-    """
-    is_read = attempt.problem is None or report.outcomes[Outcome.COMMITTED] > 0
+    """What a step reports: what it read, its checks, and outputs that let the next steps run."""
+    is_read = is_fresh(report, attempt)
     chosen = _chosen_months(context, stream)
     if chosen and attempt.problem is not None:
         chosen = []
@@ -295,6 +299,11 @@ def _results(
             yield dg.AssetCheckResult(**results[name])
         else:
             yield dg.Output(None, _check_spec(stream, name).get_python_identifier())
+
+
+def is_fresh(report: Report, attempt: Attempt) -> bool:
+    """Whether a stream is materialised: not if nothing of it was read."""
+    return attempt.problem is None or report.outcomes[Outcome.COMMITTED] > 0
 
 
 def materializations_of(
@@ -357,6 +366,65 @@ _IN_TIME = dg.AssetCheckSpec(
 )
 
 
+def refreshed(
+    context: Context,
+    selection: Selection,
+    lean: LeanResource,
+    lake: LakeResource,
+    inbox: InboxResource,
+    policy: Policy,
+    progress: Progress,
+) -> tuple[RefreshReport | None, Attempt]:
+    """Refresh entities in a step: what that did, if anything, and how it ended.
+
+    Raises:
+        RetryRequested: As `attempted`, and so is Failure.
+    """
+
+    async def work(client: LeanClient) -> RefreshReport:
+        return await refresh_stale(
+            client,
+            lake.lake(),
+            policy=policy,
+            entity_ids=selection.entity_ids,
+            shard=selection.shard,
+            run_id=context.run.run_id,
+            progress=logged(context.log, "refresh", progress),
+            waiter=inbox.waiter(),
+        )
+
+    report = None
+    with attempted(context, "refresh") as attempt:
+        report = lean.run(work)
+    return report, attempt
+
+
+def refresh_materialization(report: RefreshReport) -> dg.AssetMaterialization:
+    """What Dagster shows of refreshes."""
+    return dg.AssetMaterialization(
+        "refresh",
+        metadata={
+            "stale": report.stale,
+            "over_budget": report.over_budget,
+            "outcomes": dg.MetadataValue.json(dict(report.outcomes)),
+            "requests": report.requests,
+            "seconds": round(report.seconds, 3),
+        },
+    )
+
+
+def in_time(report: RefreshReport) -> dict[str, Any]:
+    """Arguments for the result of the check `in_time`."""
+    overdue = report.outcomes["OVERDUE"]
+    return {
+        "asset_key": dg.AssetKey("refresh"),
+        "check_name": _IN_TIME.name,
+        "passed": not overdue,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "metadata": {"overdue": overdue},
+    }
+
+
 @dg.multi_asset(
     name="refresh",
     specs=[
@@ -388,43 +456,13 @@ def refresh(
     progress: dg.ResourceParam[Progress],
 ) -> Iterator[Reported]:
     """Refresh what is too old, and wait for the banks."""
-
-    async def work(client: LeanClient) -> RefreshReport:
-        return await refresh_stale(
-            client,
-            lake.lake(),
-            policy=policy,
-            entity_ids=set(config.entity_ids) or None,
-            run_id=context.run.run_id,
-            progress=logged(context.log, "refresh", progress),
-            waiter=inbox.waiter(),
-        )
-
-    report = None
-    with attempted(context, "refresh") as attempt:
-        report = lean.run(work)
+    chosen = Selection(entity_ids=set(config.entity_ids) or None)
+    report, attempt = refreshed(context, chosen, lean, lake, inbox, policy, progress)
     if report is None:
         yield dg.Output(None, _IN_TIME.get_python_identifier())
     else:
-        context.log_event(
-            dg.AssetMaterialization(
-                "refresh",
-                metadata={
-                    "stale": report.stale,
-                    "over_budget": report.over_budget,
-                    "outcomes": dg.MetadataValue.json(dict(report.outcomes)),
-                    "requests": report.requests,
-                    "seconds": round(report.seconds, 3),
-                },
-            )
-        )
-        overdue = report.outcomes["OVERDUE"]
-        yield dg.AssetCheckResult(
-            check_name=_IN_TIME.name,
-            passed=not overdue,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"overdue": overdue},
-        )
+        context.log_event(refresh_materialization(report))
+        yield dg.AssetCheckResult(**in_time(report))
     yield unmaterialized("refresh")
     yield dg.AssetCheckResult(**attempt.verdict("refresh", {}))
     if attempt.problem is not None and not waits_for_outcome(context):

@@ -66,32 +66,35 @@ def compaction_asset(models: Models) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """Delete files that nobody needs, and merge files of months that were read again."""
-        with explained():
-            deleted = vacuum(lake.lake())
-            done = compact(lake.lake(), run_id=context.run.run_id)
-            if done.months:
-                # Or the next webhook would have to: merged rows have other pulls.
-                build(lake.lake(), models, hash_key=lake.hash_key())
-        if published_warehouse(lake.lake().storage) is not None:
-            publish_warehouse(lake, models)
-        counts = {
-            f"{place}: {reason}": files for (place, reason), (files, _) in deleted.summary().items()
-        }
-        return dg.MaterializeResult(
-            metadata={
-                "months": done.months,
-                "pulls": done.pulls,
-                "rows": done.rows,
-                "superseded": done.superseded,
-                "files_before": done.files_before,
-                "files_after": done.files_after,
-                "ledger_files": done.ledger_files,
-                "files_deleted": len(deleted.deletions),
-                "deleted": dg.MetadataValue.json(counts),
-            }
-        )
+        return dg.MaterializeResult(metadata=compacted(lake, models, context.run.run_id))
 
     return compaction
+
+
+def compacted(lake: LakeResource, models: Models, run_id: str) -> dict[str, Any]:
+    """Delete and merge files, and publish the warehouse over them; what Dagster shows of it."""
+    with explained():
+        deleted = vacuum(lake.lake())
+        done = compact(lake.lake(), run_id=run_id)
+        if done.months:
+            # Or the next webhook would have to: merged rows have other pulls.
+            build(lake.lake(), models, hash_key=lake.hash_key())
+    if published_warehouse(lake.lake().storage) is not None:
+        publish_warehouse(lake, models)
+    counts = {
+        f"{place}: {reason}": files for (place, reason), (files, _) in deleted.summary().items()
+    }
+    return {
+        "months": done.months,
+        "pulls": done.pulls,
+        "rows": done.rows,
+        "superseded": done.superseded,
+        "files_before": done.files_before,
+        "files_after": done.files_after,
+        "ledger_files": done.ledger_files,
+        "files_deleted": len(deleted.deletions),
+        "deleted": dg.MetadataValue.json(counts),
+    }
 
 
 def publish_warehouse(lake: LakeResource, models: Models) -> dict[str, Any]:
@@ -120,24 +123,27 @@ def iceberg_asset(models: Models) -> dg.AssetsDefinition:
     )
     def iceberg(lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """Bring the Iceberg tables up to the newest build."""
-        with explained():
-            from pipelines.publish.iceberg import publish_tables  # noqa: PLC0415 - needs an extra
-
-            done = publish_tables(lake.lake(), models, settings().iceberg_catalogue)
-        write_metrics(lake.lake(), settings().house.metrics_file)
-        return dg.MaterializeResult(
-            metadata={
-                "build": done.build,
-                # Builds that ended meanwhile, which the warehouse may show already.
-                "builds behind": current_manifest(lake.lake()).number - done.build,
-                "tables": done.tables,
-                "changed": dg.MetadataValue.json(list(done.changed)),
-                "dagster/row_count": done.rows,
-                "seconds": done.seconds,
-            }
-        )
+        return dg.MaterializeResult(metadata=publish_iceberg(lake, models))
 
     return iceberg
+
+
+def publish_iceberg(lake: LakeResource, models: Models) -> dict[str, Any]:
+    """Bring the Iceberg tables up to the newest build; returns what Dagster shows of it."""
+    with explained():
+        from pipelines.publish.iceberg import publish_tables  # noqa: PLC0415 - needs an extra
+
+        done = publish_tables(lake.lake(), models, settings().iceberg_catalogue)
+    write_metrics(lake.lake(), settings().house.metrics_file)
+    return {
+        "build": done.build,
+        # Builds that ended meanwhile, which the warehouse may show already.
+        "builds behind": current_manifest(lake.lake()).number - done.build,
+        "tables": done.tables,
+        "changed": dg.MetadataValue.json(list(done.changed)),
+        "dagster/row_count": done.rows,
+        "seconds": done.seconds,
+    }
 
 
 @_asset(
@@ -153,19 +159,24 @@ def daily_report(
     policy: dg.ResourceParam[Policy],
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Write the report of today."""
+    return dg.MaterializeResult(metadata=write_report(context.instance, lake, policy))
+
+
+def write_report(
+    instance: dg.DagsterInstance, lake: LakeResource, policy: Policy
+) -> dict[str, Any]:
+    """Write the report of today; returns what Dagster shows of it."""
     from pipelines.operate.page import page  # noqa: PLC0415 - only this step needs templates
 
     of = lake.lake()
     home = Folder(lake.home)
     with explained():
-        made = report(of, policy, settings=settings(), instance=context.instance)
+        made = report(of, policy, settings=settings(), instance=instance)
         keys = keep(home, of.environment, made.day, {one: page(made, one) for one in Language})
     paths = dict(zip(Language, keys, strict=True))
-    return dg.MaterializeResult(
-        metadata={
-            **{str(one): dg.MetadataValue.path(home.local(key)) for one, key in paths.items()},
-            "problems": len(made.health.problems),
-            "needs a person": made.health.needs_a_person,
-            "rules": dg.MetadataValue.json([one.rule for one in made.health.problems]),
-        }
-    )
+    return {
+        **{str(one): dg.MetadataValue.path(home.local(key)) for one, key in paths.items()},
+        "problems": len(made.health.problems),
+        "needs a person": made.health.needs_a_person,
+        "rules": dg.MetadataValue.json([one.rule for one in made.health.problems]),
+    }

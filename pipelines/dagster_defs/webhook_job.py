@@ -86,8 +86,12 @@ def _pulls(
     yield dg.Output(None)
 
 
-def webhook_job(models: Models) -> dg.JobDefinition:
-    """The job of webhooks."""
+def webhook_job(models: Models, readers: int = 1) -> dg.JobDefinition:
+    """The job of webhooks.
+
+    Args:
+        readers: Steps that may read Lean at once, in all runs.
+    """
     streams = streams_of(models)
 
     @dg.op(
@@ -131,7 +135,7 @@ def webhook_job(models: Models) -> dg.JobDefinition:
     return announced.to_job(
         name=JOB,
         # Both steps share a process: to start a process takes longer than either step.
-        executor_def=recorded(dg.in_process_executor),
+        executor_def=recorded(dg.in_process_executor, readers=readers),
         description="Reads what webhooks announced, for the entities that they name.",
     )
 

@@ -290,11 +290,11 @@ class Lake:
             connection.execute(f"create view all_coverage as {LAKE_VIEWS['claims'].sql}")
             by_entity: list[str] = []
             by_account: list[str] = []
-            chosen = [] if shard is None else [shard.condition("{}")]
+            chosen = [] if shard is None else [shard.condition("{0}")]
             if entity_ids is not None:
                 ids = "create table chosen as select unnest($1::varchar[]) as entity_id"
                 connection.execute(ids, [list(entity_ids)])
-                chosen.append("{} in (select entity_id from chosen)")
+                chosen.append("{0} in (select entity_id from chosen)")
             narrow = " and ".join(chosen)
             if narrow:
                 for name in {"accounts", *names}.intersection(streams):

@@ -141,7 +141,7 @@ def _processes(client: LeanClient, tasks: Sequence[Task]) -> int:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     wanted = settings.processes
     if wanted is None:
-        wanted = min(cores, math.ceil(settings.requests_per_second / _REQUESTS_PER_SECOND))
+        wanted = min(cores, math.ceil(client.rate / _REQUESTS_PER_SECOND))
     if not client.is_of_network:
         wanted = 1
     pulls = sum(len(task.months) or 1 for task in tasks)

@@ -46,7 +46,8 @@ class _Helper:
         setup: Setup = await self._channel.receive()
         logs.start("json" if setup.are_logs_json else "text")
         lent = Lent(functools.partial(self._ask, "lend"))
-        membership = Membership(Shared(setup.file), lent, setup.ahead, setup.heard_at)
+        lease = functools.partial(self._ask, "lease") if setup.is_leased else None
+        membership = Membership(Shared(setup.file), lent, setup.ahead, setup.heard_at, lease)
         announced = functools.partial(self._ask, "announced")
         client = LeanClient(setup.settings, announced=announced, membership=membership)
         tasks: list[Task] = []

@@ -53,6 +53,7 @@ class Setup:
         ahead: How far Lean's clock is ahead of this machine's.
         heard_at: Lean's clock by its newest answer.
         are_logs_json: Whether logs are JSON.
+        is_leased: Whether turns of requests are shared with other machines.
     """
 
     settings: LeanSettings
@@ -60,6 +61,7 @@ class Setup:
     ahead: dt.timedelta
     heard_at: dt.datetime | None
     are_logs_json: bool
+    is_leased: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class _Process:
         self._asked: dict[str, Callable[..., Awaitable[Any]]] = {
             "lend": client.lend,
             "announced": client.announced,
+            "lease": client.lease,
         }
         self._channel = channel
         self._process = process
@@ -148,9 +151,15 @@ class _Process:
             )
         channel = await Channel.over(mine)
         settings = client.settings.model_copy(
-            update={"client_id": None, "client_secret": None, "app_token": None}
+            update={
+                **dict.fromkeys(("client_id", "client_secret", "app_token", "shared_limits")),
+                "requests_per_second": client.rate,
+            }
         )
-        channel.post(Setup(settings, file, client.ahead, client.heard_at, logs.are_json()))
+        is_leased = client.settings.shared_limits is not None
+        channel.post(
+            Setup(settings, file, client.ahead, client.heard_at, logs.are_json(), is_leased)
+        )
         return cls(client, channel, process)
 
     async def read(self, job: Job, tasks: Sequence[Task], tell: Tell) -> Report:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import pyarrow as pa
+from pydantic import BeforeValidator, PlainSerializer
 
 from pipelines.lake.ledger import Outcome, Pull
 
@@ -81,7 +83,12 @@ class Report:
     fresh: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
-    failures: dict[tuple[str, str], Failed] = field(default_factory=dict)
+    failures: Annotated[
+        dict[tuple[str, str], Failed],
+        # JSON has no keys of two texts.
+        PlainSerializer(lambda failures: list(failures.items())),
+        BeforeValidator(lambda pairs: {tuple(key): failed for key, failed in pairs}),
+    ] = field(default_factory=dict)
     banks: dict[str, BankReport] = field(default_factory=dict)
     months: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
