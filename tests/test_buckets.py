@@ -8,8 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 import msgspec
 import pytest
 from test_deltas import HOUR, KEY, MONTHS, START, World, rows, some_models
+from typer.testing import CliRunner
 
 from lean_resources.errors import ConfigError
+from pipelines.cli.main import app
 from pipelines.lake.folders import MANIFESTS, PLANS, WRITERS
 from pipelines.lake.lake import Lake
 from pipelines.lake.storage import Key
@@ -247,3 +249,24 @@ def test_a_vacuum_that_knows_no_plans_is_caught(lake, monkeypatch):
     vacuum(lake, older_than_seconds=3600)
 
     assert any(one.problem for one in committed(lake, plan))
+
+
+@pytest.mark.parametrize("more", [["3"], ["2", "--rollback"]], ids=["three", "rollback"])
+def test_a_command_takes_a_power_of_two_alone(tmp_path, more):
+    """Before it opens the lake."""
+    ended = CliRunner().invoke(app, ["build", "--home", str(tmp_path), "--buckets", *more])
+
+    assert ended.exit_code == 1
+    assert "--buckets" in ended.stderr
+
+
+def test_a_command_sets_the_number_of_buckets_for_later_builds(tmp_path):
+    """Also of a lake without rows, so that its first build is in buckets."""
+    ended = CliRunner().invoke(app, ["build", "--home", str(tmp_path), "--buckets", "2"])
+    lake = Lake(tmp_path / "lake", "sandbox")
+
+    assert ended.exit_code == 0, ended.stderr
+    assert current_manifest(lake).buckets == 2
+    World(lake).read_all()
+    build(lake, FEW, hash_key=KEY)
+    assert current_manifest(lake).buckets == 2

@@ -31,26 +31,39 @@ def build(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Build nothing: let the build before count again.")
     ] = False,
+    buckets: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Keep tables in so many buckets from now on, a power of two."
+        ),
+    ] = None,
 ) -> None:
     """Build the tables whose inputs have changed, and publish the warehouse."""
-    if rollback and explain is not None:
-        raise fail("give one of --explain and --rollback")
+    if rollback + (explain is not None) + (buckets is not None) > 1:
+        raise fail("give one of --explain, --rollback and --buckets")
+    if buckets is not None and buckets & (buckets - 1):
+        raise fail("--buckets is a power of two, such as 8")
     if rollback:
         _roll_back(lake_of(home, is_written=True))
     elif explain is None:
-        build_tables(lake_of(home, is_written=True))
+        build_tables(lake_of(home, is_written=True), buckets)
     else:
         _explain(lake_of(home), explain)
 
 
-def build_tables(lake: "Lake") -> None:
-    """Build all models and publish the warehouse; fail if a model or a check did."""
+def build_tables(lake: "Lake", buckets: int | None = None) -> None:
+    """Build all models and publish the warehouse; fail if a model or a check did.
+
+    Args:
+        buckets: How many there are to be; None for as many as the lake needs, or has.
+    """
     from pipelines.keys import checked_key
     from pipelines.models.build import build as build_models
     from pipelines.models.loader import load
 
     models = load()
-    built = build_models(lake, models, hash_key=checked_key(settings().hash_key, lake.environment))
+    key = checked_key(settings().hash_key, lake.environment)
+    built = build_models(lake, models, hash_key=key, buckets=buckets)
     for one in built:
         if one.written:
             say(f"{one.model.name:<30} {one.rows:,} rows, {one.seconds:.1f} s")
