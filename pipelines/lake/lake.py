@@ -541,9 +541,11 @@ class Lake:
             " regexp_extract(file.path, '^(.*)/[^/]*/[^/]*$', 1)]) order by all",
             {"below": below},
         ).fetchall()
-        for path, size, checksum in rows:
-            is_there = self.storage.head(Key(path)) is not None
-            if is_there and digest(self.storage.local(Key(path))) != Digest(size, checksum):
+        patterns = [f"{folder}/{end}" for folder in below for end in ("*.parquet", "*/*.parquet")]
+        there = {file.name for pattern in patterns for file in self.storage.list(pattern)}
+        written = {path: Digest(size, checksum) for path, size, checksum in rows if path in there}
+        for path, file in zip(written, self.storage.local_all(map(Key, written)), strict=True):
+            if digest(file) != written[path]:
                 raise DamageError(f"{path} has the wrong checksum")
 
     def attach_relations(
@@ -700,14 +702,20 @@ class Lake:
         with open_duckdb() as connection:
             self.attach_ledger(connection)
             rows = connection.execute(QUERIES["merged_batches"]).fetchall()
+        streams = [STREAMS[name] for name in {stream for stream, *_ in rows}]
+        there = {
+            file.key: file
+            for folder in (*map(rows_of, streams), *map(superseded_of, streams))
+            for file in self.storage.list(f"{folder}/*/*.parquet")
+        }
         for stream, month, batch_id, successors, shown in rows:
             since = max(written.get(successor, time.time()) for successor in successors)
             place = rows_of(STREAMS[stream]) / f"month={month}"
             # Without the other file, this file is the only copy of its rows.
-            if any(self.storage.head(place / f"{batch}.parquet") is None for batch in shown or ()):
+            if any(place / f"{batch}.parquet" not in there for batch in shown or ()):
                 continue
             for folder in (place, superseded_of(STREAMS[stream]) / f"month={month}"):
-                if (file := self.storage.head(folder / f"{batch_id}.parquet")) is not None:
+                if (file := there.get(folder / f"{batch_id}.parquet")) is not None:
                     yield file, since, set(successors)
 
 
