@@ -26,8 +26,8 @@ from pipelines.models.manifest import current_manifest
 TRANSACTIONS = STREAMS["transactions"]
 TOLERANCE = 0.1
 RECORDED = {
-    "calls to type a page": 84,
-    "calls to type a page of the older generation": 151,
+    "calls to type a page": 96,
+    "calls to type a page of the older generation": 170,
     "calls to read a page": 544,
     "requests of a sync": 117,
     "files of a sync": 14,
