@@ -49,16 +49,11 @@ models = load_models()
 
 policy, _when, _alerts = load(_settings.home / "policy.toml")
 
-_jobs = [webhook_job(models, _settings.readers)]
-if _settings.house.shards > 1:
-    _jobs.append(sharded_job(models, _settings))
+_webhooks = webhook_job(models, _settings.readers)
+_nightly = sharded_job(models, _settings) if _settings.house.shards > 1 else None
 
 # A wrong cron expression is refused here, before freshness is derived from it.
-_schedules = schedules(
-    _when,
-    has_webhooks=_settings.has_webhooks,
-    nightly=_jobs[-1] if _settings.house.shards > 1 else None,
-)
+_schedules = schedules(_when, has_webhooks=_settings.has_webhooks, nightly=_nightly)
 _assets = [
     *stream_assets,
     refresh,
@@ -75,9 +70,9 @@ _assets = [
 defs = dg.Definitions(
     assets=with_freshness(_assets, policy, _when),
     schedules=_schedules,
-    jobs=_jobs,
+    jobs=[_webhooks, *([_nightly] if _nightly is not None else [])],
     sensors=[
-        webhook_sensor(_jobs[0], is_on=_settings.has_webhooks),
+        webhook_sensor(_webhooks, is_on=_settings.has_webhooks),
         alert_sensor(_settings, _alerts),
     ],
     executor=recorded(dg.multi_or_in_process_executor, IN_ONE_PROCESS, _settings.readers),

@@ -186,7 +186,7 @@ def house(synced, monkeypatch):
     """The house with a new day, no fault, no wait between two tries, and few streams."""
     monkeypatch.setattr(failures, "_RETRY_SECONDS", 0.01)
     few = [STREAMS[name] for name in ("accounts", "balances", "transactions")]
-    monkeypatch.setattr(sharded_job, "SHARED_STREAMS", few)
+    monkeypatch.setattr(sharded_job, "SHARDED_STREAMS", few)
     synced.new_day()
     yield synced
     synced.sandbox.heal()

@@ -200,6 +200,11 @@ class Stream:
     columns: tuple[Column, ...]
     source: str
 
+    @property
+    def is_of_entities(self) -> bool:
+        """Whether it is read per entity, or per account of an entity."""
+        return self.parent in {"entities", "accounts"}
+
     def column(self, name: str) -> Column:
         """The column of that name, which the stream has."""
         return next(column for column in self.columns if column.name == name)

@@ -1,6 +1,6 @@
 """An asset per model, with its lineage and its checks; one step builds all of them in order."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -58,16 +58,33 @@ def model_assets(models: Models) -> list[dg.AssetsDefinition]:
                 models,
                 hash_key=lake.hash_key(),
                 only=wanted,
-                progress=lambda _name, done, total: progress("models", done, total),
+                progress=progress_of_models(progress),
             )
         failed = failures_of(context.instance, STREAM_CHECKS, [])
-        for one in built:
-            reasons = {name: failed[name] for name in streams[one.model.name] & failed.keys()}
+        for one, reasons in with_reasons(built, streams, failed):
             yield from _results(one, reasons)
         if not waits_for_outcome(context):
             raise_failures(problems_of(built))
 
     return [build_models, warehouse_asset(models)]
+
+
+def progress_of_models(progress: Progress) -> Callable[[str, int, int], None]:
+    """What a build calls before each model, to show how far it is."""
+    return lambda _name, done, total: progress("models", done, total)
+
+
+def with_reasons(
+    built: Collection[Built], streams: Mapping[str, set[str]], failed: Mapping[str, str]
+) -> Iterator[tuple[Built, dict[str, str]]]:
+    """Each model with what failed in the streams that it reads, by stream.
+
+    Args:
+        streams: As `streams_of` gives them.
+        failed: What failed, by stream.
+    """
+    for one in built:
+        yield one, {name: failed[name] for name in streams[one.model.name] & failed.keys()}
 
 
 def problems_of(built: Collection[Built]) -> dict[str, str]:
@@ -122,7 +139,7 @@ def streams_of(models: Models) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for model in models:
         read = {name.removesuffix("_history") for name in model.reads} & set(STREAMS)
-        if any(STREAMS[name].parent in {"entities", "accounts"} for name in read):
+        if any(STREAMS[name].is_of_entities for name in read):
             read.add("refresh")
         found[model.name] = read.union(*(found[name] for name in model.reads if name in models))
     return found

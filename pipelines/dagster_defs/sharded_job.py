@@ -28,7 +28,13 @@ from pipelines.dagster_defs.failures import (
     failures_of,
     raise_failures,
 )
-from pipelines.dagster_defs.model_assets import events_of, problems_of, streams_of
+from pipelines.dagster_defs.model_assets import (
+    events_of,
+    problems_of,
+    progress_of_models,
+    streams_of,
+    with_reasons,
+)
 from pipelines.dagster_defs.processes import LEAN_POOL, recorded
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress
 from pipelines.dagster_defs.schedules import NIGHTLY
@@ -74,8 +80,8 @@ Reported = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]
 Resources = tuple[LeanResource, LakeResource, InboxResource, Policy, Progress]
 
 _ASKED = [one for one in STREAMS.values() if one.exploded_from is None]
-DIRECTORY_STREAMS = [one for one in _ASKED if one.parent not in {"entities", "accounts"}]
-SHARED_STREAMS = [one for one in _ASKED if one.parent in {"entities", "accounts"}]
+DIRECTORY_STREAMS = [one for one in _ASKED if not one.is_of_entities]
+SHARDED_STREAMS = [one for one in _ASKED if one.is_of_entities]
 """Streams that are read in shards, where a parent stands before its children."""
 
 
@@ -200,7 +206,7 @@ def _shard_step(shard: Shard) -> dg.OpDefinition:
         refreshes, attempt = refreshed(context, chosen, *resources)
         note(REFRESH, Part(shard.number, None, refreshes, attempt))
         down = attempt if attempt.is_unreachable else None
-        for stream, report, attempt in _each(context, SHARED_STREAMS, chosen, resources, down):
+        for stream, report, attempt in _each(context, SHARDED_STREAMS, chosen, resources, down):
             note(stream.name, Part(shard.number, report, None, attempt))
 
     return pull_shard
@@ -255,7 +261,7 @@ def _closing_step(models: Models, shards: Sequence[Shard], *, has_iceberg: bool)
         parts = _parts(context.instance, run_ids)
         attempt = _attempt_of(parts.get(REFRESH, []), shards)
         yield from _reported_refreshes(parts.get(REFRESH, []), attempt)
-        for stream in SHARED_STREAMS:
+        for stream in SHARDED_STREAMS:
             found = parts.get(stream.name, [])
             report, attempt = _sum(found), _attempt_of(found, shards)
             if attempt.problem is None:
@@ -267,10 +273,9 @@ def _closing_step(models: Models, shards: Sequence[Shard], *, has_iceberg: bool)
                 lake.lake(),
                 models,
                 hash_key=lake.hash_key(),
-                progress=lambda _name, done, total: progress("models", done, total),
+                progress=progress_of_models(progress),
             )
-        for one in built:
-            reasons = {name: failed[name] for name in streams[one.model.name] & failed.keys()}
+        for one, reasons in with_reasons(built, streams, failed):
             yield from events_of(one, reasons)
         yield dg.AssetMaterialization("warehouse", metadata=publish_warehouse(lake, models))
         if has_iceberg:

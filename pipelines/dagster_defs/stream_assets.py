@@ -23,6 +23,7 @@ from pipelines.dagster_defs.failures import (
     unmaterialized,
     waits_for_outcome,
 )
+from pipelines.dagster_defs.processes import LEAN_POOL
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress, logged
 from pipelines.lake.ledger import Outcome
 from pipelines.operate.problems import PULLS_FAILED
@@ -98,7 +99,7 @@ def _spec(stream: Stream) -> dg.AssetSpec:
     if stream.exploded_from is None:
         if stream.permission is not None or stream.parent == "accounts":
             deps.add("consents")
-        if stream.parent in {"entities", "accounts"}:
+        if stream.is_of_entities:
             deps.add("refresh")
             # What it is read per, because a failure of it reaches that far.
             group = f"lean_{stream.parent}"
@@ -176,7 +177,7 @@ def _asset(stream: Stream) -> dg.AssetsDefinition:
         check_specs=[_check_spec(stream, name) for name in _CHECKS],
         partitions_def=MONTHS if has_months else None,
         backfill_policy=dg.BackfillPolicy.single_run() if has_months else None,
-        pool="lean_api",
+        pool=LEAN_POOL,
     )
     def pull(
         context: dg.AssetExecutionContext,
@@ -444,7 +445,7 @@ def in_time(report: RefreshReport) -> dict[str, Any]:
             COMPLETE, asset="refresh", description="Every bank could be asked again."
         ),
     ],
-    pool="lean_api",
+    pool=LEAN_POOL,
 )
 def refresh(
     context: dg.AssetExecutionContext,

@@ -10,6 +10,7 @@ from lean_resources.errors import ConfigError
 from lean_resources.resource import LeanResource
 from lean_resources.streams import STREAMS
 from pipelines.dagster_defs.failures import explained
+from pipelines.dagster_defs.processes import LEAN_POOL
 from pipelines.dagster_defs.resources import InboxResource, LakeResource
 from pipelines.dagster_defs.stream_assets import OWNERS, metadata_of
 from pipelines.lake.digests import DamageError
@@ -21,7 +22,7 @@ from pipelines.webhooks.gap_repair import Repair, repair
 
 
 def _checked(
-    description: str, check: dg.AssetCheckSpec, *, deps: Sequence[str] = (), pool: str = "lean_api"
+    description: str, check: dg.AssetCheckSpec, *, deps: Sequence[str] = (), pool: str = LEAN_POOL
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """An asset beside the streams, with one check."""
     return dg.asset(

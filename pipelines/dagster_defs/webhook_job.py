@@ -22,11 +22,13 @@ from pipelines.dagster_defs.failures import (
 from pipelines.dagster_defs.model_assets import (
     metadata_of_model,
     problems_of,
+    progress_of_models,
     stale_verdict,
     streams_of,
     verdict_of,
+    with_reasons,
 )
-from pipelines.dagster_defs.processes import recorded
+from pipelines.dagster_defs.processes import LEAN_POOL, recorded
 from pipelines.dagster_defs.resources import InboxResource, LakeResource, Progress
 from pipelines.dagster_defs.stream_assets import checks_of, materializations_of, read
 from pipelines.dagster_defs.warehouse_assets import publish_warehouse
@@ -54,7 +56,7 @@ class WebhookConfig(dg.Config):
 
 @dg.op(
     name=PULLS,
-    pool="lean_api",
+    pool=LEAN_POOL,
     out=dg.Out(dg.Nothing),
     description="Reads what the events announced. The step succeeds even if pulls fail: the ledger"
     " records them, and the sensor gives their events back. Where a whole stream fails, the run"
@@ -111,11 +113,10 @@ def webhook_job(models: Models, readers: int = 1) -> dg.JobDefinition:
                 lake.lake(),
                 models,
                 hash_key=lake.hash_key(),
-                progress=lambda _name, done, total: progress("models", done, total),
+                progress=progress_of_models(progress),
             )
         failed = failures_of(context.instance, STREAM_CHECKS, [context.run.run_id])
-        for one in built:
-            reasons = {name: failed[name] for name in streams[one.model.name] & failed.keys()}
+        for one, reasons in with_reasons(built, streams, failed):
             if reasons or one.problem:
                 yield dg.AssetCheckEvaluation(**stale_verdict(one, reasons))
             if one.changed:

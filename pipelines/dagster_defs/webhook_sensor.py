@@ -40,7 +40,7 @@ LISTED = ("customers", "entities")
 REFRESHED = tuple(
     name
     for name, stream in STREAMS.items()
-    if stream.parent in {"entities", "accounts"} and stream.exploded_from is None
+    if stream.is_of_entities and stream.exploded_from is None
 )
 """Read when Lean's bank data copy of an entity has something new."""
 
