@@ -71,7 +71,7 @@ class Limits:
         clock: Monotonic seconds, of the machine where processes share them.
         shared: What processes share; None for a process alone.
         lease: Takes turns from those that other machines share, for so many requests that wait, or
-            tells of a pause; then the bound is theirs. None where this machine is alone.
+            shares a pause; then the bound is theirs. None where this machine is alone.
     """
 
     def __init__(

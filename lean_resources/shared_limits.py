@@ -119,7 +119,7 @@ class LimitsTable:
         )
 
     async def take(self, seconds: float, paused: float, closed: float) -> Row:
-        """Take turns that last so many seconds, and tell of pauses.
+        """Take turns that last so many seconds, and share pauses.
 
         Args:
             paused: Seconds that a pause of this process still lasts.
@@ -156,14 +156,14 @@ class LimitsTable:
 
         return await asyncio.to_thread(work)
 
-    async def tell(self, before: str, banks: str) -> bool:
+    async def share_banks(self, before: str, banks: str) -> bool:
         """Replace the circuits that are open; False if another process did so meanwhile.
 
         Raises:
             SQLAlchemyError: As `take`, and so is OSError.
         """
         columns = self._rows.c
-        told = (
+        replaced = (
             sa.update(self._rows)
             .where(columns.application == self._application, columns.banks == before)
             .values(banks=banks)
@@ -171,7 +171,7 @@ class LimitsTable:
 
         def work() -> bool:
             with self._engine.begin() as connection:
-                return connection.execute(told).rowcount == 1
+                return connection.execute(replaced).rowcount == 1
 
         return await asyncio.to_thread(work)
 
@@ -226,7 +226,7 @@ class SharedLimits:
         self._agreed: Banks = {}
 
     async def lease(self, wanted: int) -> None:
-        """Take turns, unless there are some; zero only tells of pauses and circuits.
+        """Take turns, unless there are some; zero only shares pauses and circuits.
 
         Args:
             wanted: Number of requests that wait.
@@ -244,7 +244,7 @@ class SharedLimits:
                 try:
                     row = await self._table.take(count / self._rate, paused, closed)
                     self._note(row, count, asked_at)
-                    await self._tell(row)
+                    await self._share_banks(row)
                 except (SQLAlchemyError, OSError) as error:
                     self._lost(error)
                 else:
@@ -299,7 +299,7 @@ class SharedLimits:
             numbers[ENDS_AT] = begins_at + _ALONE_SECONDS
             numbers[LEFT] = self._taken = max(1, int(_ALONE_SECONDS / interval))
 
-    async def _tell(self, row: Row) -> None:
+    async def _share_banks(self, row: Row) -> None:
         """Bring the circuits of banks here and in the row together."""
         stored = _BANKS.decode(row.banks)
         with self._shared.locked():
@@ -308,8 +308,8 @@ class SharedLimits:
             ahead = row.clock - self._clock()
             found = merged(circuits, stored, self._agreed, row.clock, ahead)
             self._shared.text = msgspec.json.encode(circuits) if circuits else b""
-        # What could not be told counts as a change the next time.
-        if found == stored or await self._table.tell(
+        # What could not be shared counts as a change the next time.
+        if found == stored or await self._table.share_banks(
             row.banks, msgspec.json.encode(found).decode()
         ):
             self._agreed = found
@@ -378,7 +378,7 @@ def shared_limits(
         ConfigError: As `LimitsTable`.
     """
     token = settings.app_token.get_secret_value() if settings.app_token else settings.client_id
-    told = f"{settings.api_url} {token}"
-    application = hashlib.sha256(told.encode()).hexdigest()[:32]
+    named = f"{settings.api_url} {token}"
+    application = hashlib.sha256(named.encode()).hexdigest()[:32]
     table = LimitsTable(url.get_secret_value(), application)
     return SharedLimits(table, shared, settings.requests_per_second, readers)

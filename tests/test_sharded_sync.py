@@ -263,7 +263,7 @@ def test_a_stream_that_fails_in_one_shard_is_named_with_it(house, monkeypatch):
 
 
 @pytest.mark.conformance
-def test_a_shard_that_ends_again_and_again_is_told_by_the_closing_step(house, monkeypatch):
+def test_a_shard_that_ends_again_and_again_is_reported_by_the_closing_step(house, monkeypatch):
     """Its process is killed at each try; what the others read is published."""
     right, tries = sharded_job.refreshed, []
 

@@ -53,7 +53,7 @@ class Table:
         await asyncio.sleep(self.seconds / 2)
         return row
 
-    async def tell(self, before, banks):
+    async def share_banks(self, before, banks):
         if self.banks != before:
             return False
         self.banks = banks
@@ -156,7 +156,7 @@ def turns_are_never_used_up(patched):
     patched.setattr(Limits, "_leased_turn", turn)
 
 
-def nobody_tells_the_row(patched):
+def nobody_shares_the_row(patched):
     """Turns are taken, and the row does not move."""
     right = Table.take
 
@@ -167,7 +167,7 @@ def nobody_tells_the_row(patched):
 
 
 @pytest.mark.parametrize(
-    "mutant", [turns_begin_at_once, turns_are_never_used_up, nobody_tells_the_row]
+    "mutant", [turns_begin_at_once, turns_are_never_used_up, nobody_shares_the_row]
 )
 def test_a_faster_reader_is_found(monkeypatch, mutant):
     """The law notices each."""

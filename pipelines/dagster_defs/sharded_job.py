@@ -3,7 +3,7 @@
 A step before them lists the directory. A closing step reports what all of them read, and brings the
 tables up to date.
 
-A shard tells what it read by observations of the streams, which every machine finds in Dagster's
+A shard reports what it read by observations of the streams, which every machine finds in Dagster's
 storage. So the closing step knows it whatever became of the step. A shard whose process is killed
 is tried again, and reads what is missing. If it is killed again and again, its last try only ends,
 so that the closing step can say so and publish what the others read.
@@ -200,8 +200,8 @@ def _shard_step(shard: Shard) -> dg.OpDefinition:
         chosen, resources = Selection(shard=shard), (lean, lake, inbox, policy, progress)
 
         def note(name: str, part: Part) -> None:
-            told = dg.MetadataValue.json(_PARTS.dump_python(part, mode="json"))
-            context.log_event(dg.AssetObservation(name, metadata={_PART: told}))
+            value = dg.MetadataValue.json(_PARTS.dump_python(part, mode="json"))
+            context.log_event(dg.AssetObservation(name, metadata={_PART: value}))
 
         refreshes, attempt = refreshed(context, chosen, *resources)
         note(REFRESH, Part(shard.number, None, refreshes, attempt))
@@ -291,7 +291,7 @@ def _closing_step(models: Models, shards: Sequence[Shard], *, has_iceberg: bool)
 
 
 def _parts(instance: dg.DagsterInstance, run_ids: set[str]) -> dict[str, list[Part]]:
-    """What shards told in a run and its earlier tries, by stream, in the order of telling."""
+    """What shards reported in a run and its earlier tries, by stream, in the order of reporting."""
     kind = dg.DagsterEventType.ASSET_OBSERVATION
     found = [one for run_id in run_ids for one in instance.all_logs(run_id, of_type=kind)]
     parts: dict[str, list[Part]] = {}
@@ -318,7 +318,7 @@ def _sum(parts: Sequence[Part]) -> Report:
 
 
 def _attempt_of(parts: Sequence[Part], shards: Sequence[Shard]) -> Attempt:
-    """How the last tries of all shards ended; a shard that told nothing has failed."""
+    """How the last tries of all shards ended; a shard that reported nothing has failed."""
     last = {part.shard: part.attempt for part in parts}
     silent = Attempt()
     silent.fail(
