@@ -103,6 +103,18 @@ def _started(
     return [json.loads(output.splitlines()[-1]) for output in ended]
 
 
+def alike(rounds: Iterable[Figures]) -> Figures:
+    """The first of some rounds, all of which asked and found the same.
+
+    Raises:
+        RuntimeError: They did not.
+    """
+    first, *others = rounds
+    if any(one[key] != first[key] for one in others for key in ("requests", "outcomes")):
+        raise RuntimeError("not all asked and found the same")
+    return first
+
+
 def machine() -> str:
     """What it was measured on, without a name."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import httpx
 import uvloop
-from harness import CACHE, Figures, machine, server, write
+from harness import CACHE, Figures, alike, machine, server, write
 from pages import Recorder, settings_of
 from pydantic import SecretStr
 from usage import Usage
@@ -143,10 +143,7 @@ def main() -> None:
             f"{some[-1]['requests']:,} requests, {some[-1]['cpu_seconds']:.2f} s of CPU,"
             f" {processes} processes"
         )
-    first = found[1][0]
-    for one in (one for some in found.values() for one in some):
-        if (one["requests"], one["outcomes"]) != (first["requests"], first["outcomes"]):
-            raise RuntimeError("not all asked and found the same")
+    first = alike(one for some in found.values() for one in some)
     figures = {
         "rounds": asked.rounds,
         "machine": machine(),
